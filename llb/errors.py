@@ -19,14 +19,21 @@ Each class and the code that clients see:
     │   ├── UnknownHost            unknown_host
     │   ├── NotFound               not_found
     │   ├── UnsupportedOperation   not_offered
+    │   ├── EndpointUnreachable    endpoint_unreachable
+    │   ├── EndpointUnknown        endpoint_unknown
+    │   ├── EndpointNeedsKey       endpoint_needs_key
+    │   ├── AddressNotAllowed      address_not_allowed
+    │   ├── ProviderRejected       provider_rejected
     │   ├── RequestCrashesEngine   request_crashes_engine
     │   ├── RangeNotAvailable      not_arrived
     │   └── Conflict               conflict
     │       ├── KeyLimitReached    key_limit_reached
     │       └── ConversationLimitReached  conversation_limit_reached
     ├── PermissionDenied           insufficient_permissions
-    │   └── OriginNotAllowed       origin_not_allowed
+    │   ├── OriginNotAllowed       origin_not_allowed
+    │   └── CloudNotAllowed        cloud_not_allowed
     ├── RateLimited                rate_limit_exceeded
+    │   ├── EndpointRateLimited    endpoint_rate_limited
     │   └── TooManyCrashes         too_many_crashes
     ├── InsufficientResources
     │   ├── InsufficientMemory     insufficient_memory
@@ -48,7 +55,10 @@ Each class and the code that clients see:
     │   ├── EngineFailed           engine_failed
     │   │   └── EngineCrashed      engine_failed (engine_crashed between hosts)
     │   │       └── CrashSuspected engine_failed (crash_suspected between hosts)
-    │   └── EngineTimeout          engine_timeout
+    │   ├── EngineTimeout          engine_timeout
+    │   ├── EndpointFailed         endpoint_failed
+    │   ├── EndpointUnavailable    endpoint_unavailable
+    │   └── EndpointTimeout        endpoint_timeout
     └── InternalError              internal_error
 
 `SetupError` stops a start or a command; it never leaves the process.
@@ -233,6 +243,36 @@ class RequestCrashesEngine(InvalidRequest):
         )
 
 
+class EndpointUnreachable(InvalidRequest):
+    """Nothing answers at the base URL; the message gives the reason."""
+
+    code = "endpoint_unreachable"
+
+
+class EndpointUnknown(InvalidRequest):
+    """What answers at the base URL is none of the programs that llb knows, nor compatible with OpenAI's."""
+
+    code = "endpoint_unknown"
+
+
+class EndpointNeedsKey(InvalidRequest):
+    """The endpoint asks for a key, or refuses the one that was given."""
+
+    code = "endpoint_needs_key"
+
+
+class AddressNotAllowed(InvalidRequest):
+    """The address of the endpoint is one that no endpoint may have, such as that of a metadata service."""
+
+    code = "address_not_allowed"
+
+
+class ProviderRejected(InvalidRequest):
+    """The endpoint refuses the request; the message is its own."""
+
+    code = "provider_rejected"
+
+
 class RangeNotAvailable(InvalidRequest):
     """The requested part of the file has not been downloaded to this node yet."""
 
@@ -276,6 +316,15 @@ class OriginNotAllowed(PermissionDenied):
     code = "origin_not_allowed"
 
 
+class CloudNotAllowed(PermissionDenied):
+    """The model is one of a cloud, and the key lacks the scope `cloud`."""
+
+    code = "cloud_not_allowed"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"'{name}' is a cloud: the key needs the scope 'cloud'")
+
+
 class RateLimited(LlbError):
     """Too many requests; `Retry-After` has the time until the next attempt."""
 
@@ -285,6 +334,12 @@ class RateLimited(LlbError):
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class EndpointRateLimited(RateLimited):
+    """The endpoint accepts no more requests for now; `Retry-After` has the time to wait."""
+
+    code = "endpoint_rate_limited"
 
 
 class TooManyCrashes(RateLimited):
@@ -442,6 +497,25 @@ class EngineTimeout(UpstreamError):
     """The engine did not answer in time."""
 
     code = "engine_timeout"
+
+
+class EndpointFailed(UpstreamError):
+    """The endpoint, which the message names, failed to answer the request."""
+
+    code = "endpoint_failed"
+
+
+class EndpointUnavailable(UpstreamError):
+    """No endpoint that has the model can be used now; the message gives the reason."""
+
+    code = "endpoint_unavailable"
+    retry_after_s: int | None = 5
+
+
+class EndpointTimeout(UpstreamError):
+    """The endpoint, which the message names, did not answer in time."""
+
+    code = "endpoint_timeout"
 
 
 class InternalError(LlbError):

@@ -43,6 +43,8 @@ HTTP_STATUS_BY_ERROR: dict[type[errors.LlbError], int] = {
     errors.Overloaded: 503,
     errors.UpstreamError: 502,
     errors.EngineTimeout: 504,
+    errors.EndpointUnavailable: 503,
+    errors.EndpointTimeout: 504,
     errors.LlbError: 500,
 }
 

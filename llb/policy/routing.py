@@ -69,10 +69,20 @@ class Throughput:
 
 
 @dataclass(slots=True, eq=False)
-class RoutingCandidate:
-    """Node that holds the model. Unless it is `loaded`, its engine takes `load_s` to load the weights.
+class SharedSlots:
+    """Requests at a time that an endpoint takes, of all its models together."""
 
-    The tokens are those of its present requests, estimated on arrival. The performance model updates
+    slots: int
+    busy: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class RoutingCandidate:
+    """Node or endpoint that has the model. Unless it is `loaded`, its engine takes `load_s` to load it.
+
+    Candidates of a lower `priority` get requests only while those of a higher one have no free slot. A
+    candidate with twice the `weight` gets about twice the requests. `shared` limits all models of an endpoint
+    together. The tokens are those of its present requests, estimated on arrival. The performance model updates
     `throughput`.
     """
 
@@ -85,10 +95,14 @@ class RoutingCandidate:
     completion_tokens: int = 0
     context_length: int | None = None
     throughput: Throughput = field(default_factory=Throughput)
+    priority: int = 0
+    weight: float = 1.0
+    shared: SharedSlots | None = None
 
     @property
     def free_slots(self) -> int:
-        return self.slots - self.busy
+        free = self.slots - self.busy
+        return free if self.shared is None else min(free, self.shared.slots - self.shared.busy)
 
 
 @dataclass(slots=True)
@@ -118,12 +132,24 @@ def select_node(
     if len(candidates) == 1:
         return candidates[0] if candidates[0].free_slots > 0 else None
     fitting = _with_enough_context(candidates, request.context_tokens)
+    if len({candidate.priority for candidate in fitting}) > 1:
+        for priority in sorted({candidate.priority for candidate in fitting}, reverse=True):
+            group = [candidate for candidate in fitting if candidate.priority == priority]
+            if (selected := _select_of_equal_priority(group, request)) is not None:
+                return selected
+        return None
+    return _select_of_equal_priority(fitting, request)
+
+
+def _select_of_equal_priority(
+    fitting: Sequence[RoutingCandidate], request: RequestEstimate
+) -> RoutingCandidate | None:
     loaded = [candidate for candidate in fitting if candidate.loaded]
-    finishes = _finish_times_s(loaded, request)
+    finishes = _weighted_finish_times_s(loaded, request)
     best, best_s = None, math.inf
     # Of one length; `strict` takes time.
     for candidate, finish_s in zip(loaded, finishes):  # noqa: B905
-        if finish_s > best_s or candidate.busy >= candidate.slots:
+        if finish_s > best_s or candidate.free_slots <= 0:
             continue
         if best is None or finish_s < best_s or _tie_breaker(candidate) < _tie_breaker(best):
             best, best_s = candidate, finish_s
@@ -204,11 +230,26 @@ def _finish_times_s(candidates: Sequence[RoutingCandidate], request: RequestEsti
     ]
 
 
+def _weighted_finish_times_s(
+    candidates: Sequence[RoutingCandidate], request: RequestEstimate
+) -> list[float]:
+    finishes = _finish_times_s(candidates, request)
+    if all([candidate.weight == 1.0 for candidate in candidates]):
+        return finishes
+    return [finish / candidate.weight for finish, candidate in zip(finishes, candidates, strict=True)]
+
+
 def _throughput_grades(candidates: Sequence[RoutingCandidate]) -> tuple[int, ...]:
     """Return the grades of the candidates; one without a measurement counts as the fastest."""
     grades = [candidate.throughput.grade for candidate in candidates]
     fastest = max([grade for grade in grades if grade is not None], default=0) if None in grades else 0
-    return tuple([fastest if grade is None else grade for grade in grades])
+    return tuple(
+        [
+            (fastest if grade is None else grade)
+            + (0 if candidate.weight == 1.0 else round(GRADES_PER_OCTAVE * math.log2(candidate.weight)))
+            for grade, candidate in zip(grades, candidates, strict=True)
+        ]
+    )
 
 
 def _tie_breaker(candidate: RoutingCandidate) -> tuple[float, str]:

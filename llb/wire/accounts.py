@@ -19,6 +19,8 @@ OLLAMA_PORT_KEY_ID = "ollama-port"
 
 class Scope(StrEnum):
     INFERENCE = "inference"
+    # Models of clouds, which cost money and to which prompts leave the network.
+    CLOUD = "cloud"
     MODELS_READ = "models:read"
     MODELS_WRITE = "models:write"
     ADMIN = "admin"

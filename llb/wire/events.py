@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from llb.wire.endpoints import EndpointStatus
 from llb.wire.states import EngineState, ModelStatus, NodeStatus
 from llb.wire.views import HfStats, ReachView
 
@@ -76,6 +77,19 @@ class MetricsUpdated(Struct, frozen=True, kw_only=True, tag="MetricsUpdated", ta
     tokens_per_second: float
 
 
+class EndpointStatusChanged(Struct, frozen=True, kw_only=True, tag="EndpointStatusChanged", tag_field="type"):
+    """Change of an endpoint: its status, its name, its requests or its list of models. `removed`: it is gone."""
+
+    seq: int = 0
+    endpoint_id: str
+    name: str
+    status: EndpointStatus
+    removed: bool = False
+    latency_ms: float | None = None
+    active_requests: int = 0
+    models: int = 0
+
+
 class HelloEvent(Struct, frozen=True, kw_only=True, tag="Hello", tag_field="type"):
     seq: int
     version: str
@@ -85,4 +99,4 @@ class Resync(Struct, frozen=True, kw_only=True, tag="Resync", tag_field="type"):
     seq: int
 
 
-Event = ModelStatusChanged | ModelStatsUpdated | NodeStatusChanged | MetricsUpdated
+Event = ModelStatusChanged | ModelStatsUpdated | NodeStatusChanged | MetricsUpdated | EndpointStatusChanged

@@ -38,7 +38,7 @@ class InferenceFields(Struct, frozen=True):
 
 
 class ModelObject(Struct, frozen=True, kw_only=True):
-    """Model in the state Ready, as in OpenAI's API."""
+    """Model that can be used, as in OpenAI's API. `owned_by` is "llb", or the name of an endpoint."""
 
     id: str
     object: Literal["model"] = "model"

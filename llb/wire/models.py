@@ -56,6 +56,11 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     revision: str | None = None
 
     @property
+    def is_external(self) -> bool:
+        """Whether it exists at endpoints only: then it has no files here."""
+        return not self.repo
+
+    @property
     def filenames(self) -> tuple[str, ...]:
         """All files, the first shard first."""
         return (self.recommended_filename, *self.extra_filenames)

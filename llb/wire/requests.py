@@ -11,7 +11,8 @@ class RequestView(Struct, frozen=True, kw_only=True):
     """Inference request; `time` is its arrival.
 
     `user` owns the key or the session; `key_id` is None for a session, both are None for commands on the
-    host. `ttft_ms` is the time to the first token. Tokens are None if unknown.
+    host. `endpoint` is the route; `endpoint_id` is set in place of `node_id` where an endpoint answered, and
+    then `node_name` is its name. `ttft_ms` is the time to the first token. Tokens are None if unknown.
     """
 
     id: int
@@ -35,6 +36,7 @@ class RequestView(Struct, frozen=True, kw_only=True):
     ttft_ms: int | None
     duration_ms: int
     has_text: bool
+    endpoint_id: str | None = None
 
 
 class RequestPage(Struct, frozen=True, kw_only=True):
@@ -90,6 +92,8 @@ class UsageView(Struct, frozen=True, kw_only=True):
     cached_tokens: int
     completion_tokens: int
     duration_ms: int
+    # `key`, if it is that of an endpoint.
+    endpoint_id: str | None = None
 
 
 class UsageReport(Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ ADDED: dict[str, dict[str, object]] = {
     "audit": {"actor_id": "ann", "class": "login"},
     "nodes": {"hop_credential": None, "last_seen": None},
     "registrations": {"pinned": 1},
+    "requests": {"endpoint_id": None},
 }
 
 

@@ -78,6 +78,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
             RequestParameter("model", str, "The id of a model."),
             RequestParameter("key", str, "The id of a key."),
             RequestParameter("node", str, "The id of a node."),
+            RequestParameter("endpoint", str, "The id of an endpoint."),
             RequestParameter("request_id", str, "The `X-Request-ID` of a request."),
             RequestParameter("status", Outcome, "The outcome."),
             *_TIME_RANGE_PARAMETERS,
@@ -95,6 +96,7 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
                 key_id=request.args.get("key"),
                 model=request.args.get("model"),
                 node_id=request.args.get("node"),
+                endpoint_id=request.args.get("endpoint"),
                 failed=None if outcome is None else outcome is Outcome.ERROR,
                 since=time_query_param(request, "from"),
                 until=time_query_param(request, "to"),
@@ -216,4 +218,7 @@ def _usage_view(record: UsageRecord, by: UsageBy, view: ClusterView) -> UsageVie
     fields = asdict(record)
     if by is UsageBy.MODEL and record.key is not None and (model := view.find_model(record.key)) is not None:
         fields["name"] = model.name
+    # A removed node keeps its row, and is in the view.
+    if by is UsageBy.NODE and record.key and record.key not in view.nodes:
+        fields["endpoint_id"] = record.key
     return UsageView(bucket=to_iso(fields.pop("start")), user=fields.pop("username"), **fields)

@@ -18,7 +18,7 @@ from llb.gateway.admission.model_queue import (
     QueuedRequest,
     no_node_error,
 )
-from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, Throughput, select_node
+from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, SharedSlots, Throughput, select_node
 
 # Of all models together: queues of large requests would otherwise fill the memory.
 MAX_QUEUED_BYTES = 1 << 30
@@ -78,6 +78,8 @@ class SlotReservation:
         if not self._is_released:
             self._is_released = True
             self._queue.release_slot(self._node, self._request)
+            if self._node.shared is not None:
+                self._admission.grant_shared_slots(self._node.node_id)
             self._admission.discard_if_empty(self._queue)
 
 
@@ -98,6 +100,8 @@ class AdmissionController:
         self._max_queue = max_queue
         self._queue_timeout_s = queue_timeout_s
         self._queues: dict[str, ModelQueue] = {}
+        # Those in which requests wait, of perhaps thousands.
+        self._waiting_queues: set[ModelQueue] = set()
         self._closed = False
 
     async def reserve_slot(
@@ -156,11 +160,15 @@ class AdmissionController:
         load_s: float = DEFAULT_LOAD_S,
         context_length: int | None = None,
         throughput: Throughput | None = None,
+        priority: int = 0,
+        weight: float = 1.0,
+        shared: SharedSlots | None = None,
     ) -> None:
         """Set how many requests of a model a node takes at a time, and grant new slots to queued requests.
 
         0 slots: none now, but some later. `load_s` is the time to load the model if it is not `loaded`;
-        `context_length` is that of one slot, in tokens.
+        `context_length` is that of one slot, in tokens. `priority`, `weight` and `shared` are those of
+        `RoutingCandidate`.
         """
         if self._closed:
             return
@@ -170,8 +178,22 @@ class AdmissionController:
                 model_id, self._clock, lambda wanted_node_id: self._on_load_wanted(wanted_node_id, model_id)
             )
         queue.set_node(
-            node_id, slots, loaded=loaded, load_s=load_s, context_length=context_length, throughput=throughput
+            node_id,
+            slots,
+            loaded=loaded,
+            load_s=load_s,
+            context_length=context_length,
+            throughput=throughput,
+            priority=priority,
+            weight=weight,
+            shared=shared,
         )
+
+    def grant_shared_slots(self, endpoint_id: str) -> None:
+        """Grant slots of an endpoint to the requests that wait for any of its models."""
+        for queue in tuple(self._waiting_queues):
+            if endpoint_id in queue.nodes:
+                queue.grant_free_slots()
 
     def serving_node_count(self, model_id: str) -> int:
         """Return the number of nodes that serve a model."""
@@ -241,6 +263,8 @@ class AdmissionController:
             raise
         finally:
             timer.cancel()
+            if not queue.queued:
+                self._waiting_queues.discard(queue)
             self.discard_if_empty(queue)
 
     def _enqueue(self, queue: ModelQueue, queued_request: QueuedRequest) -> None:
@@ -250,13 +274,14 @@ class AdmissionController:
             message = "The requests that wait are too large together"
         else:
             queue.enqueue(queued_request)
+            self._waiting_queues.add(queue)
             return
         error = QueueFull(message)
         error.retry_after_s = queue.retry_after_s()
         raise error
 
     def _queued_bytes(self) -> int:
-        return sum(queue.queued_bytes for queue in self._queues.values())
+        return sum(queue.queued_bytes for queue in self._waiting_queues)
 
 
 def _time_out(queue: ModelQueue, queued_request: QueuedRequest, timeout_s: float) -> None:

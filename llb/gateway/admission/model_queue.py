@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from llb.errors import NoNodeAvailable, QueueFull
-from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, RoutingCandidate, Throughput
+from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, RoutingCandidate, SharedSlots, Throughput
 
 NodeSelector = Callable[[Sequence[RoutingCandidate], RequestEstimate], RoutingCandidate | None]
 
@@ -36,11 +36,15 @@ class NodeSlots(RoutingCandidate):
 
     def reserve(self, request: RequestEstimate) -> None:
         self.busy += 1
+        if self.shared is not None:
+            self.shared.busy += 1
         self.prompt_tokens += request.prompt_tokens
         self.completion_tokens += request.completion_tokens
 
     def release(self, request: RequestEstimate) -> None:
         self.busy -= 1
+        if self.shared is not None:
+            self.shared.busy -= 1
         self.prompt_tokens -= request.prompt_tokens
         self.completion_tokens -= request.completion_tokens
 
@@ -314,9 +318,15 @@ class ModelQueue:
         load_s: float = DEFAULT_LOAD_S,
         context_length: int | None = None,
         throughput: Throughput | None = None,
+        priority: int = 0,
+        weight: float = 1.0,
+        shared: SharedSlots | None = None,
     ) -> None:
         """Add or update a node; see `AdmissionController.set_capacity`."""
         node = self.nodes.setdefault(node_id, NodeSlots(node_id))
+        node.priority, node.weight = priority, weight
+        if node.shared is None and not node.busy:
+            node.shared = shared
         before = (node.is_present, node.slots, node.loaded, node.context_length)
         node.is_present, node.slots, node.loaded, node.context_length = True, slots, loaded, context_length
         node.load_s = load_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 import time
 from collections import deque
@@ -13,7 +14,8 @@ from functools import cached_property
 
 from llb.gateway.http.connection import HOP_BY_HOP_HEADERS, Connection, PoolKey
 from llb.gateway.http.response import UpstreamResponse
-from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
+from llb.gateway.http.upstream_errors import AddressRefused, ConnectError, UpstreamClosed
+from llb.policy.endpoints.addresses import is_forbidden_address
 from llb.security import tls_trust
 
 # Idle connections kept per origin; admission bounds the number in use.
@@ -21,6 +23,8 @@ MAX_IDLE_PER_POOL_KEY = 128
 # Lifetime of an idle tunnel (dialled by the node): shorter than the node's own, so that this side closes
 # first.
 TUNNEL_KEEPALIVE_EXPIRY_S = 60.0
+# Of an endpoint with a name.
+MAX_ADDRESSES = 4
 # Port in the pool key of tunnels
 TUNNEL_PORT = 0
 # Framing and routing belong to this client, and a caller's credentials must never reach an engine.
@@ -49,17 +53,23 @@ class UpstreamTarget:
     tunnel_id: str | None = None
     # for TLS, see `llb.security.tls_trust`; None without TLS
     trust_anchor: str | None = None
+    # Before every path.
+    base_path: bytes = b""
+    # An endpoint, which may have any address but those of metadata services and of the local link.
+    is_external: bool = False
 
     @cached_property
     def pool_key(self) -> PoolKey:
         if self.tunnel_id is not None:
             return PoolKey(self.tunnel_id, TUNNEL_PORT)
-        return PoolKey(self.host, self.port, self.trust_anchor)
+        return PoolKey(self.host, self.port, self.trust_anchor, self.is_external)
 
     @cached_property
     def header_lines(self) -> bytes:
         host = f"[{self.host}]" if ":" in self.host else self.host
         lines = [b"Host: %b:%d\r\n" % (host.encode("ascii"), self.port)]
+        if self.is_external and self.port == (80 if self.trust_anchor is None else 443):
+            lines = [b"Host: %b\r\n" % host.encode("ascii")]
         if self.api_key is not None:
             lines.append(b"Authorization: Bearer %b\r\n" % self.api_key.encode("ascii"))
         lines.extend(b"%b: %b\r\n" % header for header in self.headers)
@@ -193,19 +203,7 @@ class HttpClient:
             return await self._wait_for_tunnel(pool_key, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(
-                        pool_key,
-                        self._release_connection,
-                        self._discard_connection,
-                        fail_fast=self._fail_fast,
-                    ),
-                    pool_key.host,
-                    pool_key.port,
-                    ssl=None
-                    if pool_key.trust_anchor is None
-                    else tls_trust.get_client_context(pool_key.trust_anchor),
-                )
+                connection = await self._dial(pool_key)
         except TimeoutError:
             raise ConnectError("connect timeout", is_timeout=True) from None
         except ssl.SSLError as error:
@@ -222,6 +220,33 @@ class HttpClient:
             connection.abort(UpstreamClosed(before_first_byte=True))
             self._raise_if_closed()
         return connection
+
+    async def _dial(self, pool_key: PoolKey) -> Connection:
+        hosts = [pool_key.host]
+        if pool_key.is_external:
+            # What is checked is what is dialled: a name may resolve to something else the next time.
+            hosts = await _resolve_allowed(pool_key.host, pool_key.port)
+        is_tls = pool_key.trust_anchor is not None
+        for number, host in enumerate(hosts, 1):
+            try:
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(
+                        pool_key,
+                        self._release_connection,
+                        self._discard_connection,
+                        fail_fast=self._fail_fast,
+                    ),
+                    host,
+                    pool_key.port,
+                    ssl=tls_trust.get_client_context(pool_key.trust_anchor or "") if is_tls else None,
+                    server_hostname=pool_key.host if is_tls else None,
+                )
+            except OSError as error:
+                if number == len(hosts) or isinstance(error, ssl.SSLError):
+                    raise
+            else:
+                return connection
+        raise OSError("no address")
 
     async def _wait_for_tunnel(self, pool_key: PoolKey, timeout_s: float) -> Connection:
         """Return the next tunnel that the other end dials or that becomes idle."""
@@ -277,6 +302,15 @@ class HttpClient:
             del self._idle_pools[connection.pool_key]
 
 
+async def _resolve_allowed(host: str, port: int) -> list[str]:
+    """Return the addresses of an endpoint. Raises `AddressRefused` if one of them is forbidden."""
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
+    if any(is_forbidden_address(address) for address in addresses):
+        raise AddressRefused("its address is one that no endpoint may have")
+    return addresses[:MAX_ADDRESSES]
+
+
 def build_request_head(
     target: UpstreamTarget,
     method: bytes,
@@ -290,7 +324,7 @@ def build_request_head(
 
     Raises ValueError if a name or value would break out of its line.
     """
-    lines = [b"%b %b HTTP/1.1\r\n" % (method, path), target.header_lines]
+    lines = [b"%b %b%b HTTP/1.1\r\n" % (method, target.base_path, path), target.header_lines]
     for name, value in headers:
         if name.lower() not in NON_FORWARDED_HEADERS:
             lines.append(b"%b: %b\r\n" % (name, value))

@@ -61,6 +61,8 @@ class PoolKey(NamedTuple):
     port: int
     # for TLS, see `llb.security.tls_trust`; None without TLS
     trust_anchor: str | None = None
+    # An endpoint: its addresses are checked at every connect.
+    is_external: bool = False
 
 
 class Connection(asyncio.BufferedProtocol):

@@ -2,6 +2,7 @@
 
 TransportError
 ├── ConnectError     nothing was sent: the request may go to another target
+│   └── AddressRefused   the address is one that no endpoint may have
 ├── UpstreamClosed   the peer closed; `before_first_byte`: before the response started
 │   └── EngineEnded  a node says that its engine failed; `blame`: the part of the request in it
 ├── UpstreamTimeout  `stage`: "header" (no response started) or "idle" (it stopped in the middle)
@@ -25,6 +26,10 @@ class ConnectError(TransportError):
     def __init__(self, reason: str, *, is_timeout: bool = False) -> None:
         super().__init__(reason)
         self.is_timeout = is_timeout
+
+
+class AddressRefused(ConnectError):
+    """The name of an endpoint has an address that none may have."""
 
 
 class UpstreamClosed(TransportError):

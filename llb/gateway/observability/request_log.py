@@ -65,7 +65,9 @@ class RequestRecord:
     model_id: str | None = None
     stream: bool = False
     queued_s: float = 0.0
+    # One of them, once a slot is reserved.
     node_id: str | None = None
+    endpoint_id: str | None = None
     # wait for the model to load; on another host the load is part of the response time
     load_s: float = 0.0
     sent_at: float | None = None
@@ -105,6 +107,7 @@ class RequestRecord:
             ttft_ms=None if (ttft_s := self.ttft_s()) is None else round(ttft_s * 1000),
             duration_ms=round((self.ended_at - self.started_at) * 1000),
             has_text=self.text is not None,
+            endpoint_id=self.endpoint_id,
         )
 
     def ttft_s(self) -> float | None:
@@ -244,7 +247,11 @@ class RequestLog:
             texts = [(record.id, record.text) for record in batch if record.text is not None]
             # Model names that clients make up must not fill the totals.
             counted_rows = [
-                row if record.model_id is not None else msgspec.structs.replace(row, model=None)
+                msgspec.structs.replace(
+                    row,
+                    model=None if record.model_id is None else row.model,
+                    node_id=row.node_id or row.endpoint_id,
+                )
                 for row, record in zip(rows, batch, strict=True)
             ]
             async with self._db.write() as tx:

@@ -15,6 +15,7 @@ from llb.store.migrations import (
     m0007_request_ids,
     m0008_key_parents,
     m0009_conversations,
+    m0010_endpoints,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -29,6 +30,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0007_request_ids.migrate,
     m0008_key_parents.migrate,
     m0009_conversations.migrate,
+    m0010_endpoints.migrate,
 )
 
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from llb.wire import OLLAMA_PORT_KEY_ID
+from llb.wire import OLLAMA_PORT_KEY_ID, EndpointKind
+
+CLOUD_KINDS = (EndpointKind.OPENAI, EndpointKind.ANTHROPIC, EndpointKind.GOOGLE)
 
 KEY_NAME_SQL = f"""coalesce(
     (SELECT name FROM api_keys WHERE api_keys.id = {{id}}),
@@ -14,5 +16,9 @@ KEY_NAME_SQL = f"""coalesce(
 USERNAME_SQL = """coalesce(
     (SELECT username FROM users WHERE users.id = {id}),
     (SELECT name FROM former_names WHERE former_names.id = {id}))"""
-# A removed node keeps its row.
-NODE_NAME_SQL = "(SELECT name FROM nodes WHERE nodes.id = {id})"
+# A removed node keeps its row. An endpoint that the environment defines has no row, and its name as its id.
+NODE_NAME_SQL = f"""coalesce(
+    (SELECT name FROM nodes WHERE nodes.id = {{id}}),
+    (SELECT name FROM endpoints WHERE endpoints.id = {{id}}),
+    (SELECT name FROM former_names WHERE former_names.id = {{id}}),
+    iif({{id}} IN ({', '.join(f"'{kind}'" for kind in CLOUD_KINDS)}), {{id}}, NULL))"""  # noqa: S608

@@ -22,7 +22,9 @@ MAX_FUTURE_US = 86_400 * MICROSECONDS_PER_S
 class RequestRow(Struct, frozen=True, kw_only=True, array_like=True):
     """One request. `id` is the Unix microsecond of its arrival.
 
-    `key_name`, `username` and `node_name` are joined when the row is read: the current name, or the last one
+    `endpoint_id` is set in place of `node_id` where an endpoint answered.
+
+    `key_name`, `username` and `node_name` (that of the endpoint, if one answered) are joined when the row is read: the current name, or the last one
     of a removed key, user or node.
     """
 
@@ -43,6 +45,7 @@ class RequestRow(Struct, frozen=True, kw_only=True, array_like=True):
     ttft_ms: int | None
     duration_ms: int
     has_text: bool = False
+    endpoint_id: str | None = None
     key_name: str | None = None
     username: str | None = None
     node_name: str | None = None
@@ -62,6 +65,7 @@ class RequestFilter(Struct, frozen=True, kw_only=True):
     key_id: str | None = None
     model: str | None = None
     node_id: str | None = None
+    endpoint_id: str | None = None
     failed: bool | None = None
     since: float | None = None
     until: float | None = None
@@ -218,7 +222,7 @@ _SELECT = f"""
     SELECT requests.*,
         {KEY_NAME_SQL.format(id="requests.key_id")} AS key_name,
         {USERNAME_SQL.format(id="requests.user_id")} AS username,
-        {NODE_NAME_SQL.format(id="requests.node_id")} AS node_name
+        {NODE_NAME_SQL.format(id="coalesce(requests.node_id, requests.endpoint_id)")} AS node_name
     FROM requests
 """
 
@@ -236,6 +240,7 @@ def build_page_query(
         ("key_id = ?", filters.key_id),
         ("model = ?", filters.model),
         ("node_id = ?", filters.node_id),
+        ("endpoint_id = ?", filters.endpoint_id),
         ("request_id = ?", filters.request_id),
         ("id >= ?", None if filters.since is None else int(filters.since * MICROSECONDS_PER_S)),
         ("id < ?", None if filters.until is None else int(filters.until * MICROSECONDS_PER_S)),

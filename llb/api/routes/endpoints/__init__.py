@@ -1,0 +1,1 @@
+"""Routes of engines elsewhere and of clouds."""

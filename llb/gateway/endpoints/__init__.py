@@ -1,0 +1,1 @@
+"""Endpoints: engines elsewhere and clouds, as further places that answer requests."""

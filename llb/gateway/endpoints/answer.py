@@ -1,0 +1,203 @@
+"""Answers of endpoints on their way to the client: errors before the first content, usage that the client did
+not ask for, the name of the model, and a bound of the size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from llb.errors import EndpointFailed
+from llb.gateway.http.engine_errors import safe_message
+from llb.gateway.http.upstream_errors import InvalidResponse
+from llb.gateway.stream.keepalive import BodySink
+from llb.gateway.stream.sse import parse_data_line
+from llb.gateway.stream.start_event import StartEvent
+from llb.wire.decoding import DECODE_ERRORS
+
+# Of one answer, for which nobody waits so long.
+MAX_ANSWER_BYTES = 512 * 1024 * 1024
+# A document above it is passed on as it is.
+MAX_REWRITTEN_BYTES = 16 * 1024 * 1024
+# Events that may precede the first content, before they are passed on whatever they are.
+MAX_HELD_BYTES = 64 * 1024
+
+_OPENING_EVENTS = frozenset(
+    {"message_start", "ping", "response.created", "response.in_progress", "response.queued"}
+)
+
+
+class _Event(Struct):
+    """Fields that tell an error or the first content."""
+
+    type: str | None = None
+    error: Raw = Raw()
+    choices: Raw = Raw()
+
+
+class OpeningFilter:
+    """Holds the events before the first content, so that an error among them can still lead elsewhere.
+
+    It has the interface of `ProgressFilter`.
+    """
+
+    start_event: StartEvent | None = None
+
+    def __init__(self, endpoint_name: str) -> None:
+        self.is_finished = False
+        self._endpoint_name = endpoint_name
+        self._held = b""
+
+    def filter_events(self, events: bytes) -> bytes:
+        """Return the events to pass on: nothing until the first content. Raises `EndpointFailed`."""
+        self._held += events
+        if len(self._held) <= MAX_HELD_BYTES:
+            for line in events.splitlines():
+                data = parse_data_line(line)
+                if data is None or data == b"[DONE]":
+                    continue
+                if not self._is_opening(data):
+                    break
+            else:
+                return b""
+        self.is_finished = True
+        held, self._held = self._held, b""
+        return held
+
+    def flush(self) -> bytes:
+        """Return what was held, for a stream that ends before its first content."""
+        return b"" if self.is_finished else self._held
+
+    def _is_opening(self, data: bytes) -> bool:
+        try:
+            event = msgspec.json.decode(data, type=_Event)
+        except DECODE_ERRORS:
+            return False
+        if bytes(event.error) not in (b"", b"null"):
+            raise EndpointFailed(f"Endpoint '{self._endpoint_name}' failed: {_message_of(event.error)}")
+        if event.type is not None:
+            return event.type in _OPENING_EVENTS
+        return _has_no_content(event.choices)
+
+
+def _has_no_content(raw: Raw) -> bool:
+    """Whether the choices of a chunk have neither content nor an end."""
+    try:
+        choices = msgspec.json.decode(raw, type=list[dict[str, Any]])
+    except DECODE_ERRORS:
+        return False
+    for choice in choices:
+        delta = choice.get("delta")
+        if choice.get("finish_reason") or choice.get("text") or not isinstance(delta, dict):
+            return False
+        if any(value for name, value in delta.items() if name != "role"):
+            return False
+    return bool(choices)
+
+
+def _message_of(raw: Raw) -> str:
+    try:
+        error = msgspec.json.decode(raw)
+    except DECODE_ERRORS:
+        error = ""
+    message = error.get("message") if isinstance(error, dict) else error
+    return safe_message(message if isinstance(message, str) else "") or "no reason is given"
+
+
+class AnswerSink:
+    """Sink for the answer of an endpoint: rewrites what has to be, and bounds its size.
+
+    The model's name in an answer is what the client asked for, where the endpoint repeats the name that it
+    got; a more precise one stays.
+    """
+
+    def __init__(
+        self,
+        sink: BodySink,
+        *,
+        served_as: str,
+        model_id: str,
+        is_stream: bool,
+        drops_usage: bool,
+    ) -> None:
+        self._sink = sink
+        self._served_as = served_as
+        self._model_id = model_id
+        self._is_stream = is_stream
+        self._drops_usage = drops_usage
+        self._total_bytes = 0
+        self._held: list[bytes] | None = [] if not is_stream and served_as != model_id else None
+        names = [msgspec.json.encode(name) for name in (served_as, model_id)]
+        self._replacements = [
+            (b'"model":%b%b' % (space, names[0]), b'"model":%b%b' % (space, names[1]))
+            for space in (b"", b" ")
+        ]
+
+    async def write(self, data: bytes, /, *, last: bool = False) -> None:
+        """Write whole events, or a part of a document. Raises `InvalidResponse`."""
+        self._total_bytes += len(data)
+        if self._total_bytes > MAX_ANSWER_BYTES:
+            raise InvalidResponse("an answer without an end")
+        if self._is_stream:
+            if (events := self._rewrite_events(data)) or last:
+                await self._sink.write(events, last=last)
+            return
+        if self._held is None:
+            await self._sink.write(data, last=last)
+            return
+        self._held.append(data)
+        if last:
+            await self.flush()
+        elif self._total_bytes > MAX_REWRITTEN_BYTES:
+            held, self._held = b"".join(self._held), None
+            await self._sink.write(held)
+
+    async def flush(self) -> None:
+        """Write a document that was held; idempotent."""
+        if self._held:
+            document, self._held = b"".join(self._held), []
+            await self._sink.write(self._rewrite_document(document), last=True)
+
+    def _rewrite_document(self, document: bytes) -> bytes:
+        try:
+            fields: dict[str, Any] = dict(msgspec.json.decode(document, type=dict[str, Raw]))
+            if msgspec.json.decode(fields.get("model", b"null")) != self._served_as:
+                return document
+        except DECODE_ERRORS:
+            return document
+        fields["model"] = self._model_id
+        return msgspec.json.encode(fields)
+
+    def _rewrite_events(self, data: bytes) -> bytes:
+        if self._served_as != self._model_id:
+            # A quote inside of a text is escaped, so only a field can match.
+            for old, new in self._replacements:
+                data = data.replace(old, new)
+        if self._drops_usage and b'"usage"' in data:
+            data = _without_usage_chunks(data)
+        return data
+
+
+def _without_usage_chunks(data: bytes) -> bytes:
+    """Drop the chunks that have a usage and no choices."""
+    kept = []
+    for event in data.replace(b"\r\n", b"\n").split(b"\n\n"):
+        lines = [value for line in event.splitlines() if (value := parse_data_line(line)) is not None]
+        if not any(b'"usage"' in line and _is_usage_chunk(line) for line in lines):
+            kept.append(event)
+    return b"\n\n".join(kept)
+
+
+class _Chunk(Struct):
+    choices: list[Raw]
+    usage: Raw
+
+
+def _is_usage_chunk(data: bytes) -> bool:
+    try:
+        chunk = msgspec.json.decode(data, type=_Chunk)
+    except DECODE_ERRORS:
+        return False
+    return not chunk.choices and bytes(chunk.usage) != b"null"

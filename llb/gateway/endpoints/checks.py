@@ -1,0 +1,196 @@
+"""Checks of endpoints: their lists of models, at intervals with back-off. Never a generation.
+
+Clouds are not checked: their lists are read once a day, and live requests show their health.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from llb import errors
+from llb.base.tasks import TaskSupervisor
+from llb.gateway.endpoints.endpoint import Endpoint, build_target
+from llb.gateway.endpoints.model_lists import ModelListing, list_models
+from llb.gateway.endpoints.probe_client import ProbeClient
+from llb.gateway.endpoints.registry import EndpointRegistry
+from llb.gateway.http.client import HttpClient, resolve_allowed
+from llb.gateway.http.upstream_errors import AddressRefused, ConnectError, TransportError
+from llb.policy.endpoints.addresses import BaseUrl
+from llb.wire import EndpointKind
+
+log = logging.getLogger(__name__)
+
+CLOUD_LIST_TTL_S = 86_400.0
+# Between two attempts to read the list of one cloud.
+CLOUD_RETRY_S = 60.0
+# Checks of all endpoints that run at the same time.
+MAX_PARALLEL_CHECKS = 32
+
+ListStored = Callable[[Endpoint], Awaitable[None]]
+
+
+class EndpointChecks:
+    """Runs the checks of all endpoints. `on_listed` stores a new list of models."""
+
+    def __init__(self, registry: EndpointRegistry, http_client: HttpClient, on_listed: ListStored) -> None:
+        self._registry = registry
+        self._http_client = http_client
+        self._on_listed = on_listed
+        self._tasks = TaskSupervisor("endpoints")
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._wake_events: dict[str, asyncio.Event] = {}
+        self._permits = asyncio.Semaphore(MAX_PARALLEL_CHECKS)
+        self._cloud_attempts: dict[str, float] = {}
+        self._cloud_checks: dict[str, asyncio.Task[None]] = {}
+
+    # --- one check ---
+
+    async def check(self, endpoint: Endpoint) -> None:
+        """Check an endpoint now and record the result."""
+        try:
+            async with self._permits:
+                listing = await self.ask(endpoint)
+        except errors.EndpointNeedsKey as error:
+            self._registry.record_failed_check(endpoint, error.message, is_key_refused=True)
+        except errors.LlbError as error:
+            self._registry.record_failed_check(endpoint, error.message, is_key_refused=False)
+        except TransportError as error:
+            message = describe_failure(error)
+            self._registry.record_failed_check(endpoint, message, is_key_refused=False)
+        else:
+            if self._registry.set_listing(endpoint, listing):
+                await self._on_listed(endpoint)
+
+    async def ask(self, endpoint: Endpoint) -> ModelListing:
+        """Return the models of an endpoint. Raises `TransportError` and the errors of `list_models`."""
+        client = ProbeClient(self._http_client, endpoint.target, endpoint.url.root_path)
+        return await list_models(client, endpoint.kind)
+
+    def probe_client(self, url: BaseUrl, kind: EndpointKind | None, key: str | None) -> ProbeClient:
+        """Return a client for an address that is no endpoint yet."""
+        return ProbeClient(self._http_client, build_target(url, kind, key), url.root_path)
+
+    @staticmethod
+    async def resolve(url: BaseUrl) -> list[str]:
+        """Return the addresses of an endpoint, none if its name is not known."""
+        try:
+            return await resolve_allowed(url.host, url.port)
+        except (OSError, TransportError):
+            return []
+
+    # --- engines elsewhere ---
+
+    def watch(self, endpoint: Endpoint) -> None:
+        """Check an endpoint at intervals, from now on; again after its settings have changed."""
+        self.forget(endpoint.id)
+        if endpoint.is_watched:
+            self._wake_events[endpoint.id] = asyncio.Event()
+            self._watchers[endpoint.id] = self._tasks.spawn(self._watch(endpoint), f"watch.{endpoint.id}")
+
+    def forget(self, endpoint_id: str) -> None:
+        """Stop the checks of an endpoint."""
+        watcher = self._watchers.pop(endpoint_id, None)
+        if watcher is not None:
+            watcher.cancel()
+        self._wake_events.pop(endpoint_id, None)
+
+    def check_soon(self, endpoint: Endpoint) -> None:
+        """Have an endpoint checked now, because a request could not reach it."""
+        event = self._wake_events.get(endpoint.id)
+        if event is not None:
+            event.set()
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    async def _watch(self, endpoint: Endpoint) -> None:
+        while True:
+            event = self._wake_events[endpoint.id]
+            event.clear()
+            await self.check(endpoint)
+            interval_s = endpoint.health.check_interval_s(random.random())  # noqa: S311
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval_s):
+                    await event.wait()
+
+    # --- clouds ---
+
+    async def refresh_clouds(self) -> bool:
+        """Read the lists of clouds that are missing or a day old, in parallel; whether any was read."""
+        due = [item for item in self._registry if self._is_list_due(item)]
+        if due:
+            await asyncio.gather(*(self.refresh_cloud(item) for item in due))
+        return bool(due)
+
+    async def cloud_list_headers(self) -> dict[str, str]:
+        """Bring the lists of clouds up to date; returns the headers that tell their state and age.
+
+        Empty without clouds. MISS: a list was read for this request; STALE: one is older than a day, or
+        missing, because it cannot be read.
+        """
+        clouds = [item for item in self._registry if item.is_cloud and item.record.settings.enabled]
+        if not clouds:
+            return {}
+        was_read = await self.refresh_clouds()
+        now = time.time()
+        ages = [None if item.record.listed_at is None else now - item.record.listed_at for item in clouds]
+        is_stale = any(age is None or age >= CLOUD_LIST_TTL_S for age in ages)
+        oldest_s = max((age for age in ages if age is not None), default=0.0)
+        return {
+            "X-Cache-Status": "STALE" if is_stale else "MISS" if was_read else "HIT",
+            "X-Cache-Age": str(max(0, int(oldest_s))),
+        }
+
+    async def refresh_cloud(self, endpoint: Endpoint) -> None:
+        """Read the list of one cloud; a failure keeps the old one. Callers share one request."""
+        running = self._cloud_checks.get(endpoint.id)
+        if running is None:
+            self._cloud_attempts[endpoint.id] = time.monotonic()
+            running = self._tasks.spawn(self._refresh_cloud(endpoint), f"list.{endpoint.id}")
+            self._cloud_checks[endpoint.id] = running
+            running.add_done_callback(lambda _: self._cloud_checks.pop(endpoint.id, None))
+        await asyncio.shield(running)
+
+    async def ensure_listed(self, name: str) -> None:
+        """Read the list of the cloud that `name` has as its prefix again, unless that was tried just now."""
+        endpoint = self._registry.find_cloud_of(name)
+        if endpoint is not None and self._may_try(endpoint):
+            await self.refresh_cloud(endpoint)
+
+    async def _refresh_cloud(self, endpoint: Endpoint) -> None:
+        try:
+            listing = await self.ask(endpoint)
+        except (errors.LlbError, TransportError) as error:
+            message = describe_failure(error) if isinstance(error, TransportError) else error.message
+            log.warning("the models of endpoint %s cannot be listed: %s", endpoint.name, message)
+            if isinstance(error, errors.EndpointNeedsKey):
+                self._registry.record_refused_key(endpoint, message)
+            return
+        self._registry.set_listing(endpoint, listing)
+        await self._on_listed(endpoint)
+
+    def _is_list_due(self, endpoint: Endpoint) -> bool:
+        if not endpoint.is_cloud or not endpoint.record.settings.enabled or endpoint.key.fault is not None:
+            return False
+        listed_at = endpoint.record.listed_at
+        is_fresh = listed_at is not None and 0 <= time.time() - listed_at < CLOUD_LIST_TTL_S
+        return not is_fresh and self._may_try(endpoint)
+
+    def _may_try(self, endpoint: Endpoint) -> bool:
+        attempted_at = self._cloud_attempts.get(endpoint.id)
+        is_recent = attempted_at is not None and time.monotonic() - attempted_at < CLOUD_RETRY_S
+        return endpoint.record.settings.enabled and not is_recent
+
+
+def describe_failure(error: TransportError) -> str:
+    """Return a sentence for a failed exchange, without the address."""
+    if isinstance(error, AddressRefused):
+        return "Its name has an address that no endpoint may have"
+    if isinstance(error, ConnectError):
+        return f"It cannot be reached: {error}"
+    return f"It did not answer properly: {error}"

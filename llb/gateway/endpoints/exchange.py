@@ -1,0 +1,176 @@
+"""Exchange with an endpoint: one request, its answer, and what both say about the health of the endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llb import errors
+from llb.gateway.endpoints.answer import AnswerSink, OpeningFilter
+from llb.gateway.endpoints.answer_errors import Effect, read_error
+from llb.gateway.endpoints.checks import describe_failure
+from llb.gateway.endpoints.endpoint import ANTHROPIC_VERSION
+from llb.gateway.endpoints.registry import EndpointRegistry, Place
+from llb.gateway.endpoints.request_body import OutgoingBody, build_body
+from llb.gateway.http.client import HttpClient
+from llb.gateway.http.response import UpstreamResponse
+from llb.gateway.http.upstream_errors import ConnectError, TransportError, UpstreamTimeout
+from llb.gateway.inference_call import InferenceCall
+from llb.gateway.stream.keepalive import BodySink
+from llb.gateway.stream.relay import IDLE_TIMEOUT_S, RelayResult, is_event_stream, relay_response
+from llb.policy.endpoints import dialects
+
+CONNECT_TIMEOUT_S = 10.0
+MAX_ERROR_BODY_BYTES = 64 * 1024
+ERROR_BODY_TIMEOUT_S = 5.0
+# What a body of this size costs to take apart, the event loop can afford.
+MAX_EVENT_LOOP_BYTES = 128 * 1024
+_VERSION_HEADER = b"anthropic-version"
+_JSON_HEADER = (b"content-type", b"application/json")
+
+
+@dataclass(frozen=True)
+class EndpointContext:
+    """What every exchange uses. `redact` removes keys from text."""
+
+    registry: EndpointRegistry
+    http_client: HttpClient
+    redact: Callable[[str], str]
+
+
+class EndpointExchange:
+    """One request to one endpoint."""
+
+    def __init__(self, context: EndpointContext, call: InferenceCall, place: Place) -> None:
+        self.place = place
+        self._context = context
+        self._call = call
+        self._outgoing = OutgoingBody(b"")
+        self._sent_at = 0.0
+
+    async def open(self) -> UpstreamResponse:
+        """Send the request and return the response once its head has come.
+
+        Raises the error of the endpoint: one of the request itself, or one after which another place may
+        answer.
+        """
+        endpoint, call = self.place.endpoint, self._call
+        if len(call.body) > MAX_EVENT_LOOP_BYTES:
+            self._outgoing = await asyncio.to_thread(self._build_body)
+        else:
+            self._outgoing = self._build_body()
+        self._sent_at = time.monotonic()
+        try:
+            response = await self._context.http_client.request(
+                endpoint.target,
+                b"POST",
+                call.path.removeprefix(b"/v1"),
+                self._headers(),
+                self._outgoing.body,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+                header_timeout_s=endpoint.timeout_s,
+            )
+            if response.status < 300:
+                return response
+            try:
+                body = await response.read(MAX_ERROR_BODY_BYTES, ERROR_BODY_TIMEOUT_S)
+            finally:
+                response.close()
+        except TransportError as failure:
+            raise await self._explain_failure(failure) from failure
+        raise self._read_error(response, body)
+
+    async def relay(self, response: UpstreamResponse, sink: BodySink) -> RelayResult:
+        """Pass the answer on. Raises `EndpointFailed` or `EndpointTimeout` while nothing has been written."""
+        endpoint, call = self.place.endpoint, self._call
+        latency_ms = (time.monotonic() - self._sent_at) * 1000
+        is_stream = is_event_stream(response)
+        if call.stream and not is_stream:
+            response.close()
+            raise self._failed("it answers a request for a stream with something else")
+        answer = AnswerSink(
+            sink,
+            served_as=self.place.served_as,
+            model_id=call.model.id,
+            is_stream=is_stream,
+            drops_usage=self._outgoing.adds_usage,
+        )
+        try:
+            result = await relay_response(
+                response,
+                answer,
+                idle_timeout_s=min(IDLE_TIMEOUT_S, endpoint.timeout_s),
+                first_event_timeout_s=endpoint.timeout_s,
+                format_error_event=call.format_error_event,
+                progress_filter=OpeningFilter(endpoint.name) if is_stream else None,
+                explain_failure=self._explain_failure,
+            )
+            if result.error is None:
+                await answer.flush()
+        except errors.EndpointFailed as error:
+            error.message = self._context.redact(error.message)
+            if not isinstance(error.__cause__, TransportError):
+                self._context.registry.record_failure(endpoint, error.message, is_unreachable=False)
+            raise
+        if result.error is None:
+            self._context.registry.record_success(endpoint, latency_ms)
+        return result
+
+    def _build_body(self) -> OutgoingBody:
+        call, endpoint = self._call, self.place.endpoint
+        settings = endpoint.record.settings
+        return build_body(
+            call.body,
+            path=call.path.decode("ascii"),
+            kind=endpoint.kind,
+            host=endpoint.url.host,
+            served_as=self.place.served_as,
+            stream=call.stream,
+            set_fields=settings.set_fields,
+            strip_fields=settings.strip_fields,
+        )
+
+    def _headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        call = self._call
+        headers: tuple[tuple[bytes, bytes], ...] = (_JSON_HEADER,)
+        if call.path.decode("ascii").startswith(dialects.MESSAGES):
+            headers += call.dialect_headers
+            if not any(name == _VERSION_HEADER for name, _ in call.dialect_headers):
+                headers += ((_VERSION_HEADER, ANTHROPIC_VERSION),)
+        # The trace of a caller is no business of a cloud.
+        return headers if self.place.is_cloud else (*headers, *call.record.trace_headers)
+
+    def _read_error(self, response: UpstreamResponse, body: bytes) -> errors.LlbError:
+        endpoint, registry = self.place.endpoint, self._context.registry
+        found = read_error(endpoint.name, response.status, response.headers, body)
+        error = found.error
+        error.message = self._context.redact(error.message)
+        match found.effect:
+            case Effect.FAILURE:
+                registry.record_failure(endpoint, error.message, is_unreachable=False)
+            case Effect.RATE_LIMIT:
+                registry.record_rate_limit(endpoint, error.message, found.retry_after_s)
+            case Effect.REFUSED_KEY:
+                registry.record_refused_key(endpoint, error.message)
+            case Effect.NONE:
+                registry.record_success(endpoint, (time.monotonic() - self._sent_at) * 1000)
+        return error
+
+    async def _explain_failure(self, failure: TransportError) -> errors.LlbError:
+        """Return the error for the client, and record the failure."""
+        endpoint = self.place.endpoint
+        message = describe_failure(failure)
+        self._context.registry.record_failure(
+            endpoint, message, is_unreachable=isinstance(failure, ConnectError)
+        )
+        is_timeout = isinstance(failure, UpstreamTimeout) or (
+            isinstance(failure, ConnectError) and failure.is_timeout
+        )
+        if is_timeout:
+            return errors.EndpointTimeout(f"Endpoint '{endpoint.name}' did not answer in time")
+        return self._failed(message[0].lower() + message[1:])
+
+    def _failed(self, reason: str) -> errors.EndpointFailed:
+        return errors.EndpointFailed(f"Endpoint '{self.place.endpoint.name}' failed: {reason}")

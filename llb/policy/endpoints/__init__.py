@@ -1,0 +1,1 @@
+"""Decisions about endpoints: names, addresses, dialects, health. Pure."""

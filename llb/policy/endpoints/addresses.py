@@ -1,0 +1,145 @@
+"""Base URLs of endpoints, and the addresses that none may have: those of metadata services and of one link.
+
+Addresses of the private network are allowed: engines run there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import quote, urlsplit
+
+MAX_URL_CHARS = 2048
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# Metadata services outside of the link-local range: Alibaba, Oracle, Azure, AWS.
+_METADATA_ADDRESSES = frozenset(
+    map(ip_address, ("100.100.100.200", "192.0.0.192", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254"))
+)
+_NAT64 = IPv6Network("64:ff9b::/96")
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
+# What a path may have besides letters and digits; `%` belongs to an escape that is there already.
+_PATH_CHARACTERS = "/-._~%:@!$&'()*+,;="
+
+
+class InvalidBaseUrl(ValueError):
+    """Not a base URL of an endpoint. The message is a clause that follows a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseUrl:
+    """Scheme, host, port and path of an endpoint. The path has no `/` at its end."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def is_tls(self) -> bool:
+        return self.scheme == "https"
+
+    @property
+    def has_default_port(self) -> bool:
+        return self.port == _DEFAULT_PORTS[self.scheme]
+
+    @property
+    def host_header(self) -> str:
+        """Value of the header `Host`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.has_default_port else f"{host}:{self.port}"
+
+    @property
+    def text(self) -> str:
+        return f"{self.scheme}://{self.host_header}{self.path}"
+
+    @property
+    def api_path(self) -> str:
+        """Path before `/chat/completions`: users give a base with and without `/v1`."""
+        if self.path.rpartition("/")[2] in ("v1", "openai") or "/v1beta/" in f"{self.path}/":
+            return self.path
+        return f"{self.path}/v1"
+
+    @property
+    def root_path(self) -> str:
+        """Path before routes outside of `/v1`."""
+        return self.path.removesuffix("/v1")
+
+
+def parse_base_url(text: str) -> BaseUrl:
+    """Parse a base URL. Raises `InvalidBaseUrl`, also for a forbidden address that is written in it."""
+    if len(text) > MAX_URL_CHARS:
+        raise InvalidBaseUrl(f"must have at most {MAX_URL_CHARS} characters")
+    if any(character.isspace() or not character.isprintable() for character in text) or "\\" in text:
+        raise InvalidBaseUrl("must not contain spaces, control characters or backslashes")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise InvalidBaseUrl("must be a URL such as http://host:8000/v1") from None
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise InvalidBaseUrl("must be an http:// or https:// URL")
+    if "@" in parts.netloc:
+        raise InvalidBaseUrl("must not contain a user name or a password: give the key on its own")
+    if parts.query or parts.fragment or "?" in text or "#" in text:
+        raise InvalidBaseUrl("must not have a query or a fragment")
+    if port == 0:
+        raise InvalidBaseUrl("must not have the port 0")
+    host = parts.hostname.rstrip(".")
+    try:
+        host = host if ":" in host else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise InvalidBaseUrl("has a host name that is not valid") from None
+    if "%" in host or not host:
+        raise InvalidBaseUrl("has a host name that is not valid")
+    if is_forbidden_host(host):
+        raise InvalidBaseUrl("has an address that no endpoint may have")
+    if any(segment in (".", "..") for segment in parts.path.split("/")):
+        raise InvalidBaseUrl("must not have '.' or '..' in its path")
+    path = quote(parts.path.rstrip("/"), safe=_PATH_CHARACTERS)
+    return BaseUrl(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme], path)
+
+
+def is_forbidden_host(host: str) -> bool:
+    """Whether `host` is a literal address that no endpoint may have, or a name of a metadata service."""
+    try:
+        return is_forbidden_address(host)
+    except ValueError:
+        return host.lower() in ("metadata.google.internal", "metadata", "instance-data")
+
+
+def is_forbidden_address(text: str) -> bool:
+    """Whether no endpoint may have this address. Raises ValueError if it is none."""
+    return any(_is_forbidden(address) for address in _with_embedded(text))
+
+
+def is_private_address(text: str) -> bool:
+    """Whether the address belongs to this host or to a private network. Raises ValueError if it is none."""
+    return any(not address.is_global for address in _with_embedded(text))
+
+
+def _with_embedded(text: str) -> list[IPv4Address | IPv6Address]:
+    """Return an address, and the IPv4 address that is embedded in it."""
+    address = ip_address(text.partition("%")[0])
+    found: list[IPv4Address | IPv6Address] = [address]
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return [address.ipv4_mapped]
+        if address.sixtofour is not None:
+            found.append(address.sixtofour)
+        if address.teredo is not None:
+            found.extend(address.teredo)
+        if address in _NAT64 or int(address) >> 32 == 0:
+            found.append(IPv4Address(int(address) & 0xFFFFFFFF))
+        if address == IPv6Address("::1"):
+            return [address]
+    return found
+
+
+def _is_forbidden(address: IPv4Address | IPv6Address) -> bool:
+    return (
+        address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+        or address in _METADATA_ADDRESSES
+        or (isinstance(address, IPv4Address) and (address in _THIS_NETWORK or int(address) == 0xFFFFFFFF))
+    )

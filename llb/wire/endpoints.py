@@ -1,0 +1,177 @@
+"""Endpoints in the API: engines that other programs run, and clouds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from llb.wire.models import Capability
+
+
+class EndpointKind(StrEnum):
+    """Program that answers at an endpoint."""
+
+    LLB = "llb"
+    LLAMA_CPP = "llama.cpp"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    OLLAMA = "ollama"
+    LM_STUDIO = "lmstudio"
+    LOCAL_AI = "localai"
+    TGI = "tgi"
+    LLAMA_SWAP = "llama-swap"
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    GOOGLE = "google"
+    OPENAI_COMPATIBLE = "openai-compatible"
+
+
+class EndpointStatus(StrEnum):
+    HEALTHY = "healthy"
+    BUSY = "busy"
+    RATE_LIMITED = "rate_limited"
+    MISCONFIGURED = "misconfigured"
+    OFFLINE = "offline"
+    DISABLED = "disabled"
+
+
+class KeySource(StrEnum):
+    """Where the key of an endpoint comes from."""
+
+    STORED = "stored"
+    ENVIRONMENT = "environment"
+
+
+class EndpointModel(Struct, frozen=True, kw_only=True):
+    """Model of an endpoint: `id` is its name at the endpoint, `served_as` its name here.
+
+    `mapped_to` is the model of the catalogue that it is, if an administrator has confirmed it; `suggestion`
+    one that it may be.
+    """
+
+    id: str
+    served_as: str
+    context_length: int | None = None
+    capabilities: tuple[Capability, ...] = ()
+    mapped_to: str | None = None
+    suggestion: str | None = None
+
+
+class EndpointKeyView(Struct, frozen=True, kw_only=True):
+    """Key of an endpoint, which is never shown again."""
+
+    set: bool
+    last_four: str | None = None
+    source: KeySource | None = None
+    changed_at: str | None = None
+    changed_by: str | None = None
+
+
+class EndpointView(Struct, frozen=True, kw_only=True):
+    """Engine elsewhere, or a cloud. `base_url`, `last_error` and the key are shown to administrators only.
+
+    `model_filter` has the names of the models that are offered, None for all. `aliases` gives models further
+    names: from the name here to the name at the endpoint.
+    """
+
+    id: str
+    name: str
+    kind: EndpointKind
+    base_url: str | None
+    status: EndpointStatus
+    enabled: bool
+    cloud: bool
+    weight: float
+    priority: int
+    max_concurrency: int | None
+    timeout_s: float
+    tags: tuple[str, ...]
+    model_filter: tuple[str, ...] | None
+    aliases: dict[str, str]
+    set_fields: dict[str, Any]
+    strip_fields: tuple[str, ...]
+    models: tuple[EndpointModel, ...]
+    latency_ms: float | None
+    active_requests: int
+    key: EndpointKeyView
+    last_error: str | None
+    checked_at: str | None
+
+
+class EndpointList(Struct, frozen=True):
+    endpoints: tuple[EndpointView, ...]
+
+
+class NewEndpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Endpoint to add. Without `kind` llb finds out what answers at `base_url`."""
+
+    base_url: str
+    name: str | None = None
+    kind: EndpointKind | None = None
+    key: str | None = None
+    enabled: bool = True
+    cloud: bool | None = None
+    weight: float = 1.0
+    priority: int = 0
+    max_concurrency: int | None = None
+    timeout_s: float | None = None
+    tags: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    set_fields: dict[str, Any] = field(default_factory=dict)
+    strip_fields: tuple[str, ...] = ()
+
+
+class EndpointPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Changes of an endpoint: an omitted field stays. A new `base_url` needs the `key` again, if there is one.
+
+    `mapped` maps names of models at the endpoint to models of the catalogue; None as a value removes one.
+    """
+
+    base_url: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    kind: EndpointKind | UnsetType = UNSET
+    key: str | UnsetType | None = UNSET
+    enabled: bool | UnsetType = UNSET
+    cloud: bool | UnsetType = UNSET
+    weight: float | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
+    max_concurrency: int | UnsetType | None = UNSET
+    timeout_s: float | UnsetType | None = UNSET
+    tags: tuple[str, ...] | UnsetType = UNSET
+    models: tuple[str, ...] | UnsetType | None = UNSET
+    aliases: dict[str, str] | UnsetType = UNSET
+    mapped: dict[str, str | None] | UnsetType = UNSET
+    set_fields: dict[str, Any] | UnsetType = UNSET
+    strip_fields: tuple[str, ...] | UnsetType = UNSET
+
+
+SpillTrigger = Literal["unavailable", "busy", "context", "error"]
+
+
+class SpillRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a request for a model goes instead: `target` is the name of a model, here or at an endpoint.
+
+    `after_s` is the longest wait for a slot before `busy` applies.
+    """
+
+    target: str
+    when: tuple[SpillTrigger, ...] = ("unavailable",)
+    after_s: float = 0.0
+
+
+class SpillRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rules of one model, in the order in which they apply."""
+
+    routes: tuple[SpillRule, ...] = ()
+
+
+class ModelSpillRules(Struct, frozen=True, kw_only=True):
+    model: str
+    routes: tuple[SpillRule, ...]
+
+
+class SpillRuleList(Struct, frozen=True):
+    models: tuple[ModelSpillRules, ...]

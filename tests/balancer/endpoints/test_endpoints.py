@@ -1,0 +1,294 @@
+"""Endpoints through the API of one balancer: adding, names, answers, keys, faults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.balancer.endpoints.program import (
+    DONE,
+    USAGE_CHUNK,
+    Program,
+    chat_answer,
+    chunk,
+    model_list,
+    run_program,
+    stream_of,
+)
+from tests.conftest import balancer_factory
+from tests.harness import RunningBalancer, write_catalog
+from tests.hub import HubStandIn
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+QUESTION = [{"role": "user", "content": "Say hello."}]
+CHAT = "/v1/chat/completions"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningBalancer]:
+    """A balancer without models of its own."""
+    folder = tmp_path_factory.mktemp("front")
+    catalog = write_catalog(folder / "catalog.json", {"id": "tiny", "size_bytes": 1000})
+    with HubStandIn() as hub:
+        async with balancer_factory(folder / "home", hub, catalog) as make:
+            yield await make().start()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def program() -> AsyncIterator[Program]:
+    async with run_program({"/v1/models": model_list("m", max_model_len=4096)}) as running:
+        running.answers[CHAT] = chat_answer()
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def endpoint(front: RunningBalancer, program: Program) -> AsyncIterator[dict[str, Any]]:
+    """An endpoint called `box` with the model `m`, which is removed at the end."""
+    added = await add(front, program, name="box")
+    yield added
+    await front.http.delete(f"/api/endpoints/{added['id']}")
+
+
+async def add(front: RunningBalancer, program: Program, **fields: Any) -> dict[str, Any]:
+    answer = await front.http.post("/api/endpoints", json={"base_url": program.url, **fields})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+async def chat(front: RunningBalancer, model: str, **fields: Any) -> httpx.Response:
+    return await front.http.post(CHAT, json={"model": model, "messages": QUESTION, **fields})
+
+
+async def test_an_endpoint_is_detected_listed_and_removed(front: RunningBalancer, program: Program) -> None:
+    added = await add(front, program, name="box")
+    assert (added["kind"], added["status"], added["cloud"]) == ("vllm", "healthy", False)
+    assert [(model["served_as"], model["context_length"]) for model in added["models"]] == [("box/m", 4096)]
+    listed = (await front.http.get("/v1/models")).json()["data"]
+    assert [(model["id"], model["owned_by"]) for model in listed] == [("box/m", "box")]
+    assert (await front.http.delete(f"/api/endpoints/{added['id']}")).status_code == 204
+    assert (await front.http.get("/v1/models")).json()["data"] == []
+    assert (await chat(front, "box/m")).status_code == 404
+
+
+async def test_a_chat_passes_with_the_model_name_alone_changed(
+    front: RunningBalancer, program: Program, endpoint: dict[str, Any]
+) -> None:
+    answer = await chat(front, "box/m", temperature=0.5, keep_alive="5m", id_slot=-1)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-llb-node"] == "box"
+    assert answer.json() == chat_answer(model="box/m")
+    assert program.bodies == [{"model": "m", "messages": QUESTION, "temperature": 0.5}]
+    # By the bare name, which only this endpoint has.
+    assert (await chat(front, "m")).json()["model"] == "box/m"
+
+
+async def test_usage_of_a_stream_is_asked_for_and_taken_out_again(
+    front: RunningBalancer, program: Program, endpoint: dict[str, Any]
+) -> None:
+    program.answers[CHAT] = stream_of(
+        chunk({"role": "assistant"}), chunk({"content": "hi"}), USAGE_CHUNK, DONE
+    )
+    plain = await chat(front, "box/m", stream=True)
+    assert program.bodies[-1]["stream_options"] == {"include_usage": True}
+    assert b'"usage"' not in plain.content
+    assert plain.content.endswith(DONE)
+    assert b'"model": "box/m"' in plain.content
+    asked = await chat(front, "box/m", stream=True, stream_options={"include_usage": True})
+    assert b'"usage"' in asked.content
+    page = (await front.http.get("/api/requests", params={"endpoint": endpoint["id"]})).json()
+    newest = page["requests"][0]
+    assert (newest["endpoint_id"], newest["node_id"], newest["node_name"]) == (endpoint["id"], None, "box")
+    assert (newest["prompt_tokens"], newest["completion_tokens"]) == (5, 2)
+
+
+async def test_an_error_event_before_the_content_leads_elsewhere(
+    front: RunningBalancer, program: Program, endpoint: dict[str, Any]
+) -> None:
+    program.answers[CHAT] = stream_of(chunk({"role": "assistant"}), b'data: {"error":{"message":"oom"}}\n\n')
+    async with run_program({"/v1/models": model_list("m", max_model_len=4096)}) as other:
+        other.answers[CHAT] = stream_of(chunk({"content": "from the other"}), DONE)
+        second = await add(front, other, name="second")
+        mapped = {"mapped": {"m": "tiny"}}
+        for each in (endpoint, second):
+            answer = await front.http.patch(f"/api/endpoints/{each['id']}", json=mapped)
+            assert answer.status_code == 200, answer.text
+        for _ in range(2):
+            answer = await chat(front, "tiny", stream=True)
+            assert b"from the other" in answer.content
+            assert answer.headers["x-llb-node"] == "second"
+        await front.http.delete(f"/api/endpoints/{second['id']}")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "seen_status", "code"),
+    [
+        (400, {"error": {"message": "bad tools", "param": "tools"}}, 400, "provider_rejected"),
+        (400, {"error": {"message": "maximum context length is 10"}}, 400, "context_length_exceeded"),
+        (401, {"error": {"message": "bad key sk-abcdefghijklmnopqrstuv"}}, 503, "endpoint_unavailable"),
+        (429, {"error": {"message": "slow down"}}, 429, "endpoint_rate_limited"),
+        (500, {"error": {"message": "at http://10.0.0.1/x"}}, 502, "endpoint_failed"),
+        (302, {}, 502, "endpoint_failed"),
+    ],
+)
+async def test_errors_of_the_program(
+    front: RunningBalancer,
+    program: Program,
+    endpoint: dict[str, Any],
+    status: int,
+    body: dict[str, Any],
+    seen_status: int,
+    code: str,
+) -> None:
+    program.answers[CHAT] = (status, body)
+    answer = await chat(front, "box/m")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (seen_status, code), answer.text
+    assert "10.0.0.1" not in answer.text
+    assert "abcdefghijkl" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        ({"/v1/models": model_list("m", owned_by="llamacpp")}, "llama.cpp"),
+        ({"/v1/models": model_list("m", owned_by="sglang")}, "sglang"),
+        ({"/v1/models": model_list("m", owned_by="me")}, "openai-compatible"),
+        (
+            {"/v1/models": model_list("m", owned_by="library"), "/api/version": {"version": "0.12"},
+             "/api/tags": {"models": [{"name": "m:latest"}]}},
+            "ollama",
+        ),
+        (
+            {"/v1/models": {"error": "no"}, "/api/v1/models": {"models": [{"key": "m", "type": "llm"}]}},
+            "lmstudio",
+        ),
+        (
+            {"/v1/models": model_list("m", owned_by=""), "/.well-known/localai.json": {"version": "3"},
+             "/api/tags": {"models": []}, "/api/version": {"version": "0.9"}},
+            "localai",
+        ),
+        ({"/info": {"router": "text-generation-router", "model_id": "m"}}, "tgi"),
+    ],
+)  # fmt: skip
+async def test_kinds_are_told_by_bodies(front: RunningBalancer, answers: dict[str, Any], kind: str) -> None:
+    async with run_program(answers) as running:
+        added = await add(front, running)
+        assert (added["kind"], len(added["models"])) == (kind, 1)
+        await front.http.delete(f"/api/endpoints/{added['id']}")
+
+
+@pytest.mark.parametrize(
+    ("base_url", "code"),
+    [
+        ("http://127.0.0.1:1", "endpoint_unreachable"),
+        ("http://169.254.169.254/latest", "address_not_allowed"),
+        ("http://[::ffff:169.254.169.254]/v1", "address_not_allowed"),
+        ("http://[fe80::1]/v1", "address_not_allowed"),
+        ("http://metadata.google.internal", "address_not_allowed"),
+        ("http://user:secret@127.0.0.1:9/v1", "invalid_request"),
+        ("ftp://127.0.0.1/v1", "invalid_request"),
+        ("http://127.0.0.1/v1?key=x", "invalid_request"),
+    ],
+)
+async def test_addresses_that_are_refused(front: RunningBalancer, base_url: str, code: str) -> None:
+    answer = await front.http.post("/api/endpoints", json={"base_url": base_url})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code), answer.text
+    assert "secret" not in answer.text
+
+
+async def test_what_answers_is_told_apart(front: RunningBalancer) -> None:
+    async def code_of(answers: dict[str, Any]) -> str:
+        async with run_program(answers) as running:
+            answer = await front.http.post("/api/endpoints", json={"base_url": running.url})
+            assert answer.status_code == 400
+            return str(answer.json()["error"]["code"])
+
+    assert await code_of({"/v1/models": (401, {})}) == "endpoint_needs_key"
+    assert await code_of({"/v1/models": {"hello": 1}}) == "endpoint_unknown"
+    assert await code_of({"/v1/models": (302, {})}) == "endpoint_unknown"
+    own = await front.http.post("/api/endpoints", json={"base_url": front.url})
+    assert own.json()["error"]["code"] == "address_not_allowed"
+
+
+async def test_a_key_is_encrypted_and_never_shown(front: RunningBalancer, program: Program) -> None:
+    key = "sk-provider-0123456789abcdef"
+    added = await add(front, program, name="keyed", key=key)
+    assert added["key"]["last_four"] == "cdef"
+    await chat(front, "keyed/m")
+    assert dict(program.exchanges[-1].headers)["authorization"] == f"Bearer {key}"
+    row = await front.app.db.fetch_one("SELECT key FROM endpoints WHERE name = 'keyed'")
+    assert row is not None
+    assert key not in row["key"]
+    moved = await front.http.patch(f"/api/endpoints/{added['id']}", json={"base_url": "http://127.0.0.1:9"})
+    assert moved.json()["error"]["code"] == "endpoint_needs_key"
+    for path in ("/api/endpoints", "/api/audit", "/api/requests"):
+        assert key not in (await front.http.get(path)).text
+    user_key = await front.create_key("inference", "models:read")
+    seen = await httpx_get(front, f"/api/endpoints/{added['id']}", user_key)
+    assert (seen["base_url"], seen["key"]["last_four"], seen["last_error"]) == (None, None, None)
+    await front.http.delete(f"/api/endpoints/{added['id']}")
+
+
+async def httpx_get(front: RunningBalancer, path: str, key: str) -> dict[str, Any]:
+    answer = await front.http.get(path, headers={"Authorization": f"Bearer {key}"})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def test_clouds_need_their_scope(front: RunningBalancer, program: Program) -> None:
+    added = await add(front, program, name="far", cloud=True)
+    assert added["models"][0]["served_as"] == "far:m"
+    listed = await front.http.get("/v1/models")
+    assert listed.headers["x-cache-status"] in ("HIT", "MISS")
+    assert "far:m" in listed.text
+    assert (await chat(front, "far:m")).status_code == 200
+    plain = {"Authorization": f"Bearer {await front.create_key('inference')}"}
+    refused = await front.http.post(CHAT, json={"model": "far:m", "messages": QUESTION}, headers=plain)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "cloud_not_allowed")
+    assert "far:m" not in (await front.http.get("/v1/models", headers=plain)).text
+    # A cloud is asked for by its prefix only.
+    assert (await chat(front, "m")).status_code == 404
+    may = {"Authorization": f"Bearer {await front.create_key('inference', 'cloud')}"}
+    allowed = await front.http.post(CHAT, json={"model": "far:m", "messages": QUESTION}, headers=may)
+    assert allowed.status_code == 200
+    await front.http.delete(f"/api/endpoints/{added['id']}")
+
+
+async def test_changes_are_announced(front: RunningBalancer, program: Program) -> None:
+    async with front.open_event_stream() as events:
+        added = await add(front, program, name="told")
+        await front.http.patch(f"/api/endpoints/{added['id']}", json={"enabled": False})
+        await front.http.delete(f"/api/endpoints/{added['id']}")
+        seen: list[tuple[str, bool]] = []
+        async for message in events:
+            event = json.loads(message)
+            if event["type"] == "EndpointStatusChanged" and event["endpoint_id"] == added["id"]:
+                seen.append((event["status"], event["removed"]))
+                if event["removed"]:
+                    break
+    assert ("healthy", False) in seen
+    assert seen[-2:] == [("disabled", False), ("disabled", True)]
+
+
+async def test_endpoints_are_known_after_a_restart(tmp_path: Path, program: Program) -> None:
+    catalog = write_catalog(tmp_path / "catalog.json", {"id": "tiny", "size_bytes": 1000})
+    with HubStandIn() as hub:
+        async with balancer_factory(tmp_path / "home", hub, catalog) as make:
+            llb = await make().start()
+            await add(llb, program, name="box", key="sk-provider-0123456789abcdef")
+            await llb.stop()
+            await llb.start()
+            assert (await chat(llb, "box/m")).status_code == 200
+            await llb.stop()
+            (tmp_path / "home" / "secrets.key").unlink()
+            await llb.start()
+            [box] = (await llb.http.get("/api/endpoints")).json()["endpoints"]
+            assert (box["status"], box["key"]["set"]) == ("misconfigured", True)
+            assert "secrets.key" in box["last_error"]
+            assert (await chat(llb, "box/m")).status_code == 503
