@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -29,6 +30,7 @@ from llb.api.request_body import LargeBodyWorker
 from llb.api.request_recorder import RequestRecorder
 from llb.api.routes.accounts import accounts_blueprint
 from llb.api.routes.audit import audit_blueprint
+from llb.api.routes.endpoints.management import endpoints_blueprint
 from llb.api.routes.event_stream import EventFeed, event_stream_blueprint
 from llb.api.routes.keys import keys_blueprint
 from llb.api.routes.logs import logs_blueprint
@@ -63,6 +65,10 @@ from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter
 from llb.gateway.attempt import AttemptContext
 from llb.gateway.dispatcher import Dispatcher
+from llb.gateway.endpoints.endpoint import Endpoint
+from llb.gateway.endpoints.exchange import EndpointContext
+from llb.gateway.endpoints.registry import EndpointRegistry
+from llb.gateway.endpoints.service import EndpointService
 from llb.gateway.http.client import HttpClient
 from llb.gateway.nodes.node_commands import NodeCommands
 from llb.gateway.nodes.node_connections import NodeConnections
@@ -74,15 +80,26 @@ from llb.hub import HubClient, HubStatsCache
 from llb.node.agent import NodeAgent
 from llb.node.files import ModelFiles
 from llb.node.replica_worker import DISK_RESERVE_BYTES
+from llb.policy.endpoints.addresses import BaseUrl, is_loopback_host
 from llb.security import tokens
 from llb.security.certificates import create_server_tls
 from llb.security.redaction import SecretRedactor
+from llb.security.secret_box import KEY_FILE_NAME, SecretBox
 from llb.store.clock_keeper import ClockKeeper
 from llb.store.database import Database
 from llb.store.integrity_check import IntegrityCheck
 from llb.store.storage_monitor import StorageMonitor
 from llb.store.tables import settings, users
-from llb.wire import Event, Hello, HfStats, ModelStatsUpdated, ReachView, ReachWay, ReplicaReport
+from llb.wire import (
+    EndpointStatusChanged,
+    Event,
+    Hello,
+    HfStats,
+    ModelStatsUpdated,
+    ReachView,
+    ReachWay,
+    ReplicaReport,
+)
 
 log = logging.getLogger(__name__)
 
@@ -186,10 +203,21 @@ class Balancer:
         self.admission = AdmissionController(
             config.max_queue, config.queue_timeout_s, on_load_wanted=self.node_commands.preload
         )
-        self.metrics = Metrics(self.view, self.admission)
-        self.performance = PerformanceModel(on_load_ended=self.metrics.record_load)
+        self.performance = PerformanceModel(on_load_ended=self._on_load_ended)
+        self.endpoints = EndpointRegistry(self.admission, self.performance)
+        self.metrics = Metrics(self.view, self.admission, self.endpoints)
         self.capacity_sync = CapacitySync(
             self.view, self.admission, self.performance, self.node_connections, self.agent
+        )
+        self.redactor = SecretRedactor()
+        self.endpoint_service = EndpointService(
+            self.db,
+            self.endpoints,
+            self.http_client,
+            SecretBox(config.home / KEY_FILE_NAME),
+            self.redactor,
+            environment=os.environ,
+            is_own_address=self._is_own_address,
         )
         self._large_body_worker = LargeBodyWorker()
         self.dispatcher = Dispatcher(
@@ -201,6 +229,7 @@ class Balancer:
                 node_connections=self.node_connections,
                 performance=self.performance,
                 traffic=self.traffic,
+                endpoints=EndpointContext(self.endpoints, self.http_client, self.redactor.redact),
                 load_timeout_s=config.queue_timeout_s,
             ),
             self.rate_limiter,
@@ -221,7 +250,7 @@ class Balancer:
         self.storage_monitor = StorageMonitor(
             self.db, config.models_dir, download_reserve_bytes=DISK_RESERVE_BYTES
         )
-        self.event_feed = EventFeed(self.event_bus, self.view)
+        self.event_feed = EventFeed(self.event_bus, self.view, self._endpoint_events)
         self.tasks = TaskSupervisor("llb")
         self._data_dir_lock: data_dir.DataDirLock | None = None
         # Secret of the local node's file tokens; kept in the database.
@@ -239,6 +268,7 @@ class Balancer:
         self.members.node_removed.subscribe(self.metrics.forget_node)
         self.members.node_removed.subscribe(self._disconnect_removed_node)
         self.view.node_changed.subscribe(self.capacity_sync.sync_node)
+        self.endpoints.changed.subscribe(self._publish_endpoint)
         self.node_connections.route_changed.subscribe(self.view.on_route_changed)
         self.node_connections.tunnels_wanted.subscribe(self.link_server.request_tunnels)
 
@@ -253,6 +283,7 @@ class Balancer:
             model_import_blueprint(self.view, self.registrations, self.agent, audit),
             nodes_blueprint(self.view, self.members, audit),
             logs_blueprint(self.log_buffer, self.view, self.agent, self.node_connections),
+            endpoints_blueprint(self.endpoint_service, self.endpoints, self.view, audit),
             node_join_blueprint(
                 self.config,
                 self.members,
@@ -265,7 +296,7 @@ class Balancer:
             ),
             tls_blueprint(self.tls),
             reverse_tunnel_blueprint(self.node_connections),
-            openai_blueprint(self._inference),
+            openai_blueprint(self._inference, self.endpoint_service.checks.cloud_list_headers),
             anthropic_blueprint(self._inference),
             self._ollama_blueprint(audit),
             conversations_blueprint(self.conversations, self.running_answers, self._large_body_worker),
@@ -294,7 +325,7 @@ class Balancer:
         """Blueprints of the Ollama port."""
         return (
             self._ollama_blueprint(AuditLog(self.db)),
-            openai_blueprint(self._inference),
+            openai_blueprint(self._inference, self.endpoint_service.checks.cloud_list_headers),
             anthropic_blueprint(self._inference),
             ollama_root_blueprint(),
         )
@@ -351,6 +382,7 @@ class Balancer:
             await self.members.start(cluster_id, node_id, self.config.name)
             self.link_server.start(cluster_id)
             await self.registrations.start(cluster_id)
+            await self.endpoint_service.start()
             await self.agent.start(node_id)
             self.db.ballast.take_back(released_bytes)
         except BaseException:
@@ -392,6 +424,7 @@ class Balancer:
             stack.callback(self.view.close)
             stack.push_async_callback(self.members.close)
             stack.push_async_callback(self.registrations.close)
+            stack.push_async_callback(self.endpoint_service.close)
             stack.push_async_callback(self.agent.close)
             stack.push_async_callback(self.tasks.close)
             stack.push_async_callback(self.node_connections.close)
@@ -418,6 +451,29 @@ class Balancer:
             *(() if damage is None else (damage,)),
             *self.agent.hardware_problems,
             *self.auth_middleware.local_proof.knocks.problems(),
+        )
+
+    def _is_own_address(self, url: BaseUrl) -> bool:
+        """Whether an endpoint would be this process itself."""
+        host = url.host.lower()
+        is_this_host = is_loopback_host(host) or host == self.config.name.lower()
+        return is_this_host and url.port == self.port
+
+    def _endpoint_events(self) -> list[EndpointStatusChanged]:
+        return [self._endpoint_event(endpoint, is_removed=False) for endpoint in self.endpoints]
+
+    def _publish_endpoint(self, endpoint: Endpoint, is_removed: bool) -> None:
+        self.event_bus.publish(self._endpoint_event(endpoint, is_removed=is_removed))
+
+    def _endpoint_event(self, endpoint: Endpoint, *, is_removed: bool) -> EndpointStatusChanged:
+        return EndpointStatusChanged(
+            endpoint_id=endpoint.id,
+            name=endpoint.name,
+            status=self.endpoints.status_of(endpoint),
+            removed=is_removed,
+            latency_ms=endpoint.latency_ms,
+            active_requests=endpoint.shared_slots.busy,
+            models=len(endpoint.models),
         )
 
     def _node_id_of(self, credential: str) -> str | None:
@@ -459,6 +515,9 @@ class Balancer:
         self.tasks.spawn(self.link_server.disconnect_removed_node(node_id), f"disconnect.{node_id}")
         # The other nodes take over the replicas of the removed one.
         self.link_server.push_desired_state()
+
+    def _on_load_ended(self, node_id: str, model_id: str, duration_s: float, has_failed: bool) -> None:
+        self.metrics.record_load(node_id, model_id, duration_s, has_failed)
 
     def _on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
         self.metrics.record_replica(node_id, report)

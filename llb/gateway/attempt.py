@@ -1,4 +1,4 @@
-"""One attempt to have a request answered by one node: slot, lease, request, relay.
+"""One attempt to have a request answered by one node or endpoint: slot, lease, request, relay.
 
 It gives back what it took.
 """
@@ -17,6 +17,8 @@ from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.view import ClusterView, Node
 from llb.engine.model_engine import Lease
 from llb.gateway.admission.controller import AdmissionController, SlotReservation
+from llb.gateway.endpoints.exchange import EndpointContext, EndpointExchange
+from llb.gateway.endpoints.registry import Place
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.engine_errors import error_from_blame, error_from_engine_response
 from llb.gateway.http.response import UpstreamResponse
@@ -80,6 +82,7 @@ class AttemptContext:
     node_connections: NodeConnections
     performance: PerformanceModel
     traffic: NodeTraffic
+    endpoints: EndpointContext
     load_timeout_s: float
     prompt_owners: PromptOwners = field(default_factory=PromptOwners)
     token_count_permits: asyncio.Semaphore = field(
@@ -97,16 +100,22 @@ class Attempt:
         "_call",
         "_context",
         "_estimate",
+        "_exchange",
         "_has_token_count_permit",
         "_lease",
         "_own_prompt",
         "_reservation",
         "_streams_progress",
         "node",
+        "place_id",
     )
 
     def __init__(self, context: AttemptContext, call: InferenceCall, estimate: RequestEstimate) -> None:
+        # Id of the node or the endpoint, once there is one.
+        self.place_id: str | None = None
+        # None for an endpoint.
         self.node: Node | None = None
+        self._exchange: EndpointExchange | None = None
         self._context = context
         self._call = call
         self._estimate = estimate
@@ -130,8 +139,12 @@ class Attempt:
         record = call.record
         node_id = await self._reserve(excluded)
         placed_at = time.monotonic()
+        place = context.endpoints.registry.places_of(call.model.id).get(node_id)
+        if place is not None:
+            return await self._open_exchange(place, placed_at)
+        self.place_id = node_id
         node = self.node = context.view.nodes[node_id]
-        record.node_id = node_id
+        record.node_id, record.endpoint_id = node_id, None
         context.traffic.begin_request(node_id)
         if node_id == context.agent.node_id:
             self._lease = await context.agent.acquire_lease(
@@ -171,8 +184,32 @@ class Attempt:
             raise await self._explain_failure(failure) from failure
         raise error_from_engine_response(response.status, response.headers, error_body)
 
+    async def _open_exchange(self, place: Place, placed_at: float) -> UpstreamResponse:
+        """Send the request to an endpoint."""
+        call, context, record = self._call, self._context, self._call.record
+        endpoint_id = self.place_id = place.endpoint.id
+        record.node_id, record.endpoint_id = None, endpoint_id
+        context.traffic.begin_request(endpoint_id)
+        self._exchange = EndpointExchange(context.endpoints, call, place)
+        if call.operation.generates_text:
+            self._own_prompt = await context.prompt_owners.begin_request(
+                owner_of(record.principal), endpoint_id, call.model.id, call.body, call.head, is_new=False
+            )
+        record.sent_at = time.monotonic()
+        record.load_s += record.sent_at - placed_at
+        return await self._exchange.open()
+
+    @property
+    def place_name(self) -> str:
+        """Name of the node or the endpoint."""
+        if self._exchange is not None:
+            return self._exchange.place.endpoint.name
+        return "" if self.node is None else self.node.hello.name
+
     async def relay(self, response: UpstreamResponse, sink: ClientSink) -> RelayResult:
         """Pass the answer on and record its outcome."""
+        if self._exchange is not None:
+            return await self._relay_exchange(self._exchange, response, sink)
         call, node, record = self._call, self.node, self._call.record
         assert node is not None  # noqa: S101  # it has answered
         aggregator = None
@@ -219,20 +256,48 @@ class Attempt:
 
     def _record_result(self, result: RelayResult) -> None:
         """Record the outcome of an answer that has reached the client, whole or up to an error."""
-        call, context, node, record = self._call, self._context, self.node, self._call.record
-        assert node is not None  # noqa: S101  # it has answered
+        call, context, record, place_id = self._call, self._context, self._call.record, self.place_id
+        assert place_id is not None  # noqa: S101  # it has answered
         record.usage = self._tell_usage(result.usage)
         record.is_answered = result.error is None
         record.error_code = None if result.error is None else result.error.code
-        context.traffic.record_answer(node.id, result.usage.completion_tokens or 0)
-        if self._reservation is not None:
+        context.traffic.record_answer(place_id, result.usage.completion_tokens or 0)
+        is_external = self._exchange is not None
+        # A failure that is fast must not make an endpoint look fast.
+        if self._reservation is not None and not (is_external and result.error is not None):
             context.performance.record_completion(
-                node.id,
+                place_id,
                 call.model.id,
                 self._estimate,
-                result.usage,
+                _measured_usage(result, record.sent_at) if is_external else result.usage,
                 mean_busy_slots=self._reservation.mean_busy_slots,
             )
+
+    async def _relay_exchange(
+        self, exchange: EndpointExchange, response: UpstreamResponse, sink: ClientSink
+    ) -> RelayResult:
+        """Pass the answer of an endpoint on and record its outcome."""
+        record, own_prompt = self._call.record, self._own_prompt
+        limited = None
+        if own_prompt is not None:
+            limited = LimitedSink(sink, own_prompt.own_tokens, is_stream=is_event_stream(response))
+        sink.start_response(
+            response.status,
+            response.content_type,
+            node_name=self.place_name,
+            queued_ms=0 if self._reservation is None else self._reservation.queued_ms,
+        )
+        try:
+            result = await exchange.relay(
+                response, sink if limited is None else limited, on_client_left=self._record_result
+            )
+            if limited is not None and result.error is None:
+                await limited.flush()
+        finally:
+            record.first_byte_at = response.first_byte_at
+            record.received_bytes = response.received_bytes
+        self._record_result(result)
+        return result
 
     async def _explain_failure(self, failure: TransportError) -> errors.LlbError:
         """Error for the client; where the engine has failed, by the part that this request has in it."""
@@ -266,8 +331,8 @@ class Attempt:
             self._context.token_count_permits.release()
         if self._lease is not None:
             self._lease.release()
-        if self.node is not None:
-            self._context.traffic.end_request(self.node.id)
+        if self.place_id is not None:
+            self._context.traffic.end_request(self.place_id)
         if self._reservation is not None:
             self._reservation.release()
 
@@ -284,6 +349,7 @@ class Attempt:
                 owner_id=call.record.principal.account_id,
                 request=self._estimate,
                 exclude=excluded,
+                timeout_s=call.queue_timeout_s,
                 body_bytes=len(call.body),
             )
             return self._reservation.node_id
@@ -360,3 +426,15 @@ class Attempt:
                 return await read_token_count(response, TOKEN_COUNT_TIMEOUT_S)
 
         return MessagesStartEvent(call.model.id, call.record.request_id, count_tokens)
+
+
+def _measured_usage(result: RelayResult, sent_at: float | None) -> Usage:
+    """Return the usage of a stream with the times of its events, where the program does not tell its own."""
+    usage = result.usage
+    if usage.decode_ms is not None or not result.stream or result.first_byte_at is None or sent_at is None:
+        return usage
+    return replace(
+        usage,
+        prefill_ms=(result.first_byte_at - sent_at) * 1000,
+        decode_ms=(result.ended_at - result.first_byte_at) * 1000,
+    )

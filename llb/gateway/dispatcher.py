@@ -31,8 +31,11 @@ from llb.gateway.stream.choice_merger import ChoiceMerger
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import RelayResult
 from llb.gateway.stream.usage_parser import Usage
+from llb.policy.endpoints.dialects import speaks
 from llb.policy.retry import NODE_SPECIFIC_ERRORS, RetryState
 from llb.policy.routing import RequestEstimate
+from llb.security.permissions import has_scope
+from llb.wire import Scope
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class Dispatcher:
     def __init__(
         self, context: AttemptContext, rate_limiter: ApiKeyRateLimiter, principal_watch: PrincipalWatch
     ) -> None:
-        self.readiness = ModelReadiness(context.view, context.admission)
+        self.readiness = ModelReadiness(context.view, context.admission, context.endpoints.registry)
         self.performance = context.performance
         self._context = context
         self._rate_limiter = rate_limiter
@@ -184,7 +187,8 @@ class Dispatcher:
     async def _dispatch_with_failover(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
         """Try one node after another, by `policy.retry`, until one answers or none is left."""
         estimate = self._estimate_request(call)
-        retry = RetryState()
+        refused = self._refused_places(call)
+        retry = RetryState(excluded=frozenset(refused))
         last_failure: errors.LlbError | None = None
         while True:
             attempt = Attempt(self._context, call, estimate)
@@ -201,28 +205,28 @@ class Dispatcher:
                 self._is_cause(call, error)
                 raise
             except NODE_SPECIFIC_ERRORS as error:
-                if attempt.node is None:
+                if attempt.place_id is None:
                     following = retry.after_no_candidate(self._context.node_connections.may_recover)
                     if following is None:
-                        raise (last_failure or error) from None
+                        raise self._final_error(call, last_failure, refused, error) from None
                     retry = following
                     continue
                 attempt.report_failure(error)
                 log.warning(
-                    "node %s failed a request for %s: %s",
-                    attempt.node.hello.name,
+                    "%s failed a request for %s: %s",
+                    attempt.place_name,
                     call.model.id,
                     error.message,
                 )
                 last_failure = error
                 if not isinstance(error, errors.EngineCrashed):
                     is_unreachable = isinstance(error.__cause__, TransportError)
-                    retry = retry.after_node_failure(attempt.node.id, is_unreachable=is_unreachable)
+                    retry = retry.after_node_failure(attempt.place_id, is_unreachable=is_unreachable)
                     continue
                 if self._is_cause(call, error):
                     raise errors.RequestCrashesEngine(call.model.id) from error
                 following = retry.after_engine_crash(
-                    attempt.node.id, is_suspect=isinstance(error, errors.CrashSuspected)
+                    attempt.place_id, is_suspect=isinstance(error, errors.CrashSuspected)
                 )
                 if following is None:
                     raise
@@ -231,6 +235,42 @@ class Dispatcher:
                 attempt.release()
                 if has_turn:
                     self._suspect_lock.release()
+
+    def _refused_places(self, call: InferenceCall) -> dict[str, errors.LlbError]:
+        """Return the endpoints that must not get this request, with the reason."""
+        places = self._context.endpoints.registry.places_of(call.model.id)
+        if not places:
+            return {}
+        may_use_clouds = has_scope(call.record.principal, Scope.CLOUD)
+        path = call.path.decode("ascii")
+        refused: dict[str, errors.LlbError] = {}
+        for endpoint_id, place in places.items():
+            if place.is_cloud and not may_use_clouds:
+                refused[endpoint_id] = errors.CloudNotAllowed(place.endpoint.name)
+            elif not speaks(place.endpoint.kind, path):
+                refused[endpoint_id] = errors.InvalidRequest(
+                    f"Endpoint '{place.endpoint.name}' ({place.endpoint.kind.value}) does not answer {path}",
+                    param="model",
+                )
+        return refused
+
+    def _final_error(
+        self,
+        call: InferenceCall,
+        last_failure: errors.LlbError | None,
+        refused: dict[str, errors.LlbError],
+        error: errors.LlbError,
+    ) -> errors.LlbError:
+        """Return the error of a request for which no place is left."""
+        if last_failure is not None:
+            return last_failure
+        if not isinstance(error, errors.NoNodeAvailable):
+            return error
+        registry = self._context.endpoints.registry
+        usable = registry.places_of(call.model.id).keys() - refused.keys()
+        if refused and not usable:
+            return next(iter(refused.values()))
+        return registry.unavailable_error(call.model.id) if usable else error
 
     async def _wait_for_turn(self) -> bool:
         """Wait until no other suspect of a crash is tried again, so that the next crash shows the cause.

@@ -60,6 +60,9 @@ OPERATION_OF_PATH: Mapping[str, Operation] = MappingProxyType(
 
 def require_capability(model: Model, operation: Operation) -> None:
     """Raise `InvalidRequest` if the model's kind of engine does not support `operation`."""
+    if model.is_external and not model.capabilities:
+        # Its endpoint does not say what it can do.
+        return
     kind = engine_kind_of(model.capabilities)
     if kind is not operation.engine_kind:
         wanted = _KIND_DESCRIPTIONS[operation.engine_kind]

@@ -30,6 +30,10 @@ class InferenceCall:
     # Name that the client gave to the conversation.
     session: str | None = None
     keep_alive: KeepAlive | None = None
+    # Headers of the client's dialect, for endpoints that speak it: `anthropic-version` and `-beta`.
+    dialect_headers: tuple[tuple[bytes, bytes], ...] = ()
+    # Longest wait for a slot, None for the usual one.
+    queue_timeout_s: float | None = None
     # Writes an error into a stream, in the client's dialect.
     format_error_event: Callable[[errors.LlbError], bytes] = format_error_event
 

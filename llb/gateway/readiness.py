@@ -5,7 +5,8 @@ from __future__ import annotations
 from llb import errors
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
-from llb.wire import Capability, Model, ModelStatus, ReplicaState
+from llb.gateway.endpoints.registry import EndpointRegistry
+from llb.wire import Capability, Model, ModelObject, ModelStatus, ReplicaState
 
 ETA_UNKNOWN_RETRY_S = 5
 MAX_DOWNLOAD_RETRY_S = 60
@@ -14,20 +15,50 @@ MAX_DOWNLOAD_RETRY_S = 60
 class ModelReadiness:
     """Resolves the models that programs ask for, and refuses those that are not Ready."""
 
-    def __init__(self, view: ClusterView, admission: AdmissionController) -> None:
+    def __init__(
+        self, view: ClusterView, admission: AdmissionController, endpoints: EndpointRegistry
+    ) -> None:
         self._view = view
         self._admission = admission
+        self._endpoints = endpoints
 
     def ready_models(self) -> list[Model]:
+        """Return the models of the catalogue that can answer, here or at an endpoint."""
         return [
             model
             for model in self._view.list_models()
             if self._view.status_of(model.id).status is ModelStatus.READY
+            or self._endpoints.has_usable_place(model.id)
         ]
 
+    def list_model_objects(self, *, with_clouds: bool) -> list[ModelObject]:
+        """Return all models that can be used, those of the catalogue first."""
+        own = [ModelObject(id=model.id) for model in self.ready_models()]
+        return [*own, *self._endpoints.list_models(with_clouds=with_clouds)]
+
+    def endpoint_models(self, *, with_clouds: bool) -> list[Model]:
+        """Return the models that only endpoints have."""
+        return self._endpoints.usable_models(with_clouds=with_clouds)
+
+    def model_object(self, model: Model) -> ModelObject:
+        """Return one model as it is listed."""
+        places = self._endpoints.places_of(model.id)
+        if not model.is_external or not places:
+            return ModelObject(id=model.id)
+        return ModelObject(id=model.id, owned_by=next(iter(places.values())).endpoint.name)
+
     def resolve_model(self, name: str) -> Model:
-        """Return the model that `name` means, in any state; raises `ModelNotFound`."""
-        model = self._view.find_model(name)
+        """Return the model that `name` means, in any state; raises `ModelNotFound`.
+
+        A name with the prefix of an endpoint comes first, then the catalogue, then what only one endpoint
+        has. A model that is in the catalogue but was never pulled gives way to one that an endpoint has.
+        """
+        if self._endpoints.is_empty:
+            model = self._view.find_model(name)
+        else:
+            model = self._endpoints.find_by_full_name(name) or self._view.find_model(name)
+            if model is None or self._is_only_listed(model):
+                model = self._endpoints.find_by_bare_name(name) or model
         if model is None:
             raise errors.ModelNotFound(name)
         return model
@@ -41,6 +72,14 @@ class ModelReadiness:
         found = self._view.template_capabilities_of(model.id)
         return None if found is None else Capability.TOOL_USE in found
 
+    def _is_only_listed(self, model: Model) -> bool:
+        return (
+            not model.is_external
+            and not self._admission.serving_node_count(model.id)
+            and self._view.status_of(model.id).status is ModelStatus.AVAILABLE
+            and not self._endpoints.places_of(model.id)
+        )
+
     def max_context_length(self, model: Model) -> int | None:
         """Return the longest context that `model` can have on any node, in tokens; None if that is not known.
 
@@ -51,8 +90,14 @@ class ModelReadiness:
     def require_ready(self, model: Model) -> None:
         """Raise what the contract says of every status but Ready."""
         if self._admission.serving_node_count(model.id):
-            # A node serves it. Deriving the status would look at all nodes, for every request.
+            # A place serves it. Deriving the status would look at all nodes, for every request.
             return
+        if self._endpoints.places_of(model.id) and (
+            model.is_external or self._view.status_of(model.id).status is ModelStatus.AVAILABLE
+        ):
+            raise self._endpoints.unavailable_error(model.id)
+        if model.is_external:
+            raise errors.ModelNotFound(model.id)
         now = self._view.status_of(model.id)
         match now.status:
             case ModelStatus.READY:

@@ -21,6 +21,7 @@ MAX_SUSPECTED_CRASHES = 2
 # What one node answers with these need not hold for another node that has the model.
 NODE_SPECIFIC_ERRORS = (
     errors.UpstreamError,
+    errors.EndpointRateLimited,
     errors.NoNodeAvailable,
     errors.ModelLoading,
     errors.ModelFailed,

@@ -81,8 +81,10 @@ class RoutingCandidate:
     """Node or endpoint that has the model. Unless it is `loaded`, its engine takes `load_s` to load it.
 
     Candidates of a lower `priority` get requests only while those of a higher one have no free slot. A
-    candidate with twice the `weight` gets about twice the requests. `shared` limits all models of an endpoint
-    together. The tokens are those of its present requests, estimated on arrival. The performance model updates
+    candidate with twice the `weight` gets about twice the requests. `shared` limits all models of an
+    endpoint together.
+
+    The tokens are those of its present requests, estimated on arrival. The performance model updates
     `throughput`.
     """
 
@@ -230,11 +232,9 @@ def _finish_times_s(candidates: Sequence[RoutingCandidate], request: RequestEsti
     ]
 
 
-def _weighted_finish_times_s(
-    candidates: Sequence[RoutingCandidate], request: RequestEstimate
-) -> list[float]:
+def _weighted_finish_times_s(candidates: Sequence[RoutingCandidate], request: RequestEstimate) -> list[float]:
     finishes = _finish_times_s(candidates, request)
-    if all([candidate.weight == 1.0 for candidate in candidates]):
+    if all(candidate.weight == 1.0 for candidate in candidates):
         return finishes
     return [finish / candidate.weight for finish, candidate in zip(finishes, candidates, strict=True)]
 

@@ -125,7 +125,7 @@ class NewEndpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class EndpointPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Changes of an endpoint: an omitted field stays. A new `base_url` needs the `key` again, if there is one.
+    """Changes of an endpoint: an omitted field stays. With a new `base_url` the `key` must be given again.
 
     `mapped` maps names of models at the endpoint to models of the catalogue; None as a value removes one.
     """

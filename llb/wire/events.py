@@ -78,7 +78,7 @@ class MetricsUpdated(Struct, frozen=True, kw_only=True, tag="MetricsUpdated", ta
 
 
 class EndpointStatusChanged(Struct, frozen=True, kw_only=True, tag="EndpointStatusChanged", tag_field="type"):
-    """Change of an endpoint: its status, its name, its requests or its list of models. `removed`: it is gone."""
+    """Change of an endpoint: its status, its settings or its list of models. `removed`: it is gone."""
 
     seq: int = 0
     endpoint_id: str

@@ -88,6 +88,9 @@ async def run_fake_engine(handler: ResponseHandler, *, host: str = "127.0.0.1") 
             await serve_exchanges(reader, writer, number)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
+        except asyncio.CancelledError:
+            # asyncio logs a connection whose task was cancelled; `run_fake_engine` cancels it at its end.
+            pass
         finally:
             writer.transport.abort()
             async with state.changed:

@@ -24,6 +24,8 @@ from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter
 from llb.gateway.attempt import MAX_CONCURRENT_TOKEN_COUNTS, AttemptContext
 from llb.gateway.dispatcher import Dispatcher
+from llb.gateway.endpoints.exchange import EndpointContext
+from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.engine_routes import Operation
 from llb.gateway.http.client import HttpClient
 from llb.gateway.http.response import UpstreamResponse
@@ -166,6 +168,7 @@ class Gateway:
                 for node_id in node_ids
             }
         )
+        performance = PerformanceModel()
         self.context = AttemptContext(
             view=cast(ClusterView, view),
             admission=self.admission,
@@ -177,8 +180,11 @@ class Gateway:
             ),
             agent=cast(NodeAgent, SimpleNamespace(node_id=LOCAL, acquire_lease=self._acquire_lease)),
             node_connections=cast(NodeConnections, self.nodes),
-            performance=PerformanceModel(),
+            performance=performance,
             traffic=self.traffic,
+            endpoints=EndpointContext(
+                EndpointRegistry(self.admission, performance), cast(HttpClient, None), redact=str
+            ),
             load_timeout_s=5.0,
         )
         self.watched: list[OpenWork] = []

@@ -24,6 +24,9 @@ from llb.gateway.stream.sse import format_error_event
 from llb.security.permissions import Principal, has_scope
 from llb.wire import InferenceFields, Scope
 
+# Of Anthropic's dialect, passed on to endpoints that speak it.
+DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
+
 ErrorEventBuilder = Callable[[errors.LlbError], bytes]
 ExtraFieldsBuilder = Callable[[InferenceFields], Mapping[str, Any]]
 
@@ -74,6 +77,11 @@ async def build_call(
         operation=operation,
         stream=record.stream,
         key_id=request.ctx.principal.id,
+        dialect_headers=tuple(
+            (name.encode(), value.encode())
+            for name in DIALECT_HEADERS
+            if (value := request.headers.get(name)) is not None and value.isascii() and value.isprintable()
+        ),
         session=request.headers.get(SESSION_HEADER) or fields.prompt_cache_key,
         keep_alive=_requested_keep_alive(
             request.ctx.principal, fields.keep_alive if keep_alive is None else keep_alive

@@ -26,6 +26,7 @@ from llb.gateway.dialects import ollama_request, ollama_response
 from llb.gateway.dialects.ollama_response import ResponseShape
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.nodes.node_commands import NodeCommands
+from llb.security.permissions import has_scope
 from llb.wire import Scope
 
 # The version whose dialect this is. Clients derive the available features from it.
@@ -79,8 +80,9 @@ def ollama_blueprint(
 
     @requires_scope(Scope.INFERENCE)
     @schemas.TAGS_OPERATION
-    async def tags(_request: Request) -> HTTPResponse:
-        return json_response({"models": models.list_ready()})
+    async def tags(request: Request) -> HTTPResponse:
+        with_clouds = has_scope(request.ctx.principal, Scope.CLOUD)
+        return json_response({"models": models.list_ready(with_clouds=with_clouds)})
 
     @blueprint.get("/api/ps", name="ps")
     @requires_scope(Scope.INFERENCE)

@@ -40,16 +40,17 @@ class OllamaModels:
         self._memory_estimates = memory_estimates
         self._keep_alive_s = keep_alive_s
 
-    def list_ready(self) -> list[dict[str, Any]]:
-        """Return an entry for each Ready model."""
+    def list_ready(self, *, with_clouds: bool) -> list[dict[str, Any]]:
+        """Return an entry for each model that can be used."""
+        readiness = self._dispatcher.readiness
         return [
             {**self._base_entry(model), "modified_at": self._modified_at(model), "size": model.size_bytes}
-            for model in self._dispatcher.readiness.ready_models()
+            for model in (*readiness.ready_models(), *readiness.endpoint_models(with_clouds=with_clouds))
         ]
 
     async def show(self, model: Model) -> dict[str, Any]:
         """Return the details of one model, with the metadata of its file as far as they are known."""
-        metadata = await self._memory_estimates.get_model_metadata(model)
+        metadata = None if model.is_external else await self._memory_estimates.get_model_metadata(model)
         return {
             "modelfile": f"FROM {model.id}\n",
             "parameters": "",
@@ -92,8 +93,8 @@ class OllamaModels:
         }
 
     def _base_entry(self, model: Model) -> dict[str, Any]:
-        # Clients expect a tag in every name.
-        name = f"{model.id}:latest"
+        # Clients expect a tag in every name. Names at endpoints may have one already.
+        name = model.id if model.is_external else f"{model.id}:latest"
         return {
             "name": name,
             "model": name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -25,38 +25,47 @@ from llb.gateway.dialects.responses_answer import AnswerLimits, ResponsesAnswer,
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_event
+from llb.security.permissions import has_scope
 from llb.wire import InferenceFields, ModelObject, ModelObjects, Scope
 
+CloudListHeaders = Callable[[], Awaitable[dict[str, str]]]
 OPENAI_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank")
 RESPONSES_PATHS = ("/v1/responses", "/v1/responses/input_tokens")
 
 
-def openai_blueprint(handler: InferenceHandler) -> Blueprint:
-    """Routes of `/v1` that OpenAI's clients call."""
+def openai_blueprint(handler: InferenceHandler, cloud_list_headers: CloudListHeaders) -> Blueprint:
+    """Routes of `/v1` that OpenAI's clients call.
+
+    `cloud_list_headers` brings the lists of clouds up to date and returns the headers that tell their age.
+    """
     blueprint = Blueprint("openai")
     dispatcher = handler.dispatcher
 
-    def model_list_response() -> HTTPResponse:
-        models = dispatcher.readiness.ready_models()
-        return json_response(ModelObjects(data=tuple(ModelObject(id=model.id) for model in models)))
+    async def model_list_response(request: Request) -> HTTPResponse:
+        with_clouds = has_scope(request.ctx.principal, Scope.CLOUD)
+        headers = await cloud_list_headers() if with_clouds else {}
+        return json_response(
+            ModelObjects(data=tuple(dispatcher.readiness.list_model_objects(with_clouds=with_clouds))),
+            headers=headers,
+        )
 
     @blueprint.get("/v1/models", name="models")
     @requires_scope(Scope.INFERENCE)
     @ApiOperation("List the Ready models", response=ModelObjects)
-    async def list_models(_request: Request) -> HTTPResponse:
-        return model_list_response()
+    async def list_models(request: Request) -> HTTPResponse:
+        return await model_list_response(request)
 
     @blueprint.get("/v1/models/<model_id:path>", name="model")
     @requires_scope(Scope.INFERENCE)
     @ApiOperation("Show a Ready model", response=ModelObject, errors=READINESS_ERRORS)
-    async def get_model(_request: Request, model_id: str) -> HTTPResponse:
+    async def get_model(request: Request, model_id: str) -> HTTPResponse:
         if not model_id:
             # `/v1/models/`: for Sanic an empty path is a value of a path parameter, not a trailing slash.
-            return model_list_response()
+            return await model_list_response(request)
         # Clients encode the slash of `org/repo` as %2F.
         model = dispatcher.readiness.resolve_model(unquote(model_id))
         dispatcher.readiness.require_ready(model)
-        return json_response(ModelObject(id=model.id))
+        return json_response(dispatcher.readiness.model_object(model))
 
     @requires_scope(Scope.INFERENCE)
     async def infer(request: Request) -> None:

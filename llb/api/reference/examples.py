@@ -23,11 +23,13 @@ from llb.wire import (
     ConversationImport,
     ConversationMessage,
     ConversationPatch,
+    EndpointPatch,
     KeyLimitsPatch,
     KeyPatch,
     LoginRequest,
     ModelPatch,
     ModelStatus,
+    NewEndpoint,
     NewKey,
     NewUser,
     NodePatch,
@@ -94,6 +96,8 @@ EXAMPLES: tuple[Struct, ...] = (
         model_id="llama-3.2-1b", status=ModelStatus.REGISTERED, message="Model 'llama-3.2-1b' is registered"
     ),
     ModelPatch(pinned=True),
+    NewEndpoint(base_url="http://gpu-box:8000/v1", name="gpu-box", max_concurrency=64),
+    EndpointPatch(weight=2.0, mapped={"Qwen/Qwen3-8B": "qwen3-8b"}),
     NodePatch(name="attic", tags=("quiet",), draining=False),
     RequestPage(
         requests=(

@@ -54,6 +54,7 @@ TAG_DESCRIPTIONS = {
     "Ollama": "Ollama's dialect, with llb's API keys, for programs that support nothing else.",
     "Models": "The model catalogue, its states, and pulling and deleting models.",
     "Nodes": "The hosts that run models.",
+    "Endpoints": "Engines that other programs run, and clouds, as further places that answer.",
     "History": "The request log and usage.",
     "Playground": "Conversations, answers and presets of the user who is signed in.",
     "Accounts": "Sign-in, users, API keys and the audit trail.",
@@ -65,6 +66,7 @@ TAG_BY_BLUEPRINT = {
     "anthropic": "Inference",
     "audit": "Accounts",
     "conversations": "Playground",
+    "endpoints": "Endpoints",
     "joining": "Nodes",
     "keys": "Accounts",
     "live": "Models",
@@ -84,7 +86,8 @@ API_DESCRIPTION = """\
 A single address for the local language models of several machines.
 
 **Authentication.** Programs send an API key, as `Authorization: Bearer sk-…` or as `X-API-Key`; browsers \
-send the session cookie. A key has scopes: `inference`, `models:read`, `models:write`, `admin`. \
+send the session cookie. A key has scopes: `inference`, `cloud`, `models:read`, `models:write`, \
+`admin`. \
 `admin` includes all others; no other scope includes another. Each operation names the scope it needs.
 
 **Errors** are always `{"error": {"message", "type", "code"}}`, except in dialects with their own format. \

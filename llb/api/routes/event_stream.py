@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from msgspec import structs
@@ -40,7 +40,13 @@ class EventFeed:
     One counter numbers the messages of all subscribers, so `seq` grows for each of them.
     """
 
-    def __init__(self, event_bus: EventBus[Event], view: ClusterView) -> None:
+    def __init__(
+        self,
+        event_bus: EventBus[Event],
+        view: ClusterView,
+        list_endpoint_events: Callable[[], Sequence[Event]] = tuple,
+    ) -> None:
+        self._list_endpoint_events = list_endpoint_events
         self._event_bus = event_bus
         self._view = view
         self._seq = itertools.count(1)
@@ -73,7 +79,7 @@ class EventFeed:
         ]
         nodes = [self._view.build_node_event(node) for node in self._view.nodes.values()]
         metrics = [node.metrics for node in self._view.online_nodes() if node.metrics is not None]
-        return iter([*models, *nodes, *metrics])
+        return iter([*models, *nodes, *metrics, *self._list_endpoint_events()])
 
     async def _send_event(self, socket: Websocket, event: Event, status_only: bool) -> None:
         if status_only:

@@ -82,8 +82,13 @@ class EndpointExchange:
             raise await self._explain_failure(failure) from failure
         raise self._read_error(response, body)
 
-    async def relay(self, response: UpstreamResponse, sink: BodySink) -> RelayResult:
-        """Pass the answer on. Raises `EndpointFailed` or `EndpointTimeout` while nothing has been written."""
+    async def relay(
+        self, response: UpstreamResponse, sink: BodySink, *, on_client_left: Callable[[RelayResult], None]
+    ) -> RelayResult:
+        """Pass the answer on. Raises `EndpointFailed` or `EndpointTimeout` while nothing has been written.
+
+        For `on_client_left` see `relay_response`.
+        """
         endpoint, call = self.place.endpoint, self._call
         latency_ms = (time.monotonic() - self._sent_at) * 1000
         is_stream = is_event_stream(response)
@@ -106,6 +111,7 @@ class EndpointExchange:
                 format_error_event=call.format_error_event,
                 progress_filter=OpeningFilter(endpoint.name) if is_stream else None,
                 explain_failure=self._explain_failure,
+                on_client_left=on_client_left,
             )
             if result.error is None:
                 await answer.flush()

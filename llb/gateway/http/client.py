@@ -225,7 +225,7 @@ class HttpClient:
         hosts = [pool_key.host]
         if pool_key.is_external:
             # What is checked is what is dialled: a name may resolve to something else the next time.
-            hosts = await _resolve_allowed(pool_key.host, pool_key.port)
+            hosts = await resolve_allowed(pool_key.host, pool_key.port)
         is_tls = pool_key.trust_anchor is not None
         for number, host in enumerate(hosts, 1):
             try:
@@ -302,8 +302,8 @@ class HttpClient:
             del self._idle_pools[connection.pool_key]
 
 
-async def _resolve_allowed(host: str, port: int) -> list[str]:
-    """Return the addresses of an endpoint. Raises `AddressRefused` if one of them is forbidden."""
+async def resolve_allowed(host: str, port: int) -> list[str]:
+    """Return the addresses of an endpoint. Raises `AddressRefused` if one of them is forbidden, OSError."""
     infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
     if any(is_forbidden_address(address) for address in addresses):

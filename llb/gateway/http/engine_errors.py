@@ -130,6 +130,11 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
     return _invalid_request(error.message)
 
 
+def safe_message(message: str) -> str:
+    """Return the text of another program's error without addresses and paths of hosts, cut to a sentence."""
+    return _HOST_DETAILS.sub("…", message[:MAX_ECHO_CHARS])[:MAX_MESSAGE_CHARS]
+
+
 def _invalid_request(message: str) -> InvalidRequest:
     code = "invalid_request"
     json_exception = _JSON_EXCEPTION.search(message)

@@ -26,6 +26,7 @@ from prometheus_client.process_collector import ProcessCollector
 from llb.base.tasks import TaskSupervisor
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
+from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.engine_routes import OPERATION_OF_PATH, Operation
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.observability.state_collector import StateCollector
@@ -61,7 +62,9 @@ _DOWNLOADING_STATES = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 class Metrics:
     """Metrics registry of this process."""
 
-    def __init__(self, view: ClusterView, admission: AdmissionController) -> None:
+    def __init__(
+        self, view: ClusterView, admission: AdmissionController, endpoints: EndpointRegistry
+    ) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         labels = ("gen_ai_operation_name", "gen_ai_request_model")
         self._duration = Histogram(
@@ -145,7 +148,7 @@ class Metrics:
         self._view = view
         # by node and model
         self._last_reports: dict[tuple[str, str], ReplicaReport] = {}
-        self.registry.register(StateCollector(view, admission))
+        self.registry.register(StateCollector(view, admission, endpoints))
         ProcessCollector(registry=self.registry)
         self._tasks = TaskSupervisor("metrics")
 
@@ -202,9 +205,10 @@ class Metrics:
         self._duration_of(operation, model, record.error_code or "").observe(
             record.ended_at - record.started_at
         )
-        if record.node_id is not None or (record.queued_s and record.error_code in _QUEUE_EXIT_ERRORS):
+        is_placed = record.node_id is not None or record.endpoint_id is not None
+        if is_placed or (record.queued_s and record.error_code in _QUEUE_EXIT_ERRORS):
             self._queue_wait_of(model).observe(record.queued_s)
-        if record.node_id is None:
+        if not is_placed:
             return
         if (ttft_s := record.ttft_s()) is not None:
             self._first_token_of(operation, model).observe(ttft_s)

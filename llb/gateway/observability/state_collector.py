@@ -11,15 +11,19 @@ from prometheus_client.registry import Collector
 from llb import __version__
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
-from llb.wire import EngineState, NodeStatus, ReplicaState
+from llb.gateway.endpoints.registry import EndpointRegistry
+from llb.wire import EndpointStatus, EngineState, NodeStatus, ReplicaState
 
 
 class StateCollector(Collector):
     """Collector that reads the state at each scrape."""
 
-    def __init__(self, view: ClusterView, admission: AdmissionController) -> None:
+    def __init__(
+        self, view: ClusterView, admission: AdmissionController, endpoints: EndpointRegistry
+    ) -> None:
         self._view = view
         self._admission = admission
+        self._endpoints = endpoints
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -30,16 +34,50 @@ class StateCollector(Collector):
         yield build
         yield from self._collect_queues()
         yield from self._collect_nodes()
+        yield from self._collect_endpoints()
         yield from self._collect_replicas()
+
+    def _collect_endpoints(self) -> Iterator[Metric]:
+        by_endpoint = ("endpoint",)
+        status = GaugeMetricFamily(
+            "llb_endpoint_status", "1 for the status an endpoint has", labels=("endpoint", "status")
+        )
+        active = GaugeMetricFamily(
+            "llb_endpoint_active_requests", "Requests at an endpoint", labels=by_endpoint
+        )
+        slots = GaugeMetricFamily(
+            "llb_endpoint_slots", "Requests at a time that an endpoint may have now", labels=by_endpoint
+        )
+        latency = GaugeMetricFamily(
+            "llb_endpoint_latency_seconds", "Time to the head of its last answer", labels=by_endpoint
+        )
+        for endpoint in self._endpoints:
+            name = endpoint.name
+            present = self._endpoints.status_of(endpoint)
+            for endpoint_status in EndpointStatus:
+                status.add_metric((name, endpoint_status.value), present is endpoint_status)
+            active.add_metric((name,), endpoint.shared_slots.busy)
+            slots.add_metric((name,), endpoint.shared_slots.slots)
+            if endpoint.latency_ms is not None:
+                latency.add_metric((name,), endpoint.latency_ms / 1000)
+        yield from (status, active, slots, latency)
+
+    def _place_name(self, place_id: str) -> str:
+        endpoint = self._endpoints.get(place_id)
+        return self._view.node_name_of(place_id) if endpoint is None else endpoint.name
 
     def _collect_queues(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("llb_queue_depth", "Requests that wait for a slot", labels=("model",))
         slots = GaugeMetricFamily("llb_slots", "Slots for requests", labels=("node", "model"))
         busy = GaugeMetricFamily("llb_slots_busy", "Slots in use", labels=("node", "model"))
         for queue in self._admission.snapshot():
+            is_idle = not queue.queued and not any(usage.busy for usage in queue.nodes)
+            if is_idle and self._view.get_model(queue.model_id) is None:
+                # One of perhaps thousands of models of endpoints.
+                continue
             depth.add_metric((queue.model_id,), queue.queued)
             for usage in queue.nodes:
-                labels = (self._view.node_name_of(usage.node_id), queue.model_id)
+                labels = (self._place_name(usage.node_id), queue.model_id)
                 slots.add_metric(labels, usage.slots)
                 busy.add_metric(labels, usage.busy)
         yield from (depth, slots, busy)

@@ -7,12 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from llb.errors import EngineFailed, EngineTimeout, LlbError
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, TransportError, UpstreamTimeout
 from llb.gateway.stream.aggregator import StreamAggregator
-from llb.gateway.stream.disconnect_detection import ProgressFilter
 from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S, BodySink
 from llb.gateway.stream.sse import SSE_KEEPALIVE, SseFramer, format_error_event
 from llb.gateway.stream.start_event import StartEvent
@@ -48,6 +48,17 @@ class RelayResult:
     error: LlbError | None = None
 
 
+class OpeningEvents(Protocol):
+    """Filter of the events that precede the first token; see `ProgressFilter`."""
+
+    is_finished: bool
+    start_event: StartEvent | None
+
+    def filter_events(self, events: bytes) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
 async def explain_failure(failure: TransportError) -> LlbError:
     """Return the error for the client, without further evidence."""
     return error_from_transport_error(failure)
@@ -65,7 +76,7 @@ async def relay_response(
     idle_timeout_s: float = IDLE_TIMEOUT_S,
     first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
     format_error_event: Callable[[LlbError], bytes] = format_error_event,
-    progress_filter: ProgressFilter | None = None,
+    progress_filter: OpeningEvents | None = None,
     explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
     on_client_left: Callable[[RelayResult], None] = lambda _result: None,
 ) -> RelayResult:
@@ -179,7 +190,7 @@ async def _relay_events(
     keepalive_interval_s: float,
     idle_timeout_s: float,
     first_event_timeout_s: float,
-    progress_filter: ProgressFilter | None,
+    progress_filter: OpeningEvents | None,
 ) -> None:
     """Framer → progress filter → start event → usage parser → sink.
 

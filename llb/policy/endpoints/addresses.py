@@ -5,6 +5,7 @@ Addresses of the private network are allowed: engines run there.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import quote, urlsplit
@@ -18,6 +19,7 @@ _METADATA_ADDRESSES = frozenset(
 _NAT64 = IPv6Network("64:ff9b::/96")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 # What a path may have besides letters and digits; `%` belongs to an escape that is there already.
+_VERSION_SEGMENT = re.compile(r"v\d+\w*|openai")
 _PATH_CHARACTERS = "/-._~%:@!$&'()*+,;="
 
 
@@ -55,14 +57,18 @@ class BaseUrl:
     @property
     def api_path(self) -> str:
         """Path before `/chat/completions`: users give a base with and without `/v1`."""
-        if self.path.rpartition("/")[2] in ("v1", "openai") or "/v1beta/" in f"{self.path}/":
-            return self.path
-        return f"{self.path}/v1"
+        return self.path if _VERSION_SEGMENT.fullmatch(self._last_segment) else f"{self.path}/v1"
 
     @property
     def root_path(self) -> str:
         """Path before routes outside of `/v1`."""
-        return self.path.removesuffix("/v1")
+        if _VERSION_SEGMENT.fullmatch(self._last_segment):
+            return self.path[: -len(self._last_segment) - 1]
+        return self.path
+
+    @property
+    def _last_segment(self) -> str:
+        return self.path.rpartition("/")[2]
 
 
 def parse_base_url(text: str) -> BaseUrl:
@@ -115,6 +121,14 @@ def is_forbidden_address(text: str) -> bool:
 def is_private_address(text: str) -> bool:
     """Whether the address belongs to this host or to a private network. Raises ValueError if it is none."""
     return any(not address.is_global for address in _with_embedded(text))
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether `host` is a literal loopback address or `localhost`."""
+    try:
+        return any(address.is_loopback for address in _with_embedded(host))
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
 def _with_embedded(text: str) -> list[IPv4Address | IPv6Address]:

@@ -100,7 +100,7 @@ class EndpointHealth:
         """A check has failed."""
         return replace(
             self,
-            is_reachable=True if is_key_refused else False,
+            is_reachable=is_key_refused,
             misconfigured_until=math.inf if is_key_refused else None,
             failed_checks=self.failed_checks + 1,
             last_error=message,

@@ -21,4 +21,4 @@ NODE_NAME_SQL = f"""coalesce(
     (SELECT name FROM nodes WHERE nodes.id = {{id}}),
     (SELECT name FROM endpoints WHERE endpoints.id = {{id}}),
     (SELECT name FROM former_names WHERE former_names.id = {{id}}),
-    iif({{id}} IN ({', '.join(f"'{kind}'" for kind in CLOUD_KINDS)}), {{id}}, NULL))"""  # noqa: S608
+    iif({{id}} IN ({", ".join(f"'{kind}'" for kind in CLOUD_KINDS)}), {{id}}, NULL))"""  # noqa: S608

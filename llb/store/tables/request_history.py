@@ -22,10 +22,9 @@ MAX_FUTURE_US = 86_400 * MICROSECONDS_PER_S
 class RequestRow(Struct, frozen=True, kw_only=True, array_like=True):
     """One request. `id` is the Unix microsecond of its arrival.
 
-    `endpoint_id` is set in place of `node_id` where an endpoint answered.
-
-    `key_name`, `username` and `node_name` (that of the endpoint, if one answered) are joined when the row is read: the current name, or the last one
-    of a removed key, user or node.
+    `endpoint` is the route; `endpoint_id` is set in place of `node_id` where an endpoint answered.
+    `key_name`, `username` and `node_name` (that of the endpoint, if one answered) are joined when the row is
+    read: the current name, or the last one of a removed key, user, node or endpoint.
     """
 
     id: int

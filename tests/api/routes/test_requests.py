@@ -103,6 +103,7 @@ async def test_a_request_as_it_is_told(server: ApiServer, db: Database) -> None:
                 "ttft_ms": 20,
                 "duration_ms": 100,
                 "has_text": False,
+                "endpoint_id": None,
             }
         ],
         "next_cursor": None,
@@ -297,6 +298,7 @@ async def test_totals_as_they_are_told(server: ApiServer, db: Database) -> None:
         "cached_tokens": 30,
         "completion_tokens": 3,
         "duration_ms": 100,
+        "endpoint_id": None,
     }
     assert response.json == {
         "by": "model",

@@ -73,6 +73,8 @@ READINESS_ERRORS = (
     errors.ModelPending,
     errors.ModelFailed,
     errors.NoNodeAvailable,
+    errors.EndpointUnavailable,
+    errors.EndpointRateLimited,
 )
 INFERENCE_ERRORS = (
     *READINESS_ERRORS,
@@ -86,4 +88,8 @@ INFERENCE_ERRORS = (
     errors.RequestCrashesEngine,
     errors.TooManyCrashes,
     errors.EngineTimeout,
+    errors.EndpointFailed,
+    errors.EndpointTimeout,
+    errors.ProviderRejected,
+    errors.CloudNotAllowed,
 )
