@@ -83,7 +83,7 @@ from llb.node.replica_worker import DISK_RESERVE_BYTES
 from llb.policy.endpoints.addresses import BaseUrl, is_loopback_host
 from llb.security import tokens
 from llb.security.certificates import create_server_tls
-from llb.security.redaction import SecretRedactor
+from llb.security.redaction import SecretRedactor, redact_logs
 from llb.security.secret_box import KEY_FILE_NAME, SecretBox
 from llb.store.clock_keeper import ClockKeeper
 from llb.store.database import Database
@@ -119,7 +119,8 @@ class Balancer:
         self.catalog = load_catalog(config.catalog)
         self.local_token = tokens.new_local_token()
         self.event_bus: EventBus[Event] = EventBus()
-        self.log_buffer = LogBuffer(SecretRedactor().redact)
+        self.redactor = SecretRedactor()
+        self.log_buffer = LogBuffer(self.redactor.redact)
         self.db = Database(config.database_path)
         self.clock_keeper = ClockKeeper(self.db)
         self.hub = HubClient(config.hub_endpoint, config.hub_token)
@@ -209,7 +210,6 @@ class Balancer:
         self.capacity_sync = CapacitySync(
             self.view, self.admission, self.performance, self.node_connections, self.agent
         )
-        self.redactor = SecretRedactor()
         self.endpoint_service = EndpointService(
             self.db,
             self.endpoints,
@@ -382,6 +382,7 @@ class Balancer:
             await self.members.start(cluster_id, node_id, self.config.name)
             self.link_server.start(cluster_id)
             await self.registrations.start(cluster_id)
+            redact_logs(self.redactor, logging.getLogger().handlers)
             await self.endpoint_service.start()
             await self.agent.start(node_id)
             self.db.ballast.take_back(released_bytes)

@@ -44,7 +44,8 @@ from llb.wire.conversations import (
     Preset,
     PresetList,
 )
-from llb.wire.endpoints import (
+from llb.wire.endpoints.spill import ModelSpillRules, SpillRule, SpillRuleList, SpillRules, SpillTrigger
+from llb.wire.endpoints.views import (
     EndpointKeyView,
     EndpointKind,
     EndpointList,
@@ -53,12 +54,7 @@ from llb.wire.endpoints import (
     EndpointStatus,
     EndpointView,
     KeySource,
-    ModelSpillRules,
     NewEndpoint,
-    SpillRule,
-    SpillRuleList,
-    SpillRules,
-    SpillTrigger,
 )
 from llb.wire.events import (
     EndpointStatusChanged,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from llb.wire.endpoints import EndpointStatus
+from llb.wire.endpoints.views import EndpointStatus
 from llb.wire.states import EngineState, ModelStatus, NodeStatus
 from llb.wire.views import HfStats, ReachView
 

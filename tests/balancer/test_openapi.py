@@ -212,6 +212,10 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     await ask("GET", "/v1/models/te/st", 404)
     for path in sorted({*INFERENCE_OPERATIONS, *MESSAGES_OPERATIONS}):
         await ask("POST", path, 404, json={"model": "nothing", "messages": [], "prompt": "", "input": ""})
+    await ask("GET", "/api/endpoints", 200)
+    await ask("POST", "/api/endpoints", 400, json={"base_url": "http://127.0.0.1:1"})
+    for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/check")):
+        await ask(method, f"/api/endpoints/nothing{path}", 404, json={})
     for path in ("/api/version", "/api/tags", "/api/ps"):
         await ask("GET", path, 200)
     await ask("POST", "/api/show", 200, json={"model": "chat"})

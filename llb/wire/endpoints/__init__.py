@@ -1,0 +1,1 @@
+"""Endpoints and spill rules in the API."""
