@@ -4,7 +4,7 @@ import { html, render } from './lib/html.js';
 import { announcements } from './core/live-region.js';
 import { createApi } from './core/api.js';
 import { pickLocale, t, loadLocale } from './core/i18n.js';
-import { buildUrl, HOME_PATH, safeReturnUrl, startRouter } from './core/router.js';
+import { buildUrl, HOME_PATH, ownUrl, safeReturnUrl, startRouter } from './core/router.js';
 import { readPreference, savePreference } from './core/preferences.js';
 import { createStore } from './core/store.js';
 import { createDataSync } from './core/data-sync.js';
@@ -109,7 +109,7 @@ async function verifySession() {
 }
 
 function endSession({ sessionEnded }) {
-  const next = route?.page === 'login' ? route.query.next : location.pathname + location.search;
+  const next = route?.page === 'login' ? route.query.next : ownUrl(location);
   clearSession();
   store.dispatch({ type: 'signedOut', sessionEnded });
   router.go(buildUrl('/login', { next: next === HOME_PATH ? '' : next }), { replace: true });
@@ -210,7 +210,7 @@ const reloadButton = () =>
 
 function frame(state, content) {
   if (route.page === 'login') return content;
-  if (!state.me) return signedOutShell(content, location.pathname);
+  if (!state.me) return signedOutShell(content, route.path);
   return shell({
     state,
     route,

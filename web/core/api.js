@@ -1,5 +1,6 @@
 /** API client. Every failure, including a lost connection, is an `ApiError` with an error code of the API. */
 
+import { toBrowserPath } from '../lib/base-path.js';
 import { events } from './sse.js';
 
 export class ApiError extends Error {
@@ -22,7 +23,7 @@ export function createApi({ onSignedOut = () => {}, fetch = globalThis.fetch.bin
   async function send(method, path, body, signal) {
     let answer;
     try {
-      answer = await fetch(path, {
+      answer = await fetch(toBrowserPath(path), {
         method,
         signal,
         credentials: 'same-origin',

@@ -1,5 +1,7 @@
 /** Router: URL matching, and the few calls to the browser's history. */
 
+import { toBrowserPath, toOwnPath } from '../lib/base-path.js';
+
 /** URLs of the page; the server responds to each with index.html. */
 export const ROUTES = {
   '/login': { page: 'login' },
@@ -31,6 +33,7 @@ const ORIGIN = 'http://page.invalid';
 
 /** URL (path, query, fragment) → {path, page, tab, query}, or null if it is not one of the page's. */
 export function matchRoute(href) {
+  if (href === null) return null;
   const url = new URL(href, ORIGIN);
   const path = url.pathname === '/' ? HOME_PATH : url.pathname.replace(/\/+$/, '');
   const route = Object.hasOwn(ROUTES, path) ? ROUTES[path] : matchPattern(path);
@@ -53,6 +56,12 @@ export function buildUrl(path, query = {}) {
   return filled.length ? `${path}?${new URLSearchParams(filled)}` : path;
 }
 
+/** Path and query, without the base path, of `location` or a link; null if it is not one of llb. */
+export function ownUrl({ pathname, search }) {
+  const path = toOwnPath(pathname);
+  return path && path + search;
+}
+
 /** Where to go after signing in: always a URL of this page, never another site. */
 export function safeReturnUrl(next) {
   // Browsers treat `//host`, `/\host` and `/<tab>/host` as other sites. Hence the parser decides, not a
@@ -71,7 +80,7 @@ export function startRouter(onChange) {
   let current = null;
 
   const show = ({ back = false } = {}) => {
-    const route = matchRoute(location.href);
+    const route = matchRoute(ownUrl(location));
     // The server handles this URL.
     if (!route) return location.reload();
     const moved = !current || current.path !== route.path;
@@ -80,8 +89,8 @@ export function startRouter(onChange) {
   };
 
   const go = (to, { replace = false } = {}) => {
-    if (to === location.pathname + location.search) return;
-    history[replace ? 'replaceState' : 'pushState'](null, '', to);
+    if (to === ownUrl(location)) return;
+    history[replace ? 'replaceState' : 'pushState'](null, '', toBrowserPath(to));
     show();
   };
 
@@ -93,9 +102,10 @@ export function startRouter(onChange) {
     if (link.target || link.hasAttribute('download') || link.origin !== location.origin) return;
     // Link within the page.
     if (link.hash && link.pathname === location.pathname) return;
-    if (!matchRoute(link.href)) return;
+    const to = ownUrl(link);
+    if (!matchRoute(to)) return;
     event.preventDefault();
-    go(link.pathname + link.search);
+    go(to);
   });
   return { show, go };
 }

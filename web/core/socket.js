@@ -1,5 +1,7 @@
 /** Reconnecting WebSocket: detects silence, reconnects with back-off and jitter. */
 
+import { toBrowserPath } from '../lib/base-path.js';
+
 const INITIAL_DELAY_MS = 500;
 const MAX_DELAY_MS = 15_000;
 // Hidden pages get no animation frames, and their events must not pile up.
@@ -47,7 +49,7 @@ export function openSocket(path, { onHello, onEvents, onStatus, onLost }) {
     if (stopped) return;
     clearTimeout(retryTimer);
     onStatus({ status: 'connecting', since, retryAt: null });
-    const current = new WebSocket(new URL(path, location.href.replace(/^http/, 'ws')));
+    const current = new WebSocket(new URL(toBrowserPath(path), location.href.replace(/^http/, 'ws')));
     socket = current;
     restartSilenceTimer();
     current.onmessage = ({ data }) => {

@@ -14,10 +14,13 @@
  *   memo(deps, view): calls `view` only when one of `deps` has changed; where two memos alternate in
  *                 one place, `deps` has to distinguish them
  *   name=${v}     attribute; null, undefined and false remove it        ?name=${v}  boolean attribute
+ *                 (a URL with a path of llb gets the base path)
  *   .name=${v}    property, compared with the element's current value   @name=${f}  event listener
  *   --name=${v}   custom CSS property (the page's CSP forbids style attributes)
  *   ref=${f}      f(element), called once on creation, possibly before the element is in the document
  */
+
+import { toBrowserPath } from './base-path.js';
 
 const MARK = 'llb:';
 const policy = globalThis.trustedTypes?.createPolicy('llb', { createHTML: (text) => text });
@@ -103,7 +106,10 @@ function parse(strings, inSvg) {
       continue;
     }
     for (const { name, value } of [...node.attributes]) {
-      if (!value.includes(MARK)) continue;
+      if (!value.includes(MARK)) {
+        if (URLS.has(name)) node.setAttribute(name, toBrowserPath(value));
+        continue;
+      }
       const pieces = value.split(/llb:(\d+);/);
       const hole = { index, first: Number(pieces[1]), texts: pieces.filter((_, at) => at % 2 === 0) };
       node.removeAttribute(name);
@@ -216,7 +222,8 @@ class AttributePart {
     } else if (URLS.has(name) && !SAFE_URL.test(value)) {
       element.removeAttribute(name);
     } else {
-      element.setAttribute(name, value === true ? '' : value);
+      const text = value === true ? '' : value;
+      element.setAttribute(name, URLS.has(name) ? toBrowserPath(text) : text);
     }
   }
 }

@@ -1,6 +1,7 @@
 /** Dialog that creates an API key. The key is shown only once, in this dialog. */
 
 import { html } from '../../lib/html.js';
+import { serverUrl } from '../../lib/base-path.js';
 import { t } from '../../core/i18n.js';
 import { choices } from '../../components/forms/choices.js';
 import { copyBox } from '../../components/copy-button.js';
@@ -117,5 +118,5 @@ function curl(key, scopes) {
   const path = scopes.some((scope) => scope === 'inference' || scope === 'admin')
     ? '/v1/models'
     : '/api/models';
-  return `curl ${location.origin}${path} -H 'Authorization: Bearer ${key}'`;
+  return `curl ${serverUrl()}${path} -H 'Authorization: Bearer ${key}'`;
 }

@@ -1,6 +1,7 @@
 /** Operation: an expandable row with its details. */
 
 import { html } from '../../lib/html.js';
+import { serverUrl } from '../../lib/base-path.js';
 import { t } from '../../core/i18n.js';
 import { copyButton } from '../../components/copy-button.js';
 import { icon } from '../../components/icons.js';
@@ -31,7 +32,7 @@ const breakable = (path) => path.split(/(?<=\/)/).map((piece) => html`<span>${pi
 
 function operationBody(operation, ui) {
   const { id, text, parameters, body, example, responses, messages } = operation;
-  const curl = asCurl(location.origin, operation);
+  const curl = asCurl(serverUrl(), operation);
   const specificErrors = operation.errors.filter(({ code }) => !ui.commonErrors.has(code));
   return html`
     <div class="docs-details">

@@ -1,6 +1,7 @@
 /** Page of one model: what it is, what it needs, where it is, what it was used for, and code to call it. */
 
 import { each, html } from '../../lib/html.js';
+import { serverUrl } from '../../lib/base-path.js';
 import { f, t } from '../../core/i18n.js';
 import { codeBox, copyButton } from '../../components/copy-button.js';
 import { alertBox, emptyState, errorMessage } from '../../components/feedback.js';
@@ -115,7 +116,7 @@ export function createModelPage(app, actions, id) {
             >${t(`model.code.${name}`)}</button>`,
         )}
       </div>
-      ${codeBox(t(`model.code.${client}`), codeSample(client, model, location.origin))}
+      ${codeBox(t(`model.code.${client}`), codeSample(client, model, serverUrl()))}
       <p class="soft">${t('model.code.key')} <a href="/access">${t('requests.first.key')}</a></p>`;
   }
 }

@@ -1,6 +1,7 @@
 /** Parameter panel: system prompt and sampling parameters, stored with the conversation. */
 
 import { html } from '../../lib/html.js';
+import { serverUrl } from '../../lib/base-path.js';
 import { f, t } from '../../core/i18n.js';
 import { copyButton } from '../../components/copy-button.js';
 import { nextRequestBody, parseNumber, PARAMETERS } from './chat-request.js';
@@ -55,11 +56,11 @@ export const parameterPanel = ({ conversation, model, draft, invalidInputs, onCh
       <h2>${t('playground.as_code')}</h2>
       <div class="buttons">
         ${copyButton(
-          () => asCurl(location.origin, nextRequest(model, conversation, draft)),
+          () => asCurl(serverUrl(), nextRequest(model, conversation, draft)),
           t('playground.copy_curl'),
         )}
         ${copyButton(
-          () => asPython(location.origin, nextRequest(model, conversation, draft)),
+          () => asPython(serverUrl(), nextRequest(model, conversation, draft)),
           t('playground.copy_python'),
         )}
       </div>

@@ -1,6 +1,7 @@
 /** Instructions for the first request, shown until there is one. */
 
 import { html } from '../../lib/html.js';
+import { serverUrl } from '../../lib/base-path.js';
 import { t } from '../../core/i18n.js';
 import { buildUrl } from '../../core/router.js';
 import { copyButton } from '../../components/copy-button.js';
@@ -42,7 +43,7 @@ const canTalk = ({ status, model }) => status === 'Ready' && model.capabilities.
 function curl(id) {
   const body = { model: id, messages: [{ role: 'user', content: t('requests.first.question') }] };
   return [
-    `curl ${location.origin}/v1/chat/completions \\`,
+    `curl ${serverUrl()}/v1/chat/completions \\`,
     "  -H 'Authorization: Bearer sk-…' \\",
     "  -H 'Content-Type: application/json' \\",
     `  -d '${JSON.stringify(body).replaceAll("'", "'\\''")}'`,
