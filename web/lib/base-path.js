@@ -1,8 +1,8 @@
 /**
  * Base path: the path below which a reverse proxy serves llb, such as `/llb`; empty without one.
  *
- * Paths in this code are those of llb, such as `/models`. They become addresses of the browser in four places:
- * links (lib/html.js), requests (core/api.js), WebSockets (core/socket.js) and the router.
+ * Paths in this code are those of llb, such as `/models`. They become addresses of the browser in four
+ * places: links (lib/html.js), requests (core/api.js), WebSockets (core/socket.js) and the router.
  */
 
 /** Base path by the URL of this module, to which the page links relative to its own address. */
