@@ -204,6 +204,16 @@ def test_words_for_errors_are_for_errors_that_there_are() -> None:
     assert words - codes == {"network", "unexpected"}
 
 
+def test_every_error_code_has_a_label() -> None:
+    codes = {
+        each.code
+        for each in vars(errors).values()
+        if isinstance(each, type) and issubclass(each, errors.LlbError)
+    }
+    texts = load_languages()[SOURCE_LOCALE].texts
+    assert {code for code in codes if f"code.{code}" not in texts} == set()
+
+
 # --- visible texts in code ---------------------------------------------------------------------------
 
 SPOKEN = {

@@ -224,7 +224,7 @@ async def test_the_history_grows_while_one_looks_and_can_be_filtered(
     await expect(history(page)).to_have_count(1)
     await expect(history(page).first).to_contain_text("Chatterbox")
     await expect(history(page).first).to_contain_text("Command line")
-    await expect(history(page).first).to_contain_text("200")
+    await expect(history(page).first).to_contain_text("OK")
     usage = page.get_by_role("region", name="Usage", exact=True)
     await expect(usage).to_contain_text("Chatterbox")
 
@@ -236,7 +236,7 @@ async def test_the_history_grows_while_one_looks_and_can_be_filtered(
     await expect(history(page)).to_have_count(3)
     await page.get_by_role("combobox", name="Result").select_option(label="Failed")
     await expect(history(page)).to_have_count(1)
-    await expect(history(page).first).to_contain_text("404 model_not_found")
+    await expect(history(page).first).to_contain_text("Unknown model")
     await expect(page).to_have_url(re.compile(r"/requests\?status=error$"))
     await page.reload()
     await expect(history(page)).to_have_count(1)

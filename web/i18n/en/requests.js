@@ -58,6 +58,8 @@ export default {
   'usage.no_model': 'Unknown model',
   'usage.no_node': 'No node',
 
+  'log.ok': 'OK',
+  'log.lines': 'Log',
   'log.title': 'History',
   'log.table': 'History as a table',
   'log.filter.model': 'Model',

@@ -58,6 +58,8 @@ export default {
   'usage.no_model': '不明なモデル',
   'usage.no_node': 'ノードなし',
 
+  'log.ok': '成功',
+  'log.lines': 'ログ',
   'log.title': '履歴',
   'log.table': '履歴の表',
   'log.filter.model': 'モデル',

@@ -2,7 +2,7 @@
 
 import { html } from '../../lib/html.js';
 import { f, hasText, t } from '../../core/i18n.js';
-import { badge } from '../../components/badges.js';
+import { badge, errorCodeText } from '../../components/badges.js';
 import { dataTable } from '../../components/data-table.js';
 import { buildUrl } from '../../core/router.js';
 import { createRemoteList } from './remote-list.js';
@@ -74,7 +74,8 @@ function actionCell({ action, target }) {
 function resultCell({ result }) {
   if (result === 'ok') return html`<span class="soft">${t('audit.ok')}</span>`;
   const key = `audit.result.${keyPart(result)}`;
-  return badge('bad', hasText(key) ? t(key) : result);
+  const reason = hasText(key) ? t(key) : errorCodeText(result);
+  return html`<span title=${result}>${badge('bad', t('audit.failed', { reason }))}</span>`;
 }
 
 const keyPart = (name) => name.replace(/\W+/g, '_');

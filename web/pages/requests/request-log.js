@@ -2,9 +2,9 @@
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { buildUrl } from '../../core/router.js';
+import { buildUrl, logsPath } from '../../core/router.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
-import { badge } from '../../components/badges.js';
+import { badge, errorCodeText } from '../../components/badges.js';
 
 const PAGE_SIZE = 50;
 const FILTERS = ['model', 'key', 'status'];
@@ -100,7 +100,7 @@ export function createRequestLog(app, route) {
           <tbody>${each(
             rows,
             ({ id }) => id,
-            (entry) => row(entry, models),
+            (entry) => row(entry, models, app.can('admin')),
           )}</tbody>
         </table>
       </div>
@@ -153,7 +153,7 @@ function modelOptions(models, chosen) {
   return !chosen || known.some(([id]) => id === chosen) ? known : [...known, [chosen, chosen]];
 }
 
-function row(entry, models) {
+function row(entry, models, maySeeLogs) {
   const { model, status, error_code: code, prompt_tokens: prompt, cached_tokens: cached } = entry;
   return html`
     <tr>
@@ -161,7 +161,7 @@ function row(entry, models) {
       <td>${models.get(model)?.model.name ?? model ?? '–'}</td>
       <td>${who(entry)}</td>
       <td>${entry.node_name ?? '–'}</td>
-      <td>${code === null ? badge('good', String(status)) : badge('bad', `${status} ${code}`)}</td>
+      <td>${code === null ? badge('good', t('log.ok')) : failure(entry, maySeeLogs)}</td>
       <td class="number">${f.number(prompt)}${
         cached ? html` <small class="soft">${t('log.cached', { tokens: f.number(cached) })}</small>` : null
       }</td>
@@ -170,6 +170,15 @@ function row(entry, models) {
       <td class="number nowrap">${entry.duration_ms === null ? '–' : f.milliseconds(entry.duration_ms)}</td>
     </tr>`;
 }
+
+/** What went wrong, with status and code on request, and the way to the log lines of the request. */
+const failure = ({ status, error_code: code, node_id: node, request_id: request }, maySeeLogs) => html`
+  <span title=${`${status} ${code}`}>${badge('bad', errorCodeText(code))}</span>
+  ${
+    maySeeLogs && node && request
+      ? html`<a class="log-link" href=${buildUrl(logsPath(node), { q: request })}>${t('log.lines')}</a>`
+      : null
+  }`;
 
 function who({ key_name: key, user }) {
   if (key) return key;
