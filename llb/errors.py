@@ -9,6 +9,7 @@ Each class and the code that clients see:
     │   ├── ModelNotRegistered     model_not_registered
     │   ├── AlreadyRegistered      model_already_registered
     │   ├── ContextLengthExceeded  context_length_exceeded
+    │   ├── ToolsNotSupported      tools_not_supported
     │   ├── InvalidApiKey          invalid_api_key
     │   │   └── InvalidJoinToken   invalid_join_token
     │   ├── InvalidCredentials     invalid_credentials
@@ -168,6 +169,19 @@ class ContextLengthExceeded(InvalidRequest):
             f"the context length is {context_length} tokens",
             prompt_tokens=prompt_tokens,
             context_length=context_length,
+        )
+
+
+class ToolsNotSupported(InvalidRequest):
+    """The request insists on a tool call, and the model's chat template has no tools."""
+
+    code = "tools_not_supported"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The chat template of this model has no tools, so it cannot be made to call one: use a model "
+            "with the capability ToolUse, or leave the choice to it (tool_choice auto)",
+            param="tool_choice",
         )
 
 

@@ -40,6 +40,7 @@ from llb.wire import (
     ReplicaReport,
     ReplicaState,
     ReplicaView,
+    TemplateSupport,
     placeholder_hello,
 )
 
@@ -390,6 +391,16 @@ class ClusterView:
             if report.template_capabilities is not None:
                 return report.template_capabilities
         return None
+
+    def template_support_of(self, model_id: str) -> TemplateSupport | None:
+        """What the chat template of a model prints, as an engine or else its text says; None if unknown."""
+        for node in self.nodes.values():
+            engine = node.engines.get(model_id)
+            if engine is not None and engine.template is not None:
+                return engine.template
+        return next(
+            (report.template for _, report in self.replicas_of(model_id) if report.template is not None), None
+        )
 
     def list_models(self) -> list[Model]:
         """All models in catalogue order, then registered models that the catalogue no longer contains."""

@@ -498,6 +498,7 @@ class ModelEngine:
             progress=self.load_progress(),
             error=self.rejection_reason or (failure.message if failure is not None else None),
             pinned=self.pinned,
+            template=process.ready.template if process.ready is not None else None,
         )
 
     def load_progress(self) -> float | None:

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
+from llb.wire import TemplateSupport
+
 # Exit statuses of the worker beside 0, which it returns when its stdin ends.
 EXIT_BAD_SPEC = 2
 EXIT_LOAD_REJECTED = 3
@@ -72,3 +74,5 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     context_length: int
     slots: int
+    # None for an engine without chats, and for a template that the server could not try.
+    template: TemplateSupport | None = None

@@ -31,6 +31,7 @@ from llb.engine.spec import (
     PoolingType,
     WorkerReady,
 )
+from llb.engine.template_trial import try_template
 
 # llama.cpp's `verbosity`: 1 errors, 2 warnings, 3 events, 4 everything about the model.
 LLAMA_LOG_VERBOSITY = 3
@@ -232,18 +233,27 @@ def _start_props_query(spec: EngineSpec) -> Callable[[str], bytes]:
 
 
 def _query_server_props(address: str, spec: EngineSpec) -> bytes:
-    """Return the ready report, with the context length per slot that the server has in effect."""
+    """Return the ready report: the context length per slot in effect, and what the chat template prints."""
     parts = urlsplit(address)
     host, port = parts.hostname or "127.0.0.1", parts.port or 0
-    connection = http.client.HTTPConnection(host, port, timeout=PROPS_TIMEOUT_S)
+
+    def connect() -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(host, port, timeout=PROPS_TIMEOUT_S)
+
+    connection = connect()
     try:
         connection.request("GET", "/props", headers={"Authorization": f"Bearer {spec.api_key}"})
         props = msgspec.json.decode(connection.getresponse().read())
     finally:
         connection.close()
-    context_length = int(props["default_generation_settings"]["n_ctx"])
-    slots = int(props["total_slots"])
-    return msgspec.json.encode(WorkerReady(host=host, port=port, context_length=context_length, slots=slots))
+    ready = WorkerReady(
+        host=host,
+        port=port,
+        context_length=int(props["default_generation_settings"]["n_ctx"]),
+        slots=int(props["total_slots"]),
+        template=try_template(connect, spec.api_key, props) if spec.kind is EngineKind.CHAT else None,
+    )
+    return msgspec.json.encode(ready)
 
 
 def _redirect_stdout() -> BinaryIO:

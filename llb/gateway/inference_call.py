@@ -36,6 +36,8 @@ class InferenceCall:
     queue_timeout_s: float | None = None
     # Writes an error into a stream, in the client's dialect.
     format_error_event: Callable[[errors.LlbError], bytes] = format_error_event
+    # What the client asked for and does not get, for a header of the answer.
+    ignored: tuple[str, ...] = ()
 
     @property
     def max_completion_tokens(self) -> int | None:

@@ -6,7 +6,7 @@ from llb import errors
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.registry import EndpointRegistry
-from llb.wire import Capability, Model, ModelObject, ModelStatus, ReplicaState
+from llb.wire import Capability, Model, ModelObject, ModelStatus, ReplicaState, TemplateSupport
 
 ETA_UNKNOWN_RETRY_S = 5
 MAX_DOWNLOAD_RETRY_S = 60
@@ -67,10 +67,9 @@ class ModelReadiness:
         """Return what a model can do, with what its chat template has where its files are known."""
         return self._view.capabilities_of(model)
 
-    def supports_tools(self, model: Model) -> bool | None:
-        """Return whether the chat template of a model has tools; None while that is unknown."""
-        found = self._view.template_capabilities_of(model.id)
-        return None if found is None else Capability.TOOL_USE in found
+    def template_support(self, model: Model) -> TemplateSupport | None:
+        """Return what the chat template of a model prints; None while that is unknown."""
+        return self._view.template_support_of(model.id)
 
     def _is_only_listed(self, model: Model) -> bool:
         return (

@@ -1,6 +1,6 @@
 """GGUF files: header, metadata, and the shape of a model for `llb.policy.memory`."""
 
-from llb.gguf.chat_template import template_capabilities
+from llb.gguf.chat_template import template_capabilities, template_support
 from llb.gguf.header import INITIAL_READ_BYTES, MAX_HEADER_BYTES, GgufError, NeedMoreData
 from llb.gguf.metadata import GgufBlock, GgufMetadata, check_complete, read_metadata
 from llb.gguf.shape import build_model_shape
@@ -18,4 +18,5 @@ __all__ = [
     "read_metadata",
     "shards_of",
     "template_capabilities",
+    "template_support",
 ]

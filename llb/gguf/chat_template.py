@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from llb.wire import TEMPLATE_CAPABILITIES, Capability
+from llb.wire import TEMPLATE_CAPABILITIES, Capability, TemplateSupport
 
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 # A statement or an expression. Text outside of them may mention tools in prose.
@@ -22,6 +22,9 @@ _REASONING = re.compile(
     r"</?(?:seed:)?think(?:ing)?>|\[/?THINK\]|<\|(?:START|END)_THINKING\|>|<\|channel\|?>|<\|think\|>"
     r"|\breasoning_content\b|\breasoning_effort\b|\benable_thinking\b"
 )
+
+# Messages with which a template refuses a conversation.
+_COMPLAINT = re.compile(r"raise_exception\(\s*(?:'([^']{0,500})'|\"([^\"]{0,500})\")")
 
 
 def template_capabilities(templates: Iterable[str | None]) -> tuple[Capability, ...]:
@@ -37,3 +40,19 @@ def template_capabilities(templates: Iterable[str | None]) -> tuple[Capability, 
         if _REASONING.search(text):
             found.add(Capability.REASONING)
     return tuple(capability for capability in TEMPLATE_CAPABILITIES if capability in found)
+
+
+def template_support(templates: Iterable[str | None]) -> TemplateSupport:
+    """Return what the templates print as far as their text says it, until an engine has tried them."""
+    present = [template for template in templates if template is not None]
+    complaints = " ".join(
+        single or double for template in present for single, double in _COMPLAINT.findall(template)
+    ).lower()
+    alternates = "alternat" in complaints
+    insists = alternates or "system" in complaints or "beginning" in complaints
+    return TemplateSupport(
+        tools=Capability.TOOL_USE in template_capabilities(present),
+        several_system=not insists,
+        late_system=not insists,
+        consecutive_roles=not alternates,
+    )

@@ -12,7 +12,15 @@ from llb.node.download.file_download import FileDownload
 from llb.node.files import FileStamp
 from llb.node.sharing.growing_file import GrowingFile
 from llb.store.tables.replicas import FileFingerprint, ReplicaRecord
-from llb.wire import Capability, DesiredModel, EngineReport, FileSpec, ReplicaReport, ReplicaState
+from llb.wire import (
+    Capability,
+    DesiredModel,
+    EngineReport,
+    FileSpec,
+    ReplicaReport,
+    ReplicaState,
+    TemplateSupport,
+)
 
 # A replica whose files are already on disk goes from wanted to verifying without a download.
 TRANSITIONS: Mapping[ReplicaState, frozenset[ReplicaState]] = MappingProxyType(
@@ -83,6 +91,7 @@ class Replica:
         self.engine: EngineReport | None = None
         # Read from the header of the files before they are served.
         self.template_capabilities: tuple[Capability, ...] | None = None
+        self.template: TemplateSupport | None = None
         # The balancer wants the model deleted.
         self.is_deleting = False
         # Held by the task that works on the files.
@@ -167,4 +176,5 @@ class Replica:
             engine=self.engine,
             last_used=self.last_used,
             template_capabilities=self.template_capabilities,
+            template=self.template,
         )

@@ -78,7 +78,7 @@ class ReplicaWorker:
             and await self.check_files(replica)
         ):
             replica.attempt = desired_model.attempt
-            await self._read_template_capabilities(replica)
+            await self._read_template(replica)
             self._start_serving(replica, desired_model)
             self._on_replica_changed(replica)
             return
@@ -194,18 +194,18 @@ class ReplicaWorker:
             await replica.transition(ReplicaState.ERROR, error=reason)
             await self._engine_pool.remove_model(replica.model_id, grace_s=0)
 
-    async def _read_template_capabilities(self, replica: Replica) -> None:
-        """Read from the header of the first file which capabilities the chat template has."""
+    async def _read_template(self, replica: Replica) -> None:
+        """Read from the header of the first file what its chat template can do."""
         path = self._files.file_path(replica.model_id, replica.files[0].name)
         try:
             metadata = await asyncio.to_thread(_read_header, path)
         except (OSError, gguf.GgufError, gguf.NeedMoreData):
             # A file that cannot be read is reported when it is loaded.
-            replica.template_capabilities = None
-        else:
-            replica.template_capabilities = gguf.template_capabilities(
-                (metadata.chat_template, metadata.tool_template)
-            )
+            replica.template_capabilities = replica.template = None
+            return
+        templates = (metadata.chat_template, metadata.tool_template)
+        replica.template_capabilities = gguf.template_capabilities(templates)
+        replica.template = gguf.template_support(templates)
 
     def _start_serving(self, replica: Replica, desired_model: DesiredModel) -> None:
         paths = [self._files.file_path(replica.model_id, file.name) for file in replica.files]
@@ -237,7 +237,7 @@ class ReplicaWorker:
         except gguf.GgufError as error:
             await replica.transition(ReplicaState.ERROR, error=f"The file cannot be used: {error}")
             return
-        await self._read_template_capabilities(replica)
+        await self._read_template(replica)
         await replica.transition(ReplicaState.READY, files=fingerprints)
         self._start_serving(replica, desired_model)
 

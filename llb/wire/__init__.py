@@ -96,7 +96,15 @@ from llb.wire.link import (
 )
 from llb.wire.logs import LogLevel, LogLine, LogPage
 from llb.wire.models import TEMPLATE_CAPABILITIES, Capability, Model, Platform
-from llb.wire.nodes import EngineDevice, EngineInfo, EngineReport, Gpu, Hardware, Meters
+from llb.wire.nodes import (
+    EngineDevice,
+    EngineInfo,
+    EngineReport,
+    Gpu,
+    Hardware,
+    Meters,
+    TemplateSupport,
+)
 from llb.wire.requests import (
     RequestDetail,
     RequestPage,
@@ -264,6 +272,7 @@ __all__ = [
     "SpillRules",
     "SpillTrigger",
     "SystemView",
+    "TemplateSupport",
     "UsageBucket",
     "UsageBy",
     "UsageReport",

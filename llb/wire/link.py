@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct, structs
 
 from llb.wire.models import Capability
-from llb.wire.nodes import EngineReport, Hardware, Meters
+from llb.wire.nodes import EngineReport, Hardware, Meters, TemplateSupport
 from llb.wire.states import ReplicaState
 
 # A balancer also speaks the previous version, so that hosts can be upgraded one by one.
@@ -121,6 +121,7 @@ class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
     last_used: float | None = None
     # What the chat template has; None while that is unknown, and from a node of an earlier version.
     template_capabilities: tuple[Capability, ...] | None = None
+    template: TemplateSupport | None = None
 
     @property
     def progress(self) -> float:

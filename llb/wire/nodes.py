@@ -60,6 +60,18 @@ class Meters(Struct, frozen=True, kw_only=True):
     gpu_memory_usage: float | None = None
 
 
+class TemplateSupport(Struct, frozen=True, kw_only=True):
+    """What the chat template of a model prints; it refuses or leaves out everything else."""
+
+    # Tools and the calls of earlier turns.
+    tools: bool = True
+    # Several system messages at the front, and one after the first turn.
+    several_system: bool = True
+    late_system: bool = True
+    # Two turns of the same role that follow each other.
+    consecutive_roles: bool = True
+
+
 class EngineReport(Struct, frozen=True, kw_only=True):
     model_id: str
     state: EngineState
@@ -70,3 +82,5 @@ class EngineReport(Struct, frozen=True, kw_only=True):
     progress: float | None = None
     error: str | None = None
     pinned: bool = False
+    # As tried by the engine; None while it is not loaded, and from a node of an earlier version.
+    template: TemplateSupport | None = None

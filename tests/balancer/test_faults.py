@@ -23,7 +23,9 @@ async def test_a_missing_repository_is_an_error_and_a_retry_succeeds(
     await llb.register_model("tiny")
     await llb.wait_for_status("tiny", "Error")
     assert (await status_of(llb))[1].startswith("The Hub has no repository test/tiny")
-    answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
+    answer = await llb.http.post(
+        "/v1/chat/completions", json={"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_error")
     assert "retry-after" not in answer.headers
     hub.add_repo("test/tiny", {"tiny.gguf": tiny_gguf(TINY_BYTES)})
@@ -59,7 +61,9 @@ async def test_the_network_never_ends_a_pull(llb: RunningBalancer, hub: HubStand
         lambda: (llb.app.view.status_of("tiny").error or "").startswith("waiting for the network: ")
     )
     assert (await status_of(llb))[0] == "Registered"
-    answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
+    answer = await llb.http.post(
+        "/v1/chat/completions", json={"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_pending")
     assert "waiting for the network" in answer.json()["error"]["message"]
     hub.listen()
@@ -136,7 +140,9 @@ async def test_a_missing_file_is_an_error_and_a_retry_succeeds(make_llb: Balance
 async def test_a_missing_file_is_detected_by_the_first_request(llb: RunningBalancer) -> None:
     await llb.pull_model("tiny")
     (llb.home / "models" / "tiny" / "tiny.gguf").unlink()
-    answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
+    answer = await llb.http.post(
+        "/v1/chat/completions", json={"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_error")
     assert "file missing" in answer.json()["error"]["message"]
     await llb.wait_for_status("tiny", "Error")
@@ -240,7 +246,9 @@ async def test_a_model_without_enough_memory_is_not_ready(make_llb: BalancerFact
     llb = await make_llb(memory_limit_bytes=1_000_000).start()
     await llb.wait_until_online()
     assert await status_of(llb) == ("Registered", "waiting for a node with enough memory and disk")
-    answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
+    answer = await llb.http.post(
+        "/v1/chat/completions", json={"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_node_available")
     assert "enough memory" in answer.json()["error"]["message"]
     await llb.stop()

@@ -161,7 +161,7 @@ def test_errors_are_the_clients_own(served: RunningLlb, client: Anthropic) -> No
     ):
         stream.get_final_message()
     with pytest.raises(anthropic.BadRequestError, match="must not be negative"):
-        ask(max_tokens=-1)
+        ask(max_tokens=-3)
     with pytest.raises(anthropic.BadRequestError, match="'messages' is required"):
         client.post("/v1/messages", cast_to=object, body={"model": "smollm2", "max_tokens": 2})
 

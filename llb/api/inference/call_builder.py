@@ -7,22 +7,29 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from sanic import Request
 
 from llb import errors
 from llb.api.inference.body_size import require_fitting_text, strip_images
-from llb.api.inference.request_validation import validate_request
+from llb.api.inference.request_validation import check_sizes, validate_request
 from llb.api.reference.schemas.common import SESSION_HEADER
-from llb.api.request_body import LargeBodyWorker, decode_json
+from llb.api.request_body import LargeBodyWorker, RawFields, decode_json
 from llb.base.units import parse_duration
 from llb.engine.model_engine import KeepAlive
 from llb.gateway.engine_routes import OPERATION_OF_PATH, require_capability
 from llb.gateway.inference_call import InferenceCall
+from llb.gateway.normalization.request import NormalizedBody, normalize_request
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_error_event
 from llb.security.permissions import Principal, has_scope
-from llb.wire import InferenceFields, Scope
+from llb.wire import InferenceFields, Scope, TemplateSupport
+
+
+class _ModelName(Struct):
+    model: str
+
 
 # Of Anthropic's dialect, passed on to endpoints that speak it.
 DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
@@ -50,17 +57,23 @@ async def build_call(
     of a model that is not Ready.
     """
     operation = OPERATION_OF_PATH[path]
-    stripped = await worker.run(len(body), lambda: strip_images(body))
-    fields = await worker.run(len(stripped), lambda: decode_json(stripped, InferenceFields))
-    record.requested_model = requested_model or fields.model
-    record.stream = fields.stream and operation.generates_text
-    replaced = await worker.run(len(stripped), lambda: validate_request(fields, stripped))
-    model = readiness.resolve_model(fields.model)
+    given = body
+    stripped = await worker.run(len(given), lambda: strip_images(given))
+    name = (await worker.run(len(stripped), lambda: decode_json(stripped, _ModelName))).model
+    record.requested_model = requested_model or name
+    model = readiness.resolve_model(name)
     record.model_id = model.id
     require_capability(model, operation)
     readiness.require_ready(model)
+    body, stripped, ignored = await _normalize(
+        worker, path, given, stripped, readiness.template_support(model)
+    )
+    text = stripped
+    fields = await worker.run(len(text), lambda: decode_json(text, InferenceFields))
+    record.stream = fields.stream and operation.generates_text
+    replaced = await worker.run(len(text), lambda: validate_request(fields, text))
     context_length = readiness.max_context_length(model)
-    await worker.run(len(stripped), lambda: require_fitting_text(stripped, operation, context_length))
+    await worker.run(len(stripped), lambda: require_fitting_text(text, operation, context_length))
     if extra_fields is not None:
         replaced |= extra_fields(fields)
     if fields.model != model.id:
@@ -87,7 +100,28 @@ async def build_call(
             request.ctx.principal, fields.keep_alive if keep_alive is None else keep_alive
         ),
         format_error_event=format_error_event,
+        ignored=ignored,
     )
+
+
+async def _normalize(
+    worker: LargeBodyWorker, path: str, body: bytes, stripped: bytes, support: TemplateSupport | None
+) -> tuple[bytes, bytes, tuple[str, ...]]:
+    """Return a body as the engine reads it, the same without images, and what the client does not get."""
+
+    def normalize(document: bytes) -> NormalizedBody:
+        raw_fields = decode_json(document, RawFields)
+        check_sizes(raw_fields)
+        return normalize_request(path, raw_fields, support)
+
+    normalized = await worker.run(len(stripped), lambda: normalize(stripped))
+    if normalized.body is None:
+        return body, stripped, normalized.ignored
+    if stripped is body:
+        return normalized.body, normalized.body, normalized.ignored
+    # The images, too.
+    whole = await worker.run(len(body), lambda: normalize(body))
+    return whole.body or body, normalized.body, normalized.ignored
 
 
 def append_fields(body: bytes, fields: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import cast
 
 from sanic import Request
@@ -20,11 +21,21 @@ from llb.gateway.stream.transcript import Transcript, extract_prompt
 NDJSON_CONTENT_TYPE = b"application/x-ndjson"
 # White space before a line of JSON means nothing, and shows proxies that the connection is alive.
 NDJSON_KEEPALIVE = b" "
+IGNORED_HEADER = "x-llb-ignored"
+MAX_IGNORED, MAX_IGNORED_CHARS = 32, 80
+# The names come from the client.
+_NOT_A_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
 def routing_headers(node_name: str, queued_ms: int) -> dict[str, str]:
     """Return the headers that say which node answered and how long the request was queued."""
     return {"x-llb-node": node_name, "x-llb-queue-ms": str(queued_ms)}
+
+
+def ignored_headers(ignored: Sequence[str]) -> dict[str, str]:
+    """Return the header that lists what the client asked for and does not get; none for nothing."""
+    names = (_NOT_A_NAME.sub("_", name)[:MAX_IGNORED_CHARS] for name in ignored[:MAX_IGNORED])
+    return {IGNORED_HEADER: ", ".join(names)} if ignored else {}
 
 
 class ResponseSink:
@@ -61,6 +72,10 @@ class ResponseSink:
     def started(self) -> bool:
         """Whether the client has received any bytes."""
         return self._started
+
+    def note_ignored(self, ignored: Sequence[str]) -> None:
+        """Say in the head of the response what the client does not get."""
+        self._headers |= ignored_headers(ignored)
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
         """Set the head of the response; nothing is written yet."""

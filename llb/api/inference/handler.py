@@ -21,6 +21,7 @@ from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import abort_connection
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.inference_call import ClientSink, InferenceCall
+from llb.gateway.normalization.text_repair import repair_text
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.relay import RelayResult
@@ -72,6 +73,8 @@ class InferenceHandler:
             # The route is set while the request is handled.
             assert request.route is not None  # noqa: S101
             path = f"/{request.route.path}"
+            given = request.body
+            request.body = await self._worker.run(len(given), lambda: repair_text(given))
             result = await self._dispatch(request, record, response, path, request.body, hooks)
             if result is not None and result.error is not None and not result.stream:
                 # The response has promised its length: only a closed connection shows that it is incomplete.
@@ -112,6 +115,8 @@ class InferenceHandler:
             extra_fields=hooks.extra_fields,
             format_error_event=hooks.format_error_event,
         )
+        if isinstance(client, ResponseSink):
+            client.note_ignored(call.ignored)
         if hooks.complete_answer is None:
             return await self.dispatcher.dispatch(call, sink)
         completing = hooks.complete_answer(sink, call, self.dispatcher.readiness)

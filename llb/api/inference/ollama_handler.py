@@ -14,7 +14,7 @@ from llb import errors
 from llb.api.audit_log import AuditLog
 from llb.api.inference.body_size import strip_images
 from llb.api.inference.call_builder import build_call, parse_keep_alive
-from llb.api.inference.client_sinks import BufferedSink, NdjsonSink, with_transcript
+from llb.api.inference.client_sinks import BufferedSink, NdjsonSink, ignored_headers, with_transcript
 from llb.api.request_body import LargeBodyWorker, parse_body
 from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import JSON
@@ -30,6 +30,7 @@ from llb.gateway.dialects.ollama_response import RequestClock, ResponseShape, Re
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.nodes.node_commands import NodeCommands
+from llb.gateway.normalization.text_repair import repair_text
 from llb.gateway.observability.request_log import RequestRecord
 from llb.security.permissions import has_scope
 from llb.wire import Capability, Scope
@@ -59,6 +60,7 @@ class OllamaHandler:
         """Return the body of `request` and its translation; raises `InvalidRequest`."""
 
         def parse_and_translate() -> tuple[T, R]:
+            request.body = repair_text(request.body)
             # Only for its check: the translation needs the images.
             strip_images(request.body)
             body = parse_body(request, body_type)
@@ -115,6 +117,7 @@ class OllamaHandler:
         record.stream = True
         call = await self._build_call(request, record, body, engine_request)
         response = NdjsonSink(request, record, translator)
+        response.note_ignored(call.ignored)
         await self._dispatcher.dispatch(call, await self._recorded(response, call))
         await response.end()
 
@@ -128,7 +131,7 @@ class OllamaHandler:
         # Nothing is written to the client yet, so the error can still become its response.
         if result is not None and result.error is not None:
             raise result.error
-        return buffer.body, buffer.headers
+        return buffer.body, {**buffer.headers, **ignored_headers(call.ignored)}
 
     async def _load_model(
         self, request: Request, record: RequestRecord, body: ModelRequest, translator: ResponseTranslator

@@ -24,10 +24,17 @@ from llb.wire import InferenceFields
 # Fields with content that the engine may fetch. A URL elsewhere, for example in the description of a tool, is
 # plain text.
 _CONTENT_FIELDS = ("messages", "input", "prompt")
+# Fields with lists of objects.
+_WALKED_FIELDS = ("messages", "input", "tools")
 # Fields inside content whose URLs are plain text: arguments of Anthropic's tool calls, and citations.
 _URL_EXEMPT_FIELDS = ("input", "annotations", "citations")
 # A client sends the same tools and schema with each request; what is larger is not kept.
 _MAX_CACHED_BYTES = 32 * 1024
+
+
+def check_sizes(raw_fields: RawFields) -> None:
+    """Check the bounds of what is walked before the whole body is validated; raises `InvalidRequest`."""
+    _check_fields({name: raw_fields[name] for name in _WALKED_FIELDS if name in raw_fields})
 
 
 def validate_request(fields: InferenceFields, body: bytes) -> dict[str, Any]:

@@ -48,6 +48,7 @@ _EXPOSED_HEADERS = ", ".join(
         "retry-after",
         "x-llb-node",
         "x-llb-queue-ms",
+        "x-llb-ignored",
         *(
             f"x-ratelimit-{figure}-{unit}"
             for unit in ("requests", "tokens")

@@ -22,7 +22,7 @@ from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
 from llb.policy.request_bounds import MAX_LOOKBACK_TOKENS
 from llb.security.permissions import Principal, PrincipalKind
-from llb.wire import Model, Role
+from llb.wire import Model, Role, TemplateSupport
 
 MODEL = Model(
     id="smollm2",
@@ -34,6 +34,7 @@ MODEL = Model(
 )
 PRINCIPAL = Principal(kind=PrincipalKind.KEY, id="key-1", role=Role.USER)
 CHAT_PATH = "/v1/chat/completions"
+TURN = {"role": "user", "content": "x"}
 
 
 class OneModelReadiness:
@@ -50,6 +51,9 @@ class OneModelReadiness:
 
     def max_context_length(self, _model: Model) -> int | None:
         return self._context_length
+
+    def template_support(self, _model: Model) -> TemplateSupport | None:
+        return None
 
     def require_ready(self, _model: Model) -> None:
         if self._error is not None:
@@ -73,7 +77,7 @@ async def build(
 
 
 async def test_the_body_passes_through_unchanged() -> None:
-    body = json.dumps({"model": "smollm2", "messages": [], "unknown": 1}).encode()
+    body = json.dumps({"model": "smollm2", "messages": [TURN], "unknown": 1}).encode()
     call, record = await build(body)
     assert call.body is body
     assert (call.model, call.key_id, call.stream) == (MODEL, "key-1", False)
@@ -111,7 +115,7 @@ async def test_only_generated_text_is_streamed() -> None:
     ("body", "options", "error_type"),
     [
         ({"model": "nothing"}, {}, errors.ModelNotFound),
-        ({"model": "nothing", "n": 17}, {}, errors.InvalidRequest),
+        ({"model": "smollm2", "n": 17}, {}, errors.InvalidRequest),
         ({"model": "smollm2"}, {"path": "/v1/embeddings"}, errors.InvalidRequest),
         ({"model": "smollm2"}, {"readiness": OneModelReadiness(errors.ModelNotRegistered("smollm2"))},
          errors.ModelNotRegistered),
@@ -156,13 +160,13 @@ async def test_nothing_of_a_large_body_is_parsed_in_the_event_loop(monkeypatch: 
     for module in (call_builder, request_validation, body_size):
         monkeypatch.setattr(module, "decode_json", decode)
     own = threading.get_ident()
-    await build({"model": "SmolLM2", "messages": []})
+    await build({"model": "SmolLM2", "messages": [TURN]})
     assert set(threads) == {own}
     threads.clear()
     large = {
         "model": "SmolLM2",
         "user": "pattern url <|",
-        "messages": [{"content": "x " * MAX_EVENT_LOOP_BYTES}],
+        "messages": [{"role": "user", "content": "x " * MAX_EVENT_LOOP_BYTES}],
     }
     await build(large, readiness=OneModelReadiness(context_length=100_000))
     assert len(threads) >= 2

@@ -80,6 +80,7 @@ INFERENCE_ERRORS = (
     *READINESS_ERRORS,
     errors.ModelLoading,
     errors.ContextLengthExceeded,
+    errors.ToolsNotSupported,
     errors.InsufficientMemory,
     errors.RateLimited,
     errors.QueueFull,
