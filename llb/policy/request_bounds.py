@@ -256,6 +256,12 @@ def _check_samplers(value: Any) -> None:
         raise BoundExceeded(f"must have at most {SAMPLER_COUNT} items")
 
 
+# Every form of "no limit" is written in one way before this check.
+_TOKEN_LIMIT = Bound(
+    f"Tokens of the answer: from 0 to {MAX_INT32}; -1, -2 and more mean no limit.",
+    _number(0, MAX_INT32, "Tokens of the answer").check,
+    schema={"minimum": -2},
+)
 _SCHEMA_MEANING = "A JSON schema; patterns, enums, optional properties and unions have bounds"
 _PROMPT_REASON = "its length is bounded by the context"
 
@@ -273,10 +279,10 @@ _ENGINE_FIELDS: Mapping[str, Bound] = {
     "sse_ping_interval": _refused("llb keeps the connection alive itself", -1),
     "response_fields": _texts(64, 128, "Names of fields"),
     # How much is generated.
-    "n_predict": _number(0, MAX_INT32, "Tokens of the answer"),
-    "max_tokens": _number(0, MAX_INT32, "Tokens of the answer"),
-    "max_completion_tokens": _number(0, MAX_INT32, "Tokens of the answer"),
-    "max_output_tokens": _number(0, MAX_INT32, "Tokens of the answer"),
+    "n_predict": _TOKEN_LIMIT,
+    "max_tokens": _TOKEN_LIMIT,
+    "max_completion_tokens": _TOKEN_LIMIT,
+    "max_output_tokens": _TOKEN_LIMIT,
     "n": _number(0, MAX_CHOICES, "Answers to one request"),
     "n_cmpl": _number(0, MAX_CHOICES, "Answers to one request"),
     "best_of": _number(0, MAX_CHOICES, "Answers of which the likeliest are kept"),

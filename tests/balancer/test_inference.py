@@ -96,9 +96,9 @@ async def test_response_headers(talking: RunningBalancer) -> None:
         ({"id_slot": 1}, 400, "invalid_request", "id_slot"),
         ({"cache_prompt": False}, 400, "invalid_request", "cache_prompt"),
         ({"n_probs": 21}, 400, "invalid_request", "n_probs"),
-        ({"n_predict": -1}, 400, "invalid_request", "n_predict"),
+        ({"n_predict": -3}, 400, "invalid_request", "n_predict"),
         ({"n": 17}, 400, "invalid_request", "n"),
-        ({"max_completion_tokens": -1}, 400, "invalid_request", "max_completion_tokens"),
+        ({"max_completion_tokens": -3}, 400, "invalid_request", "max_completion_tokens"),
         ({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url":
           {"url": "http://127.0.0.1/x"}}]}]}, 400, "invalid_request", "image_url"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema":

@@ -57,7 +57,8 @@ def check_answer(response: Any, name: str) -> None:
         assert response.incomplete_details is None
         assert response.completed_at >= response.created_at
     if name == "with tools":
-        assert [tool.name for tool in response.tools] == ["get_weather"]
+        # The chat template of SmolLM2 has none: they are left out, and a header says so.
+        assert response.tools == []
 
 
 @pytest.mark.parametrize("name", REQUESTS)
