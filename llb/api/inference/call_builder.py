@@ -65,8 +65,10 @@ async def build_call(
     record.model_id = model.id
     require_capability(model, operation)
     readiness.require_ready(model)
+    # A server elsewhere has a reader of its own, and may run what no engine can.
+    engine_path = "" if model.is_external else path
     body, stripped, ignored = await _normalize(
-        worker, path, given, stripped, readiness.template_support(model)
+        worker, engine_path, given, stripped, readiness.template_support(model)
     )
     text = stripped
     fields = await worker.run(len(text), lambda: decode_json(text, InferenceFields))

@@ -39,6 +39,7 @@ def normalize_request(
 ) -> NormalizedBody:
     """Normalize the fields of a request for the engine's route `path`.
 
+    For any other path only what is the same in every dialect is normalized: nulls, numbers and flags.
     `support` is what the chat template of the model can print, None while that is unknown. Raises
     `InvalidRequest` that names the field.
     """
