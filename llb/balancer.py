@@ -43,6 +43,7 @@ from llb.api.routes.page import page_blueprint
 from llb.api.routes.requests import requests_blueprint
 from llb.api.routes.system import system_blueprint
 from llb.api.routes.tls import tls_blueprint
+from llb.api.spend.budgets import budgets_blueprint
 from llb.base import data_dir
 from llb.base.events import EventBus
 from llb.base.logs.log_buffer import LogBuffer
@@ -75,6 +76,8 @@ from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.observability.metrics import Metrics
 from llb.gateway.observability.request_log import RequestLog
 from llb.gateway.routing.performance_model import PerformanceModel
+from llb.gateway.spend.budget_ledger import BudgetLedger
+from llb.gateway.spend.price_list import CLOUD_KINDS
 from llb.hardware import HardwareProbe, installed_version
 from llb.hub import HubClient, HubStatsCache
 from llb.node.agent import NodeAgent
@@ -241,6 +244,7 @@ class Balancer:
             keeps_text=config.history_text,
             on_requests_ended=self.metrics.record_requests,
         )
+        self.budgets = BudgetLedger(self.db)
         self._inference = InferenceHandler(
             self.dispatcher, RequestRecorder(self.history), self._large_body_worker
         )
@@ -305,6 +309,7 @@ class Balancer:
             ),
             presets_blueprint(self.conversations),
             requests_blueprint(self.db, self.history, self.view),
+            budgets_blueprint(self.db, self.budgets, CLOUD_KINDS.__contains__, audit),
             event_stream_blueprint(self.event_feed, self.principal_watch),
             metrics_blueprint(self.metrics),
             peer_files_blueprint(
@@ -372,6 +377,7 @@ class Balancer:
             self.authenticator.start()
             self.principal_watch.start()
             self.history.start()
+            await self.budgets.start()
             self.metrics.start()
             self.running_answers.start()
             cluster_id = await settings.get_or_create(self.db, "cluster_id", tokens.new_random_id)
@@ -418,6 +424,7 @@ class Balancer:
             stack.push_async_callback(self.clock_keeper.close)
             stack.push_async_callback(self.metrics.close)
             stack.push_async_callback(self.history.close)
+            stack.push_async_callback(self.budgets.close)
             stack.push_async_callback(self.denied_requests.close)
             stack.push_async_callback(self.authenticator.close)
             stack.push_async_callback(self.principal_watch.close)

@@ -52,6 +52,7 @@ Each class and the code that clients see:
     │   ├── QueueTimeout           queue_timeout
     │   ├── TooManyPeerCopies      too_many_copies
     │   └── ServerBusy             server_busy
+    ├── BudgetExceeded             budget_exceeded
     ├── UpstreamError
     │   ├── EngineFailed           engine_failed
     │   │   └── EngineCrashed      engine_failed (engine_crashed between hosts)
@@ -483,6 +484,13 @@ class ServerBusy(Overloaded):
     """The server holds as many connections or request bodies as it may."""
 
     code = "server_busy"
+
+
+class BudgetExceeded(LlbError):
+    """The request may cost more than a budget has left, at a target that bills."""
+
+    type = "insufficient_quota"
+    code = "budget_exceeded"
 
 
 class UpstreamError(LlbError):

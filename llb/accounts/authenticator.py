@@ -93,6 +93,7 @@ def principal_of_key(key: ApiKey, ancestors: Sequence[ApiKey]) -> Principal:
         limits=reduce(strictest_limits, (each.limits for each in limited)) if limited else None,
         allowances=tuple(KeyAllowance(each.id, each.limits) for each in limited),
         root_key_id=lineage[-1].id,
+        key_ids=tuple(each.id for each in lineage),
         generation=len(ancestors),
     )
 

@@ -36,6 +36,7 @@ HTTP_STATUS_BY_ERROR: dict[type[errors.LlbError], int] = {
     errors.UnsupportedMediaType: 415,
     errors.UnknownHost: 421,
     errors.PermissionDenied: 403,
+    errors.BudgetExceeded: 402,
     errors.RateLimited: 429,
     errors.InsufficientResources: 400,
     errors.InsufficientStorage: 507,

@@ -56,6 +56,8 @@ class Principal:
     allowances: tuple[KeyAllowance, ...] = ()
     # The first of the keys that made one another, the last of which is this one; None for itself.
     root_key_id: str | None = None
+    # Its key and all keys that this one comes from.
+    key_ids: tuple[str, ...] = ()
     # Number of keys that it comes from.
     generation: int = 0
 

@@ -1,4 +1,4 @@
-"""Request history and usage totals."""
+"""Request history, usage totals and budgets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class RequestView(Struct, frozen=True, kw_only=True):
 
     `user` owns the key or the session; `key_id` is None for a session, both are None for commands on the
     host. `endpoint` is the route; `endpoint_id` is set in place of `node_id` where an endpoint answered, and
-    then `node_name` is its name. `ttft_ms` is the time to the first token. Tokens are None if unknown.
+    then `node_name` is its name. `ttft_ms` is the time to the first token. Tokens and cost are None if unknown.
     """
 
     id: int
@@ -32,6 +32,7 @@ class RequestView(Struct, frozen=True, kw_only=True):
     prompt_tokens: int | None
     cached_tokens: int | None
     completion_tokens: int | None
+    cost_usd: float | None
     queue_ms: int
     ttft_ms: int | None
     duration_ms: int
@@ -79,6 +80,7 @@ class UsageView(Struct, frozen=True, kw_only=True):
     """Requests of one model, key or node in one hour or day of UTC.
 
     Without a key these are the sessions of `user`, or the commands on the host if that is None too.
+    `cost_usd` is the sum of the costs that are known, None without any.
     """
 
     bucket: str
@@ -91,6 +93,7 @@ class UsageView(Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    cost_usd: float | None
     duration_ms: int
     # `key`, if it is that of an endpoint.
     endpoint_id: str | None = None
@@ -105,3 +108,41 @@ class UsageReport(Struct, frozen=True, kw_only=True):
     end: str = field(name="to")
     usage: tuple[UsageView, ...]
     truncated: bool
+
+
+class BudgetScope(StrEnum):
+    KEY = "key"
+    PROVIDER = "provider"
+
+
+class BudgetPeriod(StrEnum):
+    DAY = "day"
+    MONTH = "month"
+
+
+class NewBudget(Struct, frozen=True, kw_only=True):
+    """The most that a key or a provider may spend in a day or a month of UTC.
+
+    The `id` of a provider is that of an endpoint, or a kind of endpoint: `openai`, `anthropic`, `google`.
+    """
+
+    scope: BudgetScope
+    id: str
+    period: BudgetPeriod
+    limit_usd: float
+
+
+class BudgetView(NewBudget, frozen=True, kw_only=True):
+    """Budget with what was used of it in the present period."""
+
+    used_usd: float
+
+
+class BudgetList(Struct, frozen=True):
+    budgets: tuple[BudgetView, ...]
+
+
+class NewBudgets(Struct, frozen=True):
+    """All budgets, in place of the present ones."""
+
+    budgets: tuple[NewBudget, ...]

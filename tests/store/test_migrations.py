@@ -23,7 +23,9 @@ ADDED: dict[str, dict[str, object]] = {
     "audit": {"actor_id": "ann", "class": "login"},
     "nodes": {"hop_credential": None, "last_seen": None},
     "registrations": {"pinned": 1},
-    "requests": {"endpoint_id": None},
+    "requests": {"endpoint_id": None, "cost_usd": None},
+    "usage_days": {"cost_usd": None},
+    "usage_hours": {"cost_usd": None},
 }
 
 

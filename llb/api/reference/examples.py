@@ -18,6 +18,8 @@ from llb.api.reference.schemas.openai import (
 from llb.gateway.dialects import ollama_request
 from llb.wire import (
     AnswerRequest,
+    BudgetPeriod,
+    BudgetScope,
     ChatSettings,
     Conversation,
     ConversationImport,
@@ -29,6 +31,8 @@ from llb.wire import (
     LoginRequest,
     ModelPatch,
     ModelStatus,
+    NewBudget,
+    NewBudgets,
     NewEndpoint,
     NewKey,
     NewUser,
@@ -119,6 +123,7 @@ EXAMPLES: tuple[Struct, ...] = (
                 prompt_tokens=31,
                 cached_tokens=30,
                 completion_tokens=12,
+                cost_usd=0.0,
                 queue_ms=0,
                 ttft_ms=41,
                 duration_ms=210,
@@ -128,6 +133,9 @@ EXAMPLES: tuple[Struct, ...] = (
         next_cursor=1800014400123456,
         history_days=7,
         history_text=False,
+    ),
+    NewBudgets(
+        (NewBudget(scope=BudgetScope.PROVIDER, id="openai", period=BudgetPeriod.MONTH, limit_usd=50.0),)
     ),
     UsageReport(
         by=UsageBy.KEY,
@@ -146,6 +154,7 @@ EXAMPLES: tuple[Struct, ...] = (
                 prompt_tokens=6634,
                 cached_tokens=6100,
                 completion_tokens=2568,
+                cost_usd=0.0,
                 duration_ms=44940,
             ),
         ),

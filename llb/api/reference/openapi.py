@@ -65,6 +65,7 @@ TAG_BY_BLUEPRINT = {
     "answers": "Playground",
     "anthropic": "Inference",
     "audit": "Accounts",
+    "budgets": "History",
     "conversations": "Playground",
     "endpoints": "Endpoints",
     "joining": "Nodes",

@@ -94,6 +94,12 @@ class Metrics:
             ("model", "type"),
             registry=self.registry,
         )
+        self._cost = Counter(
+            "llb_cost_usd",
+            "Known cost of the requests that were answered by targets that bill",
+            ("model",),
+            registry=self.registry,
+        )
         self._queue_wait = Histogram(
             "llb_queue_wait_seconds",
             "Time a request waited for a slot",
@@ -208,6 +214,8 @@ class Metrics:
         is_placed = record.node_id is not None or record.endpoint_id is not None
         if is_placed or (record.queued_s and record.error_code in _QUEUE_EXIT_ERRORS):
             self._queue_wait_of(model).observe(record.queued_s)
+        if record.cost_usd:
+            self._cost.labels(model).inc(record.cost_usd)
         if not is_placed:
             return
         if (ttft_s := record.ttft_s()) is not None:

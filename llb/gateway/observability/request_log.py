@@ -75,6 +75,8 @@ class RequestRecord:
     # of the response body, from the engine
     received_bytes: int = 0
     usage: Usage = _NO_USAGE
+    # at the target that answered; None: unknown
+    cost_usd: float | None = None
     # sent to the client; None: not yet
     status: int | None = None
     error_code: str | None = None
@@ -108,7 +110,12 @@ class RequestRecord:
             duration_ms=round((self.ended_at - self.started_at) * 1000),
             has_text=self.text is not None,
             endpoint_id=self.endpoint_id,
+            cost_usd=self.known_cost_usd(),
         )
+
+    def known_cost_usd(self) -> float | None:
+        """Return the cost in USD, None if it is unknown. Nodes are free."""
+        return 0.0 if self.cost_usd is None and self.node_id is not None else self.cost_usd
 
     def ttft_s(self) -> float | None:
         """Return the time to the first token in seconds, as the engine measured it, or None.

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from llb.base.resources import resource_path
-from llb.policy.price import FREE, ModelPrice, Rate
+from llb.policy.spend.price import FREE, ModelPrice, Rate
 
 FILE_NAME = "prices.json"
 CLOUD_KINDS = ("openai", "anthropic", "google")

@@ -16,6 +16,7 @@ from llb.store.migrations import (
     m0008_key_parents,
     m0009_conversations,
     m0010_endpoints,
+    m0011_cost,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -31,6 +32,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0008_key_parents.migrate,
     m0009_conversations.migrate,
     m0010_endpoints.migrate,
+    m0011_cost.migrate,
 )
 
 

@@ -45,6 +45,7 @@ class RequestRow(Struct, frozen=True, kw_only=True, array_like=True):
     duration_ms: int
     has_text: bool = False
     endpoint_id: str | None = None
+    cost_usd: float | None = None
     key_name: str | None = None
     username: str | None = None
     node_name: str | None = None

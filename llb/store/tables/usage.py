@@ -38,6 +38,7 @@ class UsageRecord(Struct, frozen=True, kw_only=True):
     cached_tokens: int
     completion_tokens: int
     duration_ms: int
+    cost_usd: float | None
 
 
 async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
@@ -48,12 +49,16 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
     group = ", ".join(f"coalesce({json_column(name)}, '')" for name in _KEY_COLUMNS[1:])
     sums = ", ".join(f"total({json_column(name)})" for name in _SUM_COLUMNS[2:])
     updates = ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUM_COLUMNS)
+    # Unknown costs leave the known sum as it is.
+    updates += (
+        ", cost_usd = iif(excluded.cost_usd IS NULL, cost_usd, coalesce(cost_usd, 0) + excluded.cost_usd)"
+    )
     for bucket, width_s in BUCKET_WIDTH_S.items():
         await tx.execute(
             f"""
-            INSERT INTO usage_{bucket}s ({", ".join((*_KEY_COLUMNS, *_SUM_COLUMNS))})
+            INSERT INTO usage_{bucket}s ({", ".join((*_KEY_COLUMNS, *_SUM_COLUMNS, "cost_usd"))})
             SELECT {json_column("id")} / {width_s * MICROSECONDS_PER_S} * {width_s}, {group},
-                count(*), count({json_column("error_code")}), {sums}
+                count(*), count({json_column("error_code")}), {sums}, sum({json_column("cost_usd")})
             FROM json_each(?) WHERE TRUE GROUP BY 1, 2, 3, 4, 5
             ON CONFLICT ({", ".join(_KEY_COLUMNS)}) DO UPDATE SET {updates}
             """,
@@ -74,6 +79,7 @@ async def prune(tx: Transaction, *, hours_before: float, days_before: float) -> 
         )
 
 
+_SUMS = ", ".join(f"sum({total}) AS {total}" for total in (*_SUM_COLUMNS, "cost_usd"))
 # Columns of each grouping, and the SQL for the name of a group.
 _GROUP_SQL = {
     UsageBy.MODEL: ("model AS key, '' AS user_id", "NULL"),
@@ -100,7 +106,7 @@ async def list_totals(
     rows = await db.fetch_all(
         f"""
         SELECT *, {name} AS name, {USERNAME_SQL.format(id="user_id")} AS username FROM (
-            SELECT start, {group}, {", ".join(f"sum({total}) AS {total}" for total in _SUM_COLUMNS)}
+            SELECT start, {group}, {_SUMS}
             FROM usage_{bucket}s
             WHERE start >= ?1 AND start < ?2 AND (?3 IS NULL OR user_id = ?3) AND (?4 IS NULL OR key_id = ?4)
             GROUP BY 1, 2, 3 ORDER BY start DESC, requests DESC, 2, 3 LIMIT ?5

@@ -99,6 +99,7 @@ async def test_a_request_as_it_is_told(server: ApiServer, db: Database) -> None:
                 "prompt_tokens": 31,
                 "cached_tokens": 30,
                 "completion_tokens": 3,
+                "cost_usd": None,
                 "queue_ms": 0,
                 "ttft_ms": 20,
                 "duration_ms": 100,
@@ -297,6 +298,7 @@ async def test_totals_as_they_are_told(server: ApiServer, db: Database) -> None:
         "prompt_tokens": 31,
         "cached_tokens": 30,
         "completion_tokens": 3,
+        "cost_usd": None,
         "duration_ms": 100,
         "endpoint_id": None,
     }
@@ -377,3 +379,13 @@ async def test_of_too_many_totals_the_newest_are_told(server: ApiServer, db: Dat
     assert response.json["truncated"]
     assert len(response.json["usage"]) == MAX_USAGE_ROWS
     assert response.json["usage"][-1]["key"] == "llama-3.2-1b"
+
+
+async def test_costs_that_are_known_are_summed(server: ApiServer, db: Database) -> None:
+    admin = await server.log_in()
+    await add_records(db, at(NOON), at(NOON + 1, cost_usd=0.25))
+    await add_records(db, at(NOON + 2, cost_usd=None), at(NOON + 3, cost_usd=0.5), at(NOON + HOUR_S))
+    assert [total["cost_usd"] for total in await used(server, admin)] == [0.75, None]
+    assert [total["cost_usd"] for total in await used(server, admin, bucket="day")] == [0.75]
+    page = (await server.call("GET", "/api/requests", admin)).json["requests"]
+    assert [request["cost_usd"] for request in page] == [None, 0.5, None, 0.25, None]

@@ -90,6 +90,7 @@ def test_row_of_a_request() -> None:
         id=7, request_id="r", key_id="k", user_id="u", model="m", node_id="n",
         endpoint="/v1/chat/completions", stream=True, status=200, error_code="engine_failed",
         prompt_tokens=31, cached_tokens=30, completion_tokens=3, queue_ms=20, ttft_ms=250, duration_ms=750,
+        cost_usd=0.0,
     )  # fmt: skip
 
 

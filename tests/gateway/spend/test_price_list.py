@@ -6,7 +6,7 @@ import pytest
 
 from llb.base.resources import resource_path
 from llb.gateway.spend.price_list import FILE_NAME, PriceList
-from llb.policy.price import FREE, ModelPrice, Rate
+from llb.policy.spend.price import FREE, ModelPrice, Rate
 from tools.make_prices import MAX_FILE_BYTES
 
 PRICES = PriceList.load()

@@ -83,6 +83,7 @@ INFERENCE_ERRORS = (
     errors.ToolsNotSupported,
     errors.InsufficientMemory,
     errors.RateLimited,
+    errors.BudgetExceeded,
     errors.QueueFull,
     errors.QueueTimeout,
     errors.EngineFailed,

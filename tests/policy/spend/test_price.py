@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.policy.price import FREE, ModelPrice, Rate, cost_of, worst_cost_of
+from llb.policy.spend.price import FREE, ModelPrice, Rate, cost_of, worst_cost_of
 
 SONNET = ModelPrice(Rate(3.0), Rate(15.0), Rate(0.3), Rate(3.75))
 TIERED = ModelPrice(Rate(1.25, ((200_000, 2.5),)), Rate(10.0, ((200_000, 15.0),)))

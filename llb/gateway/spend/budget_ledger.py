@@ -1,0 +1,232 @@
+"""Budget ledger: what keys and providers have spent and reserved, against their budgets.
+
+A request reserves its worst case before it is sent and is settled at its cost after. Both are one step of
+the event loop, so that requests at the same time cannot pass a budget together. The ledger is asked at the
+target that bills, whatever the client asked for: a target that is free is never refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from llb.base.tasks import TaskSupervisor
+from llb.base.timestamps import to_iso
+from llb.errors import BudgetExceeded
+from llb.policy.spend.budget_period import DAY_S, day_of, period_end, period_start
+from llb.security.permissions import Principal
+from llb.store.database import Database
+from llb.store.tables.spend import budgets as budgets_table
+from llb.store.tables.spend.budgets import SpendKey
+from llb.wire import BudgetPeriod, BudgetScope, BudgetView, NewBudget
+
+log = logging.getLogger(__name__)
+
+WRITE_DELAY_S = 0.2
+RETRY_DELAY_S = 5.0
+# The longest month, twice.
+RETENTION_S = 62 * DAY_S
+# Sums of cents in binary floating point.
+_EPSILON_USD = 1e-9
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a request is booked to: a key or a provider."""
+
+    scope: BudgetScope
+    id: str
+
+
+def accounts_of(principal: Principal, *provider_ids: str) -> tuple[Account, ...]:
+    """Accounts of a request: its key, the keys that it comes from, and the provider under each of its ids."""
+    keys = [Account(BudgetScope.KEY, key_id) for key_id in principal.key_ids]
+    return (*keys, *(Account(BudgetScope.PROVIDER, name) for name in dict.fromkeys(provider_ids)))
+
+
+class SpendReservation:
+    """Reservation of one request; `settle` and `release` end it, each once at most."""
+
+    def __init__(self, ledger: BudgetLedger, accounts: Sequence[Account], usd: float) -> None:
+        self._ledger = ledger
+        self._accounts = accounts
+        self._usd = usd
+        self._is_open = True
+
+    def settle(self, cost_usd: float | None) -> None:
+        """Book the cost; an unknown one counts as what was reserved, since the provider bills it."""
+        if self._is_open:
+            self._is_open = False
+            self._ledger.book(self._accounts, self._usd, self._usd if cost_usd is None else cost_usd)
+
+    def release(self) -> None:
+        """Book nothing: the request never reached the provider."""
+        if self._is_open:
+            self._is_open = False
+            self._ledger.book(self._accounts, self._usd, 0.0)
+
+
+class BudgetLedger:
+    """Ledger of a balancer. `start` loads what was spent, `close` writes the rest."""
+
+    def __init__(self, db: Database, *, clock: Callable[[], float] | None = None) -> None:
+        self._db = db
+        self._clock = clock or db.clock.now
+        self._budgets: list[NewBudget] = []
+        self._spent: dict[SpendKey, float] = {}
+        self._reserved: dict[Account, float] = {}
+        self._unsaved: dict[SpendKey, float] = {}
+        self._has_unsaved = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._tasks = TaskSupervisor("budgets")
+        self._writer: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load budgets and what was spent, and start the writer."""
+        self._budgets = await budgets_table.list_budgets(self._db)
+        since = period_start(BudgetPeriod.MONTH, self._clock())
+        self._spent = await budgets_table.list_spend(self._db, since=since)
+        self._writer = self._tasks.spawn(self._write_loop(), "write")
+
+    async def close(self) -> None:
+        """Write what was spent, and stop; idempotent."""
+        self._closing.set()
+        self._has_unsaved.set()
+        if self._writer is not None:
+            await asyncio.wait({self._writer})
+        await self._tasks.close()
+
+    # --- budgets ------------------------------------------------------------------------------------
+
+    def views(self) -> tuple[BudgetView, ...]:
+        """The budgets, with what was used of each in its present period."""
+        now = self._clock()
+        return tuple(
+            BudgetView(
+                scope=budget.scope,
+                id=budget.id,
+                period=budget.period,
+                limit_usd=budget.limit_usd,
+                used_usd=round(self._used(budget, now), 9),
+            )
+            for budget in self._budgets
+        )
+
+    async def replace_budgets(self, budgets: Sequence[NewBudget]) -> None:
+        """Replace all budgets; what was spent and reserved stays."""
+        async with self._db.write() as tx:
+            await budgets_table.replace_all(tx, budgets)
+        self._budgets = sorted(budgets, key=lambda budget: (budget.scope, budget.id, budget.period))
+
+    async def refresh(self) -> None:
+        """Read the budgets again: those of a key go with it."""
+        self._budgets = await budgets_table.list_budgets(self._db)
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def reserve(
+        self, accounts: Sequence[Account], worst_usd: float | None, *, target: str
+    ) -> SpendReservation:
+        """Reserve the worst case of a request at `target`.
+
+        Raises `BudgetExceeded` if it does not fit into a budget, or if its price is unknown while there is
+        one. A request that costs nothing always fits.
+        """
+        if worst_usd is None or worst_usd > 0:
+            now = self._clock()
+            for budget in self._applying(accounts):
+                self._require_room(budget, worst_usd, target, now)
+        usd = worst_usd or 0.0
+        for account in accounts:
+            self._reserved[account] = self._reserved.get(account, 0.0) + usd
+        return SpendReservation(self, accounts, usd)
+
+    @contextmanager
+    def reserving(
+        self, accounts: Sequence[Account], worst_usd: float | None, *, target: str
+    ) -> Iterator[SpendReservation]:
+        """`reserve` for a block, at whose end an open reservation is released."""
+        reservation = self.reserve(accounts, worst_usd, target=target)
+        try:
+            yield reservation
+        finally:
+            reservation.release()
+
+    def has_budget(self, accounts: Sequence[Account]) -> bool:
+        """Whether a budget applies, so that an unknown price is refused."""
+        return any(self._applying(accounts))
+
+    def book(self, accounts: Iterable[Account], reserved_usd: float, cost_usd: float) -> None:
+        """End a reservation: `cost_usd` was spent in its place."""
+        day = day_of(self._clock())
+        for account in accounts:
+            rest = self._reserved.get(account, 0.0) - reserved_usd
+            if rest > _EPSILON_USD:
+                self._reserved[account] = rest
+            else:
+                self._reserved.pop(account, None)
+            if cost_usd > 0:
+                key = SpendKey(account.scope, account.id, day)
+                self._spent[key] = self._spent.get(key, 0.0) + cost_usd
+                self._unsaved[key] = self._unsaved.get(key, 0.0) + cost_usd
+                self._has_unsaved.set()
+
+    def _applying(self, accounts: Sequence[Account]) -> Iterator[NewBudget]:
+        return (budget for budget in self._budgets if Account(budget.scope, budget.id) in accounts)
+
+    def _require_room(self, budget: NewBudget, worst_usd: float | None, target: str, now: float) -> None:
+        owner = "this API key" if budget.scope is BudgetScope.KEY else f"'{target}'"
+        if worst_usd is None:
+            raise BudgetExceeded(
+                f"A budget applies to {owner} and the price of the model at '{target}' is unknown: an "
+                "administrator must set its price"
+            )
+        reserved = self._reserved.get(Account(budget.scope, budget.id), 0.0)
+        if self._used(budget, now) + reserved + worst_usd > budget.limit_usd + _EPSILON_USD:
+            renewal = to_iso(period_end(budget.period, now))
+            raise BudgetExceeded(
+                f"The budget of {owner} for this {budget.period} does not suffice for this request; a new "
+                f"{budget.period} begins at {renewal}"
+            )
+
+    def _used(self, budget: NewBudget, now: float) -> float:
+        first = period_start(budget.period, now)
+        days = range(first, day_of(now) + DAY_S, DAY_S)
+        return sum(self._spent.get(SpendKey(budget.scope, budget.id, day), 0.0) for day in days)
+
+    # --- writing ------------------------------------------------------------------------------------
+
+    async def _write_loop(self) -> None:
+        is_failing = False
+        while not self._closing.is_set() or (self._unsaved and not is_failing):
+            await self._has_unsaved.wait()
+            if not self._closing.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(
+                        self._closing.wait(), RETRY_DELAY_S if is_failing else WRITE_DELAY_S
+                    )
+            is_failing = not await self._write()
+
+    async def _write(self) -> bool:
+        """Write what was spent since the last time; False if the disk does not accept it for now."""
+        self._has_unsaved.clear()
+        amounts, self._unsaved = self._unsaved, {}
+        if not amounts:
+            return True
+        now = self._clock()
+        try:
+            async with self._db.write() as tx:
+                await budgets_table.add_spend(tx, amounts, keep_since=day_of(now - RETENTION_S))
+        except sqlite3.Error as error:
+            log.warning("cannot write what was spent: %s; will retry", error)
+            for key, usd in amounts.items():
+                self._unsaved[key] = self._unsaved.get(key, 0.0) + usd
+            self._has_unsaved.set()
+            return False
+        month = period_start(BudgetPeriod.MONTH, now)
+        self._spent = {key: usd for key, usd in self._spent.items() if key.day >= month}
+        return True
