@@ -12,7 +12,8 @@ class RequestView(Struct, frozen=True, kw_only=True):
 
     `user` owns the key or the session; `key_id` is None for a session, both are None for commands on the
     host. `endpoint` is the route; `endpoint_id` is set in place of `node_id` where an endpoint answered, and
-    then `node_name` is its name. `ttft_ms` is the time to the first token. Tokens and cost are None if unknown.
+    then `node_name` is its name. `ttft_ms` is the time to the first token. Tokens and cost are None if
+    unknown.
     """
 
     id: int
