@@ -126,7 +126,7 @@ class Balancer:
         self.log_buffer = LogBuffer(self.redactor.redact)
         self.db = Database(config.database_path)
         self.clock_keeper = ClockKeeper(self.db)
-        self.hub = HubClient(config.hub_endpoint, config.hub_token)
+        self.hub = HubClient(config.hub_endpoint, config.hub_token, offline=config.hub_offline)
         self.hub_stats = HubStatsCache(
             self.hub, [model.repo for model in self.catalog], self._on_stats_changed
         )

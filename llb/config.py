@@ -8,6 +8,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -88,6 +89,8 @@ class Config:
     log_format: str = "text"
     hub_endpoint: str = DEFAULT_HUB_ENDPOINT
     hub_token: str | None = None
+    # The Hub is not asked.
+    hub_offline: bool = False
 
     @property
     def listen_host(self) -> str:
@@ -154,6 +157,18 @@ def _parse_switch(text: str) -> bool:
 
 def _format_switch(value: bool) -> str:
     return "on" if value else "off"
+
+
+def _parse_hub_switch(text: str) -> bool:
+    """As the Hub's own library reads it: what does not mean yes means no."""
+    return text.strip().lower() in ("1", "on", "yes", "true")
+
+
+def _parse_hub_token(text: str) -> str | None:
+    token = text.strip()
+    if not re.fullmatch(r"[!#-&(-~]*", token):
+        raise ValueError("contains a blank, a quotation mark or another character that no token has")
+    return token or None
 
 
 def _parse_positive_size(text: str) -> int:
@@ -265,7 +280,10 @@ def _parse_own_base_path(text: str) -> str:
 def _parse_path(text: str) -> Path:
     if not text:
         raise ValueError("is empty")
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("begins with ~, but this user has no home directory") from None
 
 
 # --- the settings ------------------------------------------------------------------------------------
@@ -570,7 +588,19 @@ SETTINGS: tuple[Setting, ...] = (
         format_value=_format_url,
     ),
     Setting(
-        "hub_token", "HF_TOKEN", str, "token for gated repositories of the Hub", format_value=_format_secret
+        "hub_token",
+        "HF_TOKEN",
+        _parse_hub_token,
+        "token for gated repositories of the Hub",
+        format_value=_format_secret,
+    ),
+    Setting(
+        "hub_offline",
+        "HF_HUB_OFFLINE",
+        _parse_hub_switch,
+        "do not ask the Hub",
+        is_switch=True,
+        format_value=_format_switch,
     ),
 )
 
@@ -580,8 +610,21 @@ SECRET_FIELDS = frozenset({"admin_password", "hub_token", "join_token"})
 
 
 def default_home() -> Path:
-    """Return `$XDG_DATA_HOME/llb` on Linux, the user's data directory elsewhere."""
-    return Path(platformdirs.user_data_dir("llb", appauthor=False))
+    """Return `$XDG_DATA_HOME/llb` on Linux, the user's data directory elsewhere. Raises `SetupError`."""
+    with suppress(RuntimeError):
+        path = Path(platformdirs.user_data_dir("llb", appauthor=False))
+        # Older versions leave the tilde where neither HOME nor the user database names a directory.
+        if path.is_absolute():
+            return path
+    raise SetupError("This user has no home directory: set LLB_HOME to a directory for the data of llb.")
+
+
+def parse_home(text: str) -> Path:
+    """Return the data directory that a person has named. Raises `SetupError`."""
+    try:
+        return _parse_path(text)
+    except ValueError as error:
+        raise SetupError(f"The data directory '{text}' {error}.") from None
 
 
 def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | None = None) -> Config:
@@ -596,7 +639,7 @@ def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | N
             raise SetupError(f"Unknown setting {name} in the environment.")
 
     home_text = flags.get("home") or env.get("LLB_HOME")
-    home = _parse_path(str(home_text)) if home_text else default_home()
+    home = parse_home(str(home_text)) if home_text else default_home()
     values: dict[str, Any] = _read_toml(home / "llb.toml")
     for setting in SETTINGS:
         if env.get(setting.env):
@@ -665,7 +708,12 @@ def effective_settings(config: Config) -> tuple[SettingView, ...]:
 
     No secrets.
     """
-    defaults = make_config(home=default_home(), models_dir=config.home / "models")
+    try:
+        usual_home = default_home()
+    except SetupError:
+        # Of this user; the home was given.
+        usual_home = Path("/")
+    defaults = make_config(home=usual_home, models_dir=config.home / "models")
     return tuple(
         SettingView(
             name=setting.key,

@@ -74,7 +74,7 @@ class JoinedNode:
         self.log_buffer = LogBuffer(SecretRedactor().redact)
         self.db = Database(config.database_path)
         self.clock_keeper = ClockKeeper(self.db)
-        self.hub = HubClient(config.hub_endpoint, config.hub_token)
+        self.hub = HubClient(config.hub_endpoint, config.hub_token, offline=config.hub_offline)
         self.auth_middleware = AuthMiddleware(
             config,
             BalancerAuthenticator(

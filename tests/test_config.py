@@ -11,6 +11,7 @@ import pytest
 
 from llb.config import SETTINGS, Config, effective_settings, load_config, make_config
 from llb.errors import SetupError
+from llb.hub import find_cached_file
 
 
 def load(
@@ -216,3 +217,67 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     assert shown["hf_endpoint"] == "http://hub:1/x"
     unset = {view.name: view for view in effective_settings(load(tmp_path))}
     assert (unset["hf_token"].value, unset["hf_token"].is_default) == ("not set", True)
+
+
+# --- the user and the Hub ----------------------------------------------------------------------------
+
+
+def test_a_user_without_a_home_directory_has_to_name_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_entry(_uid: int) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    for name in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SetupError, match="This user has no home directory: set LLB_HOME"):
+        load_config({}, {})
+    for name in ("LLB_HOME", "LLB_MODELS_DIR"):
+        with pytest.raises(SetupError, match="begins with ~, but this user has no home directory"):
+            load_config({}, {"LLB_HOME": str(tmp_path), name: "~/models"})
+    config = load_config({}, {"LLB_HOME": str(tmp_path)})
+    assert config.home == tmp_path
+    assert effective_settings(config)
+    assert find_cached_file("0" * 64) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "token"),
+    [("hf_x\n", "hf_x"), (" hf_x\r\n", "hf_x"), ("\n", None), ("hf_x-Y.9~+/=", "hf_x-Y.9~+/=")],
+)
+def test_the_token_of_the_hub_without_blanks_around_it(tmp_path: Path, text: str, token: str | None) -> None:
+    assert load_config({}, {"LLB_HOME": str(tmp_path), "HF_TOKEN": text}).hub_token == token
+
+
+@pytest.mark.parametrize("text", ["hf_x y", '"hf_x"', "'hf_x'", "hf_é", "hf_x\nhf_y", "hf\tx"])
+def test_a_token_that_cannot_be_one_is_refused_without_showing_it(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SetupError) as refused:
+        load_config({}, {"LLB_HOME": str(tmp_path), "HF_TOKEN": text})
+    assert str(refused.value).startswith("HF_TOKEN: its value contains a blank, a quotation mark")
+    assert "hf" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "offline"),
+    [("1", True), ("TRUE", True), ("on", True), ("0", False), ("", False), ("maybe", False)],
+)
+def test_offline_as_the_library_of_the_hub_reads_it(tmp_path: Path, text: str, offline: bool) -> None:
+    assert load_config({}, {"LLB_HOME": str(tmp_path), "HF_HUB_OFFLINE": text}).hub_offline is offline
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("/llb", "/llb"), ("/tools/llb/", "/tools/llb"), ("/", ""), ("/a.b-c_d~e", "/a.b-c_d~e")],
+)
+def test_a_base_path(tmp_path: Path, text: str, path: str) -> None:
+    assert load_config({}, {"LLB_HOME": str(tmp_path), "LLB_BASE_PATH": text}).base_path == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["llb", "//evil", "/a//b", "/../a", "/a b", "/%2e", "https://a/", "/api", "/v1/x", "/assets", "/models/"],
+)
+def test_a_base_path_that_cannot_be_one(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SetupError, match=f"LLB_BASE_PATH: '{text}' "):
+        load_config({}, {"LLB_HOME": str(tmp_path), "LLB_BASE_PATH": text})

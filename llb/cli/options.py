@@ -8,13 +8,13 @@ from pathlib import Path
 
 from llb.cli.client import ApiClient, ServerAddress, find_server
 from llb.cli.grammar.flags import flags_of
-from llb.config import default_home
+from llb.config import default_home, parse_home
 
 
 def home_of(options: argparse.Namespace) -> Path:
     """Data directory of the command: `--home`, else `LLB_HOME`, else the default of this user."""
     text = flags_of(options).get("home") or os.environ.get("LLB_HOME")
-    return Path(str(text)).expanduser().absolute() if text else default_home()
+    return parse_home(str(text)) if text else default_home()
 
 
 def client_of(options: argparse.Namespace) -> ApiClient:

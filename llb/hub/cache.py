@@ -13,7 +13,8 @@ def find_cached_file(sha256: str) -> Path | None:
     """Return the cached file with this sha256 by its name (not verified), or None; blocking."""
     if SHA256_PATTERN.fullmatch(sha256) is None:
         return None
-    with suppress(OSError):
+    # RuntimeError: this user has no home directory.
+    with suppress(OSError, RuntimeError):
         for path in _cache_dir().glob(f"models--*/blobs/{sha256}"):
             if path.is_file() and os.access(path, os.R_OK):
                 return path.resolve()

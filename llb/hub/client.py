@@ -24,6 +24,7 @@ from llb.config import DEFAULT_HUB_ENDPOINT
 from llb.hub.cache import find_cached_file
 from llb.hub.error_mapping import describe_network_error, error_from_response
 from llb.hub.errors import HubError, HubInvalidResponse, HubUnreachable
+from llb.hub.proxy_environment import find_unusable_proxy
 from llb.wire import HfStats
 from llb.wire.decoding import DECODE_ERRORS
 from llb.wire.models import SHA256_PATTERN
@@ -61,9 +62,14 @@ class HubFileInfo:
 class HubClient:
     """Client of one Hub; the token is sent to the origin of that Hub only."""
 
-    def __init__(self, endpoint: str = DEFAULT_HUB_ENDPOINT, token: str | None = None) -> None:
+    def __init__(
+        self, endpoint: str = DEFAULT_HUB_ENDPOINT, token: str | None = None, *, offline: bool = False
+    ) -> None:
+        """With `offline` every request fails."""
         self.endpoint = endpoint.rstrip("/")
-        self._token = token or None
+        # A line end cannot stand in a header.
+        self._token = (token or "").strip() or None
+        self._offline = offline
         self._origin = _origin_of(self.endpoint)
         self._lock = threading.RLock()
         self._client: httpx2.Client | None = None
@@ -84,9 +90,13 @@ class HubClient:
         with self._lock:
             if self._closed:
                 raise HubUnreachable("the Hub cannot be reached: llb is stopping")
+            if self._offline:
+                raise HubUnreachable("the Hub is not asked, because HF_HUB_OFFLINE is set")
             if self._client is None:
                 import httpx2
 
+                if (problem := find_unusable_proxy()) is not None:
+                    raise HubUnreachable(f"the Hub cannot be reached: {problem}")
                 self._client = httpx2.Client(timeout=REQUEST_TIMEOUT_S, headers={"User-Agent": "llb"})
             return self._client
 
@@ -207,7 +217,7 @@ class HubClient:
 
         Raises `HubError`.
         """
-        with self._borrow_http_client() as session, _translate_http_errors():
+        with self._borrow_http_client() as session, self._translate_http_errors():
             for _ in range(MAX_REDIRECTS + 1):
                 # Computed for each redirect: the token is sent to its own origin only.
                 sent = {"Accept-Encoding": "identity", **(headers or {}), **self.auth_headers(url)}
@@ -231,6 +241,27 @@ class HubClient:
                 finally:
                     response.close()
         raise HubInvalidResponse(f"The Hub redirected more than {MAX_REDIRECTS} times")
+
+    def name_of(self, url: str) -> str:
+        """Return who answers at `url`: the Hub, or the host of the files to which it redirects."""
+        if _origin_of(url) == self._origin:
+            return "the Hub"
+        return f"the file host of the Hub ({urlsplit(url).hostname})"
+
+    @contextmanager
+    def _translate_http_errors(self) -> Iterator[None]:
+        """Turn the errors of the HTTP client into a `HubError`."""
+        import httpx2
+
+        try:
+            yield
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
+            raise HubInvalidResponse("The Hub redirected to an invalid URL") from None
+        except httpx2.RequestError as error:
+            who = self.name_of(str(error.request.url))
+            raise HubUnreachable(f"{who} cannot be reached: {describe_network_error(error)}") from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise HubUnreachable(f"the Hub cannot be reached: {describe_network_error(error)}") from error
 
     @contextmanager
     def _borrow_http_client(self) -> Iterator[httpx2.Client]:
@@ -280,19 +311,6 @@ class _ModelInfo(msgspec.Struct):
 def _license_of(tags: tuple[str, ...]) -> str | None:
     """The identifier in the tag `license:…` of a repository."""
     return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
-
-
-@contextmanager
-def _translate_http_errors() -> Iterator[None]:
-    """Turn the errors of the HTTP client into a `HubError`."""
-    import httpx2
-
-    try:
-        yield
-    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-        raise HubInvalidResponse("The Hub redirected to an invalid URL") from None
-    except (httpx2.HTTPError, OSError) as error:
-        raise HubUnreachable(f"the Hub cannot be reached: {describe_network_error(error)}") from error
 
 
 async def _run_in_daemon_thread(function: Callable[[], T], deadline_s: float) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import time
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import httpx2
 
 MAX_RETRY_AFTER_S = 300.0
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 _HF_HUB_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -43,10 +45,11 @@ def error_from_response(
 
     status = response.status_code
     if status in (408, 429) or status >= 500:
-        return HubUnreachable(f"the Hub answers {status}", _retry_after_s(response.headers))
+        who = "the Hub" if is_hub else f"the file host of the Hub ({response.url.host})"
+        return HubUnreachable(f"{who} answers {status}", _retry_after_s(response.headers))
     if not is_hub and "x-error-code" not in response.headers:
         # The signed link has expired; the next attempt gets a new one.
-        return HubUnreachable(f"the file server of the Hub answers {status}")
+        return HubUnreachable(f"the file host of the Hub ({response.url.host}) answers {status}")
     try:
         # Without the body, which may have any size and content.
         bare = httpx2.Response(status, headers=response.headers, request=response.request)
@@ -66,6 +69,11 @@ def error_from_response(
         hint = "or it is private and HF_TOKEN is not set" if not has_token else "or HF_TOKEN may not see it"
         return HubNotFound(f"The Hub has no repository {repo}, {hint}")
     except errors.RevisionNotFoundError:
+        if _COMMIT.fullmatch(revision or ""):
+            return HubNotFound(
+                f"The Hub no longer has commit {str(revision)[:12]} of {repo}: pull the model again to get "
+                "its present version, or change the revision that the catalogue names"
+            )
         return HubNotFound(f"The Hub has no revision {revision} of {repo}")
     except errors.RemoteEntryNotFoundError:
         return HubNotFound(f"The repository {repo} has no file {filename}")

@@ -82,11 +82,10 @@ class HubStandIn:
             self._listeners[origin] = listener
             self._start_thread(self._accept_connections, origin, listener)
 
-    def stop_listening(self) -> None:
-        """Close the listening sockets and reset open connections; idempotent."""
+    def stop_listening(self, *origins: str) -> None:
+        """Close the listening sockets (of these origins only) and reset open connections; idempotent."""
         with self._lock:
-            listeners = tuple(self._listeners.values())
-            self._listeners.clear()
+            listeners = tuple(self._listeners.pop(name) for name in origins or tuple(self._listeners))
             connections = tuple(self._connections)
         for listener in listeners:
             # shutdown() wakes accept() in its thread, close() alone would leave the port listening until

@@ -166,7 +166,7 @@ async def test_a_failure_is_named_for_a_person(
         (lambda h: h.resolve_file(REPO, FILE, "nothing"), HubNotFound, "no revision nothing of org/name"),
         (lambda h: h.resolve_file(REPO, "README.md"), HubInvalidResponse, "no sha256 for README.md"),
         (lambda h: h.fetch_stats("org/nothing"), HubNotFound, "no repository org/nothing, or it is private"),
-        (lambda h: h.read_range(REPO, "0" * 40, FILE, 0, 4), HubNotFound, "no revision 0000"),
+        (lambda h: h.read_range(REPO, "0" * 40, FILE, 0, 4), HubNotFound, "no longer has commit 0000"),
     ],
 )
 async def test_what_is_missing_is_told_apart(
@@ -517,3 +517,14 @@ def test_a_link_to_nowhere_in_the_cache_is_not_a_file(
     folder.mkdir(parents=True)
     (folder / SHA256).symlink_to(tmp_path / "gone")
     assert find_cached_file(SHA256) is None
+
+
+async def test_a_file_host_that_does_not_answer_is_named(standin: HubStandIn, hub: HubClient) -> None:
+    commit = (await hub.resolve_file(REPO, FILE)).commit
+    standin.stop_listening("cdn")
+    with pytest.raises(HubUnreachable, match=r"^the file host of the Hub \(127\.0\.0\.1\) cannot be reached"):
+        await hub.read_range(REPO, commit, FILE, 0, 4)
+    assert (await hub.resolve_file(REPO, FILE)).commit == commit
+    standin.stop_listening()
+    with pytest.raises(HubUnreachable, match=r"^the Hub cannot be reached"):
+        await hub.resolve_file(REPO, FILE)

@@ -36,7 +36,7 @@ def check_hub(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]:
     """Check that the Hub responds in time, accepts the token and has the same time."""
     name = "the Hub" if config.hub_endpoint == DEFAULT_HUB_ENDPOINT else config.hub_endpoint
     found: list[Finding] = []
-    client = HubClient(config.hub_endpoint, config.hub_token)
+    client = HubClient(config.hub_endpoint, config.hub_token, offline=config.hub_offline)
     # A daemon thread, abandoned if it hangs: a proxy that sends single bytes outlasts the request timeout.
     query_thread = threading.Thread(
         target=lambda: found.extend(
@@ -61,7 +61,9 @@ def _query_hub(client: HubClient, name: str, repo: str, config: Config) -> list[
         response = client.get_http_client().get(
             url, headers=client.auth_headers(url), timeout=REQUEST_TIMEOUT_S
         )
-    except (httpx2.HTTPError, hub_module.HubError, OSError, ValueError) as error:
+    except hub_module.HubError as error:
+        return [warn("hub", str(error), "Downloaded models work without it")]
+    except (httpx2.HTTPError, OSError, ValueError) as error:
         return [_hub_unreachable(name, hub_module.describe_network_error(error))]
     elapsed_ms = (time.monotonic() - started_at) * 1000
     if response.status_code == 401 and config.hub_token is not None:

@@ -144,12 +144,12 @@ def _library_paths() -> Iterator[str]:
 
 def _make_gpu_caches() -> list[Path]:
     """Make the directory for compiled shaders, and name it to the drivers for which the user named none."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    cache = Path(base) / GPU_CACHE_NAME
     try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+        cache = Path(base) / GPU_CACHE_NAME
         platform_compat.make_private_dir(cache)
-    except OSError:
-        # A read-only home: shaders are compiled at every start.
+    except (OSError, RuntimeError):
+        # A read-only home, or none: shaders are compiled at every start.
         return []
     for name in GPU_CACHE_VARIABLES:
         os.environ.setdefault(name, str(cache))

@@ -107,12 +107,13 @@ def open_hub_body(
             request = client.build_request("GET", url, headers=headers, timeout=timeout)
             response = client.send(request, stream=True, follow_redirects=False, auth=None)
         except (httpx2.HTTPError, OSError) as error:
-            raise HubUnreachable(f"the Hub cannot be reached: {describe_network_error(error)}") from error
+            raise HubUnreachable(
+                f"{hub.name_of(str(url))} cannot be reached: {describe_network_error(error)}"
+            ) from error
         try:
             if not response.has_redirect_location:
-                return DownloadBody(
-                    response, _validate_hub_response(hub, source, spec, response, start), spec.size_bytes
-                )
+                offset = _validate_hub_response(hub, source, spec, response, start)
+                return DownloadBody(response, offset, spec.size_bytes, sender=hub.name_of(str(url)))
             url = _redirect_url(url, response)
         except BaseException:
             response.close()
@@ -142,7 +143,8 @@ def _validate_hub_response(
         raise RangeNotSupported(f"the Hub's file ends before byte {start}")
     if status >= 400:
         raise hub.error_from_response(response, source.repo, spec.name, source.commit)
-    return validate_range_response(response, start, spec.size_bytes)
+    sender = hub.name_of(str(response.url))
+    return validate_range_response(response, start, spec.size_bytes, sender=sender)
 
 
 def validate_range_response(
