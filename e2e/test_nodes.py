@@ -59,7 +59,7 @@ async def test_a_node_says_what_it_is(talking: RunningBalancer, visitors: Visito
     await expect(node.get_by_role("heading", level=2)).to_have_text("attic")
     await expect(node).to_contain_text("Online")
     [seen] = (await talking.http.get("/api/nodes")).json()["nodes"]
-    await expect(node).to_contain_text(f"llb {seen['version']} · {seen['platform']}")
+    await expect(node).to_contain_text(f"llb {seen['version']} · Linux ")
     await expect(node).to_contain_text(seen["hardware"]["cpu"])
     await expect(node.get_by_role("meter", name="Memory", exact=True)).to_have_attribute(
         "aria-valuetext", re.compile(r"^Loaded models: 0 B, Free: [\d.,]+ GB$")
@@ -138,7 +138,7 @@ def cluster(node: dict[str, Any]) -> list[dict[str, Any]]:
     for other, name in zip(others[6:], HOSTILE, strict=True):
         other["name"] = name
     others[0].update(status="offline", last_seen=node["last_seen"] - 7200)
-    others[1].update(draining=True)
+    others[1].update(draining=True, active_requests=2)
     others[2].update(status="joining", engines=[], replicas=[])
     others[3]["hardware"]["gpus"] = [{**gpu, "usable": True}]
     others[3]["meters"].update(gpu_usage=0.5, gpu_memory_usage=0.25)
@@ -183,7 +183,7 @@ async def test_many_nodes_each_in_its_state(talking: RunningBalancer, visitors: 
     await expect(away).to_contain_text("2 hours ago")
     await expect(away).to_contain_text("1 model, 1 GB")
     await expect(away.get_by_role("meter")).to_have_count(0)
-    await expect(node_of(page, "host-1")).to_contain_text("No new requests are sent to this node.")
+    await expect(node_of(page, "host-1")).to_contain_text("Finishing 2 requests…")
     await expect(node_of(page, "host-2")).to_contain_text("Joining")
     fast = node_of(page, "host-3")
     await expect(fast.get_by_role("meter", name="GPU", exact=True)).to_have_attribute("aria-valuenow", "50")

@@ -86,6 +86,8 @@ export default {
   'code.endpoint_unavailable': 'Endpoint unavailable',
   'code.endpoint_timeout': 'Endpoint timed out',
   'code.endpoint_unreachable': 'Endpoint unreachable',
+  'code.endpoint_rate_limited': 'Endpoint rate limited',
+  'code.provider_rejected': 'Refused by the provider',
   'code.endpoint_unknown': 'Not an engine',
   'code.endpoint_needs_key': 'Needs a key',
   'code.address_not_allowed': 'Address not allowed',

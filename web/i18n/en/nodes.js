@@ -32,7 +32,13 @@ export default {
   'node.offline.text':
     'This node is offline. The models on its disk become available again when it is back online.',
   'node.joining.text': 'This node is joining. Details appear after its first report.',
-  'node.draining.text': 'No new requests are sent to this node. Running requests will finish.',
+  'node.draining.text': {
+    one: 'No new requests are sent to this node. Finishing {count} request…',
+    other: 'No new requests are sent to this node. Finishing {count} requests…',
+  },
+  'node.drained': 'Drained',
+  'node.drained.text': 'No requests run on this node. It can be switched off now.',
+  'node.drained.local': 'No requests run on this machine, and new ones go to other nodes.',
   'node.draining.away': 'It will receive no requests after it reconnects, until you resume it.',
   'node.unreachable.text': 'This node is connected, but none of its addresses respond. Retrying.',
   'node.version.text':

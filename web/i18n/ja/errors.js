@@ -89,6 +89,8 @@ export default {
   'code.endpoint_unavailable': 'エンドポイント利用不可',
   'code.endpoint_timeout': 'エンドポイントの応答なし',
   'code.endpoint_unreachable': 'エンドポイントに接続不可',
+  'code.endpoint_rate_limited': 'エンドポイントのレート制限',
+  'code.provider_rejected': 'プロバイダーが拒否',
   'code.endpoint_unknown': 'エンジンではない',
   'code.endpoint_needs_key': 'キーが必要',
   'code.address_not_allowed': '許可されていないアドレス',

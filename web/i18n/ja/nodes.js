@@ -29,7 +29,12 @@ export default {
   'node.offline.text':
     'このノードはオフラインです。再接続すると、ディスク上のモデルが再び利用可能になります。',
   'node.joining.text': 'このノードは参加処理中です。最初の報告が届くと詳細が表示されます。',
-  'node.draining.text': '新しいリクエストは送られません。処理中のリクエストは完了まで続きます。',
+  'node.draining.text': {
+    other: '新しいリクエストは送られません。処理中の {count} 件が完了するのを待っています…',
+  },
+  'node.drained': 'ドレイン完了',
+  'node.drained.text': 'このノードで処理中のリクエストはありません。電源を切れます。',
+  'node.drained.local': 'このマシンで処理中のリクエストはなく、新しいリクエストはほかのノードに送られます。',
   'node.draining.away': '再接続しても、再開するまでリクエストは送られません。',
   'node.unreachable.text': '接続されていますが、どのアドレスからも応答がありません。再試行しています。',
   'node.version.text':

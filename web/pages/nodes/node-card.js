@@ -19,7 +19,7 @@ export function nodeCard(state, node, acts) {
       <div class="node-head">
         <h2 id=${heading}>${node.name}</h2>
         ${statusBadge(node)}
-        <p class="soft">${summaryLine(node)}</p>
+        <p class="soft" title=${node.platform}>${summaryLine(node)}</p>
         ${tags(node)}
       </div>
       ${node.status === 'joining' ? null : facts(node)} ${nodeNotes(node, state.system)}
@@ -76,10 +76,19 @@ function summaryLine({ version, platform, status, last_seen: seen }) {
   const ago = f.ago(Math.min(seen, Date.now() / 1000));
   return t(status === 'online' ? 'node.about' : 'node.about.away', {
     version,
-    platform,
+    platform: shortPlatform(platform),
     ago,
     time: f.dateTime(seen),
   });
+}
+
+/** "Linux-6.1.0-18-amd64-x86_64-with-glibc2.36" → "Linux 6.1 · x86-64"; an unknown form stays as it is. */
+function shortPlatform(platform) {
+  const [, system, release] = /^([A-Za-z]+)-(\d+(?:\.\d+)?)/.exec(platform) ?? [];
+  const [machine] = /x86_64|amd64|aarch64|arm64|riscv64|ppc64le/i.exec(platform) ?? [];
+  if (!system) return platform;
+  const name = system === 'Darwin' ? 'macOS' : system;
+  return [`${name} ${release}`, machine?.replace('_', '-')].filter(Boolean).join(' · ');
 }
 
 const BUILDS = { cpu: 'CPU', cuda: 'CUDA', rocm: 'ROCm', vulkan: 'Vulkan', metal: 'Metal' };

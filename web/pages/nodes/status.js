@@ -10,9 +10,14 @@ export const isOnline = ({ status }) => status === 'online';
 /** Whether it is the balancer's own node. */
 export const isLocal = ({ reach }) => reach?.way === 'local';
 
-export function statusBadge({ status, draining }) {
+/** Whether a draining node has no request left. */
+const isDrained = (node) => node.draining && isOnline(node) && !node.active_requests;
+
+export function statusBadge(node) {
+  const { status, draining } = node;
   if (status === 'offline') return badge('bad', t('node.offline'), 'alert');
   if (status === 'joining') return badge('active', t('node.joining'));
+  if (isDrained(node)) return badge('waiting', t('node.drained'), 'check');
   return draining ? badge('waiting', t('node.draining')) : badge('good', t('node.online'), 'check');
 }
 
@@ -21,13 +26,19 @@ export function nodeNotes(node, system) {
   const notes = [];
   if (node.status !== 'online') notes.push(t(`node.${node.status}.text`));
   else if (node.reach?.way === 'none') notes.push(t('node.unreachable.text'));
-  if (node.draining) notes.push(t(isOnline(node) ? 'node.draining.text' : 'node.draining.away'));
+  if (node.draining) notes.push(drainingText(node));
   if (system && node.version && node.version !== system.version) {
     notes.push(t('node.version.text', { version: node.version, own: system.version }));
   }
   // An earlier version reports none.
   if (isOnline(node)) notes.push(...(node.problems ?? []));
   return notes.map((text) => note(text));
+}
+
+function drainingText(node) {
+  if (!isOnline(node)) return t('node.draining.away');
+  if (!isDrained(node)) return t('node.draining.text', { count: node.active_requests });
+  return t(isLocal(node) ? 'node.drained.local' : 'node.drained.text');
 }
 
 /** How requests reach the node, and its latency. */
