@@ -29,6 +29,7 @@ from sanic.http import Http, Stage
 from sanic.response import BaseHTTPResponse
 
 from llb.api.connection.body_budget import BodyShare
+from llb.api.connection.content_encoding import decode_body
 from llb.api.connection.http_head import parse_request_head
 
 # In all, however much the client still sends.
@@ -216,6 +217,15 @@ class ServerHttp(Http):
                 share.add(len(data))
             received += data
         return bytes(received)
+
+    async def receive_decoded_body(self, share: BodyShare | None, encoding: str | None) -> bytes:
+        """Return the whole body without its `encoding`. Raises as `receive_body` and `decode_body` do."""
+        body = await self.receive_body(share)
+        if encoding is None or not body:
+            return body
+        # A body that came with its head is not counted yet.
+        self.body_share = share
+        return await decode_body(body, encoding, max_bytes=int(self.request_max_size), share=share)
 
     async def iter_body(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives; the pace of the client counts meanwhile. Raises as `read` does."""

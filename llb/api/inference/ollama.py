@@ -16,12 +16,12 @@ from llb.api.inference.client_sinks import NDJSON_CONTENT_TYPE, NDJSON_KEEPALIVE
 from llb.api.inference.ollama_handler import OllamaHandler
 from llb.api.inference.ollama_models import OllamaModels
 from llb.api.inference.ollama_pull import PullFollower, PullStatus
-from llb.api.middleware.route_policy import requires_scope
+from llb.api.middleware.route_policy import ANY_MEDIA_TYPE, requires_scope
 from llb.api.reference.operation import InternalRoute
 from llb.api.reference.schemas import ollama as schemas
 from llb.api.request_body import LargeBodyWorker, parse_body
 from llb.api.request_recorder import RequestRecorder
-from llb.api.responses import JSON, OCTET_STREAM, json_response
+from llb.api.responses import JSON, json_response
 from llb.gateway.dialects import ollama_request, ollama_response
 from llb.gateway.dialects.ollama_response import ResponseShape
 from llb.gateway.dispatcher import Dispatcher
@@ -55,9 +55,9 @@ ERROR_BODY_BUILDERS = dict.fromkeys(
     (*OLLAMA_PATHS, PULL_PATH, *(path.partition("<")[0] for path, _ in UNSUPPORTED_ROUTES)),
     ollama_response.error_body,
 )
-# curl and other clients send JSON with one of these media types. Forms of web pages could too, but
+# Clients send JSON with any media type, or none, as Ollama reads it. Forms of web pages could too, but
 # `middleware.cors` rejects their requests.
-JSON_LIKE_MEDIA_TYPES = (JSON, "application/x-www-form-urlencoded", OCTET_STREAM, "")
+JSON_LIKE_MEDIA_TYPES = (JSON, ANY_MEDIA_TYPE)
 
 
 def ollama_blueprint(

@@ -15,7 +15,12 @@ from llb.accounts.write_limiter import WriteLimiter
 from llb.api.middleware.client_info import ClientInfo, ClientInfoResolver, is_loopback
 from llb.api.middleware.cors import SAFE_METHODS, CorsPolicy, is_cross_origin, is_from_browser, is_preflight
 from llb.api.middleware.local_proof import LocalProof
-from llb.api.middleware.route_policy import RoutePolicy, RoutePolicyError, route_policy_of
+from llb.api.middleware.route_policy import (
+    ANY_MEDIA_TYPE,
+    RoutePolicy,
+    RoutePolicyError,
+    route_policy_of,
+)
 from llb.api.middleware.security_headers import add_security_headers
 from llb.api.middleware.trace_context import trace_id_of
 from llb.api.request_id import request_id_of
@@ -265,7 +270,7 @@ def _internal_headers(names: tuple[str, ...]) -> frozenset[str]:
 
 def _check_media_type(request: Request, policy: RoutePolicy) -> None:
     """Raise `UnsupportedMediaType` for a body that an HTML form of any page could send."""
-    if request.method in SAFE_METHODS:
+    if request.method in SAFE_METHODS or ANY_MEDIA_TYPE in policy.media_types:
         return
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -8,6 +8,7 @@ from sanic import Request
 from sanic.exceptions import PayloadTooLarge as SanicPayloadTooLarge
 from sanic.http import Http
 
+from llb.api.connection.content_encoding import take_content_encoding
 from llb.api.connection.http_exchange import ServerHttp
 from llb.api.connection.http_protocol import ServerProtocol
 from llb.api.connection.resources import ConnectionResources
@@ -57,11 +58,12 @@ class AuthorisedRequest(Request[Any, Any]):
         resources: ConnectionResources = self.app.ctx.connections
         principal: Principal | None = self.ctx.principal
         cast(ServerProtocol, stream.protocol).note_principal(principal)
+        encoding = take_content_encoding(self.headers)
         share = resources.body_budget.open(principal)
         is_large = stream.request_body == "chunked" or stream.request_bytes > COUNTED_UPLOAD_BYTES
         is_inference = policy is not None and policy.scope is Scope.INFERENCE
         if is_large and is_inference and principal is not None and principal.allowances:
             with resources.count_upload(principal):
-                self.body = await stream.receive_body(share)
+                self.body = await stream.receive_decoded_body(share, encoding)
         else:
-            self.body = await stream.receive_body(share)
+            self.body = await stream.receive_decoded_body(share, encoding)

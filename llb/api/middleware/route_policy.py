@@ -20,6 +20,8 @@ H = TypeVar("H", bound=Callable[..., Any])
 _POLICY_ATTRIBUTE = "__llb_route_policy__"
 PUBLIC_BODY_BYTES = 64 * 1024
 _JSON_MEDIA_TYPES = ("application/json",)
+# In `RoutePolicy.media_types`: a body of any type, or of none.
+ANY_MEDIA_TYPE = "*/*"
 
 
 @dataclass(frozen=True, kw_only=True)
