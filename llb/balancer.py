@@ -31,6 +31,7 @@ from llb.api.request_recorder import RequestRecorder
 from llb.api.routes.accounts import accounts_blueprint
 from llb.api.routes.audit import audit_blueprint
 from llb.api.routes.endpoints.management import endpoints_blueprint
+from llb.api.routes.endpoints.spill_rules import spill_rules_blueprint
 from llb.api.routes.event_stream import EventFeed, event_stream_blueprint
 from llb.api.routes.keys import keys_blueprint
 from llb.api.routes.logs import logs_blueprint
@@ -70,6 +71,7 @@ from llb.gateway.endpoints.endpoint import Endpoint
 from llb.gateway.endpoints.exchange import EndpointContext
 from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.endpoints.service import EndpointService
+from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.gateway.http.client import HttpClient
 from llb.gateway.nodes.node_commands import NodeCommands
 from llb.gateway.nodes.node_connections import NodeConnections
@@ -209,7 +211,8 @@ class Balancer:
         )
         self.performance = PerformanceModel(on_load_ended=self._on_load_ended)
         self.endpoints = EndpointRegistry(self.admission, self.performance)
-        self.metrics = Metrics(self.view, self.admission, self.endpoints)
+        self.spill_book = SpillBook(self.db)
+        self.metrics = Metrics(self.view, self.admission, self.endpoints, self.spill_book)
         self.capacity_sync = CapacitySync(
             self.view, self.admission, self.performance, self.node_connections, self.agent
         )
@@ -232,7 +235,13 @@ class Balancer:
                 node_connections=self.node_connections,
                 performance=self.performance,
                 traffic=self.traffic,
-                endpoints=EndpointContext(self.endpoints, self.http_client, self.redactor.redact),
+                endpoints=EndpointContext(
+                    self.endpoints,
+                    self.http_client,
+                    self.redactor.redact,
+                    self.endpoint_service.checks.ensure_listed,
+                ),
+                spill_book=self.spill_book,
                 load_timeout_s=config.queue_timeout_s,
             ),
             self.rate_limiter,
@@ -288,6 +297,7 @@ class Balancer:
             nodes_blueprint(self.view, self.members, audit),
             logs_blueprint(self.log_buffer, self.view, self.agent, self.node_connections),
             endpoints_blueprint(self.endpoint_service, self.endpoints, self.view, audit),
+            spill_rules_blueprint(self.spill_book, self.dispatcher.readiness, audit),
             node_join_blueprint(
                 self.config,
                 self.members,
@@ -390,6 +400,7 @@ class Balancer:
             await self.registrations.start(cluster_id)
             redact_logs(self.redactor, logging.getLogger().handlers)
             await self.endpoint_service.start()
+            await self.spill_book.start()
             await self.agent.start(node_id)
             self.db.ballast.take_back(released_bytes)
         except BaseException:

@@ -19,6 +19,7 @@ from llb.engine.model_engine import Lease
 from llb.gateway.admission.controller import AdmissionController, SlotReservation
 from llb.gateway.endpoints.exchange import EndpointContext, EndpointExchange
 from llb.gateway.endpoints.registry import Place
+from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.engine_errors import error_from_blame, error_from_engine_response
 from llb.gateway.http.response import UpstreamResponse
@@ -83,6 +84,7 @@ class AttemptContext:
     performance: PerformanceModel
     traffic: NodeTraffic
     endpoints: EndpointContext
+    spill_book: SpillBook
     load_timeout_s: float
     prompt_owners: PromptOwners = field(default_factory=PromptOwners)
     token_count_permits: asyncio.Semaphore = field(

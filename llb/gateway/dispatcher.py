@@ -27,6 +27,7 @@ from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.input_batches import BatchAnswer, InputBatch, InputList, read_input_list
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.routing.affinity import compute_affinity_key, estimate_prompt_tokens
+from llb.gateway.spill import dispatch_with_spill
 from llb.gateway.stream.choice_merger import ChoiceMerger
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import RelayResult
@@ -51,7 +52,9 @@ class Dispatcher:
     def __init__(
         self, context: AttemptContext, rate_limiter: ApiKeyRateLimiter, principal_watch: PrincipalWatch
     ) -> None:
-        self.readiness = ModelReadiness(context.view, context.admission, context.endpoints.registry)
+        self.readiness = ModelReadiness(
+            context.view, context.admission, context.endpoints, context.spill_book
+        )
         self.performance = context.performance
         self._context = context
         self._rate_limiter = rate_limiter
@@ -111,7 +114,7 @@ class Dispatcher:
             plan = read_choice_plan(call)
             if plan is not None:
                 return await self._dispatch_choices(call, sink, plan)
-            return await self._dispatch_with_failover(call, sink)
+            return await self._dispatch_to_places(call, sink)
         queued_ms, usage = 0, Usage()
         for batch in inputs.batches():
             for part in await self._dispatch_batch(call, inputs, batch):
@@ -136,7 +139,7 @@ class Dispatcher:
             self._quarantine.check(part.model.id, part.record.principal, part.body)
             choice_sink = merger.sink_of(index)
             async with permits:
-                result = await self._dispatch_with_failover(part, choice_sink)
+                result = await self._dispatch_to_places(part, choice_sink)
             if result.error is not None:
                 raise result.error
             if not result.stream:
@@ -166,7 +169,7 @@ class Dispatcher:
         part = replace(call, body=inputs.body_of(batch))
         self._quarantine.check(call.model.id, call.record.principal, part.body)
         try:
-            result = await self._dispatch_with_failover(part, answer)
+            result = await self._dispatch_to_places(part, answer)
             if result.error is not None:
                 raise result.error
         except errors.InvalidRequest as error:
@@ -183,6 +186,15 @@ class Dispatcher:
         answer.usage = result.usage
         inputs.add_answer(batch, answer.body)
         return [answer]
+
+    async def _dispatch_to_places(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
+        """Have `call` answered by a place of its model, else by what a spill rule names."""
+        return await dispatch_with_spill(
+            self._context.spill_book,
+            self.readiness,
+            call,
+            lambda spilled: self._dispatch_with_failover(spilled, sink),
+        )
 
     async def _dispatch_with_failover(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
         """Try one node after another, by `policy.retry`, until one answers or none is left."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from llb import errors
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
-from llb.gateway.endpoints.registry import EndpointRegistry
-from llb.wire import Capability, Model, ModelObject, ModelStatus, ReplicaState, TemplateSupport
+from llb.gateway.endpoints.exchange import EndpointContext
+from llb.gateway.endpoints.spill_rules import SpillBook
+from llb.policy.endpoints.spill import has_rule, trigger_of
+from llb.wire import Capability, Model, ModelObject, ModelStatus, ReplicaState, SpillTrigger, TemplateSupport
 
 ETA_UNKNOWN_RETRY_S = 5
 MAX_DOWNLOAD_RETRY_S = 60
@@ -16,11 +18,17 @@ class ModelReadiness:
     """Resolves the models that programs ask for, and refuses those that are not Ready."""
 
     def __init__(
-        self, view: ClusterView, admission: AdmissionController, endpoints: EndpointRegistry
+        self,
+        view: ClusterView,
+        admission: AdmissionController,
+        endpoints: EndpointContext,
+        spill_book: SpillBook,
     ) -> None:
+        self._spill_book = spill_book
         self._view = view
         self._admission = admission
-        self._endpoints = endpoints
+        self._endpoints = endpoints.registry
+        self._ensure_listed = endpoints.ensure_listed
 
     def ready_models(self) -> list[Model]:
         """Return the models of the catalogue that can answer, here or at an endpoint."""
@@ -71,6 +79,14 @@ class ModelReadiness:
         """Return what the chat template of a model prints; None while that is unknown."""
         return self._view.template_support_of(model.id)
 
+    async def resolve_listed_model(self, name: str) -> Model:
+        """As `resolve_model`, after the list of the cloud was read again that `name` has as its prefix."""
+        try:
+            return self.resolve_model(name)
+        except errors.ModelNotFound:
+            await self._ensure_listed(name)
+            return self.resolve_model(name)
+
     def _is_only_listed(self, model: Model) -> bool:
         return (
             not model.is_external
@@ -85,6 +101,19 @@ class ModelReadiness:
         While it is not loaded, the length for which it was trained.
         """
         return self._admission.max_context_length(model.id) or model.context_length
+
+    def may_spill(self, model: Model, trigger: SpillTrigger) -> bool:
+        """Whether a rule sends requests for `model` elsewhere in this case."""
+        return has_rule(self._spill_book.rules_of(model.id), trigger)
+
+    def require_ready_or_spill(self, model: Model) -> None:
+        """As `require_ready`, unless a rule sends the request elsewhere in this case."""
+        try:
+            self.require_ready(model)
+        except errors.LlbError as error:
+            trigger = trigger_of(error)
+            if trigger is None or not self.may_spill(model, trigger):
+                raise
 
     def require_ready(self, model: Model) -> None:
         """Raise what the contract says of every status but Ready."""

@@ -213,6 +213,9 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     for path in sorted({*INFERENCE_OPERATIONS, *MESSAGES_OPERATIONS}):
         await ask("POST", path, 404, json={"model": "nothing", "messages": [], "prompt": "", "input": ""})
     await ask("GET", "/api/endpoints", 200)
+    await ask("GET", "/api/routes", 200)
+    await ask("GET", "/api/models/nothing/routes", 404)
+    await ask("PUT", "/api/models/chat/routes", 404, json={"routes": [{"target": "nothing"}]})
     await ask("POST", "/api/endpoints", 400, json={"base_url": "http://127.0.0.1:1"})
     for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/check")):
         await ask(method, f"/api/endpoints/nothing{path}", 404, json={})

@@ -25,7 +25,7 @@ def test_version(host: CommandHost, arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("frobnicate",), "'frobnicate' is not a command of 'llb': 'llb --help' lists them."),
+        (("xyzzy",), "'xyzzy' is not a command of 'llb': 'llb --help' lists them."),
         (("modls",), "did you mean models"),
         (("keys", "crate", "x"), "'crate' is not a command of 'llb keys': did you mean create?"),
         (("--frobnicate",), "--frobnicate"),

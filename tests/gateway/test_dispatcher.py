@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -26,6 +27,7 @@ from llb.gateway.attempt import MAX_CONCURRENT_TOKEN_COUNTS, AttemptContext
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.endpoints.exchange import EndpointContext
 from llb.gateway.endpoints.registry import EndpointRegistry
+from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.gateway.engine_routes import Operation
 from llb.gateway.http.client import HttpClient
 from llb.gateway.http.response import UpstreamResponse
@@ -38,6 +40,7 @@ from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import MAX_HELD_BYTES
 from llb.node.agent import NodeAgent
 from llb.security.permissions import Principal, PrincipalKind
+from llb.store.database import Database
 from llb.wire import EngineReport, InferenceFields, Model, Role
 
 LOCAL = "local"
@@ -183,8 +186,12 @@ class Gateway:
             performance=performance,
             traffic=self.traffic,
             endpoints=EndpointContext(
-                EndpointRegistry(self.admission, performance), cast(HttpClient, None), redact=str
+                EndpointRegistry(self.admission, performance),
+                cast(HttpClient, None),
+                redact=str,
+                ensure_listed=AsyncMock(),
             ),
+            spill_book=SpillBook(cast(Database, None)),
             load_timeout_s=5.0,
         )
         self.watched: list[OpenWork] = []

@@ -61,10 +61,10 @@ async def build_call(
     stripped = await worker.run(len(given), lambda: strip_images(given))
     name = (await worker.run(len(stripped), lambda: decode_json(stripped, _ModelName))).model
     record.requested_model = requested_model or name
-    model = readiness.resolve_model(name)
+    model = await readiness.resolve_listed_model(name)
     record.model_id = model.id
     require_capability(model, operation)
-    readiness.require_ready(model)
+    readiness.require_ready_or_spill(model)
     # A server elsewhere has a reader of its own, and may run what no engine can.
     engine_path = "" if model.is_external else path
     body, stripped, ignored = await _normalize(
@@ -74,7 +74,7 @@ async def build_call(
     fields = await worker.run(len(text), lambda: decode_json(text, InferenceFields))
     record.stream = fields.stream and operation.generates_text
     replaced = await worker.run(len(text), lambda: validate_request(fields, text))
-    context_length = readiness.max_context_length(model)
+    context_length = None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
     await worker.run(len(stripped), lambda: require_fitting_text(text, operation, context_length))
     if extra_fields is not None:
         replaced |= extra_fields(fields)

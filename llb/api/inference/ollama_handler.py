@@ -162,7 +162,7 @@ class OllamaHandler:
         record.requested_model = body.model
         if not body.model:
             raise errors.InvalidRequest("model is required", param="model")
-        model = self._dispatcher.readiness.resolve_model(body.model)
+        model = await self._dispatcher.readiness.resolve_listed_model(body.model)
         record.model_id = model.id
         size_bytes = len(request.body)
         return await build_call(

@@ -46,6 +46,8 @@ from llb.wire import (
     Role,
     Scope,
     SetupRequest,
+    SpillRule,
+    SpillRules,
     UsageBucket,
     UsageBy,
     UsageReport,
@@ -101,6 +103,7 @@ EXAMPLES: tuple[Struct, ...] = (
     ),
     ModelPatch(pinned=True),
     NewEndpoint(base_url="http://gpu-box:8000/v1", name="gpu-box", max_concurrency=64),
+    SpillRules(routes=(SpillRule(target="openai:gpt-5", when=("busy", "unavailable"), after_s=10.0),)),
     EndpointPatch(weight=2.0, mapped={"Qwen/Qwen3-8B": "qwen3-8b"}),
     NodePatch(name="attic", tags=("quiet",), draining=False),
     RequestPage(

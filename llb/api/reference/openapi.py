@@ -80,6 +80,7 @@ TAG_BY_BLUEPRINT = {
     "openapi": "System",
     "presets": "Playground",
     "requests": "History",
+    "routes": "Endpoints",
     "system": "System",
     "tls": "System",
 }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from llb import __version__
 from llb.cli.grammar.account_commands import add_account_commands
 from llb.cli.grammar.command_parser import CommandAdder, CommandParser, OverviewParser
+from llb.cli.grammar.endpoint_commands import add_endpoint_commands
 from llb.cli.grammar.flags import add_remote_flags, add_settings, dest_of
 from llb.cli.grammar.host_commands import add_host_commands
 from llb.cli.grammar.model_commands import add_model_commands
@@ -48,6 +49,7 @@ def build_parser() -> OverviewParser:
     add_settings(serve, excluded="home")
     add_model_commands(topic("Models"))
     add_node_commands(topic("Machines"))
+    add_endpoint_commands(topic("Machines"))
     add_account_commands(topic("Access"))
     add_host_commands(topic("This host"))
     return parser

@@ -120,6 +120,10 @@ class EndpointChecks:
 
     # --- clouds ---
 
+    def refresh_clouds_soon(self) -> None:
+        """Begin to read the lists that are due."""
+        self._tasks.spawn(self.refresh_clouds(), "refresh-clouds")
+
     async def refresh_clouds(self) -> bool:
         """Read the lists of clouds that are missing or a day old, in parallel; whether any was read."""
         due = [item for item in self._registry if self._is_list_due(item)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from llb import errors
@@ -33,11 +33,15 @@ _JSON_HEADER = (b"content-type", b"application/json")
 
 @dataclass(frozen=True)
 class EndpointContext:
-    """What every exchange uses. `redact` removes keys from text."""
+    """What every exchange uses.
+
+    `redact` removes keys from text; `ensure_listed` reads the list of the cloud again that a name belongs to.
+    """
 
     registry: EndpointRegistry
     http_client: HttpClient
     redact: Callable[[str], str]
+    ensure_listed: Callable[[str], Awaitable[None]]
 
 
 class EndpointExchange:

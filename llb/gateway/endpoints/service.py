@@ -75,6 +75,7 @@ class EndpointService:
                 log.warning("the base URL of %s in the environment is this llb: ignored", endpoint.name)
             elif self._registry.find_by_name(endpoint.name) is None:
                 self._put(endpoint)
+        self.checks.refresh_clouds_soon()
 
     async def close(self) -> None:
         await self.checks.close()

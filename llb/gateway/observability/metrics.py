@@ -27,6 +27,7 @@ from llb.base.tasks import TaskSupervisor
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.registry import EndpointRegistry
+from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.gateway.engine_routes import OPERATION_OF_PATH, Operation
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.observability.state_collector import StateCollector
@@ -63,7 +64,11 @@ class Metrics:
     """Metrics registry of this process."""
 
     def __init__(
-        self, view: ClusterView, admission: AdmissionController, endpoints: EndpointRegistry
+        self,
+        view: ClusterView,
+        admission: AdmissionController,
+        endpoints: EndpointRegistry,
+        spill_book: SpillBook,
     ) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         labels = ("gen_ai_operation_name", "gen_ai_request_model")
@@ -154,7 +159,7 @@ class Metrics:
         self._view = view
         # by node and model
         self._last_reports: dict[tuple[str, str], ReplicaReport] = {}
-        self.registry.register(StateCollector(view, admission, endpoints))
+        self.registry.register(StateCollector(view, admission, endpoints, spill_book))
         ProcessCollector(registry=self.registry)
         self._tasks = TaskSupervisor("metrics")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from llb import __version__
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.registry import EndpointRegistry
+from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.wire import EndpointStatus, EngineState, NodeStatus, ReplicaState
 
 
@@ -19,8 +20,13 @@ class StateCollector(Collector):
     """Collector that reads the state at each scrape."""
 
     def __init__(
-        self, view: ClusterView, admission: AdmissionController, endpoints: EndpointRegistry
+        self,
+        view: ClusterView,
+        admission: AdmissionController,
+        endpoints: EndpointRegistry,
+        spill_book: SpillBook,
     ) -> None:
+        self._spill_book = spill_book
         self._view = view
         self._admission = admission
         self._endpoints = endpoints
@@ -60,7 +66,14 @@ class StateCollector(Collector):
             slots.add_metric((name,), endpoint.shared_slots.slots)
             if endpoint.latency_ms is not None:
                 latency.add_metric((name,), endpoint.latency_ms / 1000)
-        yield from (status, active, slots, latency)
+        spilled = CounterMetricFamily(
+            "llb_spilled_requests",
+            "Requests that a rule sent to another model",
+            labels=("model", "target", "trigger"),
+        )
+        for labels, count in self._spill_book.uses.items():
+            spilled.add_metric(labels, count)
+        yield from (status, active, slots, latency, spilled)
 
     def _place_name(self, place_id: str) -> str:
         endpoint = self._endpoints.get(place_id)

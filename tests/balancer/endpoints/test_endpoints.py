@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.balancer.endpoints.program import (
     stream_of,
 )
 from tests.conftest import balancer_factory
+from tests.gateway.fake_engine import Exchange
 from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
 
@@ -292,3 +294,89 @@ async def test_endpoints_are_known_after_a_restart(tmp_path: Path, program: Prog
             assert (box["status"], box["key"]["set"]) == ("misconfigured", True)
             assert "secrets.key" in box["last_error"]
             assert (await chat(llb, "box/m")).status_code == 503
+
+
+async def set_rules(front: RunningBalancer, model: str, *rules: dict[str, Any]) -> None:
+    path = f"/api/models/{model.replace('/', '%2F')}/routes"
+    answer = await front.http.put(path, json={"routes": rules})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("failure", "trigger"),
+    [
+        ((503, {"error": "full"}), "unavailable"),
+        ((500, {"error": "broken"}), "error"),
+        ((429, {"error": "slow down"}), "error"),
+        ((400, {"error": {"message": "maximum context length is 10"}}), "context"),
+    ],
+)
+async def test_a_rule_sends_a_failed_request_elsewhere(
+    front: RunningBalancer,
+    program: Program,
+    endpoint: dict[str, Any],
+    failure: tuple[int, dict[str, Any]],
+    trigger: str,
+) -> None:
+    program.answers[CHAT] = failure
+    async with run_program({"/v1/models": model_list("big"), CHAT: chat_answer(model="big")}) as other:
+        second = await add(front, other, name="second")
+        # Without a rule nothing goes elsewhere, nor with one for something else.
+        assert (await chat(front, "box/m")).status_code == failure[0] or failure[0] == 500
+        other_trigger = {"target": "second/big", "when": ["busy"], "after_s": 9}
+        await set_rules(front, "box/m", other_trigger)
+        assert (await chat(front, "box/m")).status_code != 200
+        assert other.bodies == []
+        await set_rules(front, "box/m", other_trigger, {"target": "second/big", "when": [trigger]})
+        answer = await chat(front, "box/m")
+        if failure[0] in (429, 503):
+            # The endpoint is not even asked now.
+            answer = await chat(front, "box/m")
+        assert answer.status_code == 200, answer.text
+        assert (answer.headers["x-llb-node"], answer.json()["model"]) == ("second", "second/big")
+        assert other.bodies[-1]["model"] == "big"
+        await set_rules(front, "box/m")
+        assert (await front.http.get("/api/routes")).json() == {"models": []}
+        await front.http.delete(f"/api/endpoints/{second['id']}")
+
+
+async def test_a_busy_endpoint_spills_after_a_wait(
+    front: RunningBalancer, program: Program, endpoint: dict[str, Any]
+) -> None:
+    arrived, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        arrived.set()
+        await may_end.wait()
+        await exchange.send_json(json.dumps(chat_answer()).encode())
+
+    program.answers[CHAT] = slow
+    await front.http.patch(f"/api/endpoints/{endpoint['id']}", json={"max_concurrency": 1})
+    async with run_program({"/v1/models": model_list("big"), CHAT: chat_answer(model="big")}) as other:
+        second = await add(front, other, name="second")
+        await set_rules(front, "box/m", {"target": "second/big", "when": ["busy"], "after_s": 0.05})
+        first = asyncio.ensure_future(chat(front, "box/m"))
+        await arrived.wait()
+        assert (await front.http.get(f"/api/endpoints/{endpoint['id']}")).json()["status"] == "busy"
+        assert (await chat(front, "box/m")).headers["x-llb-node"] == "second"
+        may_end.set()
+        assert (await first).headers["x-llb-node"] == "box"
+        await set_rules(front, "box/m")
+        await front.http.delete(f"/api/endpoints/{second['id']}")
+
+
+async def test_a_rule_reaches_a_cloud_only_with_the_scope(
+    front: RunningBalancer, program: Program, endpoint: dict[str, Any]
+) -> None:
+    program.answers[CHAT] = (500, {})
+    async with run_program({"/v1/models": model_list("big"), CHAT: chat_answer(model="big")}) as other:
+        cloud = await add(front, other, name="far", cloud=True)
+        await set_rules(front, "box/m", {"target": "far:big", "when": ["error"]})
+        plain = {"Authorization": f"Bearer {await front.create_key('inference')}"}
+        body = {"model": "box/m", "messages": QUESTION}
+        refused = await front.http.post(CHAT, json=body, headers=plain)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (502, "endpoint_failed")
+        assert other.bodies == []
+        assert (await chat(front, "box/m")).headers["x-llb-node"] == "far"
+        await set_rules(front, "box/m")
+        await front.http.delete(f"/api/endpoints/{cloud['id']}")
