@@ -14,7 +14,7 @@ def add_endpoint_commands(commands: CommandAdder) -> None:
     endpoints = commands.add(
         "endpoints",
         "list, add, check, map and remove engines elsewhere",
-        "endpoints:list_endpoints",
+        "endpoints.management:list_endpoints",
         remote=True,
         examples=(
             "llb endpoints",
@@ -25,8 +25,10 @@ def add_endpoint_commands(commands: CommandAdder) -> None:
     )
     add_json_flag(endpoints)
     actions = add_actions(endpoints)
-    actions.add_json("list", "list endpoints and their state", "endpoints:list_endpoints", remote=True)
-    add = actions.add("add", "add an engine or a cloud", "endpoints:add_endpoint", remote=True)
+    actions.add_json(
+        "list", "list endpoints and their state", "endpoints.management:list_endpoints", remote=True
+    )
+    add = actions.add("add", "add an engine or a cloud", "endpoints.management:add_endpoint", remote=True)
     add.add_argument("base_url", metavar="BASE_URL", help="address, with or without /v1")
     add.add_argument("--name", metavar="NAME", default=None, help="prefix of its models (default: its host)")
     add.add_argument(
@@ -60,18 +62,21 @@ def add_endpoint_commands(commands: CommandAdder) -> None:
     )
     add_json_flag(add)
     check = actions.add_json(
-        "check", "ask an endpoint for its models now", "endpoints:check_endpoint", remote=True
+        "check", "ask an endpoint for its models now", "endpoints.management:check_endpoint", remote=True
     )
     _add_endpoint_argument(check)
     mapping = actions.add(
-        "map", "make a model of an endpoint one of the catalogue", "endpoints:map_model", remote=True
+        "map",
+        "make a model of an endpoint one of the catalogue",
+        "endpoints.management:map_model",
+        remote=True,
     )
     _add_endpoint_argument(mapping)
     mapping.add_argument("model", metavar="MODEL", nargs="?", default=None, help="its name at the endpoint")
     mapping.add_argument("target", metavar="ID", nargs="?", default=None, help="id in the catalogue")
     mapping.add_argument("--off", action="store_true", default=False, help="end the mapping")
     remove = actions.add(
-        "remove", "remove an endpoint, with its key", "endpoints:remove_endpoint", remote=True
+        "remove", "remove an endpoint, with its key", "endpoints.management:remove_endpoint", remote=True
     )
     _add_endpoint_argument(remove)
     add_yes_flag(remove)
@@ -79,7 +84,7 @@ def add_endpoint_commands(commands: CommandAdder) -> None:
     routes = commands.add(
         "routes",
         "show and set where requests go when a model cannot answer",
-        "endpoints:show_routes",
+        "endpoints.spill_rules:show_routes",
         remote=True,
         details="Off by default. Targets are tried in their order; clouds need the scope 'cloud'.",
         examples=(

@@ -1,4 +1,4 @@
-"""Commands for endpoints and spill rules."""
+"""Commands for endpoints: list, add, check, map, remove."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llb.cli.client import ApiClient
 from llb.cli.errors import CommandError
 from llb.cli.options import client_of
 from llb.cli.tables import print_table
-from llb.wire import EndpointList, EndpointStatus, EndpointView, SpillRule, SpillRuleList, SpillRules
+from llb.wire import EndpointList, EndpointStatus, EndpointView
 
 EMPTY_CELL = "-"
 # Detection asks up to a dozen routes of a program that may be slow.
@@ -114,31 +114,6 @@ def remove_endpoint(options: argparse.Namespace) -> int:
     return 0
 
 
-def show_routes(options: argparse.Namespace) -> int:
-    """`llb routes [MODEL]`: shows the spill rules, or sets those of a model."""
-    client = client_of(options)
-    if options.model is None:
-        if options.to or options.clear:
-            raise CommandError("Name the model whose rules change.")
-        listed = client.get("/api/routes", SpillRuleList)
-        if options.json:
-            output.print_json(listed)
-            return 0
-        _print_rules([(each.model, SpillRules(routes=each.routes)) for each in listed.models])
-        return 0
-    path = f"/api/models/{quote(options.model, safe='')}/routes"
-    if options.clear or options.to:
-        when = [word.strip() for word in options.when.split(",")]
-        routes = [{"target": target, "when": when, "after_s": options.after} for target in options.to or ()]
-        client.request("PUT", path, {"routes": routes})
-    rules = client.get(path, SpillRules)
-    if options.json:
-        output.print_json(rules)
-    else:
-        _print_rules([(options.model, rules)])
-    return 0
-
-
 def find_endpoint(client: ApiClient, name: str) -> EndpointView:
     """Endpoint with this name or id. Raises `CommandError` with similar names if there is none."""
     found = client.get("/api/endpoints", EndpointList).endpoints
@@ -175,24 +150,6 @@ def _print_suggestions(endpoint: EndpointView) -> None:
         (model.id, model.mapped_to or EMPTY_CELL, model.suggestion or EMPTY_CELL) for model in endpoint.models
     ]
     print_table(("MODEL", "MAPPED TO", "SUGGESTION"), rows, flexible=0)
-
-
-def _print_rules(rules: list[tuple[str, SpillRules]]) -> None:
-    rows = [
-        (
-            model,
-            rule.target,
-            ", ".join(rule.when),
-            f"{rule.after_s:g} s" if "busy" in rule.when else EMPTY_CELL,
-        )
-        for model, each in rules
-        for rule in each.routes
-    ]
-    print_table(("MODEL", "GOES TO", "WHEN", "AFTER"), rows, flexible=1)
-
-
-def _format_wait(rule: SpillRule) -> str:
-    return f"{rule.after_s:g} s" if "busy" in rule.when else EMPTY_CELL
 
 
 def _count_models(count: int) -> str:
