@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Locator, Page, Route
+from playwright.async_api import Locator, Page
 
-from e2e.conftest import async_fixture
+from e2e.conftest import async_fixture, llb_of
+from llb.errors import error_from_code
+from llb.gateway.inference_call import ClientSink, InferenceCall
 from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
 
-COMPLETIONS = "**/v1/chat/completions"
 STOP_CHUNK: dict[str, Any] = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
 
 FakeCompletion = tuple[int, bytes]
@@ -34,22 +35,27 @@ def text_completion(text: str) -> FakeCompletion:
 
 
 class FakeCompletions:
-    """Gives its answers in turn, and keeps what was asked."""
+    """Stands in the place of the dispatcher: gives its answers in turn, and keeps what was asked."""
 
     def __init__(self, answers: Sequence[FakeCompletion]) -> None:
         self.remaining = list(answers)
         self.requests: list[dict[str, Any]] = []
 
-    async def __call__(self, route: Route) -> None:
-        self.requests.append(json.loads(route.request.post_data or "{}"))
+    async def __call__(self, call: InferenceCall, sink: ClientSink) -> None:
+        self.requests.append(json.loads(call.body))
         status, body = self.remaining.pop(0)
-        kind = "text/event-stream" if status == 200 else "application/json"
-        await route.fulfill(status=status, body=body, content_type=kind)
+        if status != 200:
+            error = json.loads(body)["error"]
+            details = {name: error[name] for name in error.keys() - {"message", "code", "type"}}
+            raise error_from_code(error["code"], error["message"], details, None)
+        sink.start_response(200, b"text/event-stream", node_name="attic", queued_ms=0)
+        await sink.write(body)
 
 
 async def fake_completions(page: Page, *answers: FakeCompletion) -> FakeCompletions:
+    """Answer what the llb of `page` is asked from now on."""
     made = FakeCompletions(answers)
-    await page.route(COMPLETIONS, made)
+    setattr(llb_of(page).app.dispatcher, "dispatch", made)  # noqa: B010  # not for the product
     return made
 
 

@@ -122,6 +122,14 @@ async def make_node(tmp_path: Path) -> AsyncIterator[JoinedNodeFactory]:
 IGNORED_CONSOLE_PREFIXES = ("Failed to load resource", "WebSocket connection to")
 
 
+# The llb that the pages of a browser context show.
+_LLBS: dict[BrowserContext, RunningBalancer] = {}
+
+
+def llb_of(page: Page) -> RunningBalancer:
+    return _LLBS[page.context]
+
+
 class Visitor:
     """A person with a browser profile of their own, in front of one llb.
 
@@ -132,6 +140,7 @@ class Visitor:
         self.context = context
         self.llb = llb
         self.console_errors: list[str] = []
+        _LLBS[context] = llb
         context.on("page", self._watch_page)
 
     def _watch_page(self, page: Page) -> None:
@@ -178,6 +187,7 @@ async def visitors(browser: Browser) -> AsyncIterator[VisitorFactory]:
     yield make
     for visitor in made:
         await visitor.context.close()
+        del _LLBS[visitor.context]
     assert [text for visitor in made for text in visitor.console_errors] == []
 
 

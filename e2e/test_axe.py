@@ -4,7 +4,6 @@ contrast of text.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Route, expect
 
+from e2e.answers import STOP_CHUNK, delta_chunk, fake_completions, sse_completion
 from e2e.conftest import Visitor, VisitorFactory, async_fixture
 from e2e.test_nodes import cluster
 from e2e.words import SOURCE_LOCALE, load_languages, translate
@@ -233,25 +233,10 @@ async def look_at_the_playground(see: Inspector) -> None:
     page = await see.open("/playground")
     await expect(page.get_by_role("textbox", name=see.say("playground.message"))).to_be_enabled()
     await see.look(page, "playground, no conversation yet")
-    chunks = [
-        {"choices": [{"delta": {"content": ANSWER}}]},
-        {
-            "choices": [{"delta": {}, "finish_reason": "stop"}],
-            "timings": {
-                "prompt_n": 12,
-                "cache_n": 3,
-                "predicted_n": 90,
-                "predicted_per_second": 12.34,
-                "prompt_ms": 30,
-            },
-        },
-    ]
-    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
-
-    async def answer(route: Route) -> None:
-        await route.fulfill(content_type="text/event-stream", body=body)
-
-    await page.route("**/v1/chat/completions", answer)
+    timings = {"predicted_per_second": 12.34}
+    usage = {"prompt_tokens": 12, "completion_tokens": 90, "prompt_tokens_details": {"cached_tokens": 3}}
+    end = {**STOP_CHUNK, "timings": timings, "usage": usage}
+    await fake_completions(page, sse_completion(delta_chunk(content=ANSWER), end))
     await page.get_by_role("textbox", name=see.say("playground.message")).fill("What is there?\nTell me.")
     await page.get_by_role("button", name=see.say("playground.send")).click()
     await expect(page.get_by_role("log").locator("pre .hljs-keyword").first).to_be_visible()

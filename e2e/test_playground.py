@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Page, expect
 
+from e2e.answers import STOP_CHUNK, delta_chunk, fake_completions, sse_completion, text_completion
 from e2e.conftest import Visitor, VisitorFactory, async_fixture
 from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer, write_catalog
@@ -64,18 +64,10 @@ async def ask(page: Page, text: str) -> None:
 
 
 async def answers_with(page: Page, text: str) -> None:
-    """Whatever is asked, the answer is `text`: in three pieces, as an engine sends it."""
+    """The next answer is `text`, in three pieces, as an engine sends it."""
     third = len(text) // 3 + 1
-    chunks: list[dict[str, Any]] = [
-        {"choices": [{"delta": {"content": text[at : at + third]}}]} for at in range(0, len(text), third)
-    ]
-    chunks.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
-
-    async def fulfil(route: Route) -> None:
-        await route.fulfill(content_type="text/event-stream", body=body)
-
-    await page.route("**/v1/chat/completions", fulfil)
+    pieces = [delta_chunk(content=text[at : at + third]) for at in range(0, len(text), third)]
+    await fake_completions(page, sse_completion(*pieces, STOP_CHUNK))
 
 
 async def busy(llb: RunningBalancer) -> int:
@@ -139,14 +131,10 @@ async def test_an_error_is_told_and_can_be_retried(
 ) -> None:
     page = await (await visitors(talking)).open("/playground?model=chat")
     refused = {"error": {"message": "x", "type": "overloaded_error", "code": "queue_full"}}
-
-    async def refuse(route: Route) -> None:
-        await route.fulfill(status=503, json=refused)
-
-    await page.route("**/v1/chat/completions", refuse)
+    await fake_completions(page, (503, json.dumps(refused).encode()))
     await ask(page, "Hello")
     await expect(page.get_by_role("alert")).to_contain_text("The queue is full")
-    await page.unroute("**/v1/chat/completions")
+    delattr(talking.app.dispatcher, "dispatch")
     await page.get_by_role("button", name="Retry").click()
     await expect(page.get_by_role("alert")).to_have_count(0)
     # The engine is loaded for this answer.
@@ -181,16 +169,10 @@ async def test_pictures_go_to_models_that_see(talking: RunningBalancer, visitors
         {"name": "a.png", "mimeType": "image/png", "buffer": picture}
     )
     await expect(page.get_by_role("img", name="Image 1")).to_be_visible()
-    sent: list[str] = []
-
-    async def take(route: Route) -> None:
-        sent.append(route.request.post_data or "")
-        await route.fulfill(content_type="text/event-stream", body="data: [DONE]\n\n")
-
-    await page.route("**/v1/chat/completions", take)
+    asked = await fake_completions(page, text_completion("A picture."))
     await ask(page, "What is it?")
-    await expect(page.get_by_role("button", name="Send")).to_be_visible()
-    parts = json.loads(sent[0])["messages"][-1]["content"]
+    await expect(page.get_by_role("log")).to_contain_text("A picture.")
+    parts = asked.requests[0]["messages"][-1]["content"]
     assert parts[-1]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
@@ -201,10 +183,12 @@ async def test_a_conversation_is_renamed_and_deleted(
     await answers_with(page, "Certainly.")
     await ask(page, "Remember the milk")
     await expect(page.get_by_role("log")).to_contain_text("Certainly.")
+    await page.get_by_role("button", name="Actions for Remember the milk").click()
     await page.get_by_role("button", name="Rename").click()
     await page.get_by_role("dialog").get_by_label("Title").fill("Shopping")
     await page.get_by_role("dialog").get_by_role("button", name="Rename").click()
     await expect(page.get_by_role("button", name=re.compile("^Shopping"))).to_be_visible()
+    await page.get_by_role("button", name="Actions for Shopping").click()
     await page.get_by_role("button", name="Delete", exact=True).click()
     await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     await expect(page.get_by_role("button", name=re.compile("^Shopping"))).to_have_count(0)

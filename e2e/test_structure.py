@@ -52,7 +52,7 @@ NAMES = {
 GLOBALS = {
     "fetch": {"core/api.js"},
     "WebSocket": {"core/socket.js"},
-    "localStorage": {"core/preferences.js", "boot.js", "pages/playground/conversation-store.js"},
+    "localStorage": {"core/preferences.js", "boot.js", "pages/playground/conversations/browser-storage.js"},
     "sessionStorage": set(),
     "indexedDB": set(),
     "eval": set(),

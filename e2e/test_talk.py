@@ -60,6 +60,16 @@ def shelf(page: Page) -> Any:
     return page.get_by_role("region", name="Conversations")
 
 
+def conversation(page: Page, title: str) -> Any:
+    """The entry of the list that opens it."""
+    return shelf(page).get_by_role("button", name=re.compile(f"^{re.escape(title)}"))
+
+
+async def choose_action(page: Page, title: str, action: str) -> None:
+    await shelf(page).get_by_role("button", name=f"Actions for {title}").click()
+    await shelf(page).get_by_role("button", name=action).click()
+
+
 # --- what breaks -------------------------------------------------------------------------------------
 
 
@@ -76,58 +86,68 @@ async def writer(
     return llb
 
 
-async def test_an_answer_that_breaks_off_stays_and_its_slot_is_freed(
+async def test_an_answer_goes_on_until_it_is_stopped(
     writer: RunningBalancer, visitors: VisitorFactory
 ) -> None:
     page = await (await visitors(writer)).open("/playground")
-    answer = conversation_log(page).locator(".answer")
+    answer = conversation_log(page).locator(".answer").last
 
     async def endless(route: Route) -> None:
-        await route.continue_(post_data={**(route.request.post_data_json or {}), "ignore_eos": True})
+        body = route.request.post_data_json or {}
+        await route.continue_(post_data={**body, "request": {**body["request"], "ignore_eos": True}})
 
     # The model would soon be done, and this is about an answer that is not.
-    await page.route("**/v1/chat/completions", endless)
+    await page.route("**/answers", endless)
 
-    async def begun() -> None:
-        await wait_until(lambda: busy_slots(writer) == 1)
-        # A few words: of a single token no speed can be told.
+    async def text_after(words: int) -> str:
+        """The text once it has that many words: of a single token no speed can be told."""
         await expect(answer.locator(".message-text")).to_contain_text(
-            re.compile(r"(\w+\W+){3}"), timeout=SLOW_MS
+            re.compile(rf"(\S+\s+){{{words}}}"), timeout=SLOW_MS
         )
+        return await answer.locator(".message-text").inner_text()
 
     await message_box(page).fill(COUNT)
     await message_box(page).press("Enter")
-    await begun()
+    await text_after(3)
     await expect(conversation_log(page)).to_have_attribute("aria-busy", "true")
     await page.keyboard.press("Escape")
     await wait_until(lambda: busy_slots(writer) == 0)
     await expect(conversation_log(page)).to_have_attribute("aria-busy", "false")
-    await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible()  # measured here: nobody told it
+    await expect(conversation_log(page)).to_contain_text("Stopped.")
+    await expect(page.get_by_role("status").filter(has_text="Stopped.")).to_have_count(1)
+    await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible()  # measured: nobody told it
 
-    # Whoever reloads, or leaves for another page, keeps what was there.
+    # Reloading the page, or leaving it, does not end the answer.
     await answer.get_by_role("button", name="Regenerate").click()
-    await begun()
+    before = await text_after(3)
     await page.reload()
-    await wait_until(lambda: busy_slots(writer) == 0)
-    await expect(answer).to_contain_text("Interrupted.")
-    await answer.get_by_role("button", name="Retry").click()
-    await begun()
+    await expect(conversation_log(page)).to_have_attribute("aria-busy", "true")
+    later = await text_after(len(before.split()) + 3)
+    assert later.startswith(before)
     await page.get_by_role("link", name="Nodes").click()
-    await wait_until(lambda: busy_slots(writer) == 0)
+    assert busy_slots(writer) == 1
     await page.get_by_role("navigation").get_by_role("link", name="Playground").click()
-    await expect(answer).to_contain_text("Stopped.")
+    assert (await text_after(len(later.split()) + 3)).startswith(later)
+    # In another conversation a dot says that it goes on.
+    await shelf(page).get_by_role("button", name="New conversation").click()
+    running = shelf(page).get_by_role("listitem").filter(has_text="Generating the answer")
+    await expect(running).to_have_count(1)
+    await running.get_by_role("button", name=re.compile("^Count from")).click()
+    await expect(conversation_log(page)).to_have_attribute("aria-busy", "true")
+    await page.get_by_role("button", name="Stop").click()
+    await expect(conversation_log(page)).to_contain_text("Stopped.")
+    await wait_until(lambda: busy_slots(writer) == 0)
 
     # The server goes away in the middle of an answer, and comes back.
     await answer.get_by_role("button", name="Regenerate").click()
-    await begun()
+    await text_after(3)
     await writer.stop()
     broken = answer.get_by_role("alert")
     await expect(broken).to_contain_text("Interrupted.")
-    assert re.search(r"\w{2}", await answer.locator(".message-text").inner_text())
     await writer.start(writer.port)
     await writer.wait_until_online()
     await broken.get_by_role("button", name="Retry").click()
-    await begun()
+    await text_after(3)
     await expect(broken).to_have_count(0)
 
 
@@ -337,6 +357,7 @@ async def test_an_answer_can_be_had_by_keyboard_alone(page: Page) -> None:
     await expect(conversation_log(page)).to_contain_text("First.")
     await expect(message_box(page)).to_be_focused()
     await page.keyboard.press("Shift+Tab")
+    await page.keyboard.press("Shift+Tab")
     await expect(conversation_log(page).get_by_role("button", name="Regenerate")).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(conversation_log(page)).to_contain_text("Second.")
@@ -365,6 +386,8 @@ async def test_a_question_is_rewritten_and_the_draft_waits(page: Page) -> None:
     await expect(conversation_log(page)).not_to_contain_text("Question two")
     await expect(message_box(page)).to_have_value("not sent yet")
     assert asked.requests[-1]["messages"] == [{"role": "user", "content": "Question anew"}]
+    await conversation_log(page).get_by_role("button", name="Previous version").click()
+    await expect(conversation_log(page)).to_contain_text("Later")
 
 
 async def test_the_document_is_as_high_as_the_window(page: Page) -> None:
@@ -382,7 +405,7 @@ async def test_try_on_a_model_begins_a_conversation(page: Page, talker: RunningB
     await page.goto(f"{talker.url}/playground?model=chat")
     await expect(page.get_by_role("heading", name="Chat with Chatterbox")).to_be_visible()
     await expect(page).to_have_url(f"{talker.url}/playground")
-    await shelf(page).get_by_role("button", name="Tell me of cats").click()
+    await conversation(page, "Tell me of cats").click()
     await page.reload()
     await expect(conversation_log(page)).to_contain_text("About cats")
 
@@ -444,35 +467,75 @@ async def test_two_windows_do_not_take_each_others_conversations_away(
 
     other = await page.context.new_page()
     await other.goto(f"{talker.url}/playground")
-    await shelf(other).get_by_role("button", name="Tell me of cats").click()
+    await conversation(other, "Tell me of cats").click()
     await expect(conversation_log(other)).to_contain_text("About cats")
-    await shelf(other).get_by_role("button", name="Rename").click()
+    await choose_action(other, "Tell me of cats", "Rename")
     await other.get_by_role("dialog").get_by_role("textbox", name="Title").fill("Felines")
     await other.get_by_role("dialog").get_by_role("button", name="Rename").click()
-    await expect(shelf(page).get_by_role("button", name="Felines")).to_be_visible()
+    await expect(conversation(page, "Felines")).to_be_visible()
     await expect(conversation_log(page)).to_contain_text("About dogs")
-    await shelf(page).get_by_role("button", name="Delete").click()
+    await choose_action(page, "Tell me of dogs", "Delete")
     await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    await expect(shelf(other).get_by_role("button", name="Tell me of dogs")).to_have_count(0)
-    await expect(shelf(other).get_by_role("button", name="Felines")).to_be_visible()
+    await expect(conversation(other, "Tell me of dogs")).to_have_count(0)
+    await expect(conversation(other, "Felines")).to_be_visible()
 
 
-async def test_what_lies_broken_in_the_storage_is_passed_over(page: Page) -> None:
-    await fake_completions(page, text_completion("Kept"))
-    await send_message(page, "Keep this")
-    await expect(conversation_log(page)).to_contain_text("Kept")
-    await page.evaluate("""() => {
-          const key = Object.keys(localStorage).find((name) => name.startsWith('llb.conversation.'));
-          const good = JSON.parse(localStorage.getItem(key));
-          const put = (id, value) => localStorage.setItem(key.replace(good.id, id), value);
-          const message = (fields) => ({ role: 'user', text: '', ...fields });
-          ['{', 'null', '[]', '{"id":"3"}', JSON.stringify(good)].forEach((value, at) => put(at, value));
-          put('a', JSON.stringify({ ...good, id: 'a', messages: [message({ text: 7 })] }));
-          put('b', JSON.stringify({ ...good, id: 'b', messages: [message({ images: ['http://elsewhere.invalid/'] })] }));
-        }""")
+async def test_two_tabs_that_write_at_once_keep_both(page: Page, talker: RunningBalancer) -> None:
+    await fake_completions(page, *(text_completion(text) for text in ("First", "From here", "From there")))
+    await send_message(page, "Begin")
+    await expect(conversation_log(page)).to_contain_text("First")
+    other = await page.context.new_page()
+    # What one tab tells the other does not arrive.
+    await other.add_init_script("BroadcastChannel.prototype.postMessage = () => {}")
+    await other.goto(f"{talker.url}/playground")
+    await expect(conversation_log(other)).to_contain_text("First")
+    await send_message(other, "Ask there")
+    await expect(conversation_log(other)).to_contain_text("From here")
+    await send_message(page, "Ask here")
+    await expect(conversation_log(page)).to_contain_text("From there")
+    # Both questions stand after the first answer, as versions of each other.
     await page.reload()
-    await expect(conversation_log(page)).to_contain_text("Kept")
+    log = conversation_log(page)
+    await expect(log).to_contain_text("Ask here")
+    await log.get_by_role("button", name="Previous version").click()
+    await expect(log).to_contain_text("Ask there")
+    await expect(log).to_contain_text("From here")
+    await expect(log).not_to_contain_text("Ask here")
+
+
+async def test_conversations_of_an_earlier_version_move_to_the_server(
+    page: Page, talker: RunningBalancer
+) -> None:
+    user = (await page.evaluate("fetch('/api/auth/me').then((answer) => answer.json())"))["user"]["id"]
+    good = {
+        "id": "old-1", "title": "", "updated": 1_700_000_000_000, "system": "Be brief.", "stop": "",
+        "parameters": {"temperature": 0.5},
+        "messages": [
+            {"role": "user", "text": "Kept question"},
+            {"role": "assistant", "text": "Kept answer", "model": "chat", "ended": "stop"},
+        ],
+    }  # fmt: skip
+    broken = [
+        "{", "null", "[]", '{"id":"3"}',
+        json.dumps({**good, "id": "a", "messages": [{"role": "user", "text": 7}]}),
+        json.dumps({**good, "id": "b", "messages": [{"role": "user", "text": "", "images": ["http://x.invalid/"]}]}),
+    ]  # fmt: skip
+    entries = {f"llb.conversation.{user}.old-1": json.dumps(good)} | {
+        f"llb.conversation.{user}.{at}": text for at, text in enumerate(broken)
+    }
+    await page.evaluate("(entries) => Object.assign(localStorage, entries)", entries)
+    await page.reload()
+    await conversation(page, "Kept question").click()
+    await expect(conversation_log(page)).to_contain_text("Kept answer")
     await expect(shelf(page).get_by_role("listitem")).to_have_count(1)
+    left = await page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('llb.conversation.'))")
+    assert sorted(key.rpartition(".")[2] for key in left) == ["0", "1", "2", "3", "4", "5"]
+    # On the server it is there for every browser.
+    await page.evaluate("localStorage.clear()")
+    await page.goto(f"{talker.url}/playground")
+    await conversation(page, "Kept question").click()
+    await page.get_by_role("button", name="Parameters").click()
+    await expect(panel(page).get_by_role("textbox", name="System prompt")).to_have_value("Be brief.")
 
 
 async def test_another_person_at_the_same_browser_does_not_read_them(
@@ -490,25 +553,6 @@ async def test_another_person_at_the_same_browser_does_not_read_them(
     other = await visitor.open("/playground")
     await expect(message_box(other)).to_have_value("")
     await expect(other.get_by_role("main")).not_to_contain_text("secret")
-
-
-async def test_when_the_storage_is_full_the_oldest_make_room(page: Page) -> None:
-    await fake_completions(page, text_completion("First"), text_completion("Second"))
-    await send_message(page, "The oldest one, which is long enough to make room for another. " * 20)
-    await expect(conversation_log(page)).to_contain_text("First")
-    await page.evaluate("""() => {
-          let size = 4_000_000;
-          for (let at = 0; size > 8; at += 1) {
-            try { localStorage.setItem(`filler${at}`, 'x'.repeat(size)); } catch { size = Math.floor(size / 2); }
-          }
-        }""")
-    await shelf(page).get_by_role("button", name="New conversation").click()
-    await send_message(page, "Hi")
-    await expect(conversation_log(page)).to_contain_text("Second")
-    await expect(shelf(page).get_by_role("listitem")).to_have_count(1)
-    await expect(shelf(page).get_by_role("listitem")).to_contain_text("Hi")
-    await page.reload()
-    await expect(conversation_log(page)).to_contain_text("Second")
 
 
 # --- reading -----------------------------------------------------------------------------------------

@@ -1,17 +1,17 @@
 /** pages/playground/chat-request.js. */
 
 import {
+  continuationBody,
   nextRequestBody,
   PARAMETERS,
   parseNumber,
   requestBody,
-  streamedBody,
 } from '/web/pages/playground/chat-request.js';
 import { equal, frozen, test } from './runner.js';
 
 const user = (text, images) => ({ role: 'user', text, ...(images ? { images } : {}) });
 const assistant = (text) => ({ role: 'assistant', text });
-const NOTHING = { text: '', images: [] };
+const NOTHING = { text: '', images: [], files: [] };
 
 test('a typed number is one within its bounds, nothing, or none', () => {
   const [temperature, topK] = ['temperature', 'top_k'].map((name) =>
@@ -32,10 +32,8 @@ test('a typed number is one within its bounds, nothing, or none', () => {
 });
 
 test('a conversation is sent in turns, without thoughts and without empty answers', () => {
-  const conversation = frozen({
-    messages: [user('a'), assistant(''), user('b'), assistant('<think>x</think>c'), user('d')],
-  });
-  equal(requestBody('m', conversation), {
+  const messages = frozen([user('a'), assistant(''), user('b'), assistant('<think>x</think>c'), user('d')]);
+  equal(requestBody('m', {}, messages), {
     model: 'm',
     messages: [
       { role: 'user', content: 'a\n\nb' },
@@ -48,8 +46,8 @@ test('a conversation is sent in turns, without thoughts and without empty answer
 test('pictures travel as parts, also where two questions join', () => {
   const url = 'data:image/png;base64,AA';
   const part = { type: 'image_url', image_url: { url } };
-  equal(requestBody('m', { messages: [user('', [url])] }).messages, [{ role: 'user', content: [part] }]);
-  equal(requestBody('m', frozen({ messages: [user('a'), user('b', [url])] })).messages, [
+  equal(requestBody('m', {}, [user('', [url])]).messages, [{ role: 'user', content: [part] }]);
+  equal(requestBody('m', {}, frozen([user('a'), user('b', [url])])).messages, [
     { role: 'user', content: [{ type: 'text', text: 'a' }, { type: 'text', text: 'b' }, part] },
   ]);
 });
@@ -60,26 +58,35 @@ test('system prompt, stops and numbers are sent where they are set', () => {
     stop: 'a\n\nb',
     parameters: { temperature: 0, top_k: 5000, seed: 'x', model: 1, min_p: NaN },
   };
-  const body = requestBody('m', { ...settings, messages: [user('q')] });
+  const body = requestBody('m', settings, [user('q')]);
   equal(
     [body.messages[0], body.stop, body.temperature],
     [{ role: 'system', content: ' be brief ' }, ['a', 'b'], 0],
   );
   equal(Object.keys(body).sort(), ['messages', 'model', 'stop', 'temperature']);
-  equal(requestBody('m', { system: '  ', stop: '\n', messages: [user('q')] }), {
+  equal(requestBody('m', { system: '  ', stop: '\n' }, [user('q')]), {
     model: 'm',
     messages: [{ role: 'user', content: 'q' }],
   });
-  equal(requestBody('m', { stop: 'x\n'.repeat(20), messages: [] }).stop.length, 8);
-  const streamed = streamedBody('m', { messages: [user('q')] });
-  equal([streamed.stream, streamed.stream_options], [true, { include_usage: true }]);
+  equal(requestBody('m', { stop: 'x\n'.repeat(20) }, []).stop.length, 8);
+});
+
+test('files stand before the text of their question', () => {
+  const files = [{ name: 'a.md', text: 'x' }];
+  equal(requestBody('m', {}, [{ ...user('why?'), files }]).messages[0].content, 'a.md:\n```\nx\n```\n\nwhy?');
+});
+
+test('an answer is continued from its text, without reasoning', () => {
+  const body = continuationBody('m', {}, [user('a'), assistant('One,')]);
+  equal(body.messages.at(-1), { role: 'assistant', content: 'One,' });
+  equal(body.chat_template_kwargs, { enable_thinking: false });
 });
 
 test('the next request: the draft, else the last question again, else the example', () => {
-  const said = frozen({ messages: [user('a'), assistant('b')] });
-  const texts = (conversation, draft) =>
-    nextRequestBody('m', conversation, draft, 'Hello').messages.map(({ content }) => content);
-  equal(texts(said, { text: ' c ', images: [] }), ['a', 'b', 'c']);
+  const said = frozen([user('a'), assistant('b')]);
+  const texts = (messages, draft) =>
+    nextRequestBody('m', {}, messages, draft, 'Hello').messages.map(({ content }) => content);
+  equal(texts(said, { ...NOTHING, text: ' c ' }), ['a', 'b', 'c']);
   equal(texts(said, NOTHING), ['a']);
-  equal(texts({ messages: [] }, NOTHING), ['Hello']);
+  equal(texts([], NOTHING), ['Hello']);
 });

@@ -1,6 +1,6 @@
 /** pages/playground/code-snippets.js. */
 
-import { asCurl, asPython } from '/web/pages/playground/code-snippets.js';
+import { asCurl, asPython } from '/web/pages/playground/settings/code-snippets.js';
 import { equal, ok, test } from './runner.js';
 
 const body = (content, more = {}) => ({ model: 'm', messages: [{ role: 'user', content }], ...more });

@@ -1,6 +1,6 @@
-/** pages/playground/markdown-blocks.js. */
+/** pages/playground/messages/markdown-blocks.js. */
 
-import { splitBlocks, splitThinking } from '/web/pages/playground/markdown-blocks.js';
+import { splitBlocks, splitThinking } from '/web/pages/playground/messages/markdown-blocks.js';
 import { equal, test } from './runner.js';
 
 test('blocks end at a blank line', () => {

@@ -8,7 +8,12 @@ const FEEDBACK_MS = 2000;
 
 /** `text`: the text, or a function that returns it on demand. `label`: name of the button. */
 export const copyButton = (text, label = t('common.copy')) => html`
-  <button type="button" class="button quiet small copy" @click=${(event) => copy(event.currentTarget, text)}>
+  <button
+    type="button"
+    class="button quiet small copy"
+    title=${label}
+    @click=${(event) => copy(event.currentTarget, text)}
+  >
     ${icon('copy')}<span class="copy-label">${label}</span>
     <span class="copy-status" aria-live="polite"></span>
   </button>`;

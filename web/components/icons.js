@@ -43,6 +43,13 @@ const PATHS = {
   external: 'M14 4h6v6M20 4l-9 9M18 14v6H4V6h6',
   down: 'm6 9 6 6 6-6',
   sliders: 'M5 4v9M5 17v3M12 4v3M12 11v9M19 4v11M19 19v1M3 15h4M10 9h4M17 17h4',
+  edit: 'M4 20h4L19 9l-4-4L4 16zM13 7l4 4',
+  next: 'M5 12h13M13 7l5 5-5 5',
+  file: 'M6 3h8l4 4v14H6zM14 3v4h4M9 12h6M9 16h6',
+  upload: 'M12 15V4M7 8.5 12 4l5 4.5M5 20h14',
+  more: 'M6 12h.01M12 12h.01M18 12h.01',
+  columns: 'M4 5h7v14H4zM13 5h7v14h-7z',
+  help: 'M9.2 9a2.9 2.9 0 1 1 4.3 2.6c-.9.5-1.5 1.1-1.5 2.2M12 17h.01M12 3a9 9 0 1 0 .01 0z',
   list: 'M9 6h11M9 12h11M9 18h11M4.5 6h.01M4.5 12h.01M4.5 18h.01',
 };
 

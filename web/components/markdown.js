@@ -3,6 +3,7 @@
 import { html, render } from '../lib/html.js';
 import { t } from '../core/i18n.js';
 import { copyButton } from './copy-button.js';
+import { mathExtensions, renderMath } from './math.js';
 
 // In characters. Longer blocks are shown as plain text because crafted input can keep the parser busy for
 // minutes.
@@ -49,7 +50,8 @@ export function loadMarkdown() {
     import('../vendor/marked/marked.js'),
     import('../vendor/dompurify/dompurify.js'),
   ]).then(([{ Marked }, { default: purify }]) => {
-    libraries = { parser: new Marked({ gfm: true, breaks: true, renderer: renderer() }), purify };
+    const parser = new Marked({ gfm: true, breaks: true, renderer: renderer(), extensions: mathExtensions });
+    libraries = { parser, purify };
   });
   return loading;
 }
@@ -58,9 +60,10 @@ export function loadMarkdown() {
 export const isMarkdownLoaded = () => libraries !== null;
 
 /**
- * Element for `text`. With `highlighted` code is highlighted as well; use it for text that no longer changes.
+ * Element for `text`. While it `isGrowing`, code is highlighted only if its language is loaded already, so
+ * that it never loses its colours again.
  */
-export function renderMarkdown(text, { highlighted = false } = {}) {
+export function renderMarkdown(text, { isGrowing = false } = {}) {
   const container = document.createElement('div');
   container.className = 'markdown';
   const nodes = fragment(text);
@@ -69,7 +72,8 @@ export function renderMarkdown(text, { highlighted = false } = {}) {
     container.className = 'plain';
     container.textContent = text;
   }
-  for (const code of container.querySelectorAll('pre > code')) decorateCodeBlock(code, highlighted);
+  for (const code of container.querySelectorAll('pre > code')) decorateCodeBlock(code, isGrowing);
+  renderMath(container);
   // Models start with any heading level. For screen readers all of them are one level below the heading of
   // the message.
   for (const heading of container.querySelectorAll('h3, h4, h5, h6')) heading.ariaLevel = '3';
@@ -155,15 +159,24 @@ const VENDORED = new Set(
   powershell python r ruby rust shell sql swift typescript xml yaml`.split(/\s+/),
 );
 
-function decorateCodeBlock(code, highlighted) {
+function decorateCodeBlock(code, isGrowing) {
   const name = /(?:^|\s)language-(\S+)/.exec(code.className)?.[1] ?? '';
   code.className = '';
   const frame = document.createElement('div');
   frame.className = 'code';
   const head = document.createElement('div');
   head.className = 'code-head';
-  render(html`<span>${name}</span>${copyButton(() => code.textContent, t('common.copy_code'))}`, head);
   const block = code.parentElement;
+  render(
+    html`
+      <span>${name}</span>
+      <button type="button" class="button quiet small" aria-pressed="false" @click=${(event) =>
+        event.currentTarget.setAttribute('aria-pressed', String(block.classList.toggle('wrapped')))}>${t(
+        'playground.wrap',
+      )}</button>
+      ${copyButton(() => code.textContent, t('common.copy_code'))}`,
+    head,
+  );
   // Long lines scroll; with a tab stop also by keyboard.
   block.tabIndex = 0;
   block.role = 'group';
@@ -171,22 +184,31 @@ function decorateCodeBlock(code, highlighted) {
   block.replaceWith(frame);
   frame.append(head, block);
   const language = LANGUAGES[name.toLowerCase()] ?? name.toLowerCase();
-  if (highlighted && VENDORED.has(language)) highlight(code, language);
+  if (!VENDORED.has(language)) return;
+  const ready = highlighters.get(language);
+  if (ready) ready(code);
+  else loadHighlighter(language).then((highlight) => isGrowing || highlight(code));
 }
 
-/** Highlights code asynchronously; until then it is shown without colours. */
-async function highlight(code, language) {
+// Language → function that highlights an element, once both modules are loaded.
+const highlighters = new Map();
+
+async function loadHighlighter(language) {
   const [{ default: engine }, { default: grammar }] = await Promise.all([
     import('../vendor/highlight/core.js'),
     import(`../vendor/highlight/languages/${language}.js`),
   ]);
   if (!engine.getLanguage(language)) engine.registerLanguage(language, grammar);
-  const { value } = engine.highlight(code.textContent, { language, ignoreIllegals: true });
-  code.replaceChildren(
-    libraries.purify.sanitize(value, {
-      ALLOWED_TAGS: ['span'],
-      ALLOWED_ATTR: ['class'],
-      RETURN_DOM_FRAGMENT: true,
-    }),
-  );
+  const highlight = (code) => {
+    const { value } = engine.highlight(code.textContent, { language, ignoreIllegals: true });
+    code.replaceChildren(
+      libraries.purify.sanitize(value, {
+        ALLOWED_TAGS: ['span'],
+        ALLOWED_ATTR: ['class'],
+        RETURN_DOM_FRAGMENT: true,
+      }),
+    );
+  };
+  highlighters.set(language, highlight);
+  return highlight;
 }

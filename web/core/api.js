@@ -49,13 +49,14 @@ export function createApi({ onSignedOut = () => {}, fetch = globalThis.fetch.bin
     get: (path, { signal } = {}) => call('GET', path, undefined, signal),
     post: (path, body = {}) => call('POST', path, body),
     patch: (path, body) => call('PATCH', path, body),
+    put: (path, body) => call('PUT', path, body),
     remove: (path) => call('DELETE', path),
     /**
-     * POST with a response of Server-Sent Events. Yields the parsed data of each event; throws for an `error`
-     * event.
+     * POST, or GET without a body, with a response of Server-Sent Events. Yields the parsed data of each
+     * event; throws for an `error` event.
      */
     async *stream(path, body, signal) {
-      const answer = await send('POST', path, body, signal);
+      const answer = await send(body === undefined ? 'GET' : 'POST', path, body, signal);
       for await (const { data } of events(answer.body)) {
         if (data === '[DONE]') return;
         const message = JSON.parse(data);

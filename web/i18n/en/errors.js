@@ -11,6 +11,8 @@ export default {
   'error.unknown_host': "llb doesn't accept this hostname. Allow it with --allowed-host.",
   'error.not_found': 'Not found. It may have been removed.',
   'error.conflict': '{message}',
+  'error.conversation_limit_reached': 'You have reached a limit of stored conversations. {message}.',
+  'error.server_busy': 'The server is busy. Try again in a moment.',
   'error.payload_too_large': 'The request is too large.',
   'error.unsupported_media_type': 'Unsupported content type.',
   'error.rate_limit_exceeded': 'Too many attempts. Try again in {seconds} s.',

@@ -11,6 +11,8 @@ export default {
   'error.origin_not_allowed': 'ほかのサイトからのリクエストは許可されていません。',
   'error.unknown_host': 'このホスト名は許可されていません。--allowed-host で許可してください。',
   'error.not_found': '見つかりません。削除された可能性があります。',
+  'error.conversation_limit_reached': '保存できる会話の上限に達しました。{message}',
+  'error.server_busy': 'サーバーが混み合っています。しばらくしてからもう一度お試しください。',
   'error.conflict': '競合が発生しました：{message}',
   'error.payload_too_large': 'リクエストが大きすぎます。',
   'error.unsupported_media_type': '対応していない形式です。',

@@ -1,9 +1,10 @@
-/** Playground without a conversation: suggestions, and notes for a model that is missing or not ready. */
+/** Playground without a conversation: suggestions, and what to do about a model that is missing. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { emptyState, note } from '../../components/feedback.js';
+import { alertBox, emptyState, errorMessage, note } from '../../components/feedback.js';
 import { progressBar } from '../../components/progress.js';
+import { isChatModel } from './model-choice.js';
 
 const IDEAS = ['explain', 'write', 'code'];
 
@@ -20,15 +21,77 @@ export const chatIntro = ({ model }, chooseModel) => html`
     </div>
   </div>`;
 
-export const noModelPage = () => html`
-  <div class="page">
-    <div class="page-head"><h1 tabindex="-1">${t('nav.playground')}</h1></div>
-    ${emptyState(
-      'playground',
-      t('playground.empty.title'),
-      t('playground.empty.text'),
-      html`<a class="button primary" href="/models">${t('playground.empty.action')}</a>`,
-    )}
+/**
+ * Page without a chat model. An administrator can pull one here: the smallest, or the largest that fits.
+ * `pulling`: {error} of the last attempt.
+ */
+export function noModelPage(app, state, pulling) {
+  const coming = [...state.models.values()].filter(
+    (item) => isChatModel(item) && ['Downloading', 'Registered'].includes(item.status),
+  );
+  const picks = app.can('models:write') && !coming.length ? picksOf(state) : [];
+  const pull = async (item) => {
+    pulling.error = null;
+    try {
+      await app.api.post('/api/models/register', { model_id: item.model.id });
+    } catch (error) {
+      pulling.error = errorMessage(error);
+    }
+    app.requestRender();
+  };
+  return html`
+    <div class="page">
+      <div class="page-head"><h1 tabindex="-1">${t('nav.playground')}</h1></div>
+      ${emptyState(
+        'playground',
+        t('playground.empty.title'),
+        t(
+          coming.length
+            ? 'playground.empty.coming'
+            : picks.length
+              ? 'playground.empty.text'
+              : 'playground.empty.ask_admin',
+        ),
+        html`
+          ${alertBox(pulling.error)}
+          <div class="picks">
+            ${coming.map((item) => comingView(item))} ${picks.map((pick) => pickView(pick, pull))}
+          </div>
+          <a class="button ${picks.length ? 'quiet' : 'primary'}" href="/models">
+            ${t('playground.empty.action')}
+          </a>
+        `,
+      )}
+    </div>`;
+}
+
+/** The smallest chat model, and the largest that fits well: [{key, item}]. */
+export function picksOf({ models }) {
+  const fitting = [...models.values()]
+    .filter((item) => isChatModel(item) && item.status === 'Available' && item.fit?.verdict === 'fits')
+    .sort((a, b) => a.model.size_bytes - b.model.size_bytes);
+  const [smallest, best] = [fitting[0], fitting.at(-1)];
+  return [
+    ...(smallest ? [{ key: 'small', item: smallest }] : []),
+    ...(best && best !== smallest ? [{ key: 'best', item: best }] : []),
+  ];
+}
+
+const pickView = ({ key, item }, pull) => html`
+  <div class="pick">
+    <p class="soft">${t(`playground.pick.${key}`)}</p>
+    <p class="pick-name">${item.model.name}</p>
+    <p class="soft">${item.model.description}</p>
+    <button type="button" class="button ${key === 'small' ? 'primary' : ''}" @click=${() => pull(item)}>
+      ${t('playground.pick.pull', { size: f.bytes(item.model.size_bytes) })}
+    </button>
+  </div>`;
+
+const comingView = (item) => html`
+  <div class="pick">
+    <p class="pick-name">${item.model.name}</p>
+    ${progressBar(t('model.progress', { name: item.model.name }), item.download_progress ?? null)}
+    <p class="soft">${f.percent(item.download_progress ?? 0)}</p>
   </div>`;
 
 /** Note above the conversation while the model is unavailable. */

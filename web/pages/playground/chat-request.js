@@ -1,17 +1,18 @@
 /** Body of a chat request, and the parameters it accepts. Pure. */
 
-import { splitThinking } from './markdown-blocks.js';
+import { fenced } from './conversations/transfer.js';
+import { splitThinking } from './messages/markdown-blocks.js';
 
-/** Sampling parameters. Empty ones use the model's default. */
+/** Sampling parameters. Empty ones use the engine's default, which is `usual`. */
 export const PARAMETERS = [
-  { name: 'temperature', min: 0, max: 2, step: 0.05 },
-  { name: 'top_p', min: 0, max: 1, step: 0.01 },
-  { name: 'top_k', min: 0, max: 1000, step: 1 },
-  { name: 'min_p', min: 0, max: 1, step: 0.01 },
-  { name: 'max_tokens', min: 1, max: 131072, step: 1 },
-  { name: 'presence_penalty', min: -2, max: 2, step: 0.1 },
-  { name: 'frequency_penalty', min: -2, max: 2, step: 0.1 },
-  { name: 'seed', min: 0, max: 4294967295, step: 1 },
+  { name: 'temperature', min: 0, max: 2, step: 0.05, usual: 0.8 },
+  { name: 'top_p', min: 0, max: 1, step: 0.01, usual: 0.95 },
+  { name: 'top_k', min: 0, max: 1000, step: 1, usual: 40 },
+  { name: 'min_p', min: 0, max: 1, step: 0.01, usual: 0.05 },
+  { name: 'max_tokens', min: 1, max: 131072, step: 1, usual: null },
+  { name: 'presence_penalty', min: -2, max: 2, step: 0.1, usual: 0 },
+  { name: 'frequency_penalty', min: -2, max: 2, step: 0.1, usual: 0 },
+  { name: 'seed', min: 0, max: 4294967295, step: 1, usual: null },
 ];
 
 const MAX_STOP_SEQUENCES = 8;
@@ -24,8 +25,8 @@ export function parseNumber(text, { min, max, step }) {
   return whole && value >= min && value <= max ? value : undefined;
 }
 
-/** Body of `POST /v1/chat/completions` for a conversation: {system, parameters, stop, messages}. */
-export function requestBody(model, { system = '', parameters = {}, stop = '', messages }) {
+/** Body of `POST /v1/chat/completions` for `messages` with the settings {system, parameters, stop}. */
+export function requestBody(model, { system = '', parameters = {}, stop = '' }, messages) {
   const sent = mergeTurns(messages.map(toWire).filter(({ content }) => content.length));
   const stops = stop.split('\n').filter(Boolean).slice(0, MAX_STOP_SEQUENCES);
   return {
@@ -36,38 +37,36 @@ export function requestBody(model, { system = '', parameters = {}, stop = '', me
   };
 }
 
-/** The same as a stream that ends with the token counts. */
-export const streamedBody = (model, conversation) => ({
-  ...requestBody(model, conversation),
-  stream: true,
-  stream_options: { include_usage: true },
+/** Body that continues the answer at the end of `messages`, without reasoning anew. */
+export const continuationBody = (model, settings, messages) => ({
+  ...requestBody(model, settings, messages),
+  chat_template_kwargs: { enable_thinking: false },
 });
 
 /**
  * Body of the next request: with the draft, else the last question again, else `example`. A trailing answer
  * is dropped, because the model would continue it.
  */
-export function nextRequestBody(model, conversation, draft, example) {
-  const { messages } = conversation;
+export function nextRequestBody(model, settings, messages, draft, example) {
   const asked = messages.at(-1)?.role === 'assistant' ? messages.slice(0, -1) : messages;
   const text = draft.text.trim();
-  if (text || draft.images.length)
-    return requestBody(model, {
-      ...conversation,
-      messages: [...messages, { role: 'user', text, images: draft.images }],
-    });
-  return requestBody(model, {
-    ...conversation,
-    messages: asked.length ? asked : [{ role: 'user', text: example }],
-  });
+  if (text || draft.images.length || draft.files.length)
+    return requestBody(model, settings, [...messages, { role: 'user', ...draft, text }]);
+  return requestBody(model, settings, asked.length ? asked : [{ role: 'user', text: example }]);
 }
 
+/** Text of a question with its files before it, each as a code block under its name. */
+export const textWithFiles = ({ text, files = [] }) =>
+  [...files.map((file) => `${file.name}:\n${fenced(file.text)}`), text].filter(Boolean).join('\n\n');
+
 /** Reasoning of the model is not sent back to it. */
-function toWire({ role, text, images = [] }) {
+function toWire(message) {
+  const { role, text, images = [] } = message;
   if (role === 'assistant') return { role, content: splitThinking(text).text.trim() };
-  if (!images.length) return { role, content: text };
+  const content = textWithFiles(message);
+  if (!images.length) return { role, content };
   const parts = images.map((url) => ({ type: 'image_url', image_url: { url } }));
-  return { role, content: [...(text ? [{ type: 'text', text }] : []), ...parts] };
+  return { role, content: [...(content ? [{ type: 'text', text: content }] : []), ...parts] };
 }
 
 /** Merges consecutive messages of one role, because many chat templates insist on alternating roles. */

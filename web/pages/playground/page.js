@@ -1,42 +1,50 @@
-/** Playground page: chat with a model, measure its performance, and copy the request as code. */
+/** Playground page: chat with one model or two, measure them, and try embedding and reranking models. */
 
 import { html } from '../../lib/html.js';
-import { t } from '../../core/i18n.js';
+import { f, t } from '../../core/i18n.js';
 import { readPreference, savePreference } from '../../core/preferences.js';
 import { alertBox, errorMessage, note, skeletons } from '../../components/feedback.js';
-import { icon } from '../../components/icons.js';
 import { loadMarkdown } from '../../components/markdown.js';
-import { createChatClient } from './chat-client.js';
+import { createChat } from './chat.js';
+import { chatHead, modelSelect } from './chat-head.js';
 import { chatIntro, modelNotice, noModelPage } from './chat-intro.js';
-import { createComposer } from './composer.js';
-import { createConversationStore, newConversation } from './conversation-store.js';
-import { messageList } from './message-list.js';
-import { loadingOf, selectableModels, selectModel, supportsImages } from './model-choice.js';
-import { parameterPanel } from './parameters.js';
-import { askForTitle, askToDelete, conversationList } from './conversation-list.js';
+import { createComposer } from './composer/composer.js';
+import { contextMeter } from './composer/context-meter.js';
+import { contextTokens } from './context.js';
+import { listActions } from './conversations/actions.js';
+import { askToDeleteMessage } from './conversations/dialogs.js';
+import { conversationList } from './conversations/list.js';
+import { versionsOf } from './conversations/message-tree.js';
+import { createLog } from './messages/log-view.js';
+import { messageList } from './messages/message-view.js';
+import {
+  createContextLengths,
+  isChatModel,
+  kindOf,
+  loadingOf,
+  selectableModels,
+  selectModel,
+  supportsImages,
+} from './model-choice.js';
+import { parameterPanel } from './settings/parameters.js';
+import { defaultSettings } from './settings/presets.js';
+import { handleShortcut, showShortcuts } from './shortcuts.js';
+import { createEmbeddingTool } from './tools/embedding.js';
+import { createRerankTool } from './tools/rerank.js';
 
 export const title = () => t('nav.playground');
 
 // Same as in styles/playground.css.
 const NARROW = '(max-width: 75rem)';
-const NEAR_END_PX = 80;
-// While a response is being generated.
-const SAVE_EVERY_MS = 1000;
+// A key press renders nothing; what depends on the draft follows when the user pauses.
+const TYPING_PAUSE_MS = 150;
 
 export function open(app, route) {
-  const owner = app.store.state.me.user.id;
-  const conversationStore = createConversationStore(owner);
-  const savedConversations = () => conversationStore.all().filter(({ messages }) => messages.length);
-  let saved = savedConversations();
-  // "Try" on a model starts a conversation with it.
-  let current =
-    (route.query.model ? null : conversationStore.get(readPreference('open_conversation'))) ??
-    newConversation();
-  let draft = { text: readPreference(`draft.${owner}`, ''), images: [] };
   let requestedModel = null;
+  let isNewWanted = Boolean(route.query.model);
   requestModel(route.query.model);
-  // Index of the question being edited.
-  let editedIndex = null;
+  // Question that the draft will replace.
+  let edited = null;
   // Draft to restore after editing.
   let stashedDraft = null;
   // Parameters whose input is not a valid number.
@@ -46,146 +54,176 @@ export function open(app, route) {
     parameters: readPreference('panel', false) && !matchMedia(NARROW).matches,
     conversations: false,
   };
-  let unsaved = false;
-  let savedAt = 0;
-  // For screen readers: the response is complete.
+  // For screen readers: how the answer ended.
   let announcement = '';
-  let logElement = null;
-  let isAtEnd = true;
-  // Last scroll position of the log.
-  let lastScrollTop = 0;
+  let wasConnected = true;
+  let typingTimer = null;
+  const contextLengths = createContextLengths(app);
+  const menu = { id: null };
+  const pulling = { error: null };
+
+  const chat = createChat(app, {
+    onChange(message, change) {
+      if (message && change.ended) announcement = endAnnouncement(message);
+      app.requestRender();
+    },
+    onError: (error) => app.showToast({ kind: 'error', text: errorMessage(error) }),
+  });
+  let draft = emptyDraft(readPreference(`draft.${chat.owner}`, ''));
+  const logs = [createLog(app.requestRender), createLog(app.requestRender)];
+  const tools = { embedding: createEmbeddingTool(app), rerank: createRerankTool(app) };
 
   // Without it answers are shown as plain text.
   loadMarkdown().then(app.requestRender, app.requestRender);
-
-  const chatClient = createChatClient(app, (conversation, { ended }) => {
-    if (ended || Date.now() - savedAt > SAVE_EVERY_MS) save(conversation);
-    if (ended) announcement = endAnnouncement(conversation.messages.at(-1));
-    app.requestRender();
+  chat.start({ isNew: isNewWanted }).then(() => {
+    if (isNewWanted) applyDefaults();
+    if (!matchMedia('(pointer: coarse)').matches && document.activeElement?.matches('body, h1, main'))
+      composer.focus();
   });
 
   const composer = createComposer({
-    onChange() {
-      if (editedIndex === null) savePreference(`draft.${owner}`, draft.text);
-      app.requestRender();
+    onInput() {
+      clearTimeout(typingTimer);
+      typingTimer = setTimeout(saveDraft, TYPING_PAUSE_MS);
     },
+    onChange: app.requestRender,
     send,
-    stop: chatClient.stop,
+    stop: chat.stop,
     cancelEditing,
+    editLast() {
+      const last = chat.messagesOf(chat.columns[0]).findLast(({ role }) => role === 'user');
+      if (last) edit(last);
+      return Boolean(last);
+    },
   });
+
+  function saveDraft() {
+    clearTimeout(typingTimer);
+    if (!edited) savePreference(`draft.${chat.owner}`, draft.text || null);
+    app.requestRender();
+  }
+
+  // --- models -------------------------------------------------------------------------------------
+
+  const firstModel = () => selectModel(app.store.state, requestedModel);
+  const modelOf = (column, at) => (at ? (app.store.state.models.get(column.model) ?? null) : firstModel());
+
+  /** Takes the model out of the URL, so that a reload returns to the open conversation. */
+  function requestModel(id) {
+    if (!id) return;
+    requestedModel = id;
+    savePreference('model', id);
+    queueMicrotask(() => app.go('/playground', { replace: true }));
+  }
+
+  function chooseModel(id) {
+    requestedModel = id;
+    savePreference('model', id);
+    applyDefaults();
+    app.requestRender();
+  }
+
+  /** A new conversation begins with the preset of its model. */
+  function applyDefaults() {
+    const settings = defaultSettings(chat.presets, firstModel()?.model.id);
+    if (!settings || chat.current.messages.length) return;
+    chat.current.settings = structuredClone(settings);
+    chat.settingsChanged();
+  }
+
+  function toggleComparison() {
+    if (chat.columns.length > 1) return chat.setColumns(null);
+    const first = firstModel();
+    const others = [...app.store.state.models.values()].filter(
+      (item) => isChatModel(item) && item.status === 'Ready' && item !== first,
+    );
+    const known = others.find(({ model }) => model.id === readPreference('compare_model'));
+    chat.setColumns((known ?? others[0] ?? first)?.model.id ?? null);
+  }
+
+  // --- actions ------------------------------------------------------------------------------------
 
   function hideDrawers() {
     drawers = { parameters: false, conversations: false };
     app.requestRender();
   }
 
-  function cancelEditing() {
-    if (editedIndex === null) return;
-    editedIndex = null;
-    draft = stashedDraft;
-    app.requestRender();
-  }
-
-  // --- conversations ---
-
-  function save(conversation) {
-    savedAt = Date.now();
-    unsaved = !conversationStore.save(conversation);
-    savePreference('open_conversation', current.id);
-    saved = savedConversations();
-    app.requestRender();
-  }
-
-  function show(conversation) {
-    chatClient.stop();
-    cancelEditing();
-    invalidInputs.clear();
-    // It was only stored for its parameters.
-    if (!current.messages.length) conversationStore.remove(current.id);
-    current = conversation;
-    isAtEnd = true;
-    drawers.conversations = false;
-    savePreference('open_conversation', conversation.id);
+  function edit(message) {
+    stashedDraft = edited ? stashedDraft : draft;
+    edited = message;
+    draft = { text: message.text, images: [...message.images], files: [...message.files] };
     app.requestRender();
     composer.focus();
   }
 
-  /** Another tab has changed a conversation. A response being generated in this tab takes precedence. */
-  function onStorage({ key }) {
-    if (!conversationStore.owns(key ?? null)) return;
-    saved = savedConversations();
-    if (!chatClient.running)
-      current = conversationStore.get(current.id) ?? (current.messages.length ? newConversation() : current);
+  function cancelEditing() {
+    if (!edited) return;
+    edited = null;
+    draft = stashedDraft;
     app.requestRender();
   }
 
-  const listeners = new AbortController();
-  const on = (target, type, listener) =>
-    target.addEventListener(type, listener, { signal: listeners.signal });
-  on(window, 'storage', onStorage);
-  on(window, 'pagehide', () => chatClient.running && save(chatClient.running));
-  on(document, 'keydown', (event) => {
-    if (event.key !== 'Escape' || event.isComposing || document.querySelector('dialog[open]')) return;
-    if (chatClient.running) chatClient.stop();
-    else if (editedIndex !== null) cancelEditing();
-    else if (matchMedia(NARROW).matches) hideDrawers();
-  });
+  function reset() {
+    cancelEditing();
+    invalidInputs.clear();
+    for (const log of logs) log.reset();
+    drawers.conversations = false;
+    menu.id = null;
+  }
 
   const actions = {
-    create: () => show(newConversation(Date.now(), copySettings(current))),
-    open: (id) => show(conversationStore.get(id) ?? newConversation()),
-    regenerate() {
-      const model = selectModel(app.store.state, requestedModel);
-      if (!model) return;
-      if (current.messages.at(-1)?.role === 'assistant') current.messages.pop();
-      isAtEnd = true;
-      chatClient.send(current, model.model.id);
-    },
-    edit(index) {
-      stashedDraft = editedIndex === null ? draft : stashedDraft;
-      editedIndex = index;
-      const { text, images = [] } = current.messages[index];
-      draft = { text, images: [...images] };
-      app.requestRender();
+    ...listActions(app, chat, menu),
+    create() {
+      reset();
+      chat.create();
+      applyDefaults();
       composer.focus();
     },
-    async rename() {
-      const name = await askForTitle(current);
-      if (name === null) return;
-      current.title = name;
-      save(current);
-    },
-    async remove() {
-      const done = await askToDelete(current, (id) => {
-        chatClient.stop();
-        conversationStore.remove(id);
-      });
-      if (done) {
-        saved = savedConversations();
-        show(newConversation(Date.now(), copySettings(current)));
-      }
+    open(id) {
+      if (id !== chat.current.id) {
+        reset();
+        chat.open(id);
+      } else hideDrawers();
+      composer.focus();
     },
   };
 
+  const messageActions = (column, at) => {
+    const withModel = (perform) => (message) => {
+      const model = modelOf(column, at);
+      if (model?.status !== 'Ready') return;
+      announcement = '';
+      logs[at].scrollToEnd();
+      perform(column, message, model.model.id);
+    };
+    return {
+      regenerate: withModel(chat.regenerate),
+      regenerateShorter: withModel(chat.regenerateShorter),
+      continueAnswer: withModel(chat.continueAnswer),
+      showVersion: (message) => chat.showVersion(column, message),
+      edit,
+      remove: (message) => askToDeleteMessage(() => chat.removeMessage(message)),
+    };
+  };
+
   function send() {
-    const model = selectModel(app.store.state, requestedModel);
-    if (!model || model.status !== 'Ready' || chatClient.running) return;
+    const models = chat.columns.map(modelOf);
+    if (models.some((model) => model?.status !== 'Ready') || chat.isBusy || chat.isLoading) return;
     if (invalidInputs.size) return focusInvalidInput();
-    const { text, images } = draft;
-    if (editedIndex !== null) {
-      current.messages.splice(editedIndex);
-      cancelEditing();
-    } else {
-      draft = { text: '', images: [] };
-      savePreference(`draft.${owner}`, null);
+    const [sent, replaced] = [draft, edited];
+    if (edited) cancelEditing();
+    else {
+      draft = emptyDraft();
+      saveDraft();
     }
-    current.messages.push({ role: 'user', text: text.trim(), ...(images.length ? { images } : {}) });
-    current.updated = Date.now();
-    savePreference('model', model.model.id);
+    savePreference('model', models[0].model.id);
     announcement = '';
-    isAtEnd = true;
-    save(current);
-    chatClient.send(current, model.model.id);
+    for (const log of logs) log.scrollToEnd();
+    chat.send(
+      sent,
+      models.map(({ model }) => model.id),
+      replaced,
+    );
   }
 
   /** A parameter that is not a number would be ignored without a word. */
@@ -196,143 +234,174 @@ export function open(app, route) {
     requestAnimationFrame(() => document.querySelector('.parameters [aria-invalid="true"]')?.focus());
   }
 
-  // --- what is seen ---
+  const listeners = new AbortController();
+  document.addEventListener(
+    'keydown',
+    (event) =>
+      handleShortcut(event, {
+        search() {
+          drawers.conversations = matchMedia(NARROW).matches || drawers.conversations;
+          app.requestRender();
+          requestAnimationFrame(() => document.querySelector('.conversation-search input')?.focus());
+        },
+        create: actions.create,
+        help: showShortcuts,
+        escape() {
+          if (chat.isBusy) chat.stop();
+          else if (edited) cancelEditing();
+          else if (menu.id) actions.toggleMenu(menu.id);
+          else if (matchMedia(NARROW).matches) hideDrawers();
+        },
+      }),
+    { signal: listeners.signal },
+  );
+  addEventListener('pagehide', saveDraft, { signal: listeners.signal });
 
-  function keepAtEnd() {
-    if (logElement?.isConnected && isAtEnd) logElement.scrollTop = logElement.scrollHeight;
-  }
+  // --- views --------------------------------------------------------------------------------------
 
-  // Highlighting, image decoding and resizing change the height without a render.
-  const sizeObserver = new ResizeObserver(keepAtEnd);
-
-  const onScroll = () => {
-    const [before, up] = [isAtEnd, logElement.scrollTop < lastScrollTop - 1];
-    lastScrollTop = logElement.scrollTop;
-    // Scrolling up even slightly is intentional.
-    isAtEnd =
-      logElement.scrollHeight - logElement.scrollTop - logElement.clientHeight <= (up ? 1 : NEAR_END_PX);
-    if (before !== isAtEnd) app.requestRender();
-  };
-
-  function conversationView(state, model) {
-    const writing = chatClient.running === current;
+  function columnView(column, at) {
+    const model = modelOf(column, at);
     const can = model?.status === 'Ready';
-    const { over, drop } = composer.dropHandlers(draft, supportsImages(model));
+    const messages = chat.messagesOf(column);
+    const isEmpty = !messages.length && !chat.isLoading;
+    const compares = chat.columns.length > 1;
     return html`
-      <section class="chat-panel" aria-label=${t('playground.chat')} @dragover=${over} @drop=${drop}>
-        <div
-          class="log"
-          role="log"
-          aria-live="off"
-          aria-label=${t('playground.conversation')}
-          aria-busy=${String(writing)}
-          tabindex="0"
-          ref=${(element) => {
-            logElement = element;
-            sizeObserver.observe(logElement);
-            sizeObserver.observe(logElement.firstElementChild);
-          }}
-          @scroll=${onScroll}
-        >
-          <div class="log-content">
-          ${
-            current.messages.length
-              ? messageList({
-                  messages: current.messages,
-                  writing,
-                  loading: writing ? loadingOf(model) : null,
-                  can,
-                  actions,
-                })
-              : can
+      <div class="column">
+        ${compares ? columnHead(column, at, model, messages) : null}
+        ${logs[at].view({
+          messages,
+          busy: chat.isRunning(column),
+          label:
+            compares && model
+              ? t('playground.conversation_with', { name: model.model.name })
+              : t('playground.conversation'),
+          content: (shown) =>
+            isEmpty
+              ? can
                 ? chatIntro(model, (text) => {
-                    Object.assign(draft, { text });
-                    savePreference(`draft.${owner}`, text);
+                    draft.text = text;
+                    saveDraft();
                     composer.focus();
-                    app.requestRender();
                   })
                 : null
-          }
-          </div>
-        </div>
+              : messageList(shown, {
+                  versions: (message) => versionsOf(chat.current.messages, message),
+                  loading: loadingOf(model),
+                  can: can && !chat.isBusy,
+                  withModel: new Set(messages.map((each) => each.model).filter(Boolean)).size > 1,
+                  actions: messageActions(column, at),
+                }),
+        })}
+      </div>`;
+  }
+
+  const secondModels = (model) =>
+    selectableModels(app.store.state, model).filter(([kind]) => kind === 'chat');
+
+  function columnHead(column, at, model, messages) {
+    const rate = messages.at(-1)?.stats?.tokens_per_second;
+    return html`
+      <div class="column-head">
         ${
-          isAtEnd
-            ? null
-            : html`<button type="button" class="button small scroll-to-end" @click=${() => {
-                isAtEnd = true;
-                keepAtEnd();
-                app.requestRender();
-              }}>${icon('down')}${t('playground.to_end')}</button>`
+          at
+            ? modelSelect(secondModels(model), model, t('playground.second_model'), (id) => {
+                savePreference('compare_model', id);
+                chat.setColumns(id);
+              })
+            : html`<strong>${model?.model.name ?? ''}</strong>`
         }
+        ${
+          rate
+            ? html`<span class="column-rate">${t('playground.speed', { rate: f.number(rate, 1) })}</span>`
+            : null
+        }
+      </div>`;
+  }
+
+  function chatView(model) {
+    const can = model?.status === 'Ready' && !chat.isLoading;
+    const { over, drop } = composer.dropHandlers(draft, supportsImages(model));
+    const messages = chat.messagesOf(chat.columns[0]);
+    return html`
+      <section class="chat-panel" aria-label=${t('playground.chat')} @dragover=${over} @drop=${drop}>
+        <div class="columns ${chat.columns.length > 1 ? 'comparing' : ''}">
+          ${chat.columns.map(columnView)}
+        </div>
         <p class="sr-only" role="status">${announcement}</p>
-        ${unsaved ? note(t('playground.unsaved')) : null}
+        ${chat.isUnsaved ? note(t('playground.unsaved'), null, 'warning') : null}
+        ${chat.current.dropsOldest ? note(t('playground.dropping')) : null}
         ${composer.view({
           draft,
           supportsImages: supportsImages(model),
           can,
-          writing,
-          editing: editedIndex !== null,
+          writing: chat.isBusy,
+          editing: Boolean(edited),
+          name: model?.model.name ?? '',
+          meter: contextMeter(
+            contextTokens(chat.current.settings, messages, draft),
+            contextLengths.of(model),
+          ),
         })}
       </section>`;
   }
 
-  const head = (state, model) => html`
-    <div class="page-head chat-head">
-      <h1 tabindex="-1">${t('nav.playground')}</h1>
-      <label class="model-choice">
-        <span class="sr-only">${t('playground.model')}</span>
-        <select class="control" @change=${(event) => chooseModel(event.target.value)}>
-          ${selectableModels(state, model).map(
-            (each) =>
-              html`<option value=${each.model.id} .selected=${each === model}>${each.model.name}</option>`,
-          )}
-        </select>
-      </label>
-      <div class="buttons">
-        ${toggle('conversations', 'list', 'playground.conversations')}
-        ${toggle('parameters', 'sliders', 'playground.settings')}
-      </div>
-    </div>`;
-
-  const toggle = (name, iconName, key) => html`
-    <button
-      type="button"
-      class="button quiet small toggle-${name}"
-      aria-label=${t(key)}
-      aria-expanded=${String(Boolean(drawers[name]))}
-      @click=${() => {
-        drawers = { ...drawers, [name]: !drawers[name] };
-        if (!matchMedia(NARROW).matches) savePreference('panel', drawers.parameters);
-        app.requestRender();
-      }}
-    >
-      ${icon(iconName)}<span aria-hidden="true">${t(key)}</span>
-    </button>`;
-
-  function chooseModel(id) {
-    requestedModel = id;
-    savePreference('model', id);
+  function toggle(name) {
+    drawers = { ...drawers, [name]: !drawers[name] };
+    if (!matchMedia(NARROW).matches) savePreference('panel', drawers.parameters);
     app.requestRender();
   }
 
-  /** Takes the model out of the URL, so that a reload returns to the open conversation. */
-  function requestModel(id) {
-    if (!id) return;
-    requestedModel = id;
-    savePreference('model', id);
-    queueMicrotask(() => app.go('/playground', { replace: true }));
+  function body(model) {
+    const kind = kindOf(model);
+    if (kind === 'embedding' || kind === 'rerank')
+      return html`
+        <div class="chat-body tool-body">${model.status === 'Ready' ? tools[kind].view(model) : null}</div>`;
+    return html`
+      <div class="chat-body ${drawers.parameters ? 'with-parameters' : ''} ${
+        drawers.conversations ? 'with-conversations' : ''
+      }">
+        ${conversationList({ chat, menuOf: menu.id, actions })} ${chatView(model)}
+        ${
+          drawers.parameters
+            ? parameterPanel({
+                chat,
+                model,
+                messages: chat.messagesOf(chat.columns[0]),
+                draft,
+                invalidInputs,
+                onChange() {
+                  chat.settingsChanged();
+                  app.requestRender();
+                },
+                onError: (error) => app.showToast({ kind: 'error', text: errorMessage(error) }),
+                close: () => toggle('parameters'),
+              })
+            : null
+        }
+      </div>`;
   }
+
+  /** What other devices did while this page was offline. */
+  function followConnection({ connection }) {
+    const isConnected = connection.status === 'connected';
+    if (isConnected && !wasConnected) chat.refresh();
+    wasConnected = isConnected;
+  }
+  const unsubscribe = app.store.subscribe(followConnection);
 
   return {
     update(next) {
       if (!next.query.model) return;
       requestModel(next.query.model);
-      if (current.messages.length) show(newConversation(Date.now(), copySettings(current)));
+      if (chat.current.messages.length) actions.create();
+      else applyDefaults();
     },
     close() {
-      chatClient.stop();
+      saveDraft();
       listeners.abort();
-      sizeObserver.disconnect();
+      unsubscribe();
+      chat.close();
+      for (const log of logs) log.close();
     },
     view(state) {
       if (!state.models) {
@@ -343,42 +412,33 @@ export function open(app, route) {
           </div>`;
       }
       const model = selectModel(state, requestedModel);
-      if (!model && !current.messages.length && !saved.length) return noModelPage();
+      if (!model && !chat.current.messages.length && !chat.summaries?.length) {
+        return chat.summaries || chat.loadError ? noModelPage(app, state, pulling) : skeletons(1);
+      }
       return html`
         <div class="page chat">
-          ${head(state, model)} ${modelNotice(model)}
-          <div class="chat-body ${drawers.parameters ? 'with-parameters' : ''} ${
-            drawers.conversations ? 'with-conversations' : ''
-          }">
-            ${conversationList({ conversations: saved, current, actions })} ${conversationView(state, model)}
-            ${
-              drawers.parameters
-                ? parameterPanel({
-                    conversation: current,
-                    model: model?.model.id,
-                    draft,
-                    invalidInputs,
-                    onChange: settingsChanged,
-                  })
-                : null
-            }
-          </div>
+          ${chatHead({
+            state,
+            model,
+            kind: kindOf(model),
+            drawers,
+            compares: chat.columns.length > 1,
+            chooseModel,
+            toggle,
+            toggleComparison,
+          })}
+          ${modelNotice(model)} ${body(model)}
         </div>`;
     },
   };
-
-  function settingsChanged() {
-    save(current);
-    app.requestRender();
-  }
 }
 
-/** What a screen reader hears when a response has ended. */
+const emptyDraft = (text = '') => ({ text, images: [], files: [] });
+
+/** What a screen reader hears when an answer has ended. */
 function endAnnouncement({ ended, error }) {
   if (ended === 'stopped') return t('playground.ended.stopped');
   if (ended === 'length') return t('playground.ended.length');
-  if (ended === 'interrupted') return t('playground.failed', { reason: error ?? '' }).trim();
-  return t('playground.finished');
+  if (ended !== 'interrupted' && ended !== null) return t('playground.finished');
+  return t('playground.failed', { reason: error ? errorMessage(error) : '' }).trim();
 }
-
-const copySettings = ({ system, parameters, stop }) => ({ system, parameters: { ...parameters }, stop });

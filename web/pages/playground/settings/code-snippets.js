@@ -1,6 +1,6 @@
 /** Code snippets that send the conversation from another program. Pure. */
 
-import { API_KEY_PLACEHOLDER, shellQuote } from '../../core/curl.js';
+import { API_KEY_PLACEHOLDER, shellQuote } from '../../../core/curl.js';
 
 // In bytes. Linux limits one argument to 128 KiB, and images are larger.
 const MAX_ARGUMENT_BYTES = 100_000;
