@@ -36,8 +36,9 @@ from llb.api.routes.event_stream import EventFeed, event_stream_blueprint
 from llb.api.routes.keys import keys_blueprint
 from llb.api.routes.logs import logs_blueprint
 from llb.api.routes.metrics import metrics_blueprint
-from llb.api.routes.model_import import model_import_blueprint
-from llb.api.routes.models import models_blueprint
+from llb.api.routes.models.catalog import models_blueprint
+from llb.api.routes.models.downloads import downloads_blueprint
+from llb.api.routes.models.imports import model_import_blueprint
 from llb.api.routes.node_join import node_join_blueprint
 from llb.api.routes.nodes import nodes_blueprint
 from llb.api.routes.page import page_blueprint
@@ -50,6 +51,7 @@ from llb.base.events import EventBus
 from llb.base.logs.log_buffer import LogBuffer
 from llb.base.tasks import TaskSupervisor
 from llb.catalog import load_catalog
+from llb.cluster.download_settings import DownloadSettings
 from llb.cluster.link.link_server import LinkServer, create_local_link
 from llb.cluster.members import Members
 from llb.cluster.memory_estimates import MemoryEstimates
@@ -169,7 +171,10 @@ class Balancer:
             file_token_secret_of=self._file_token_secret_of,
             anchor_of=self._anchor_of,
         )
-        self.registrations = Registrations(self.db, self.hub, self.view, self.peer_sources)
+        self.download_settings = DownloadSettings(self.db)
+        self.registrations = Registrations(
+            self.db, self.hub, self.view, self.peer_sources, downloads=self.download_settings
+        )
         self.memory_estimates = MemoryEstimates(
             self.db,
             self.hub,
@@ -275,6 +280,7 @@ class Balancer:
         self.authenticator.accounts_changed.subscribe(self.principal_watch.check_soon)
         self.engine_pool.engine_changed.subscribe(self.agent.on_engine_changed)
         self.registrations.desired_state_changed.subscribe(self.link_server.push_desired_state)
+        self.download_settings.changed.subscribe(self.link_server.push_desired_state)
         self.members.node_updated.subscribe(lambda _node_id: self.link_server.push_desired_state())
         self.members.node_removed.subscribe(self.node_connections.disconnect_node)
         self.members.node_removed.subscribe(self.registrations.on_node_removed)
@@ -293,6 +299,7 @@ class Balancer:
             keys_blueprint(self.db, self.key_service),
             audit_blueprint(self.db),
             models_blueprint(self.view, self.registrations, self.memory_estimates, self.node_commands, audit),
+            downloads_blueprint(self.view, self.download_settings, audit),
             model_import_blueprint(self.view, self.registrations, self.agent, audit),
             nodes_blueprint(self.view, self.members, audit),
             logs_blueprint(self.log_buffer, self.view, self.agent, self.node_connections),
@@ -397,6 +404,7 @@ class Balancer:
             )
             await self.members.start(cluster_id, node_id, self.config.name)
             self.link_server.start(cluster_id)
+            await self.download_settings.start()
             await self.registrations.start(cluster_id)
             redact_logs(self.redactor, logging.getLogger().handlers)
             await self.endpoint_service.start()

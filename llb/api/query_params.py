@@ -51,6 +51,16 @@ def sizes_query_param(request: Request, name: str, max_count: int) -> tuple[int,
     return sizes
 
 
+def bool_query_param(request: Request, name: str) -> bool:
+    """Return whether the parameter is true, False without it; raises `InvalidRequest`."""
+    text = request.args.get(name)
+    if text is None or text.lower() in ("false", "0"):
+        return False
+    if text.lower() not in ("true", "1"):
+        raise InvalidRequest(f"{name} must be true or false", param=name)
+    return True
+
+
 def enum_query_param(request: Request, name: str, enum_type: type[EnumT]) -> EnumT | None:
     """Return a member of `enum_type`, None without the parameter; raises `InvalidRequest`."""
     text = request.args.get(name)

@@ -73,6 +73,13 @@ def remove_model(options: argparse.Namespace) -> int:
     client = client_of(options)
     item = require_model(client, options.model_id)
     model_id = item.model.id
+    if item.partial is not None:
+        size = output.format_size(item.partial.disk_bytes)
+        if not output.confirm(f"Discard {size} of a cancelled pull of {model_id}?", assume_yes=options.yes):
+            raise CommandError("Nothing was removed.")
+        client.delete(f"{model_path_of(model_id)}?discard=true")
+        output.print_line(f"{size} of a cancelled pull of {model_id} were discarded.")
+        return 0
     if item.status is ModelStatus.AVAILABLE:
         raise CommandError(f"Model '{model_id}' has not been pulled: there is nothing to remove.")
     pulling = item.status in (ModelStatus.DOWNLOADING, ModelStatus.REGISTERED)

@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import structs
 
@@ -17,6 +17,7 @@ from llb import errors, hub
 from llb.base.backoff import Backoff
 from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
+from llb.cluster.download_settings import DownloadSettings
 from llb.cluster.peer_sources import PeerSources
 from llb.cluster.view import ClusterView
 from llb.hub import HubClient
@@ -36,6 +37,7 @@ from llb.wire import (
     HubSource,
     Model,
     ModelStatus,
+    Placement,
     RegisterReply,
     ReplicaReport,
     ReplicaState,
@@ -61,11 +63,13 @@ class Registrations:
         peer_sources: PeerSources,
         *,
         cluster_id: str = "",
+        downloads: DownloadSettings | None = None,
     ) -> None:
         self._db = db
         self._hub = hub_client
         self._view = view
         self._peer_sources = peer_sources
+        self._downloads = DownloadSettings(db) if downloads is None else downloads
         self._registrations = view.registrations
         self._locks: dict[str, asyncio.Lock] = {}
         self._resolve_tasks: dict[str, asyncio.Task[None]] = {}
@@ -94,7 +98,12 @@ class Registrations:
     # --- requests of users --------------------------------------------------------------------------
 
     async def register(
-        self, model_id: str, *, replicas: int | Literal["all"], created_by: str
+        self,
+        model_id: str,
+        *,
+        replicas: int | Literal["all"],
+        created_by: str,
+        placement: Placement | None = None,
     ) -> RegisterReply:
         """Register a model, or retry one that is in Error; returns before the Hub is queried.
 
@@ -105,15 +114,21 @@ class Registrations:
             raise errors.ModelNotSupported(model_id)
         # Shielded: a cancelled caller must not leave the memory behind the database.
         return await self._tasks.run_shielded(
-            self._register(model, replicas, created_by), f"register.{model.id}"
+            self._register(model, replicas, created_by, placement), f"register.{model.id}"
         )
 
-    async def _register(self, model: Model, replicas: int | Literal["all"], created_by: str) -> RegisterReply:
+    async def _register(
+        self,
+        model: Model,
+        replicas: int | Literal["all"],
+        created_by: str,
+        placement: Placement | None,
+    ) -> RegisterReply:
         async with self._lock_of(model.id):
             self.check_not_registered(model.id)
             self.check_capacity(model)
             known = self._registrations.get(model.id)
-            retry = known is not None and known.is_active
+            kept = known if known is not None and known.is_active else None
             await self._save(
                 Registration(
                     model_id=model.id,
@@ -123,7 +138,9 @@ class Registrations:
                     # A retry resolves again: the repository may have been repaired since. The old pins are
                     # used if the Hub cannot be reached.
                     resolved=known.resolved if known else None,
-                    pinned=known is not None and known.is_active and known.pinned,
+                    pinned=kept is not None and kept.pinned,
+                    options=kept.options if kept is not None else None,
+                    placement=placement or (kept.placement if kept is not None else None),
                     created_at=time.time(),
                     created_by=created_by,
                 )
@@ -132,7 +149,7 @@ class Registrations:
         return RegisterReply(
             model_id=model.id,
             status=ModelStatus.REGISTERED,
-            message=f"Model '{model.id}' is {'being tried again' if retry else 'registered'}; "
+            message=f"Model '{model.id}' is {'being tried again' if kept is not None else 'registered'}; "
             "nodes fetch it by themselves",
         )
 
@@ -152,17 +169,18 @@ class Registrations:
             await self._save(structs.replace(known, state=RegistrationState.DELETING, error=None))
         self._schedule_tombstone_removal(model_id)
 
-    async def set_pinned(self, model_id: str, pinned: bool) -> None:
-        """Set whether the model's engines stay in memory when idle. Raises `ModelNotRegistered`."""
-        await self._tasks.run_shielded(self._set_pinned(model_id, pinned), f"pin.{model_id}")
+    async def change(self, model_id: str, **changes: Any) -> None:
+        """Change `pinned`, `options` or `placement` of a registration. Raises `ModelNotRegistered`."""
+        await self._tasks.run_shielded(self._change(model_id, changes), f"change.{model_id}")
 
-    async def _set_pinned(self, model_id: str, pinned: bool) -> None:
+    async def _change(self, model_id: str, changes: dict[str, Any]) -> None:
         async with self._lock_of(model_id):
             known = self._registrations.get(model_id)
             if known is None or not known.is_active:
                 raise errors.ModelNotRegistered(model_id)
-            if known.pinned != pinned:
-                await self._save(structs.replace(known, pinned=pinned))
+            changed = structs.replace(known, **changes)
+            if changed != known:
+                await self._save(changed)
 
     def check_not_registered(self, model_id: str) -> None:
         """Raises `AlreadyRegistered` if the model is registered and not in Error, where it may be retried."""
@@ -218,7 +236,8 @@ class Registrations:
         The node is recorded as a possible holder of each model: a tombstone waits for its report.
         """
         desired_models = []
-        for model_id, registration in self._registrations.items():
+        in_order = sorted(self._registrations.items(), key=lambda item: self._downloads.rank_of(item[0]))
+        for model_id, registration in in_order:
             assigned = self._view.assigned_nodes_of(model_id)
             if registration.resolved is None or node_id not in assigned:
                 continue
@@ -237,13 +256,19 @@ class Registrations:
                     context_length=model.context_length,
                     copies=self._peer_sources.sources_for(node_id, registration, assigned),
                     pinned=registration.pinned,
+                    options=registration.options,
                 )
             )
         return DesiredState(
             cluster_id=self.cluster_id,
             revision=self._revision,
             models=tuple(desired_models),
-            deleted=tuple(model_id for model_id, known in self._registrations.items() if not known.is_active),
+            deleted=tuple(
+                model_id
+                for model_id, known in self._registrations.items()
+                if not known.is_active or self._view.is_banned(node_id, known)
+            ),
+            download_rate=self._downloads.rate_limit,
         )
 
     def on_replica_report(self, node_id: str, report: ReplicaReport) -> None:

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from llb.base.events import EventBus, Topic
 from llb.catalog import Catalog, index_by_name
+from llb.cluster import model_views
 from llb.cluster.change_publisher import ChangePublisher
 from llb.cluster.node_traffic import NodeTraffic
 from llb.policy import placement, status
@@ -19,7 +20,6 @@ from llb.wire import (
     TEMPLATE_CAPABILITIES,
     Capability,
     EngineReport,
-    EngineState,
     Event,
     Heartbeat,
     Hello,
@@ -30,13 +30,13 @@ from llb.wire import (
     ModelStatus,
     ModelStatusChanged,
     ModelWithStatus,
-    NodeModel,
     NodeStatus,
     NodeStatusChanged,
     NodeView,
+    PartialDownload,
+    PartialReport,
     ReachView,
     ReachWay,
-    ReplicaDownload,
     ReplicaReport,
     ReplicaState,
     ReplicaView,
@@ -64,6 +64,8 @@ class Node:
     # As published at the last heartbeat.
     metrics: MetricsUpdated | None = None
     replicas: dict[str, ReplicaReport] = field(default_factory=dict)
+    # Bytes that cancelled downloads left, by model.
+    partials: dict[str, int] = field(default_factory=dict)
     engines: dict[str, EngineReport] = field(default_factory=dict)
 
     @property
@@ -73,7 +75,9 @@ class Node:
     @property
     def slots(self) -> int:
         """Number of requests that the loaded engines answer concurrently."""
-        return sum(engine.slots for engine in self.engines.values() if engine.state in _SERVING_STATES)
+        return sum(
+            engine.slots for engine in self.engines.values() if engine.state in model_views.SERVING_STATES
+        )
 
 
 class ClusterView:
@@ -106,12 +110,17 @@ class ClusterView:
         self._model_publisher: ChangePublisher[ModelStatusChanged] = ChangePublisher(
             self.build_status_event,
             event_bus.publish,
-            urgent_part_of=lambda event: (event.status, event.error, event.available_nodes),
+            urgent_part_of=lambda event: (
+                event.status,
+                event.error,
+                event.available_nodes,
+                event.partial_bytes,
+            ),
         )
         self._node_publisher: ChangePublisher[NodeStatusChanged] = ChangePublisher(
             lambda node_id: self.build_node_event(self.nodes[node_id]),
             event_bus.publish,
-            urgent_part_of=_urgent_part,
+            urgent_part_of=model_views.urgent_part_of,
         )
 
     # --- reports ------------------------------------------------------------------------------------
@@ -138,6 +147,7 @@ class ClusterView:
         node.heartbeat = heartbeat
         node.last_seen = time.time()
         node.engines = {engine.model_id: engine for engine in heartbeat.engines}
+        self._set_partials(node, {each.model_id: each.size_bytes for each in heartbeat.partials})
         self._node_publisher.publish_if_changed(node_id)
         self.node_changed.publish(node)
         meters = heartbeat.meters
@@ -214,6 +224,8 @@ class ClusterView:
         self._node_publisher.publish_if_changed(node_id)
         self.node_changed.publish(node)
         self.publish_model_status(report.model_id)
+        if report.state is ReplicaState.GONE and report.partial_bytes:
+            self._set_partials(node, {**node.partials, report.model_id: report.partial_bytes})
 
     def mark_offline(self, node_id: str) -> None:
         """Mark a node offline because its link has ended; its replicas are unusable until its next hello."""
@@ -244,6 +256,23 @@ class ClusterView:
         for node in self.online_nodes():
             self.node_changed.publish(node)
         self.publish_model_status(model_id)
+
+    def forget_partial(self, node_id: str, model_id: str) -> None:
+        """Record that a node has removed what a cancelled download left."""
+        node = self.nodes.get(node_id)
+        if node is not None:
+            self._set_partials(node, {each: size for each, size in node.partials.items() if each != model_id})
+
+    def _set_partials(self, node: Node, partials: dict[str, int]) -> None:
+        changed = {
+            model_id
+            for model_id in {*partials, *node.partials}
+            if partials.get(model_id) != node.partials.get(model_id)
+        }
+        node.partials = partials
+        for model_id in changed:
+            if self.get_model(model_id) is not None:
+                self._model_publisher.publish_if_changed(model_id)
 
     # --- derived state ------------------------------------------------------------------------------
 
@@ -285,6 +314,7 @@ class ClusterView:
 
     def build_status_event(self, model_id: str) -> ModelStatusChanged:
         derived = self.status_of(model_id)
+        is_registered = derived.status is not ModelStatus.AVAILABLE
         return ModelStatusChanged(
             model_id=model_id,
             status=derived.status,
@@ -295,6 +325,7 @@ class ClusterView:
             eta_seconds=derived.eta_s,
             available_nodes=derived.available_nodes,
             error=derived.error,
+            partial_bytes=0 if is_registered else sum(size for _, size in self.partials_of(model_id)),
         )
 
     def build_node_event(self, node: Node) -> NodeStatusChanged:
@@ -306,7 +337,7 @@ class ClusterView:
             tags=node.tags,
             reach=self._reach_view_of(node.id),
             models=tuple(
-                _build_node_model(report, node.engines.get(model_id))
+                model_views.build_node_model(report, node.engines.get(model_id))
                 for model_id, report in sorted(node.replicas.items())
             ),
         )
@@ -319,6 +350,22 @@ class ClusterView:
             report = node.replicas.get(model_id)
             if report is not None:
                 yield node, report
+
+    def partials_of(self, model_id: str) -> list[tuple[Node, int]]:
+        """Online nodes that keep bytes of a cancelled download of this model."""
+        return [
+            (node, size)
+            for node in self.online_nodes()
+            if (size := node.partials.get(model_id)) and model_id not in node.replicas
+        ]
+
+    def _describe_partial(self, model: Model) -> PartialDownload | None:
+        registration = self.registrations.get(model.id)
+        files = registration.resolved if registration is not None else None
+        total_bytes = sum(file.size_bytes for file in files) if files else model.size_bytes
+        return model_views.describe_partial(
+            total_bytes, [(node.id, node.hello.name, size) for node, size in self.partials_of(model.id)]
+        )
 
     def node_name_of(self, node_id: str) -> str:
         """The name of a node, or its id if it is no longer a member."""
@@ -352,12 +399,37 @@ class ClusterView:
         model = registration.entry
         size_bytes = sum(file.size_bytes for file in registration.resolved or ()) or model.size_bytes
         capacities = self.node_capacities(model_id)
+        allowed = self._allowed_nodes_of(registration)
         if registration.replicas == "all":
+            capacities = [node for node in capacities if allowed is None or node.node_id in allowed]
             return placement.place_replicas(model.required_memory_bytes, size_bytes, None, capacities)
         capacities += self.offline_capacities(model_id)
+        capacities = [node for node in capacities if allowed is None or node.node_id in allowed]
         return placement.place_replicas(
             model.required_memory_bytes, size_bytes, registration.replicas, capacities
         )
+
+    def _allowed_nodes_of(self, registration: Registration) -> frozenset[str] | None:
+        """Nodes that the placement of a model allows, None for all.
+
+        Until one of them has the model, nodes that have it keep it: it is not lost while it moves.
+        """
+        if registration.placement is None:
+            return None
+        allowed = {
+            node.id for node in self.nodes.values() if registration.placement.allows(node.id, node.tags)
+        }
+        ready = {
+            node.id
+            for node, report in self.replicas_of(registration.model_id)
+            if node.is_online and report.state is ReplicaState.READY
+        }
+        return frozenset(allowed if ready & allowed or not ready else allowed | ready)
+
+    def is_banned(self, node_id: str, registration: Registration) -> bool:
+        """Whether the placement of a model excludes a node, which is to delete it."""
+        allowed = self._allowed_nodes_of(registration)
+        return registration.is_active and allowed is not None and node_id not in allowed
 
     def get_model(self, model_id: str) -> Model | None:
         """The catalogue's model with this id, or a registered model that the catalogue no longer contains."""
@@ -438,6 +510,7 @@ class ClusterView:
                     path=report.path if include_paths else None,
                     engine=node.engines.get(model.id),
                     last_used=report.last_used,
+                    size_bytes=report.total_bytes,
                 )
                 for node, report in self.replicas_of(model.id)
             )
@@ -445,6 +518,12 @@ class ClusterView:
             else (),
             fit=placement.check_fit(model.required_memory_bytes, self.node_capacities(model.id)),
             error=derived.error,
+            memory=model_views.describe_memory(
+                model, (node.engines.get(model.id) for node in self.online_nodes())
+            ),
+            partial=None if derived.status is not ModelStatus.AVAILABLE else self._describe_partial(model),
+            options=self.registrations[model.id].options if is_registered else None,
+            placement=self.registrations[model.id].placement if is_registered else None,
         )
 
     def describe_node(self, node: Node, *, include_paths: bool, include_addresses: bool = False) -> NodeView:
@@ -474,12 +553,14 @@ class ClusterView:
                 for report in node.replicas.values()
             ),
             last_seen=node.last_seen,
+            partials=tuple(
+                PartialReport(model_id=model_id, size_bytes=size)
+                for model_id, size in sorted(node.partials.items())
+            ),
             problems=hello.problems,
         )
 
 
-_SERVING_STATES = (EngineState.READY, EngineState.BUSY)
-_DOWNLOADING_STATES = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 _EMPTY_METERS = Meters()
 
 
@@ -495,41 +576,4 @@ def _node_capacity(node: Node, model_id: str | None) -> placement.NodeCapacity:
         has_files=report is not None,
         has_all_files=report is not None and report.state is ReplicaState.READY,
         is_briefly_offline=not node.is_online,
-    )
-
-
-def _build_node_model(report: ReplicaReport, engine: EngineReport | None) -> NodeModel:
-    """A model in an event of its node; a ready, loaded model has the state of its engine."""
-    if engine is None:
-        return NodeModel(report.model_id, report.state.value, download=_build_replica_download(report))
-    is_ready = report.state is ReplicaState.READY
-    return NodeModel(
-        report.model_id,
-        engine.state.value if is_ready else report.state.value,
-        engine=engine.state,
-        engine_progress=engine.progress,
-        download=_build_replica_download(report),
-    )
-
-
-def _build_replica_download(report: ReplicaReport) -> ReplicaDownload | None:
-    if report.state not in _DOWNLOADING_STATES:
-        return None
-    return ReplicaDownload(
-        downloaded_bytes=report.downloaded_bytes,
-        total_bytes=report.total_bytes,
-        bytes_per_second=report.bytes_per_second,
-        error=report.error,
-    )
-
-
-def _urgent_part(event: NodeStatusChanged) -> object:
-    """The part of an event whose changes are published at once: everything except progress and figures."""
-    return (
-        structs.replace(event, models=(), reach=None),
-        event.reach and event.reach.way,
-        tuple(
-            (model.model_id, model.lifecycle_status, model.engine, model.download and model.download.error)
-            for model in event.models
-        ),
     )

@@ -17,7 +17,7 @@ from llb.engine.watch_policy import Blame, EngineSpeed, RequestProgress
 from llb.errors import EngineFailed, LlbError, ModelFailed, ModelLoading
 from llb.policy.eviction import LoadedEngine
 from llb.policy.memory import Memory
-from llb.wire import EngineReport, EngineState
+from llb.wire import EngineReport, EngineState, LoadOptions
 
 BACKOFF_INITIAL_S = 1.0
 BACKOFF_MAX_S = 60.0
@@ -168,6 +168,7 @@ class ModelEngine:
         # No new leases are granted.
         self.is_stopping = False
         self.pinned = False
+        self.options: LoadOptions | None = None
         # Why these files can never be loaded.
         self.rejection_reason: str | None = None
         # Why the load has not started.
@@ -176,6 +177,7 @@ class ModelEngine:
         # Set at each transition; a drain waits for it.
         self.state_changed = asyncio.Event()
         self.on_suspected_failure = on_suspected_failure
+        self._host_keep_alive_s = keep_alive_s
         self._default_keep_alive_s = self._keep_alive_s = keep_alive_s
         self._clock = clock
         self._on_changed = on_changed
@@ -185,6 +187,7 @@ class ModelEngine:
         # Loads that ran out of memory; each further plan takes less. Kept after a load that succeeded.
         self.memory_failures = 0
         self._load_progress = 0.0
+        self._used_bytes: int | None = None
         # Of the present worker, in order of their begin.
         self._leases: dict[Lease, None] = {}
         self._last_progress_at = 0.0
@@ -252,6 +255,14 @@ class ModelEngine:
         ):
             return False
         return bool(self.lease_requests) or self.reload_at is not None
+
+    def set_options(self, options: LoadOptions | None) -> None:
+        """Set how the model is loaded next; the keep-alive applies at once."""
+        self.options = options
+        keep_alive_s = None if options is None else options.keep_alive
+        default_s = self._host_keep_alive_s if keep_alive_s is None else keep_alive_s
+        if default_s != self._default_keep_alive_s:
+            self._default_keep_alive_s = self._keep_alive_s = default_s
 
     # --- leases --------------------------------------------------------------------------------------
 
@@ -485,7 +496,8 @@ class ModelEngine:
     # --- reports -------------------------------------------------------------------------------------
 
     def report(self, slots: int) -> EngineReport:
-        """Return the report of this engine; `slots` is the number of slots that a load would give it."""
+        """Return the report of this engine; `slots` is what a load gives it without options of its own."""
+        slots = (self.options.slots if self.options is not None else None) or slots
         process = self.process
         failure = process.failure if process.state is EngineState.FAILED else None
         return EngineReport(
@@ -495,11 +507,18 @@ class ModelEngine:
             busy=process.active_requests,
             context_length=process.ready.context_length if process.ready is not None else None,
             memory_bytes=self.memory.total_bytes,
+            used_bytes=self._used_bytes if process.ready is not None else None,
             progress=self.load_progress(),
             error=self.rejection_reason or (failure.message if failure is not None else None),
             pinned=self.pinned,
             template=process.ready.template if process.ready is not None else None,
         )
+
+    def measure_memory(self) -> None:
+        """Measure what the process occupies, for the next reports. What is on a GPU cannot be measured."""
+        spec = self.process.spec
+        uses_gpu = spec is not None and any(spec.gpu_layers)
+        self._used_bytes = None if uses_gpu else self.process.rss_bytes() or None
 
     def load_progress(self) -> float | None:
         """Estimate the progress of a load (0–1) from the worker's resident memory; None when not loading.

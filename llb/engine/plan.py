@@ -14,7 +14,7 @@ from llb.errors import ModelFailed
 from llb.hardware import physical_core_count
 from llb.policy import load_plan, memory
 from llb.policy.memory import FreeMemory, Memory, ModelShape
-from llb.wire import Capability
+from llb.wire import Capability, LoadOptions
 
 API_KEY_BYTES = 24
 
@@ -85,14 +85,20 @@ class EnginePlanner:
         )
 
     def plan_engine(
-        self, model_id: str, files: EngineFiles, metadata: ModelMetadata, free: FreeMemory
+        self,
+        model_id: str,
+        files: EngineFiles,
+        metadata: ModelMetadata,
+        free: FreeMemory,
+        options: LoadOptions | None = None,
     ) -> EnginePlan | None:
         """Return the best plan within `free`, None if the model does not fit."""
+        options = options or LoadOptions()
         kind = files.kind
         load = load_plan.plan_load(
             metadata.shape,
-            slots=self.slots,
-            requested_context=self.context,
+            slots=options.slots or self.slots,
+            requested_context=options.context_length or self.context,
             free=free,
             pooled=kind is not EngineKind.CHAT,
         )
@@ -122,12 +128,14 @@ class EnginePlanner:
         )
         return EnginePlan(spec, load.memory)
 
-    def min_memory_bytes(self, files: EngineFiles, metadata: ModelMetadata) -> int:
+    def min_memory_bytes(
+        self, files: EngineFiles, metadata: ModelMetadata, options: LoadOptions | None = None
+    ) -> int:
         """Return the least memory with which the model can be loaded."""
         return memory.estimate_memory(
             metadata.shape,
             context_length=memory.MIN_CONTEXT,
-            slots=self.slots,
+            slots=(options.slots if options is not None else None) or self.slots,
             pooled=files.kind is not EngineKind.CHAT,
         ).total_bytes
 

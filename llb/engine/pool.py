@@ -24,7 +24,7 @@ from llb.errors import EngineFailed, InsufficientMemory, ModelFailed, NoNodeAvai
 from llb.hardware import EngineBuild, MemoryBudget
 from llb.policy.eviction import select_victims
 from llb.policy.memory import FreeMemory, Memory
-from llb.wire import EngineReport, EngineState
+from llb.wire import EngineReport, EngineState, LoadOptions
 
 __all__ = ["EngineFiles", "EnginePool", "KeepAlive", "Lease"]
 
@@ -82,6 +82,7 @@ class EnginePool:
         # Removed, but their processes have not ended yet.
         self._removed: list[ModelEngine] = []
         self._pinned_ids: set[str] = set()
+        self._options: dict[str, LoadOptions] = {}
         self._reconcile_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -121,6 +122,7 @@ class EnginePool:
                 on_suspected_failure=self._on_suspected_failure,
             )
             engine.pinned = model_id in self._pinned_ids
+            engine.set_options(self._options.get(model_id))
         if engine.files != files:
             engine.files, engine.metadata = files, None
         engine.reset_failures()
@@ -151,6 +153,29 @@ class EnginePool:
         if engine is not None:
             engine.pinned = pinned
             self._on_engine_changed(engine)
+
+    def set_options(self, model_id: str, options: LoadOptions | None) -> None:
+        """Set how a model is loaded next; None for the settings of this host."""
+        if options == self._options.get(model_id):
+            return
+        if options is None:
+            del self._options[model_id]
+        else:
+            self._options[model_id] = options
+        engine = self._engines.get(model_id)
+        if engine is not None:
+            engine.set_options(options)
+            self._schedule()
+
+    def is_loaded_otherwise(self, model_id: str) -> bool:
+        """Whether a model is in memory with other slots or another context than its options ask for."""
+        engine, options = self._engines.get(model_id), self._options.get(model_id) or LoadOptions()
+        spec = None if engine is None or engine.plan is None else engine.plan.spec
+        if spec is None:
+            return False
+        slots = options.slots or self._slots
+        requested = options.context_length or self._planner.context
+        return spec.slots != slots or (requested is not None and spec.context_length != requested)
 
     # --- leases and reports --------------------------------------------------------------------------
 
@@ -185,7 +210,9 @@ class EnginePool:
                 engine.lease_requests.remove(request)
 
     def engine_reports(self) -> tuple[EngineReport, ...]:
-        """Return the reports of all engines that are not stopped."""
+        """Return the reports of all engines that are not stopped, after measuring their memory."""
+        for engine in self._all_engines():
+            engine.measure_memory()
         reports = (engine.report(self._slots) for engine in self._all_engines())
         return tuple(report for report in reports if report.state is not EngineState.STOPPED)
 
@@ -257,7 +284,7 @@ class EnginePool:
                 self._plan(engine, total) if failures else None
             )
             if plan is None:
-                required_bytes = self._planner.min_memory_bytes(engine.files, engine.metadata)
+                required_bytes = self._planner.min_memory_bytes(engine.files, engine.metadata, engine.options)
                 engine.reject_lease_requests(partial(InsufficientMemory, required_bytes, budget.total_bytes))
                 continue
             if not free.covers(plan.memory):
@@ -408,7 +435,7 @@ class EnginePool:
         """Return the best plan within `free`; None if the model does not fit, or its header was not read."""
         if engine.metadata is None:
             return None
-        return self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, free)
+        return self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, free, engine.options)
 
     def _plan_elsewhere(self, engine: ModelEngine, best: EnginePlan, free: FreeMemory) -> EnginePlan | None:
         """Return a plan as good as `best` within `free`, which is on other GPUs; None if there is none."""

@@ -46,9 +46,11 @@ from llb.wire import (
     Hello,
     LinkClosed,
     LinkRejected,
+    LoadOptions,
     NodeLink,
     NodeMessage,
     OpenTunnels,
+    PartialReport,
     ReplicaState,
     Welcome,
 )
@@ -286,6 +288,18 @@ class NodeAgent:
             memory_used_bytes=self.engine_pool.memory_used_bytes,
             disk_free_bytes=await asyncio.to_thread(self._available_disk_bytes),
             engines=self.engine_pool.engine_reports(),
+            partials=await asyncio.to_thread(self._kept_partials),
+        )
+
+    def _kept_partials(self) -> tuple[PartialReport, ...]:
+        """What cancelled downloads left on the disk. Those of the present replicas are in their reports."""
+        sizes: dict[str, int] = {}
+        for file in self._files.list_partials():
+            if file.model_id not in self._replicas:
+                sizes[file.model_id] = sizes.get(file.model_id, 0) + file.size_bytes
+        return tuple(
+            PartialReport(model_id=model_id, size_bytes=size_bytes)
+            for model_id, size_bytes in sorted(sizes.items())
         )
 
     def _available_disk_bytes(self) -> int:
@@ -317,8 +331,9 @@ class NodeAgent:
         if desired_state.revision < self._revision:
             return
         self._revision = desired_state.revision
+        self._replica_worker.set_download_rate(desired_state.download_rate)
         wanted = {model.model_id: model for model in desired_state.models}
-        for model_id, model in wanted.items():
+        for rank, (model_id, model) in enumerate(wanted.items()):
             replica = self._replicas.get(model_id)
             # A replica that is gone stays in the table until its removal is stored.
             if replica is None or replica.state is ReplicaState.GONE:
@@ -330,12 +345,14 @@ class NodeAgent:
                         state=ReplicaState.WANTED,
                     )
                 )
+            replica.rank = rank
             if not model.is_same_download(replica.desired_model):
                 replica.desired_model, replica.is_deleting = model, False
                 self._replace_work(replica, partial(self._replica_worker.ensure_replica, replica, model))
             elif replica.desired_model != model:
                 replica.desired_model = model
                 self._replica_worker.on_sources_changed(replica)
+            self.engine_pool.set_options(model_id, model.options)
             if model.pinned is not None and model.pinned != replica.pinned:
                 replica.pinned = model.pinned
                 self.engine_pool.set_pinned(model_id, model.pinned)
@@ -436,8 +453,16 @@ class NodeAgent:
             else None
         )
 
-    async def load_model(self, model_id: str) -> None:
-        """Load the model into memory without a request for it. Raises as `acquire_lease()` does."""
+    async def load_model(self, model_id: str, options: LoadOptions | None = None) -> None:
+        """Load the model into memory without a request for it, with `options` where they are given.
+
+        One that is in memory with others is loaded again, once its running requests have ended. Raises as
+        `acquire_lease()` does.
+        """
+        if options is not None:
+            self.engine_pool.set_options(model_id, options)
+        if options is not None and self.engine_pool.is_loaded_otherwise(model_id):
+            await self.engine_pool.unload(model_id)
         async with await self.acquire_lease(model_id, deadline_s=LOAD_TIMEOUT_S):
             pass
 
@@ -452,6 +477,14 @@ class NodeAgent:
             ) from None
         finally:
             cancelled.set()
+
+    async def discard_partial(self, model_id: str) -> None:
+        """Remove what a cancelled download of the model left; of a present one, once it is cancelled."""
+        replica = self._replicas.get(model_id)
+        if replica is None:
+            await asyncio.to_thread(self._files.discard_partials, model_id)
+        else:
+            replica.discards_partial = True
 
     async def unload_model(self, model_id: str) -> None:
         """Free a model's memory after its running requests. Raises `ModelNotRegistered`."""

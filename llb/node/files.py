@@ -206,19 +206,35 @@ class ModelFiles:
 
     def list_partials(self) -> list[PartialFileInfo]:
         """Partial downloads, the oldest first."""
+        partials = [
+            partial
+            for directory in _list_directory(self.models_dir)
+            for partial in self._list_partials_in(directory)
+        ]
+        return sorted(partials, key=lambda partial: -partial.age_s)
+
+    def _list_partials_in(self, directory: Path) -> list[PartialFileInfo]:
+        if directory.is_symlink():
+            return []
         now = self._clock()
         partials = []
-        for directory in _list_directory(self.models_dir):
-            if directory.is_symlink():
+        for path in _list_directory(directory):
+            if _TEMPORARY_NAME_PATTERN.fullmatch(path.name) is None:
                 continue
-            for path in _list_directory(directory):
-                if _TEMPORARY_NAME_PATTERN.fullmatch(path.name) is None:
-                    continue
-                with suppress(FileNotFoundError):
-                    status = path.lstat()
-                    age_s = max(0.0, now - status.st_mtime)
-                    partials.append(PartialFileInfo(directory.name, path, status.st_size, age_s))
-        return sorted(partials, key=lambda partial: -partial.age_s)
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                age_s = max(0.0, now - status.st_mtime)
+                partials.append(PartialFileInfo(directory.name, path, status.st_size, age_s))
+        return partials
+
+    def partial_bytes_of(self, model_id: str) -> int:
+        """Bytes of the partial downloads of a model."""
+        return sum(partial.size_bytes for partial in self._list_partials_in(self.model_directory(model_id)))
+
+    def discard_partials(self, model_id: str) -> int:
+        """Remove the partial downloads of a model; returns the bytes freed."""
+        found = self._list_partials_in(self.model_directory(model_id))
+        return sum(self._remove_partial(partial) for partial in found)
 
     def demote_to_partial(self, model_id: str, filename: str, sha256: str) -> None:
         """Turn a finished file of a cancelled, incomplete model back into a partial download."""

@@ -92,8 +92,13 @@ class Replica:
         # Read from the header of the files before they are served.
         self.template_capabilities: tuple[Capability, ...] | None = None
         self.template: TemplateSupport | None = None
-        # The balancer wants the model deleted.
+        # The balancer wants the model deleted, and the bytes of its download, too.
         self.is_deleting = False
+        self.discards_partial = False
+        # Bytes of its download that are kept after its removal.
+        self.partial_bytes = 0
+        # Position in the order of downloads.
+        self.rank = 0
         # Held by the task that works on the files.
         self.files_lock = asyncio.Lock()
         self.current_task: asyncio.Task[None] | None = None
@@ -174,6 +179,7 @@ class Replica:
             error=self.error or self.waiting_reason,
             path=str(self.directory / self.files[0].name) if self.is_complete else None,
             engine=self.engine,
+            partial_bytes=self.partial_bytes if self._state is ReplicaState.GONE else 0,
             last_used=self.last_used,
             template_capabilities=self.template_capabilities,
             template=self.template,

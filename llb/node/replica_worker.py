@@ -15,6 +15,7 @@ from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
 from llb.node.download.download_errors import DownloadFailed
 from llb.node.download.file_download import MIN_FREE_BYTES, FileDownload
+from llb.node.download.gate import DownloadGate
 from llb.node.download.peer_fetch import PeerClient, PeerFetchContext
 from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import ModelFiles
@@ -54,7 +55,8 @@ class ReplicaWorker:
         self._hub = hub
         self._files = files
         self._engine_pool = engine_pool
-        self._download_semaphore = asyncio.Semaphore(max_downloads)
+        self._download_gate = DownloadGate(max_downloads)
+        self._download_rate = download_rate
         self._bandwidth_limiter = BandwidthLimiter(download_rate)
         self._peer_client = peer_client
         self._fetching_replicas: set[Replica] = set()
@@ -67,6 +69,11 @@ class ReplicaWorker:
     def close(self) -> None:
         """Close the connections to other nodes; idempotent."""
         self._peer_client.close()
+
+    def set_download_rate(self, bytes_per_s: int | None) -> None:
+        """Limit all downloads to `bytes_per_s`, beside the limit of this host; None for no further limit."""
+        limits = [limit for limit in (self._download_rate, bytes_per_s) if limit is not None]
+        self._bandwidth_limiter.set_limit(min(limits, default=None))
 
     # --- desired states -----------------------------------------------------------------------------
 
@@ -91,6 +98,7 @@ class ReplicaWorker:
             self._on_replica_changed(replica)
             return
         replica.attempt = desired_model.attempt
+        replica.discards_partial = False
         if replica.state in (ReplicaState.READY, ReplicaState.ERROR, ReplicaState.DELETING):
             await self._engine_pool.remove_model(replica.model_id, grace_s=0)
             await replica.transition(ReplicaState.WANTED)
@@ -101,7 +109,7 @@ class ReplicaWorker:
         )
         replica.files = expected_fingerprints(desired_model.files, existing)
         self._on_replica_changed(replica)
-        async with self._download_semaphore:
+        async with self._download_gate.place(lambda: replica.rank):
             self._fetching_replicas.add(replica)
             try:
                 await self._fetch_files(replica, desired_model)
@@ -137,15 +145,21 @@ class ReplicaWorker:
                 partial(self._files.remove_files, replica.model_id, [file.name for file in own_files])
             )
         elif not replica.is_complete:
-            for file in own_files:
+            if replica.discards_partial:
                 await _run_to_completion(
-                    partial(self._files.demote_to_partial, replica.model_id, file.name, file.sha256)
+                    partial(self._files.remove_files, replica.model_id, [file.name for file in own_files])
                 )
+            else:
+                for file in own_files:
+                    await _run_to_completion(
+                        partial(self._files.demote_to_partial, replica.model_id, file.name, file.sha256)
+                    )
             # The bytes of a cancelled download are kept for later, but not on a full disk.
             with suppress(OSError):
                 await asyncio.to_thread(
                     self._files.free_up_space, MIN_FREE_BYTES, self._get_wanted_model_ids()
                 )
+        replica.partial_bytes = await asyncio.to_thread(self._files.partial_bytes_of, replica.model_id)
         await replica.transition(ReplicaState.GONE)
 
     def _find_existing_files(self, replica: Replica, desired_model: DesiredModel) -> list[FileSpec]:

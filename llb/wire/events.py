@@ -20,6 +20,8 @@ class ModelStatusChanged(Struct, frozen=True, kw_only=True, tag="ModelStatusChan
     eta_seconds: float | None = None
     available_nodes: int = 0
     error: str | None = None
+    # Of a cancelled download, on all nodes together.
+    partial_bytes: int = 0
 
 
 class ModelStatsUpdated(Struct, frozen=True, kw_only=True, tag="ModelStatsUpdated", tag_field="type"):

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct, structs
 
-from llb.wire.models import Capability
+from llb.wire.models import Capability, LoadOptions, PartialReport
 from llb.wire.nodes import EngineReport, Hardware, Meters, TemplateSupport
 from llb.wire.states import ReplicaState
 
@@ -61,14 +61,19 @@ class DesiredModel(Struct, frozen=True, kw_only=True):
     context_length: int | None = None
     copies: tuple[PeerSource, ...] = ()
     pinned: bool | None = None
+    options: LoadOptions | None = None
 
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
 
     def is_same_download(self, other: DesiredModel | None) -> bool:
-        """Return whether `other` requests the same files, whatever their sources and pinning."""
-        return other is not None and structs.replace(self, copies=other.copies, pinned=other.pinned) == other
+        """Return whether `other` requests the same files, whatever their sources, pinning and options."""
+        return (
+            other is not None
+            and structs.replace(self, copies=other.copies, pinned=other.pinned, options=other.options)
+            == other
+        )
 
 
 class DesiredState(Struct, frozen=True, kw_only=True, tag="want"):
@@ -76,8 +81,11 @@ class DesiredState(Struct, frozen=True, kw_only=True, tag="want"):
 
     cluster_id: str
     revision: int
+    # In the order in which they are downloaded.
     models: tuple[DesiredModel, ...]
     deleted: tuple[str, ...] = ()
+    # Bytes per second of all downloads, beside the node's own limit; None for no limit.
+    download_rate: int | None = None
 
 
 class Welcome(Struct, frozen=True, kw_only=True, tag="welcome"):
@@ -119,6 +127,8 @@ class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
     path: str | None = None
     engine: EngineReport | None = None
     last_used: float | None = None
+    # Of a replica that is gone: bytes of its download that are kept.
+    partial_bytes: int = 0
     # What the chat template has; None while that is unknown, and from a node of an earlier version.
     template_capabilities: tuple[Capability, ...] | None = None
     template: TemplateSupport | None = None
@@ -177,6 +187,8 @@ class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
     memory_used_bytes: int
     disk_free_bytes: int
     engines: tuple[EngineReport, ...] = ()
+    # What cancelled downloads left on the disk.
+    partials: tuple[PartialReport, ...] = ()
 
 
 class BadSourceReport(Struct, frozen=True, kw_only=True, tag="blame"):

@@ -78,7 +78,9 @@ class EngineReport(Struct, frozen=True, kw_only=True):
     slots: int
     busy: int = 0
     context_length: int | None = None
+    # Reserved by its plan; and what its process occupies, None where that cannot be measured.
     memory_bytes: int = 0
+    used_bytes: int | None = None
     progress: float | None = None
     error: str | None = None
     pinned: bool = False

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from llb.wire.link import ReplicaReport
-from llb.wire.models import Model
+from llb.wire.models import LoadOptions, Model, PartialDownload, PartialReport, Placement
 from llb.wire.nodes import EngineReport, Hardware, Meters
 from llb.wire.states import ModelStatus, NodeStatus, ReachWay, ReplicaState, Verdict
 
@@ -29,6 +29,8 @@ class ReplicaView(Struct, frozen=True, kw_only=True, omit_defaults=False):
     path: str | None = None
     engine: EngineReport | None = None
     last_used: float | None = None
+    # On the disk of its node; of a download what it will be.
+    size_bytes: int = 0
 
 
 class Fit(Struct, frozen=True, kw_only=True):
@@ -36,6 +38,20 @@ class Fit(Struct, frozen=True, kw_only=True):
     required_bytes: int
     available_bytes: int | None
     node_name: str | None
+
+
+class ModelMemory(Struct, frozen=True, kw_only=True):
+    """Memory of a model: the least with which it runs, and what its engines reserve and use while loaded.
+
+    `slots` and the bytes are of all nodes together, `context_length` is in tokens per slot.
+    `used_bytes` is None where it cannot be measured.
+    """
+
+    minimum_bytes: int
+    reserved_bytes: int | None = None
+    used_bytes: int | None = None
+    slots: int | None = None
+    context_length: int | None = None
 
 
 class ModelWithStatus(Struct, frozen=True, kw_only=True):
@@ -53,6 +69,12 @@ class ModelWithStatus(Struct, frozen=True, kw_only=True):
     replicas: tuple[ReplicaView, ...]
     fit: Fit
     error: str | None
+    memory: ModelMemory
+    # Set while it is Available and a cancelled download of it is kept.
+    partial: PartialDownload | None = None
+    # Of a registered model: how it is loaded, and on which nodes it is kept; None for the defaults.
+    options: LoadOptions | None = None
+    placement: Placement | None = None
 
 
 class MemoryView(Struct, frozen=True, kw_only=True):
@@ -136,10 +158,22 @@ class ModelList(Struct, frozen=True):
 class RegisterRequest(Struct, frozen=True):
     model_id: str
     replicas: int | Literal["all"] = "all"
+    placement: Placement | None = None
 
 
-class ModelPatch(Struct, frozen=True):
-    pinned: bool
+class ModelPatch(Struct, frozen=True, kw_only=True):
+    """Change of a registered model; omitted fields stay, `null` is the default."""
+
+    pinned: bool | UnsetType = UNSET
+    options: LoadOptions | UnsetType | None = UNSET
+    placement: Placement | UnsetType | None = UNSET
+
+
+class LoadRequest(Struct, frozen=True, kw_only=True):
+    """Load of a model with `options`, which are kept for later loads, on these nodes or where it is ready."""
+
+    options: LoadOptions | UnsetType | None = UNSET
+    nodes: tuple[str, ...] | None = None
 
 
 class ImportRequest(Struct, frozen=True):
@@ -181,6 +215,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
     engines: tuple[EngineReport, ...]
     replicas: tuple[ReplicaReport, ...]
     last_seen: float
+    partials: tuple[PartialReport, ...] = ()
     # Of its host, as sentences with a remedy.
     problems: tuple[str, ...] = ()
 

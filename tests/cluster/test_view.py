@@ -27,6 +27,7 @@ from llb.wire import (
     ModelStatusChanged,
     NodeModel,
     NodeStatusChanged,
+    Placement,
     ReplicaReport,
     ReplicaState,
 )
@@ -250,3 +251,30 @@ async def test_a_model_that_has_left_the_catalogue_is_found_after_those_that_sta
     assert view.find_model("test/tiny") is tiny
     assert view.find_model("namesake") is namesake
     assert view.find_model("old/other") is None
+
+
+async def test_a_placement_keeps_a_model_where_it_is_until_it_has_arrived(catalog: Path) -> None:
+    view = create_view(catalog)
+    for node_id, tags in (("n1", ()), ("n2", ("gpu",)), ("n3", ("gpu",))):
+        view.on_hello(structs.replace(HELLO, node_id=node_id, name=node_id), tags=tags)
+        view.on_heartbeat(node_id, HEARTBEAT)
+    view.on_replica_report("n1", ReplicaReport(model_id="tiny", attempt=1, state=ReplicaState.READY))
+    model = view.catalog.get("tiny")
+    assert model is not None
+
+    def place(placement: Placement | None) -> set[str]:
+        view.registrations["tiny"] = Registration(
+            model_id="tiny", entry=model, created_at=0.0, created_by="ann", placement=placement
+        )
+        return set(view.assigned_nodes_of("tiny"))
+
+    def banned() -> set[str]:
+        registration = view.registrations["tiny"]
+        return {node_id for node_id in view.nodes if view.is_banned(node_id, registration)}
+
+    assert (place(None), banned()) == ({"n1", "n2", "n3"}, set())
+    assert (place(Placement(tag="gpu")), banned()) == ({"n1", "n2", "n3"}, set())
+    view.on_replica_report("n2", ReplicaReport(model_id="tiny", attempt=1, state=ReplicaState.READY))
+    assert (place(Placement(tag="gpu")), banned()) == ({"n2", "n3"}, {"n1"})
+    assert (place(Placement(nodes=("n1",))), banned()) == ({"n1"}, {"n2", "n3"})
+    assert (place(Placement(tag="nowhere")), banned()) == ({"n1", "n2"}, {"n3"})

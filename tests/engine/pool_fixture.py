@@ -14,7 +14,7 @@ from llb.engine.spec import EngineSpec
 from llb.errors import LlbError, ModelFailed
 from llb.hardware import MemoryBudget
 from llb.policy.memory import FreeMemory, Memory
-from llb.wire import EngineReport, EngineState
+from llb.wire import EngineReport, EngineState, LoadOptions
 from tests.engine.workers import fake_worker
 from tests.shapes import uniform_shape
 
@@ -51,9 +51,15 @@ class TablePlanner(EnginePlanner):
         return ModelMetadata(SHAPE)
 
     def plan_engine(
-        self, model_id: str, files: EngineFiles, metadata: ModelMetadata, free: FreeMemory
+        self,
+        model_id: str,
+        files: EngineFiles,
+        metadata: ModelMetadata,
+        free: FreeMemory,
+        options: LoadOptions | None = None,
     ) -> EnginePlan | None:
-        required, context_length = self.required.get(model_id, Memory(GB)), 1024
+        options = options or LoadOptions()
+        required, context_length = self.required.get(model_id, Memory(GB)), options.context_length or 1024
         if model_id in self.shrinkable and not free.covers(required):
             required, context_length = Memory(required.ram_bytes // 2), 512
         if not free.covers(required):
@@ -62,7 +68,7 @@ class TablePlanner(EnginePlanner):
             model_path=str(files.model_path),
             alias=model_id,
             context_length=context_length,
-            slots=self.slots,
+            slots=options.slots or self.slots,
             batch_tokens=512,
             ubatch_tokens=512,
             prompt_cache_bytes=0,
@@ -71,7 +77,9 @@ class TablePlanner(EnginePlanner):
         )
         return EnginePlan(spec, required)
 
-    def min_memory_bytes(self, files: EngineFiles, metadata: ModelMetadata) -> int:
+    def min_memory_bytes(
+        self, files: EngineFiles, metadata: ModelMetadata, options: LoadOptions | None = None
+    ) -> int:
         return MIN_MEMORY_BYTES
 
 

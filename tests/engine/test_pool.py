@@ -15,7 +15,7 @@ from llb.engine.pool import EnginePool, Lease
 from llb.errors import InsufficientMemory, ModelLoading, NoNodeAvailable
 from llb.hardware import MemoryBudget
 from llb.policy.memory import Memory
-from llb.wire import EngineReport, EngineState
+from llb.wire import EngineReport, EngineState, LoadOptions
 from tests.engine.pool_fixture import GB, SOON_S, WAIT_S, PoolFixture, error_of, state, use
 from tests.engine.workers import eventually, fake_worker
 
@@ -220,6 +220,34 @@ async def test_pinning_before_serving(pool_fixture: PoolFixture) -> None:
     pool.add_model("a", pool_fixture.files("a"))
     await use(pool)
     assert pool.engine_reports()[0].pinned
+
+
+async def test_options_of_a_model_apply_to_its_next_load(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool(keep_alive_s=60)
+    await use(pool)
+    assert not pool.is_loaded_otherwise("a")
+    pool.set_options("a", LoadOptions(context_length=2048, slots=1, keep_alive=7200))
+    assert pool.is_loaded_otherwise("a")
+    await pool.unload("a")
+    await use(pool)
+    [report] = pool.engine_reports()
+    assert (report.context_length, report.slots) == (2048, 1)
+    assert not pool.is_loaded_otherwise("a")
+    pool_fixture.now += 7000
+    await use(pool, "b")
+    assert state(pool) is EngineState.READY
+    pool.set_options("a", None)
+    await eventually(lambda: state(pool) is EngineState.STOPPED)
+    assert not pool.is_loaded_otherwise("a")
+
+
+async def test_memory_in_use_is_measured(pool_fixture: PoolFixture) -> None:
+    pool = pool_fixture.pool(keep_alive_s=60)
+    await use(pool)
+    [report] = pool.engine_reports()
+    assert report.memory_bytes == GB
+    assert report.used_bytes is not None
+    assert 1_000_000 < report.used_bytes < GB
 
 
 # --- memory ------------------------------------------------------------------------------------------

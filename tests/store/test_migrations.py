@@ -22,7 +22,7 @@ ADDED: dict[str, dict[str, object]] = {
     "api_keys": {"limits": None, "ceiling": None, "parent_id": None},
     "audit": {"actor_id": "ann", "class": "login"},
     "nodes": {"hop_credential": None, "last_seen": None},
-    "registrations": {"pinned": 1},
+    "registrations": {"pinned": 1, "options": None, "placement": None},
     "requests": {"endpoint_id": None, "cost_usd": None},
     "usage_days": {"cost_usd": None},
     "usage_hours": {"cost_usd": None},

@@ -14,6 +14,7 @@ from llb.api.blueprint import Blueprint
 from llb.api.internode.proxy import HEADER_TIMEOUT_S, InFlightCounter, proxy_response, select_headers
 from llb.api.middleware.route_policy import node_only, public
 from llb.api.query_params import float_query_param
+from llb.api.request_body import parse_body
 from llb.api.responses import error_response, json_response, no_content
 from llb.base.node_identity import Membership
 from llb.engine.model_engine import KeepAlive
@@ -25,6 +26,7 @@ from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.stream.relay import error_from_transport_error
 from llb.node.agent import NodeAgent
 from llb.security import tokens
+from llb.wire import LoadOptions
 
 log = logging.getLogger(__name__)
 
@@ -112,14 +114,21 @@ def node_api_blueprint(
 
     @blueprint.post("/hop/models/<model_id:str>/load", name="load")
     @node_only
-    async def load(_request: Request, model_id: str) -> HTTPResponse:
-        await agent.load_model(model_id)
+    async def load(request: Request, model_id: str) -> HTTPResponse:
+        options = parse_body(request, LoadOptions) if request.body else None
+        await agent.load_model(model_id, options)
         return no_content()
 
     @blueprint.post("/hop/models/<model_id:str>/unload", name="unload")
     @node_only
     async def unload(_request: Request, model_id: str) -> HTTPResponse:
         await agent.unload_model(model_id)
+        return no_content()
+
+    @blueprint.post("/hop/models/<model_id:str>/discard", name="discard")
+    @node_only
+    async def discard(_request: Request, model_id: str) -> HTTPResponse:
+        await agent.discard_partial(model_id)
         return no_content()
 
     return blueprint

@@ -25,9 +25,12 @@ from llb.wire import (
     ConversationImport,
     ConversationMessage,
     ConversationPatch,
+    DownloadPatch,
     EndpointPatch,
     KeyLimitsPatch,
     KeyPatch,
+    LoadOptions,
+    LoadRequest,
     LoginRequest,
     ModelPatch,
     ModelStatus,
@@ -105,6 +108,8 @@ EXAMPLES: tuple[Struct, ...] = (
     NewEndpoint(base_url="http://gpu-box:8000/v1", name="gpu-box", max_concurrency=64),
     SpillRules(routes=(SpillRule(target="openai:gpt-5", when=("busy", "unavailable"), after_s=10.0),)),
     EndpointPatch(weight=2.0, mapped={"Qwen/Qwen3-8B": "qwen3-8b"}),
+    LoadRequest(options=LoadOptions(context_length=8192, slots=2, keep_alive=3600.0)),
+    DownloadPatch(order=("llama-3.2-1b",), rate_limit=5_000_000),
     NodePatch(name="attic", tags=("quiet",), draining=False),
     RequestPage(
         requests=(

@@ -74,6 +74,7 @@ TAG_BY_BLUEPRINT = {
     "logs": "Nodes",
     "metrics": "System",
     "models": "Models",
+    "downloads": "Models",
     "nodes": "Nodes",
     "ollama": "Ollama",
     "openai": "Inference",

@@ -6,7 +6,10 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Sequence
 from urllib.parse import quote
+
+import msgspec
 
 from llb import errors
 from llb.base.tasks import TaskSupervisor
@@ -14,6 +17,7 @@ from llb.cluster.view import ClusterView, Node
 from llb.gateway.http.upstream_errors import ConnectError, TransportError
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.node.agent import LOAD_TIMEOUT_S, NodeAgent
+from llb.wire import LoadOptions, ReplicaState
 
 # An engine unloads when its running requests have ended.
 UNLOAD_TIMEOUT_S = 60.0
@@ -56,11 +60,40 @@ class NodeCommands:
         finally:
             self._next_preload_at[node.id, model_id] = time.monotonic() + cooldown_s
 
-    async def _load(self, node: Node, model_id: str) -> None:
+    async def load(
+        self, model_id: str, *, options: LoadOptions | None, node_ids: Sequence[str] | None
+    ) -> None:
+        """Load a model on the online nodes that hold it, or on those of `node_ids`, and wait for it.
+
+        Raises `ModelNotRegistered` if no online node holds it, `NotFound` for a node that does not, and as
+        `NodeAgent.load_model()` does.
+        """
+        holders = {
+            node.id: node
+            for node, report in self._view.replicas_of(model_id)
+            if node.is_online and not node.draining and report.state is ReplicaState.READY
+        }
+        if not holders:
+            raise errors.ModelNotRegistered(model_id)
+        for node_id in node_ids or ():
+            if node_id not in holders:
+                raise errors.NotFound(
+                    f"Model '{model_id}' is not on node '{self._view.node_name_of(node_id)}'"
+                )
+        chosen = [holders[node_id] for node_id in node_ids] if node_ids else list(holders.values())
+        results = await asyncio.gather(
+            *(self._load(node, model_id, options or LoadOptions()) for node in chosen), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _load(self, node: Node, model_id: str, options: LoadOptions | None = None) -> None:
         if node.id == self._agent.node_id:
-            await self._agent.load_model(model_id)
+            await self._agent.load_model(model_id, options)
         else:
-            await self._send_command(node, model_id, "load", timeout_s=LOAD_TIMEOUT_S)
+            body = b"" if options is None else msgspec.json.encode(options)
+            await self._send_command(node, model_id, "load", timeout_s=LOAD_TIMEOUT_S, body=body)
 
     async def unload(self, model_id: str) -> None:
         """Free the model's memory on every node, once its running requests have ended.
@@ -84,7 +117,35 @@ class NodeCommands:
         else:
             await self._send_command(node, model_id, "unload", timeout_s=UNLOAD_TIMEOUT_S)
 
-    async def _send_command(self, node: Node, model_id: str, command: str, *, timeout_s: float) -> None:
+    async def discard_partial(self, model_id: str) -> None:
+        """Remove what a cancelled download of the model left on the online nodes.
+
+        Of a download that still runs it is removed once it is cancelled.
+
+        Raises `EngineFailed` if a node failed to.
+        """
+        keepers = [
+            node
+            for node in self._view.online_nodes()
+            if model_id in node.partials or model_id in node.replicas
+        ]
+        results = await asyncio.gather(
+            *(self._discard(node, model_id) for node in keepers), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _discard(self, node: Node, model_id: str) -> None:
+        if node.id == self._agent.node_id:
+            await self._agent.discard_partial(model_id)
+        else:
+            await self._send_command(node, model_id, "discard", timeout_s=UNLOAD_TIMEOUT_S)
+        self._view.forget_partial(node.id, model_id)
+
+    async def _send_command(
+        self, node: Node, model_id: str, command: str, *, timeout_s: float, body: bytes = b""
+    ) -> None:
         path = f"/hop/models/{quote(model_id)}/{command}"
         try:
             response = await self._node_connections.request(

@@ -6,6 +6,9 @@ import math
 import threading
 import time
 
+# How long a change of the limit may go unnoticed.
+MAX_WAIT_STEP_S = 0.5
+
 
 class BandwidthLimiter:
     """Limiter of the total rate of all threads to `bytes_per_s` (None: no limit).
@@ -18,19 +21,35 @@ class BandwidthLimiter:
         self._burst_s = burst_s
         self._lock = threading.Lock()
         self._next_free_at = 0.0
+        # Set while the limit is changed, which ends the waits under the previous one.
+        self._changed = threading.Event()
+
+    def set_limit(self, bytes_per_s: int | None) -> None:
+        """Change the limit; what was waited for under the previous one may go on at once."""
+        with self._lock:
+            if bytes_per_s == self._bytes_per_s:
+                return
+            self._bytes_per_s = bytes_per_s
+            self._next_free_at = 0.0
+            changed, self._changed = self._changed, threading.Event()
+        changed.set()
 
     def acquire(self, size_bytes: int, cancelled: threading.Event) -> float:
         """Wait until `size_bytes` fit into the limit, or until `cancelled`; returns the seconds waited."""
-        if self._bytes_per_s is None:
-            return 0.0
         now = time.monotonic()
         with self._lock:
+            if self._bytes_per_s is None:
+                return 0.0
             self._next_free_at = max(self._next_free_at, now - self._burst_s) + size_bytes / self._bytes_per_s
             wait_s = self._next_free_at - now
+            changed = self._changed
         if wait_s <= 0:
             return 0.0
-        cancelled.wait(wait_s)
-        return wait_s
+        until = now + wait_s
+        while (left_s := until - time.monotonic()) > 0 and not changed.is_set():
+            if cancelled.wait(min(left_s, MAX_WAIT_STEP_S)):
+                break
+        return time.monotonic() - now
 
 
 class TransferRate:

@@ -17,6 +17,7 @@ from llb.store.migrations import (
     m0009_conversations,
     m0010_endpoints,
     m0011_cost,
+    m0012_load_options,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -33,6 +34,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0009_conversations.migrate,
     m0010_endpoints.migrate,
     m0011_cost.migrate,
+    m0012_load_options.migrate,
 )
 
 

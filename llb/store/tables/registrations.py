@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from llb.store.database import Reader, Transaction
-from llb.wire import FileSpec, Model
+from llb.wire import FileSpec, LoadOptions, Model, Placement
+
+DecodedT = TypeVar("DecodedT")
 
 
 class RegistrationState(StrEnum):
@@ -34,6 +36,8 @@ class Registration(Struct, frozen=True, kw_only=True):
     resolved: tuple[FileSpec, ...] | None = None
     error: str | None = None
     pinned: bool = False
+    options: LoadOptions | None = None
+    placement: Placement | None = None
     created_at: float
     created_by: str
 
@@ -63,19 +67,21 @@ async def put(tx: Transaction, registration: Registration) -> None:
     """Insert or replace the whole row of a registration."""
     await tx.execute(
         "INSERT OR REPLACE INTO registrations "
-        "(model_id, attempt, replicas, state, entry, resolved, error, pinned, created_at, created_by) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(model_id, attempt, replicas, state, entry, resolved, error, pinned, created_at, created_by, "
+        "options, placement) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             registration.model_id,
             registration.attempt,
             msgspec.json.encode(registration.replicas).decode(),
             registration.state,
             msgspec.json.encode(registration.entry).decode(),
-            None if registration.resolved is None else msgspec.json.encode(registration.resolved).decode(),
+            _encode_optional(registration.resolved),
             registration.error,
             registration.pinned,
             registration.created_at,
             registration.created_by,
+            _encode_optional(registration.options),
+            _encode_optional(registration.placement),
         ),
     )
     await _increment_revision(tx)
@@ -108,4 +114,14 @@ def _registration_from_row(row: sqlite3.Row) -> Registration:
         pinned=bool(row["pinned"]),
         created_at=row["created_at"],
         created_by=row["created_by"],
+        options=_decode_optional(row["options"], LoadOptions),
+        placement=_decode_optional(row["placement"], Placement),
     )
+
+
+def _encode_optional(value: object) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def _decode_optional(text: str | None, value_type: type[DecodedT]) -> DecodedT | None:
+    return None if text is None else msgspec.json.decode(text, type=value_type)

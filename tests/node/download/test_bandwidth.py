@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,6 +20,17 @@ def test_a_limit_is_shared_and_idle_time_is_not_saved_up(monkeypatch: pytest.Mon
     clock.now += 3600
     assert limiter.acquire(500, clock) == 0.5
     assert BandwidthLimiter(None).acquire(10**12, clock) == 0.0
+
+
+def test_a_changed_limit_ends_the_waits_under_the_previous_one() -> None:
+    limiter, cancelled = BandwidthLimiter(1000, burst_s=0.0), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(limiter.acquire, 3_600_000, cancelled)
+        limiter.set_limit(None)
+        assert waiting.result(timeout=30) < 30
+    assert limiter.acquire(10**12, cancelled) == 0.0
+    limiter.set_limit(10**9)
+    assert limiter.acquire(1000, cancelled) < 1
 
 
 def test_speed_settles_at_the_truth_and_falls_when_nothing_comes() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from msgspec import UNSET, UnsetType
 from sanic import Request
 from sanic.response import HTTPResponse
 
@@ -10,7 +13,7 @@ from llb.api.audit_log import AuditLog
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.compression import compress_response
 from llb.api.middleware.route_policy import requires_scope
-from llb.api.query_params import int_query_param, sizes_query_param
+from llb.api.query_params import bool_query_param, int_query_param, sizes_query_param
 from llb.api.reference.operation import ApiOperation, RequestParameter, positive_int_up_to
 from llb.api.request_body import parse_body
 from llb.api.responses import json_response, no_content
@@ -22,6 +25,8 @@ from llb.security.permissions import has_scope
 from llb.wire import (
     Capability,
     FitReport,
+    LoadOptions,
+    LoadRequest,
     MemoryView,
     Model,
     ModelFile,
@@ -30,6 +35,7 @@ from llb.wire import (
     ModelPatch,
     ModelStatus,
     ModelWithStatus,
+    Placement,
     RegisterReply,
     RegisterRequest,
     Scope,
@@ -37,6 +43,7 @@ from llb.wire import (
 
 # Bounds of a memory estimate.
 MAX_CONTEXT_LENGTH, MAX_SLOTS, MAX_GPUS = 10_000_000, 64, 16
+MAX_KEEP_ALIVE_S = 366 * 86_400
 
 
 def models_blueprint(
@@ -175,14 +182,19 @@ def models_blueprint(
             raise errors.InvalidRequest('replicas must be at least 1, or "all"', param="replicas")
         async with audit_log.recording(request, "model.register", body.model_id):
             reply = await registrations.register(
-                body.model_id, replicas=body.replicas, created_by=request.ctx.principal.label
+                body.model_id,
+                replicas=body.replicas,
+                created_by=request.ctx.principal.label,
+                placement=_checked_placement(body.placement, view),
             )
         return json_response(reply, 202)
 
     @blueprint.patch("/api/models/<model_id:str>", name="change")
     @requires_scope(Scope.MODELS_WRITE)
     @ApiOperation(
-        "Pin a model in memory, or unpin it",
+        "Pin a model, or change how it is loaded and where it is kept",
+        description="Omitted fields stay; `null` is the default. Nodes that the placement excludes delete the"
+        " model once another one has it.",
         body=ModelPatch,
         response=ModelWithStatus,
         errors=(errors.ModelNotFound, errors.ModelNotRegistered, errors.EngineFailed),
@@ -190,8 +202,54 @@ def models_blueprint(
     async def change(request: Request, model_id: str) -> HTTPResponse:
         body = parse_body(request, ModelPatch)
         model = _require_model(view, model_id)
-        async with audit_log.recording(request, "model.pin" if body.pinned else "model.unpin", model.id):
-            await registrations.set_pinned(model.id, body.pinned)
+        changes = {
+            name: value
+            for name, value in (
+                ("pinned", body.pinned),
+                ("options", _checked_options(body.options)),
+                ("placement", _checked_placement(body.placement, view)),
+            )
+            if value is not UNSET
+        }
+        if changes.keys() == {"pinned"}:
+            action = "model.pin" if body.pinned else "model.unpin"
+        else:
+            action = "model.change"
+        async with audit_log.recording(request, action, model.id):
+            await registrations.change(model.id, **changes)
+        return json_response(view.describe_model(model, include_paths=True))
+
+    @blueprint.post("/api/models/<model_id:str>/load", name="load")
+    @requires_scope(Scope.MODELS_WRITE)
+    @ApiOperation(
+        "Load a model into memory",
+        description="Responds when it is loaded. `options` are kept for later loads, `null` resets them. A"
+        " model that is loaded with others is loaded again, once its running requests have ended.",
+        body=LoadRequest,
+        response=ModelWithStatus,
+        errors=(
+            errors.ModelNotFound,
+            errors.ModelNotRegistered,
+            errors.NotFound,
+            errors.EngineFailed,
+            errors.InsufficientMemory,
+            errors.ModelFailed,
+            errors.ModelLoading,
+        ),
+    )
+    async def load(request: Request, model_id: str) -> HTTPResponse:
+        body = parse_body(request, LoadRequest)
+        model = _require_model(view, model_id)
+        options = _checked_options(body.options)
+        async with audit_log.recording(request, "model.load", model.id):
+            if options is not UNSET:
+                await registrations.change(model.id, options=options)
+            registration = view.registrations.get(model.id)
+            await node_commands.load(
+                model.id,
+                options=registration.options if registration is not None else None,
+                node_ids=body.nodes,
+            )
         return json_response(view.describe_model(model, include_paths=True))
 
     @blueprint.post("/api/models/<model_id:str>/unload", name="unload")
@@ -212,12 +270,23 @@ def models_blueprint(
     @requires_scope(Scope.MODELS_WRITE)
     @ApiOperation(
         "Cancel a pull, or delete the files of a model",
+        description="What a cancelled pull has downloaded is kept for 7 days, so that a later one continues"
+        " it; `discard` removes it, also when the pull was cancelled before.",
         status=204,
+        parameters=(RequestParameter("discard", bool, "Remove partial downloads, too."),),
         errors=(errors.ModelNotFound, errors.ModelNotRegistered),
     )
     async def delete(request: Request, model_id: str) -> HTTPResponse:
+        discard = bool_query_param(request, "discard")
         async with audit_log.recording(request, "model.delete", model_id):
-            await registrations.delete(model_id)
+            has_partial = bool(discard and view.partials_of(model_id))
+            if discard:
+                await node_commands.discard_partial(model_id)
+            try:
+                await registrations.delete(model_id)
+            except errors.ModelNotRegistered:
+                if not has_partial:
+                    raise
         return no_content()
 
     return blueprint
@@ -228,6 +297,37 @@ def _require_model(view: ClusterView, model_id: str) -> Model:
     if model is None:
         raise errors.ModelNotFound(model_id)
     return model
+
+
+def _checked_options(options: LoadOptions | UnsetType | None) -> LoadOptions | UnsetType | None:
+    """Return `options`; raises `InvalidRequest` whose `param` names the field."""
+    if options is None or options is UNSET:
+        return options
+    bounds = (
+        ("context_length", options.context_length, MAX_CONTEXT_LENGTH),
+        ("slots", options.slots, MAX_SLOTS),
+    )
+    for name, value, most in bounds:
+        if value is not None and not 1 <= value <= most:
+            raise errors.InvalidRequest(f"{name} must be between 1 and {most}", param=f"options.{name}")
+    if options.keep_alive is not None and not -1 <= options.keep_alive <= MAX_KEEP_ALIVE_S:
+        raise errors.InvalidRequest(
+            f"keep_alive must be a number of seconds up to {MAX_KEEP_ALIVE_S}, or -1",
+            param="options.keep_alive",
+        )
+    return None if options == LoadOptions() else options
+
+
+def _checked_placement(placement: Placement | UnsetType | None, view: ClusterView) -> Any:
+    """Return `placement`; raises `InvalidRequest` whose `param` names the field."""
+    if placement is None or placement is UNSET:
+        return placement
+    unknown = [node_id for node_id in placement.nodes if node_id not in view.nodes]
+    if unknown:
+        raise errors.InvalidRequest(f"There is no node '{unknown[0][:64]}'", param="placement.nodes")
+    if bool(placement.nodes) == bool(placement.tag):
+        raise errors.InvalidRequest("placement names either nodes or a tag", param="placement")
+    return placement
 
 
 def _matches_filters(item: ModelWithStatus, request: Request) -> bool:
