@@ -104,8 +104,14 @@ async def test_of_a_key_and_a_placeholder_the_key_counts(server: ApiServer) -> N
         assert (refused.status, refused.code) == (401, "invalid_api_key")
     assert (await server.call("GET", "/any", local, ("X-API-Key", "none"))).json == {"kind": "local"}
     # Two headers of one kind are what proxies and servers read differently.
-    three = (key, ("X-API-Key", "a"), ("X-API-Key", "b"))
-    assert (await server.call("GET", "/any", *three)).status == 401
+    for repeated in (
+        (key, ("Authorization", "Bearer none")),
+        (("Authorization", "Bearer none"), key),
+        (("X-API-Key", token), ("X-API-Key", "none")),
+        (key, ("X-API-Key", "a"), ("X-API-Key", "b")),
+    ):
+        assert (await server.call("GET", "/any", *repeated)).status == 401
+    assert (await server.call("GET", "/any", key, ("Authorization", "Basic dTpw"))).status == 200
     # Whose rights are meant would be a guess.
     both = (other, ("X-API-Key", token))
     assert (await server.call("GET", "/any", *both)).status == 401
