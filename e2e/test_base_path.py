@@ -46,12 +46,12 @@ def documented() -> str:
     return read_config("Below a path", "location = /llb")
 
 
-# As many write it: without the header.
+# As many write it: without the header, and with $host, which lacks the port.
 USUAL = """
     location /llb/ {
         proxy_pass http://127.0.0.1:8080/;
         proxy_http_version 1.1;
-        proxy_set_header Host $http_host;
+        proxy_set_header Host $host;
         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
         proxy_set_header X-Forwarded-Proto $scheme;
         proxy_set_header Upgrade $http_upgrade;
@@ -65,7 +65,7 @@ WHOLE = documented().replace(":8080/;", ":8080;").replace("proxy_set_header X-Fo
 @pytest.mark.parametrize(
     ("location", "settings"),
     [(documented(), {}), (USUAL, {}), (WHOLE, {"base_path": "/llb"})],
-    ids=["documented", "without the header", "with --base-path"],
+    ids=["documented", "without the header and the port", "with --base-path"],
 )
 async def test_the_page_below_a_path(
     make_llb: BalancerFactory,

@@ -3,6 +3,9 @@
 import { toBrowserPath } from '../lib/base-path.js';
 import { events } from './sse.js';
 
+// Names the origin of the page to a server behind a proxy that does not pass on the port.
+const OWN_HEADERS = { 'x-page-origin': location.origin };
+
 export class ApiError extends Error {
   /** `status` 0: there was no response. `details`: additional fields of the error object. */
   constructor({
@@ -27,7 +30,7 @@ export function createApi({ onSignedOut = () => {}, fetch = globalThis.fetch.bin
         method,
         signal,
         credentials: 'same-origin',
-        headers: body === undefined ? {} : { 'content-type': 'application/json' },
+        headers: { ...OWN_HEADERS, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
         body: body === undefined ? undefined : JSON.stringify(body),
       });
     } catch (error) {

@@ -23,6 +23,7 @@ from llb.api.middleware.route_policy import (
 )
 from llb.api.middleware.security_headers import add_security_headers
 from llb.api.middleware.trace_context import trace_id_of
+from llb.api.middleware.vouched_origins import VouchedOrigins
 from llb.api.request_id import request_id_of
 from llb.base.logs import log_setup
 from llb.base.runfile import LOCAL_TOKEN_PREFIX
@@ -61,6 +62,7 @@ class AuthMiddleware:
         self.local_proof = local_proof or LocalProof()
         self._rate_limit_headers_of = rate_limit_headers_of
         self._on_access_denied = on_access_denied
+        self._vouched_origins = VouchedOrigins()
         self._write_limiter = WriteLimiter()
         self.is_exposed = not (config.listen_host == "localhost" or is_loopback(config.listen_host))
 
@@ -96,7 +98,10 @@ class AuthMiddleware:
         )
         _strip_internal_headers(request)
         credentials = request.ctx.credentials = _credentials_of(request)
-        cross_origin = is_cross_origin(request, client)
+        vouched = None
+        if client.is_port_unknown:
+            vouched = self._vouched_origins.find(client, request.cookies.get(SESSION_COOKIE))
+        cross_origin = is_cross_origin(request, client, vouched)
         if cross_origin and is_preflight(request):
             return self._cors.preflight_response(request, client)
         if cross_origin:
@@ -191,7 +196,10 @@ class AuthMiddleware:
             # The browser sends the cookie on behalf of a page of another origin.
             return None
         token = request.cookies.get(SESSION_COOKIE)
-        return None if not token else await self._authenticator.authenticate_session(token)
+        principal = None if not token else await self._authenticator.authenticate_session(token)
+        if principal is not None and token:
+            self._vouched_origins.record(request, client, token)
+        return principal
 
     async def _authenticate_one_of(self, credentials: tuple[str, ...], client: ClientInfo) -> Principal:
         """Return the principal of the one credential that is valid. Raises `InvalidApiKey`.

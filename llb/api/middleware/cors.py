@@ -154,18 +154,23 @@ class CorsPolicy:
             response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
 
 
-def is_cross_origin(request: Request, client: ClientInfo) -> bool:
-    """Whether a page of another origin sent this request; `same-site` is another origin too."""
+def is_cross_origin(request: Request, client: ClientInfo, vouched: WebOrigin | None = None) -> bool:
+    """Whether a page of another origin sent this request; `same-site` is another origin too.
+
+    `vouched` is the origin of the page of the session, where the port of `client.origin` is not known.
+    """
     origins = request.headers.getall("origin", [])
     site = request.headers.get("sec-fetch-site")
-    if origins and (len(origins) > 1 or not _is_own_origin(parse_origin(origins[0]), client, site)):
+    if origins and (len(origins) > 1 or not _is_own_origin(parse_origin(origins[0]), client, site, vouched)):
         return True
     # `none` is a person at the address bar: enough to read, and no page changes state that way.
     return site is not None and site != "same-origin" and (can_change_state(request) or site != "none")
 
 
-def _is_own_origin(origin: WebOrigin | None, client: ClientInfo, site: str | None) -> bool:
-    if origin == client.origin:
+def _is_own_origin(
+    origin: WebOrigin | None, client: ClientInfo, site: str | None, vouched: WebOrigin | None
+) -> bool:
+    if origin == client.origin or (vouched is not None and origin == vouched):
         return True
     # The browser knows the port that the proxy has left out, and no page can set this header.
     return (
