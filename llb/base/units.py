@@ -18,9 +18,12 @@ _BYTES_PER_UNIT = {
 }
 _BYTES_PER_UPPER_UNIT = {unit.upper(): size_bytes for unit, size_bytes in _BYTES_PER_UNIT.items()}
 _NUMBER_PATTERN = re.compile(r"\d+(?:\.\d+)?")
-_DURATION_PATTERN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
-_DURATION_PART_PATTERN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION_PATTERN = re.compile(r"(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h|d))+", re.ASCII)
+_DURATION_PART_PATTERN = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h|d)", re.ASCII)
 _SECONDS_PER_UNIT = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+# Units that Go's durations have as well, with both signs for micro.
+_SECONDS_PER_SHORT_UNIT = {"us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+_SECONDS_PER_PARSED_UNIT = _SECONDS_PER_UNIT | _SECONDS_PER_SHORT_UNIT
 
 
 def parse_size(text: str) -> int:
@@ -40,12 +43,13 @@ def format_size(size_bytes: int) -> str:
 def parse_duration(text: str) -> float:
     """Return the seconds of "10m", "1h30m" (as in Go), "90" or "-1" (never). Raises ValueError."""
     text = text.strip()
-    length = text.removeprefix("-")
+    length = text[1:] if text.startswith(("-", "+")) else text
     if _NUMBER_PATTERN.fullmatch(length):
         seconds = float(length)
     elif _DURATION_PATTERN.fullmatch(length):
         seconds = sum(
-            float(number) * _SECONDS_PER_UNIT[unit] for number, unit in _DURATION_PART_PATTERN.findall(length)
+            float(number) * _SECONDS_PER_PARSED_UNIT[unit]
+            for number, unit in _DURATION_PART_PATTERN.findall(length)
         )
     else:
         raise ValueError("is not a duration such as 10m")

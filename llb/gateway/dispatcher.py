@@ -109,7 +109,7 @@ class Dispatcher:
 
     async def _dispatch_inputs(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
         """Have a request answered; one with a list of inputs batch by batch, each in its turn."""
-        inputs = read_input_list(call)
+        inputs = read_input_list(call, self.readiness.max_context_length(call.model))
         if inputs is None:
             plan = read_choice_plan(call)
             if plan is not None:
@@ -176,7 +176,10 @@ class Dispatcher:
             if isinstance(error, errors.RequestCrashesEngine):
                 raise
             if len(batch.items) == 1:
-                raise inputs.error_of(batch, error) from None
+                shorter = inputs.shorten(batch, error)
+                if shorter is None:
+                    raise inputs.error_of(batch, error) from None
+                return await self._dispatch_batch(call, inputs, shorter)
             # Which of the inputs is it?
             return [
                 answer

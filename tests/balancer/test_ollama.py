@@ -161,8 +161,9 @@ async def test_embeddings(talking: RunningBalancer, keyed: ollama.AsyncClient) -
     assert (await keyed.embeddings("embed", "one")).embedding == pytest.approx(alone, abs=1e-4)
     loaded = await keyed.generate("embed", keep_alive="5m")
     assert loaded.done_reason == "load"
+    assert len((await keyed.embed("embed", "one", dimensions=8)).embeddings[0]) == 8
     with pytest.raises(ollama.ResponseError) as refused:
-        await keyed.embed("embed", "one", dimensions=8)
+        await keyed.embed("embed", "one", dimensions=8000)
     assert refused.value.status_code == 400
 
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from openapi_spec_validator import validate
 
+from llb.api.inference.openai import RERANK_ALIASES
 from llb.api.reference.schemas.anthropic import MESSAGES_OPERATIONS
 from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
 from tests.conftest import TINY_BYTES, BalancerFactory
@@ -213,7 +214,7 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     await ask("GET", "/v1/models", 200)
     await ask("GET", "/v1/models/chat", 200)
     await ask("GET", "/v1/models/te/st", 404)
-    for path in sorted({*INFERENCE_OPERATIONS, *MESSAGES_OPERATIONS}):
+    for path in sorted({*INFERENCE_OPERATIONS, *MESSAGES_OPERATIONS, *RERANK_ALIASES}):
         await ask("POST", path, 404, json={"model": "nothing", "messages": [], "prompt": "", "input": ""})
     await ask("GET", "/api/endpoints", 200)
     await ask("GET", "/api/routes", 200)

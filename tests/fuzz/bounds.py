@@ -74,6 +74,7 @@ CASES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "stream_options": _sized(16, 1024),
     "sse_ping_interval": (-1, (0, 1, 30)),
     "response_fields": _texts(64, 128),
+    "rank_fields": _texts(16, 128),
     **dict.fromkeys(("n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens"), _TOKENS),
     **dict.fromkeys(("n", "n_cmpl", "best_of"), _number(0, MAX_CHOICES)),
     **dict.fromkeys(("n_indent", "n_discard", "n_cache_reuse", "dry_allowed_length", "top_n"), _TOKENS),

@@ -150,7 +150,7 @@ def require_fitting_text(body: bytes, operation: Operation, context_length: int 
         text_bytes = sum(map(_utf8_length, texts))
         if text_bytes > max_bytes:
             _refuse(text_bytes, context_length)
-    if has_inputs and context_length is not None:
+    if has_inputs and context_length is not None and bytes(raw_fields.get("truncate", b"")) != b"true":
         for name in ("input", "query", "documents", "texts"):
             _require_fitting_inputs(raw_fields.get(name), context_length)
 

@@ -145,7 +145,7 @@ def _requested_keep_alive(principal: Principal, value: str | float | None) -> Ke
 
 def parse_keep_alive(value: str | float | None) -> float | None:
     """Parse `keep_alive` into seconds, negative for "never unload"; raises `InvalidRequest`."""
-    if value is None:
+    if value is None or value == "":
         return None
     try:
         return float(value) if isinstance(value, (int, float)) else parse_duration(value)

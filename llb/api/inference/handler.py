@@ -38,6 +38,8 @@ class CompletingSink(ClientSink, Protocol):
 class DialectHooks:
     """Differences of a dialect from OpenAI's."""
 
+    # Route of the engine, where it is not the one that was called.
+    engine_path: str | None = None
     # Formats an error inside a stream.
     format_error_event: ErrorEventBuilder = format_error_event
     http_status_of: Callable[[errors.LlbError], int] = http_status_of
@@ -72,7 +74,7 @@ class InferenceHandler:
             )
             # The route is set while the request is handled.
             assert request.route is not None  # noqa: S101
-            path = f"/{request.route.path}"
+            path = hooks.engine_path or f"/{request.route.path}"
             given = request.body
             request.body = await self._worker.run(len(given), lambda: repair_text(given))
             result = await self._dispatch(request, record, response, path, request.body, hooks)

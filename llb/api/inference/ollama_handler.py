@@ -82,9 +82,9 @@ class OllamaHandler:
         """
         translator = ResponseTranslator(body.model, shape, _request_clock(record))
         if engine_request is None:
-            if parse_keep_alive(body.keep_alive) == 0:
-                return await self._unload_model(request, record, body, translator)
-            return await self._load_model(request, record, body, translator)
+            headers = await self._prepare_model(request, record, body)
+            reason = "unload" if parse_keep_alive(body.keep_alive) == 0 else "load"
+            return _ok_response(record, translator.translate_empty(reason), headers)
         if body.wants_stream:
             await self._stream(request, record, body, engine_request, translator)
             return None
@@ -92,18 +92,34 @@ class OllamaHandler:
         return _ok_response(record, translator.translate_document(answer), headers)
 
     async def embed(
-        self, request: Request, record: RequestRecord, body: EmbedRequest, engine_request: EngineRequest
+        self,
+        request: Request,
+        record: RequestRecord,
+        body: EmbedRequest,
+        engine_request: EngineRequest | None,
     ) -> HTTPResponse:
-        """Embed one or more texts."""
-        answer, headers = await self._complete(request, record, body, engine_request)
+        """Embed one or more texts; without any (`engine_request` None), load or unload the model."""
+        if engine_request is None:
+            answer = ollama_response.EMPTY_VECTORS
+            headers = await self._prepare_model(request, record, body)
+        else:
+            answer, headers = await self._complete(request, record, body, engine_request)
         translated = ollama_response.translate_embeddings(answer, body.model, _request_clock(record))
         return _ok_response(record, translated, headers)
 
     async def embed_one(
-        self, request: Request, record: RequestRecord, body: OldEmbedRequest, engine_request: EngineRequest
+        self,
+        request: Request,
+        record: RequestRecord,
+        body: OldEmbedRequest,
+        engine_request: EngineRequest | None,
     ) -> HTTPResponse:
         """Embed one text, in the format of older clients."""
-        answer, headers = await self._complete(request, record, body, engine_request)
+        if engine_request is None:
+            answer = ollama_response.EMPTY_VECTORS
+            headers = await self._prepare_model(request, record, body)
+        else:
+            answer, headers = await self._complete(request, record, body, engine_request)
         return _ok_response(record, ollama_response.translate_legacy_embedding(answer), headers)
 
     async def _stream(
@@ -133,19 +149,21 @@ class OllamaHandler:
             raise result.error
         return buffer.body, {**buffer.headers, **ignored_headers(call.ignored)}
 
-    async def _load_model(
-        self, request: Request, record: RequestRecord, body: ModelRequest, translator: ResponseTranslator
-    ) -> HTTPResponse:
+    async def _prepare_model(
+        self, request: Request, record: RequestRecord, body: ModelRequest
+    ) -> dict[str, str]:
+        """Load the model, or unload it with a `keep_alive` of 0; returns the routing headers."""
+        if parse_keep_alive(body.keep_alive) == 0:
+            await self._unload_model(request, record, body)
+            return {}
         model = self._dispatcher.readiness.resolve_model(body.model)
         engine_request = ollama_request.build_load_request(
             is_embedding=Capability.EMBEDDING in model.capabilities
         )
         _, headers = await self._complete(request, record, body, engine_request)
-        return _ok_response(record, translator.translate_empty("load"), headers)
+        return headers
 
-    async def _unload_model(
-        self, request: Request, record: RequestRecord, body: ModelRequest, translator: ResponseTranslator
-    ) -> HTTPResponse:
+    async def _unload_model(self, request: Request, record: RequestRecord, body: ModelRequest) -> None:
         if not has_scope(request.ctx.principal, Scope.MODELS_WRITE):
             raise errors.PermissionDenied(f"Unloading a model needs the scope '{Scope.MODELS_WRITE.value}'")
         record.requested_model = body.model
@@ -153,7 +171,6 @@ class OllamaHandler:
         record.model_id = model.id
         async with self._audit_log.recording(request, "model.unload", model.id):
             await self._node_commands.unload(model.id)
-        return _ok_response(record, translator.translate_empty("unload"))
 
     async def _build_call(
         self, request: Request, record: RequestRecord, body: ModelRequest, engine_request: EngineRequest

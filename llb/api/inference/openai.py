@@ -30,6 +30,9 @@ from llb.wire import InferenceFields, ModelObject, ModelObjects, Scope
 
 CloudListHeaders = Callable[[], Awaitable[dict[str, str]]]
 OPENAI_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank")
+# Cohere's client calls `/v2/rerank`, that of Text Embeddings Inference `/rerank`.
+RERANK_PATH = "/v1/rerank"
+RERANK_ALIASES = ("/rerank", "/v2/rerank")
 RESPONSES_PATHS = ("/v1/responses", "/v1/responses/input_tokens")
 
 
@@ -82,6 +85,19 @@ def openai_blueprint(handler: InferenceHandler, cloud_list_headers: CloudListHea
     for path in OPENAI_PATHS:
         blueprint.add_route(
             infer, path, methods=["POST"], name=_route_name(path), ctx_operation=INFERENCE_OPERATIONS[path]
+        )
+
+    @requires_scope(Scope.INFERENCE)
+    async def rerank(request: Request) -> None:
+        await handler.handle(request, _RERANK_HOOKS)
+
+    for path in RERANK_ALIASES:
+        blueprint.add_route(
+            rerank,
+            path,
+            methods=["POST"],
+            name="_".join(("alias", *path.strip("/").split("/"))),
+            ctx_operation=INFERENCE_OPERATIONS[RERANK_PATH],
         )
     for path, respond_to in zip(RESPONSES_PATHS, (respond, count_tokens), strict=True):
         blueprint.add_route(
@@ -138,4 +154,5 @@ _RESPONSES_HOOKS = DialectHooks(
     extra_fields=response_format_of,
     complete_answer=complete_responses,
 )
+_RERANK_HOOKS = DialectHooks(engine_path=RERANK_PATH)
 _COUNTING_HOOKS = DialectHooks(extra_fields=response_format_of)

@@ -97,8 +97,9 @@ class GenerateRequest(TextRequest, frozen=True, kw_only=True):
 
 
 class EmbedRequest(ModelRequest, frozen=True, kw_only=True):
-    input: str | list[str]
+    input: str | list[str] | None = None
     dimensions: int | None = None
+    truncate: bool | None = None
 
 
 class OldEmbedRequest(ModelRequest, frozen=True, kw_only=True):
@@ -190,19 +191,22 @@ def translate_generate(request: GenerateRequest) -> EngineRequest | None:
     return EngineRequest(CHAT_PATH, {**document, **_thinking_fields(request.think)})
 
 
-def translate_embed(request: EmbedRequest) -> EngineRequest:
-    """Translate a request for embeddings; raises `InvalidRequest` for unsupported fields."""
-    if request.dimensions is not None:
-        raise InvalidRequest(
-            "dimensions is not supported: the model determines the length of its embeddings",
-            param="dimensions",
-        )
-    return EngineRequest(EMBEDDINGS_PATH, {"input": request.input})
+def translate_embed(request: EmbedRequest) -> EngineRequest | None:
+    """Translate a request for embeddings; texts that are too long are truncated by default.
+
+    Returns None for a request without a text, which loads the model.
+    """
+    if not request.input:
+        return None
+    document: dict[str, Any] = {"input": request.input, "truncate": request.truncate is not False}
+    if request.dimensions:
+        document["dimensions"] = request.dimensions
+    return EngineRequest(EMBEDDINGS_PATH, document)
 
 
-def translate_legacy_embed(request: OldEmbedRequest) -> EngineRequest:
-    """Translate a request of older clients for one embedding."""
-    return EngineRequest(EMBEDDINGS_PATH, {"input": request.prompt or ""})
+def translate_legacy_embed(request: OldEmbedRequest) -> EngineRequest | None:
+    """Translate a request of older clients for one embedding; None without a text."""
+    return EngineRequest(EMBEDDINGS_PATH, {"input": request.prompt}) if request.prompt else None
 
 
 def build_load_request(*, is_embedding: bool) -> EngineRequest:

@@ -151,6 +151,8 @@ class _EmbedResponse(Struct, kw_only=True):
 
 
 _encode = msgspec.json.Encoder().encode
+# Answer of an engine to no text.
+EMPTY_VECTORS = b'{"data":[]}'
 # The official client splits lines with `str.splitlines`, which also splits at these characters.
 _LINE_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 _decode_event = msgspec.json.Decoder(_Event).decode
@@ -287,8 +289,8 @@ def translate_embeddings(body: bytes, requested_model: str, clock: RequestClock)
 
 def translate_legacy_embedding(body: bytes) -> bytes:
     """Return the answer of `/api/embeddings`."""
-    [vector] = msgspec.json.decode(body, type=_Vectors).data
-    return _encode({"embedding": vector.embedding})
+    vectors = msgspec.json.decode(body, type=_Vectors).data
+    return _encode({"embedding": vectors[0].embedding if vectors else []})
 
 
 def _as_json_line(document: bytes) -> bytes:

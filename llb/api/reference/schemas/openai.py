@@ -36,6 +36,11 @@ UnpinnedSlot = Annotated[Literal[-1], Meta(description="A request cannot choose 
 CachePromptFlag = Annotated[Literal[True], Meta(description="The prompt cache cannot be disabled.")]
 
 
+TruncateFlag = Annotated[
+    bool, Meta(description="Whether a text that is too long for the context is truncated, not refused.")
+]
+
+
 class _GenerationRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=True):
     stream: StreamFlag = False
     return_progress: ReturnProgressFlag = False
@@ -84,17 +89,29 @@ class EmbeddingsRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=T
 
     input: str | list[str | int | list[int]]
     encoding_format: Literal["float", "base64"] | None = None
+    dimensions: (
+        Annotated[int, Meta(ge=1, description="Numbers to keep of each vector, which is normalised again.")]
+        | None
+    ) = None
+    truncate: TruncateFlag | None = None
 
 
 class RerankRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=True):
-    """Documents to rank, for a model with the capability `Reranking`."""
+    """Documents to rank, for a model with the capability `Reranking`; as texts, or as objects with `text`."""
 
     query: str
-    documents: list[str]
+    documents: list[str | dict[str, Any]]
     top_n: (
         Annotated[int, Meta(ge=0, description="The number of best documents to return; all by default.")]
         | None
     ) = None
+    return_documents: Annotated[bool, Meta(description="Whether results have their `document`.")] | None = (
+        None
+    )
+    rank_fields: (
+        Annotated[list[str], Meta(max_length=16, description="Fields of the objects to rank by.")] | None
+    ) = None
+    truncate: TruncateFlag | None = None
 
 
 class ResponsesRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=True):
@@ -184,6 +201,7 @@ class Embeddings(ExtensibleObject, frozen=True, kw_only=True):
 class Ranked(ExtensibleObject, frozen=True, kw_only=True):
     index: int
     relevance_score: float
+    document: dict[str, Any] | None = None
 
 
 class Ranking(ExtensibleObject, frozen=True, kw_only=True):
