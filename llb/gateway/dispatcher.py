@@ -108,7 +108,12 @@ class Dispatcher:
         await self._context.http_client.close()
 
     async def _dispatch_inputs(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
-        """Have a request answered; one with a list of inputs batch by batch, each in its turn."""
+        """Have a request answered; one with a list of inputs batch by batch, each in its turn.
+
+        A server elsewhere gets the request as a whole: it may have choices and dimensions of its own.
+        """
+        if call.model.is_external:
+            return await self._dispatch_with_failover(call, sink)
         inputs = read_input_list(call, self.readiness.max_context_length(call.model))
         if inputs is None:
             plan = read_choice_plan(call)
