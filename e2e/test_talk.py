@@ -528,7 +528,9 @@ async def test_conversations_of_an_earlier_version_move_to_the_server(
     await conversation(page, "Kept question").click()
     await expect(conversation_log(page)).to_contain_text("Kept answer")
     await expect(shelf(page).get_by_role("listitem")).to_have_count(1)
-    left = await page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('llb.conversation.'))")
+    left = await page.evaluate(
+        "Object.keys(localStorage).filter((key) => key.startsWith('llb.conversation.'))"
+    )
     assert sorted(key.rpartition(".")[2] for key in left) == ["0", "1", "2", "3", "4", "5"]
     # On the server it is there for every browser.
     await page.evaluate("localStorage.clear()")

@@ -238,7 +238,7 @@ def make_call(
     principal = Principal(kind=PrincipalKind.KEY, id="key", role=Role.USER)
     return InferenceCall(
         record=RequestRecord(1, "request-1", principal, PATH.decode(), 0.0),
-        model=cast(Model, SimpleNamespace(id="m", is_external=False)),
+        model=cast(Model, SimpleNamespace(id="m", is_external=False, context_length=None)),
         path=PATH if operation is Operation.CHAT else b"/v1/messages/count_tokens",
         body=b'{"input":"a text"}' if operation is Operation.EMBEDDINGS else BODY,
         # Progress that the client asks for itself is not filtered: the fakes stream none.
