@@ -128,6 +128,7 @@ class AnswerSink:
         self._is_stream = is_stream
         self._drops_usage = drops_usage
         self._total_bytes = 0
+        self._is_too_long = False
         self._held: list[bytes] | None = [] if not is_stream and served_as != model_id else None
         names = [msgspec.json.encode(name) for name in (served_as, model_id)]
         self._replacements = [
@@ -138,7 +139,9 @@ class AnswerSink:
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         """Write whole events, or a part of a document. Raises `InvalidResponse`."""
         self._total_bytes += len(data)
-        if self._total_bytes > MAX_ANSWER_BYTES:
+        if self._total_bytes > MAX_ANSWER_BYTES and not self._is_too_long:
+            # Once: the error event that follows is written, too.
+            self._is_too_long = True
             raise InvalidResponse("an answer without an end")
         if self._is_stream:
             if (events := self._rewrite_events(data)) or last:
