@@ -10,6 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from llb.wire import EndpointStatus
 from tests.conftest import balancer_factory
 from tests.gateway.real_engine import real_engine
 from tests.harness import RunningBalancer, write_catalog
@@ -146,7 +147,7 @@ async def test_an_endpoint_that_goes_and_returns(front: RunningBalancer, back: R
     assert (await front.http.get("/v1/models")).json()["data"] == []
     await back.start(port)
     await back.wait_until_online()
-    registry = front.app.endpoints
-    await front.wait_until(lambda: registry.status_of(registry.get(endpoint["id"])) == "healthy")
-    await front.wait_until(lambda: registry.get(endpoint["id"]).models != {})
+    registry, known = front.app.endpoints, front.app.endpoint_service.require("cellar")
+    await front.wait_until(lambda: registry.status_of(known) is EndpointStatus.HEALTHY)
+    await front.wait_until(lambda: known.models != {})
     await ask(front, "/v1/chat/completions", body)
