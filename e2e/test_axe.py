@@ -260,6 +260,17 @@ async def look_at_nodes(see: Inspector) -> None:
     await expect(page.get_by_role("region", name=see.say("logs.lines"))).to_be_visible()
     await see.look(page, "log of a node")
     await page.close()
+    page = await see.open("/nodes/endpoints", anew=True)
+    new = {"base_url": see.visitor.llb.url, "name": "itself", "kind": "openai-compatible", "enabled": False}
+    assert (await see.visitor.llb.http.post("/api/endpoints", json=new)).status_code == 201
+    await expect(page.get_by_role("region", name="itself")).to_be_visible()
+    await see.look(page, "endpoints")
+    await page.get_by_role("button", name=see.say("endpoints.add")).click()
+    await see.look(page, "endpoints, dialog that adds one")
+    await page.keyboard.press("Escape")
+    for endpoint in (await see.visitor.llb.http.get("/api/endpoints")).json()["endpoints"]:
+        await see.visitor.llb.http.delete(f"/api/endpoints/{endpoint['id']}")
+    await page.close()
 
     async def answer(route: Route) -> None:
         real = await route.fetch()

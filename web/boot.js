@@ -21,6 +21,7 @@
   const parts = [
     'access',
     'docs',
+    'endpoints',
     'errors',
     'logs',
     'models',

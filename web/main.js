@@ -21,6 +21,7 @@ const PAGES = {
   models: () => models,
   playground: () => import('./pages/playground/page.js'),
   nodes: () => import('./pages/nodes/page.js'),
+  endpoints: () => import('./pages/endpoints/page.js'),
   logs: () => import('./pages/logs/page.js'),
   requests: () => import('./pages/requests/page.js'),
   access: () => import('./pages/access/page.js'),

@@ -1,6 +1,7 @@
 /** Tabs. Each tab is a link with its own URL; arrow keys move between them. */
 
 import { html } from '../lib/html.js';
+import { t } from '../core/i18n.js';
 
 /** `tabs`: [{id, path, name, count}]. The panel is the element with the id `tab-panel`. */
 export const tabList = (label, tabs, current) => html`
@@ -21,6 +22,17 @@ export const tabList = (label, tabs, current) => html`
         </span>`,
     )}
   </div>`;
+
+/** Tabs of what answers requests: the nodes of this cluster, and endpoints elsewhere. */
+export const placeTabs = (current) =>
+  tabList(
+    t('endpoints.tabs'),
+    [
+      { id: 'nodes', path: '/nodes', name: t('endpoints.tab.nodes') },
+      { id: 'endpoints', path: '/nodes/endpoints', name: t('endpoints.tab.endpoints') },
+    ],
+    current,
+  );
 
 function walk(event) {
   const step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];

@@ -6,6 +6,7 @@
  *   traffic     node id → latest request metrics, and `history`, the most recent of them
  *   connection  state of the WebSocket
  *   stale       {models: Set of ids, nodes: boolean}: what has to be fetched again after an event
+ *   endpointChanges  number of events about endpoints so far
  *   toasts      messages to show, oldest first
  */
 
@@ -27,6 +28,8 @@ export const initialState = () => ({
   connection: { status: 'connecting', since: null, retryAt: null },
   lastSeq: 0,
   stale: { models: new Set(), nodes: false },
+  // Counts the events about endpoints, which their page fetches again.
+  endpointChanges: 0,
   toasts: [],
   toastCount: 0,
 });
@@ -113,6 +116,10 @@ export const eventHandlers = {
       }),
     );
     if (before.status !== event.status) next.stale.models.add(event.model_id);
+  },
+
+  EndpointStatusChanged(next) {
+    next.endpointChanges += 1;
   },
 
   ModelStatsUpdated(next, event) {

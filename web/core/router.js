@@ -9,6 +9,7 @@ export const ROUTES = {
   '/models/local': { page: 'models', tab: 'local' },
   '/playground': { page: 'playground' },
   '/nodes': { page: 'nodes' },
+  '/nodes/endpoints': { page: 'endpoints', section: 'nodes' },
   '/requests': { page: 'requests' },
   '/access': { page: 'access' },
   '/settings': { page: 'settings' },

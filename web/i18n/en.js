@@ -2,6 +2,7 @@
 
 import access from './en/access.js';
 import docs from './en/docs.js';
+import endpoints from './en/endpoints.js';
 import errors from './en/errors.js';
 import logs from './en/logs.js';
 import models from './en/models.js';
@@ -17,6 +18,7 @@ export default {
   ...models,
   ...playground,
   ...nodes,
+  ...endpoints,
   ...logs,
   ...requests,
   ...access,

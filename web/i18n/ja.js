@@ -2,6 +2,7 @@
 
 import access from './ja/access.js';
 import docs from './ja/docs.js';
+import endpoints from './ja/endpoints.js';
 import errors from './ja/errors.js';
 import logs from './ja/logs.js';
 import models from './ja/models.js';
@@ -17,6 +18,7 @@ export default {
   ...models,
   ...playground,
   ...nodes,
+  ...endpoints,
   ...logs,
   ...requests,
   ...access,

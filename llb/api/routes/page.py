@@ -33,6 +33,7 @@ PAGE_PATHS = (
     "/models/local",
     "/playground",
     "/nodes",
+    "/nodes/endpoints",
     "/requests",
     "/access",
     "/settings",

@@ -56,6 +56,8 @@ export default {
 
   'scope.inference': 'Use models',
   'scope.inference.hint': 'Chat, completions and embeddings (everything under /v1)',
+  'scope.cloud': 'Use cloud providers',
+  'scope.cloud.hint': 'Requests to providers that bill for them',
   'scope.models:read': 'View models and nodes',
   'scope.models:read.hint': 'The catalogue, downloaded models and node status',
   'scope.models:write': 'Manage models',

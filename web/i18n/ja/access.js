@@ -55,6 +55,8 @@ export default {
 
   'scope.inference': 'モデルの利用',
   'scope.inference.hint': 'チャット、補完、埋め込み（/v1 以下のすべて）',
+  'scope.cloud': 'クラウドの利用',
+  'scope.cloud.hint': '課金されるプロバイダーへのリクエスト',
   'scope.models:read': 'モデルとノードの閲覧',
   'scope.models:read.hint': 'カタログ、ダウンロード済みのモデル、ノードの状態',
   'scope.models:write': 'モデルの管理',

@@ -10,7 +10,7 @@ import { field } from '../../components/forms/field.js';
 import { expiryTime, LIFETIMES, NEVER, ON_A_DATE, today } from './key-expiry.js';
 import { limitFields, limitsOf } from './key-limits.js';
 
-const SCOPES = ['inference', 'models:read', 'models:write', 'admin'];
+const SCOPES = ['inference', 'cloud', 'models:read', 'models:write', 'admin'];
 const DEFAULT_SCOPES = ['inference', 'models:read'];
 // In characters; same limit as the server.
 const NAME_MAX_LENGTH = 64;

@@ -4,6 +4,7 @@ import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { alertBox, emptyState, errorMessage, skeletons } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
+import { placeTabs } from '../../components/tabs.js';
 import { createNodeActions } from './actions.js';
 import { createAddNode } from './add-node.js';
 import { nodeCard } from './node-card.js';
@@ -28,8 +29,11 @@ export function open(app) {
             </div>
             ${state.nodes && isAdmin ? addNode.button() : null}
           </div>
-          ${state.nodes ? nodeList(state, nodes, isAdmin ? actions : null) : loadingView(app, state)}
-          ${nodes.length === 1 && isAdmin ? addNodeHint() : null}
+          ${placeTabs('nodes')}
+          <div class="place-panel" id="tab-panel" role="tabpanel" aria-labelledby="tab-nodes">
+            ${state.nodes ? nodeList(state, nodes, isAdmin ? actions : null) : loadingView(app, state)}
+            ${nodes.length === 1 && isAdmin ? addNodeHint() : null}
+          </div>
         </div>`;
     },
   };

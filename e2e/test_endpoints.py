@@ -1,0 +1,79 @@
+"""Endpoints on the page: add, find out what answers, check, edit, disable, remove; errors where one looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.async_api import expect
+
+from e2e.conftest import VisitorFactory
+from e2e.shop import save_screenshot
+from tests.conftest import BalancerFactory
+from tests.providers import ProviderStandIn
+
+KEY = "sk-stand-in-0123456789abcdef"
+
+
+@pytest.fixture
+def vllm() -> Iterator[ProviderStandIn]:
+    with ProviderStandIn("vllm", key=KEY) as stand_in:
+        yield stand_in
+
+
+async def test_an_endpoint_from_adding_to_removing(
+    make_llb: BalancerFactory, visitors: VisitorFactory, vllm: ProviderStandIn
+) -> None:
+    llb = await make_llb(name="attic").start()
+    await llb.wait_until_online()
+    page = await (await visitors(llb)).open("/nodes")
+    await page.get_by_role("tab", name="Endpoints").click()
+    await expect(page.get_by_role("heading", name="No endpoints yet")).to_be_visible()
+    await page.get_by_role("button", name="Add endpoint").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Base URL").fill(vllm.base_url)
+    await dialog.get_by_label("Name").fill("box")
+    await dialog.get_by_role("button", name="Add", exact=True).click()
+    # The engine asks for a key: the dialog says so, and nothing that was typed is lost.
+    await expect(dialog.get_by_role("alert")).to_contain_text("key")
+    await expect(dialog.get_by_label("Base URL")).to_have_value(vllm.base_url)
+    await dialog.get_by_label("API key").fill(KEY)
+    await dialog.get_by_role("button", name="Add", exact=True).click()
+    await expect(dialog).to_have_count(0)
+    card = page.get_by_role("region", name="box")
+    await expect(card).to_contain_text("vLLM")
+    await expect(card).to_contain_text("Healthy")
+    await expect(card).to_contain_text("ends in cdef")
+    assert KEY not in await page.content()
+    await card.locator("summary").click()
+    await expect(card.get_by_role("listitem").first).to_contain_text("box/")
+    await save_screenshot(page, "endpoints")
+    await card.get_by_role("button", name="Edit").click()
+    await dialog.get_by_label("Maximum concurrent requests").fill("a few")
+    await dialog.get_by_role("button", name="Save").click()
+    await expect(dialog.get_by_role("alert")).to_contain_text("max_concurrency")
+    await dialog.get_by_label("Maximum concurrent requests").fill("8")
+    await dialog.get_by_role("button", name="Save").click()
+    await expect(card).to_contain_text("0 of 8")
+    await card.get_by_role("button", name="Disable").click()
+    await expect(card).to_contain_text("Disabled")
+    await card.get_by_role("button", name="Enable").click()
+    await expect(card).to_contain_text("Healthy")
+    vllm.stop()
+    await card.get_by_role("button", name="Check now").click()
+    await expect(card).to_contain_text("Offline")
+    await card.get_by_role("button", name="Remove").click()
+    await dialog.get_by_role("button", name="Remove").click()
+    await expect(page.get_by_role("heading", name="No endpoints yet")).to_be_visible()
+
+
+async def test_a_change_by_somebody_else_shows_at_once(
+    make_llb: BalancerFactory, visitors: VisitorFactory, vllm: ProviderStandIn
+) -> None:
+    llb = await make_llb(name="attic").start()
+    await llb.wait_until_online()
+    page = await (await visitors(llb)).open("/nodes/endpoints")
+    await expect(page.get_by_role("heading", name="No endpoints yet")).to_be_visible()
+    new = {"base_url": vllm.base_url, "name": "box", "key": KEY}
+    assert (await llb.http.post("/api/endpoints", json=new)).status_code == 201
+    await expect(page.get_by_role("region", name="box")).to_contain_text("Healthy")

@@ -1,0 +1,86 @@
+/** Actions on endpoints, for administrators. Remembers per endpoint what runs and why it failed. */
+
+import { html } from '../../lib/html.js';
+import { t } from '../../core/i18n.js';
+import { confirmDialog } from '../../components/forms/dialog.js';
+import { alertBox, errorMessage } from '../../components/feedback.js';
+import { editEndpoint } from './edit-endpoint.js';
+
+export function createEndpointActions(app, reload) {
+  // Endpoint id → {busy, error}.
+  const states = new Map();
+  const path = ({ id }) => `/api/endpoints/${encodeURIComponent(id)}`;
+
+  async function run(endpoint, work) {
+    if (states.get(endpoint.id)?.busy) return;
+    const set = (value) => {
+      states.set(endpoint.id, value);
+      app.requestRender();
+    };
+    set({ busy: true, error: null });
+    try {
+      await work();
+      await reload();
+      set({ busy: false, error: null });
+    } catch (error) {
+      set({ busy: false, error });
+    }
+  }
+
+  const change = (endpoint, patch) => run(endpoint, () => app.api.patch(path(endpoint), patch));
+
+  const button = (text, work, busy, extra = '') => html`
+    <button
+      type="button"
+      class="button quiet small ${extra}"
+      aria-disabled=${busy ? 'true' : null}
+      @click=${work}
+    >
+      ${text}
+    </button>`;
+
+  async function remove(endpoint) {
+    const removed = await confirmDialog({
+      title: t('endpoints.remove.title', { name: endpoint.name }),
+      body: t('endpoints.remove.text'),
+      action: t('endpoints.remove'),
+      perform: () => app.api.remove(path(endpoint)),
+    });
+    if (removed) await reload();
+  }
+
+  return {
+    view(endpoint) {
+      const { busy = false, error = null } = states.get(endpoint.id) ?? {};
+      return html`
+        <div class="node-actions">
+          ${button(t('endpoints.edit'), async () => {
+            if (await editEndpoint(app, endpoint, path(endpoint))) await reload();
+          })}
+          ${button(
+            t('endpoints.check'),
+            () => run(endpoint, () => app.api.post(`${path(endpoint)}/check`)),
+            busy,
+          )}
+          ${button(
+            t(endpoint.enabled ? 'endpoints.disable' : 'endpoints.enable'),
+            () => change(endpoint, { enabled: !endpoint.enabled }),
+            busy,
+          )}
+          ${button(t('endpoints.remove'), () => remove(endpoint), busy, 'separate')}
+        </div>
+        ${error ? alertBox(errorMessage(error)) : null}`;
+    },
+
+    /** Whether a model of the endpoint is one of the catalogue. */
+    mapping(endpoint, { id, mapped_to: mapped, suggestion }) {
+      const { busy = false } = states.get(endpoint.id) ?? {};
+      if (!mapped && !suggestion) return null;
+      return button(
+        t(mapped ? 'endpoints.unmap' : 'endpoints.map'),
+        () => change(endpoint, { mapped: { [id]: mapped ? null : suggestion } }),
+        busy,
+      );
+    },
+  };
+}
