@@ -48,8 +48,10 @@ class ModelReadiness:
         """Return the models that only endpoints have."""
         return self._endpoints.usable_models(with_clouds=with_clouds)
 
-    def model_object(self, model: Model) -> ModelObject:
-        """Return one model as it is listed."""
+    def model_object(self, model: Model, *, with_clouds: bool) -> ModelObject:
+        """Return one model as it is listed. Raises `ModelNotFound` for one that the caller may not use."""
+        if model.is_external and not self._endpoints.is_visible(model.id, with_clouds=with_clouds):
+            raise errors.ModelNotFound(model.id)
         places = self._endpoints.places_of(model.id)
         if not model.is_external or not places:
             return ModelObject(id=model.id)

@@ -134,7 +134,8 @@ def select_node(
     if len(candidates) == 1:
         return candidates[0] if candidates[0].free_slots > 0 else None
     fitting = _with_enough_context(candidates, request.context_tokens)
-    if len({candidate.priority for candidate in fitting}) > 1:
+    first = fitting[0].priority if fitting else 0
+    if any([candidate.priority != first for candidate in fitting]):  # noqa: C419  # a list is faster
         for priority in sorted({candidate.priority for candidate in fitting}, reverse=True):
             group = [candidate for candidate in fitting if candidate.priority == priority]
             if (selected := _select_of_equal_priority(group, request)) is not None:
@@ -148,13 +149,16 @@ def _select_of_equal_priority(
 ) -> RoutingCandidate | None:
     loaded = [candidate for candidate in fitting if candidate.loaded]
     finishes = _weighted_finish_times_s(loaded, request)
-    best, best_s = None, math.inf
+    best, best_s, best_tie = None, math.inf, (math.inf, "")
     # Of one length; `strict` takes time.
     for candidate, finish_s in zip(loaded, finishes):  # noqa: B905
-        if finish_s > best_s or candidate.free_slots <= 0:
+        if finish_s > best_s or candidate.busy >= candidate.slots:
             continue
-        if best is None or finish_s < best_s or _tie_breaker(candidate) < _tie_breaker(best):
-            best, best_s = candidate, finish_s
+        if candidate.shared is not None and candidate.free_slots <= 0:
+            continue
+        tie = _tie_breaker(candidate)
+        if finish_s < best_s or tie < best_tie:
+            best, best_s, best_tie = candidate, finish_s, tie
     if best is None:
         return _select_cold_node(fitting, loaded, request)
     if request.affinity_key is not None and len(loaded) > 1:
@@ -234,7 +238,7 @@ def _finish_times_s(candidates: Sequence[RoutingCandidate], request: RequestEsti
 
 def _weighted_finish_times_s(candidates: Sequence[RoutingCandidate], request: RequestEstimate) -> list[float]:
     finishes = _finish_times_s(candidates, request)
-    if all(candidate.weight == 1.0 for candidate in candidates):
+    if all([candidate.weight == 1.0 for candidate in candidates]):  # noqa: C419  # a list is faster
         return finishes
     return [finish / candidate.weight for finish, candidate in zip(finishes, candidates, strict=True)]
 

@@ -68,7 +68,8 @@ def openai_blueprint(handler: InferenceHandler, cloud_list_headers: CloudListHea
         # Clients encode the slash of `org/repo` as %2F.
         model = dispatcher.readiness.resolve_model(unquote(model_id))
         dispatcher.readiness.require_ready(model)
-        return json_response(dispatcher.readiness.model_object(model))
+        with_clouds = has_scope(request.ctx.principal, Scope.CLOUD)
+        return json_response(dispatcher.readiness.model_object(model, with_clouds=with_clouds))
 
     @requires_scope(Scope.INFERENCE)
     async def infer(request: Request) -> None:

@@ -61,6 +61,8 @@ class EndpointRegistry:
         self._owners: dict[str, set[str]] = {}
         self._bare_names_of: dict[str, set[str]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        # Lists of models, without clouds and with them, until something changes.
+        self._lists: dict[bool, list[ModelObject]] = {}
         self._statuses: dict[str, EndpointStatus] = {}
 
     # --- what there is ---
@@ -108,6 +110,12 @@ class EndpointRegistry:
 
     def list_models(self, *, with_clouds: bool) -> list[ModelObject]:
         """Return the models that can be used, but those of the catalogue."""
+        listed = self._lists.get(with_clouds)
+        if listed is None:
+            listed = self._lists[with_clouds] = self._build_list(with_clouds=with_clouds)
+        return listed
+
+    def _build_list(self, *, with_clouds: bool) -> list[ModelObject]:
         now = self._clock()
         found = []
         for endpoint in self._endpoints.values():
@@ -128,6 +136,10 @@ class EndpointRegistry:
             for entry in self.list_models(with_clouds=with_clouds)
             if (model := self._models.get(entry.id)) is not None
         ]
+
+    def is_visible(self, model_id: str, *, with_clouds: bool) -> bool:
+        """Whether a caller may know of a model that only endpoints have."""
+        return with_clouds or any(not place.is_cloud for place in self.places_of(model_id).values())
 
     def has_usable_place(self, model_id: str) -> bool:
         """Whether an endpoint can answer for a model now."""
@@ -170,6 +182,7 @@ class EndpointRegistry:
             self._remove_place(endpoint, name)
         self._set_bare_names(endpoint, set())
         self._statuses.pop(endpoint_id, None)
+        self._lists.clear()
         self.changed.publish(endpoint, True)
 
     def set_listing(self, endpoint: Endpoint, listing: ModelListing) -> bool:
@@ -242,6 +255,7 @@ class EndpointRegistry:
         status = endpoint.status(now)
         if self._statuses.get(endpoint.id) is not status or always_publish:
             self._statuses[endpoint.id] = status
+            self._lists.clear()
             self.changed.publish(endpoint, False)
 
     def _set_capacity(self, endpoint: Endpoint, model_id: str) -> None:

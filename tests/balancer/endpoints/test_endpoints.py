@@ -254,6 +254,8 @@ async def test_clouds_need_their_scope(front: RunningBalancer, program: Program)
     refused = await front.http.post(CHAT, json={"model": "far:m", "messages": QUESTION}, headers=plain)
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "cloud_not_allowed")
     assert "far:m" not in (await front.http.get("/v1/models", headers=plain)).text
+    assert (await front.http.get("/v1/models/far:m", headers=plain)).status_code == 404
+    assert (await front.http.get("/v1/models/far:m")).json()["owned_by"] == "far"
     # A cloud is asked for by its prefix only.
     assert (await chat(front, "m")).status_code == 404
     may = {"Authorization": f"Bearer {await front.create_key('inference', 'cloud')}"}

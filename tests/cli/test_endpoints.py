@@ -1,0 +1,96 @@
+"""`llb endpoints` and `llb routes` with a real server."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import CommandHost
+
+MODELS = {
+    "object": "list",
+    "data": [{"id": "Test/Tiny", "object": "model", "owned_by": "vllm", "max_model_len": 4096}],
+}
+
+
+class _Program(http.server.BaseHTTPRequestHandler):
+    """A program with a list of models, and a key."""
+
+    def do_GET(self) -> None:
+        is_listed = self.path == "/v1/models"
+        body = json.dumps(MODELS if is_listed else {}).encode()
+        allowed = self.headers.get("Authorization") in (None, "Bearer sk-provider-0123456789")
+        self.send_response((200 if is_listed else 404) if allowed else 401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[str]:
+    """Base URL of the program."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Program) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_an_endpoint_from_its_addition_to_its_removal(served: CommandHost, program: str) -> None:
+    added = served.run_command("endpoints", "add", program, "--name", "box", "--weight", "2")
+    assert added.stdout == "box is vllm and has 1 model.\n"
+    assert "box/Test/Tiny" in added.stderr
+    heading, row = served.run_command("endpoints").stdout.splitlines()
+    assert heading.split()[:4] == ["NAME", "KIND", "STATUS", "URL"]
+    assert row.split()[:4] == ["box", "vllm", "healthy", program]
+    [listed] = served.run_json_command("endpoints", "list")["endpoints"]
+    assert listed["weight"] == 2
+    assert served.run_command("endpoints", "check", "box").stdout.startswith("box is healthy")
+    mapped = served.run_command("endpoints", "map", "box", "Test/Tiny", "tiny")
+    assert mapped.stdout == "box is one more place that answers for tiny.\n"
+    assert served.run_command("endpoints", "map", "box").stdout.splitlines()[1].split()[:2] == [
+        "Test/Tiny",
+        "tiny",
+    ]
+    served.run_command("endpoints", "map", "box", "Test/Tiny", "--off")
+    assert "did you mean box?" in served.run_failing_command("endpoints", "check", "bix")
+    assert "Nothing was removed" not in served.run_command("endpoints", "remove", "box", "--yes").stdout
+    assert served.run_json_command("endpoints")["endpoints"] == []
+
+
+def test_rules(served: CommandHost, program: str) -> None:
+    served.run_command("endpoints", "add", program, "--name", "box")
+    shown = served.run_command(
+        "routes", "tiny", "--to", "box/Test/Tiny", "--when", "busy,unavailable", "--after", "5"
+    )
+    assert shown.stdout.splitlines()[1].split() == [
+        "tiny", "box/Test/Tiny", "busy,", "unavailable", "5", "s"
+    ]  # fmt: skip
+    assert served.run_json_command("routes")["models"][0]["routes"] == [
+        {"target": "box/Test/Tiny", "when": ["busy", "unavailable"], "after_s": 5.0}
+    ]
+    served.run_command("routes", "tiny", "--clear")
+    assert served.run_json_command("routes") == {"models": []}
+    assert "sometimes" in served.run_failing_command(
+        "routes", "tiny", "--to", "box/Test/Tiny", "--when", "sometimes"
+    )
+    served.run_command("endpoints", "remove", "box", "--yes")
+
+
+def test_a_key_comes_from_standard_input(served: CommandHost, program: str) -> None:
+    key = "sk-provider-0123456789"
+    added = served.run_command("endpoints", "add", program, "--name", "box", "--key-stdin", stdin=f"{key}\n")
+    assert key not in added.stdout + added.stderr
+    assert "…6789" in served.run_command("endpoints").stdout
+    refused = served.run_failing_command("endpoints", "add", program, "--key-stdin", stdin="sk-wrong\n")
+    assert "key" in refused
+    served.run_command("endpoints", "remove", "box", "--yes")
