@@ -113,7 +113,7 @@ class Dispatcher:
         A server elsewhere gets the request as a whole: it may have choices and dimensions of its own.
         """
         if call.model.is_external:
-            return await self._dispatch_with_failover(call, sink)
+            return await self._dispatch_to_places(call, sink)
         inputs = read_input_list(call, self.readiness.max_context_length(call.model))
         if inputs is None:
             plan = read_choice_plan(call)
