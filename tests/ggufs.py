@@ -31,6 +31,23 @@ TOOL_CHAT_TEMPLATE = (
     + "{% endfor %}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# Gemma's and Mistral's rule: one system text, at the front, and turns that alternate.
+ALTERNATING_CHAT_TEMPLATE = (
+    "{% set first = '' %}{% set turns = messages %}"
+    "{% if messages[0].role == 'system' %}"
+    "{% set first = messages[0].content %}{% set turns = messages[1:] %}{% endif %}"
+    "{% for message in turns %}{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "<|{{ message.role }}|>{{ first if loop.first else '' }}{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# Leaves out every system message but the first, without a word.
+FIRST_SYSTEM_CHAT_TEMPLATE = (
+    "{% if messages[0].role == 'system' %}<|system|>{{ messages[0].content }}<|end|>{% endif %}"
+    "{% for message in messages %}{% if message.role in ('user', 'assistant') %}"
+    "<|{{ message.role }}|>{{ message.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 SPECIAL_TOKENS = ("<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
 BOS_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID = 256, 257, 261
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS) + 1

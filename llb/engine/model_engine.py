@@ -88,6 +88,7 @@ class Lease:
         self.port = ready.port
         self.slots = ready.slots
         self.context_length = ready.context_length
+        self.template = ready.template
         self.api_key = spec.api_key
         # Part of the request in the failure of the engine; None while it has not failed.
         self.blame: Blame | None = None

@@ -50,6 +50,7 @@ from llb.gateway.stream.start_event import (
 from llb.gateway.stream.usage_parser import Usage
 from llb.node.agent import NodeAgent
 from llb.policy.routing import RequestEstimate
+from llb.wire import TemplateSupport
 
 # Connecting to an engine of this host.
 ENGINE_CONNECT_TIMEOUT_S = 5.0
@@ -64,6 +65,9 @@ MAX_CONCURRENT_TOKEN_COUNTS = 4
 # A document that may take longer than this is requested as a stream: llama-server notices a client that left
 # a document only after a second, a client that left a stream at the next token.
 AGGREGATE_ABOVE_S = 0.5
+
+# A larger body is fitted to a chat template in a thread.
+MAX_INLINE_FIT_BYTES = 128 * 1024
 
 _CHAT_START_EVENT = ChatStartEvent()
 # The body was read as JSON, whatever content type the client gave it.
@@ -90,6 +94,12 @@ class AttemptContext:
     token_count_permits: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT_TOKEN_COUNTS)
     )
+
+
+async def _fit_template(call: InferenceCall, template: TemplateSupport | None) -> InferenceCall:
+    if len(call.body) <= MAX_INLINE_FIT_BYTES:
+        return call.fit_template(template)
+    return await asyncio.to_thread(call.fit_template, template)
 
 
 class Attempt:
@@ -152,6 +162,8 @@ class Attempt:
             self._lease = await context.agent.acquire_lease(
                 call.model.id, deadline_s=context.load_timeout_s, keep_alive=call.keep_alive
             )
+            # Only a loaded engine knows its chat template well.
+            call = self._call = await _fit_template(call, self._lease.template)
         if self._reservation is None:
             await context.token_count_permits.acquire()
             self._has_token_count_permit = True

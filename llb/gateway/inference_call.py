@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+import msgspec
 
 from llb import errors
 from llb.engine.model_engine import KeepAlive
 from llb.gateway.engine_routes import Operation
+from llb.gateway.normalization.request import normalize_request
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.stream.sse import format_error_event
-from llb.wire import InferenceFields, Model
+from llb.wire import InferenceFields, Model, TemplateSupport
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,19 @@ class InferenceCall:
     format_error_event: Callable[[errors.LlbError], bytes] = format_error_event
     # What the client asked for and does not get, for a header of the answer.
     ignored: tuple[str, ...] = ()
+    # What the body was made for; None for a chat template that was unknown.
+    template: TemplateSupport | None = None
+
+    def fit_template(self, template: TemplateSupport | None) -> InferenceCall:
+        """Return the call for an engine whose chat template prints this; itself where nothing differs.
+
+        Raises `ToolsNotSupported`.
+        """
+        if template is None or template == self.template:
+            return self
+        fields = msgspec.json.decode(self.body, type=dict[str, msgspec.Raw])
+        fitted = normalize_request(self.path.decode("ascii"), fields, template)
+        return replace(self, body=fitted.body or self.body, template=template)
 
     @property
     def max_completion_tokens(self) -> int | None:

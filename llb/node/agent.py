@@ -322,6 +322,8 @@ class NodeAgent:
         replica = self._replicas.get(report.model_id)
         if replica is not None:
             replica.engine = None if report.state is EngineState.STOPPED else report
+            # What an engine has tried is known from now on.
+            replica.template = report.template or replica.template
             self._report_replica(replica)
 
     # --- reconciliation -----------------------------------------------------------------------------

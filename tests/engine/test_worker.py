@@ -25,9 +25,16 @@ from llb.engine.worker import build_llama_params
 from llb.errors import EngineFailed, InvalidRequest
 from llb.gateway.http.engine_errors import translate_engine_error
 from llb.hardware import engine_command, engine_environment
-from llb.wire import EngineState
+from llb.wire import EngineState, TemplateSupport
 from tests.engine.test_process import spec
-from tests.ggufs import write_chat_model, write_embedding_model
+from tests.ggufs import (
+    ALTERNATING_CHAT_TEMPLATE,
+    CHAT_TEMPLATE,
+    FIRST_SYSTEM_CHAT_TEMPLATE,
+    TOOL_CHAT_TEMPLATE,
+    write_chat_model,
+    write_embedding_model,
+)
 
 DEADLINE_S = 60.0
 KEY = {"Authorization": "Bearer secret"}
@@ -237,6 +244,27 @@ async def test_a_prompt_that_is_too_long_is_an_error_not_forgotten(running: Runn
     # An answer without its own limit ends with the context.
     reply = ask(engine.ready, "POST", "/v1/completions", {"prompt": "x" * 400, "ignore_eos": True})
     assert reply.json()["usage"]["total_tokens"] <= 513
+
+
+@pytest.mark.parametrize(
+    ("template", "support"),
+    [
+        (CHAT_TEMPLATE, TemplateSupport(tools=False)),
+        (TOOL_CHAT_TEMPLATE, TemplateSupport()),
+        (FIRST_SYSTEM_CHAT_TEMPLATE,
+         TemplateSupport(tools=False, several_system=False, late_system=False)),
+        (ALTERNATING_CHAT_TEMPLATE,
+         TemplateSupport(tools=False, several_system=False, late_system=False, consecutive_roles=False)),
+    ],
+    ids=["everything", "tools", "the first system message", "alternating turns"],
+)  # fmt: skip
+async def test_what_the_chat_template_prints(
+    running: Running, tmp_path: Path, template: str, support: TemplateSupport
+) -> None:
+    model = write_chat_model(tmp_path / "m.gguf", template=template)
+    engine = await running.start(spec(model_path=str(model)))
+    assert engine.ready is not None
+    assert engine.ready.template == support
 
 
 async def test_embeddings(running: Running, tmp_path: Path) -> None:

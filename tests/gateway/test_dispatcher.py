@@ -116,6 +116,7 @@ class FakeLease:
     is_released: bool = False
     suspected_failures: int = 0
     blame: Blame | None = None
+    template: None = None
 
     def release(self) -> None:
         self.is_released = True

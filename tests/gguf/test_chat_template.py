@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from llb import gguf
-from llb.gguf import template_capabilities
-from llb.wire import Capability
-from tests.ggufs import CHAT_TEMPLATE, TOOL_CHAT_TEMPLATE, write_chat_model
+from llb.gguf import template_capabilities, template_support
+from llb.wire import Capability, TemplateSupport
+from tests.ggufs import ALTERNATING_CHAT_TEMPLATE, CHAT_TEMPLATE, TOOL_CHAT_TEMPLATE, write_chat_model
 
 TOOLS, REASONING = Capability.TOOL_USE, Capability.REASONING
 
@@ -55,3 +55,19 @@ def test_a_template_of_absurd_size_is_skipped(tmp_path: Path) -> None:
     with path.open("rb") as file:
         metadata = gguf.read_metadata(file, file_size=path.stat().st_size)
     assert metadata.chat_template is None
+
+
+def test_what_a_template_says_of_the_messages_that_it_refuses() -> None:
+    assert template_support([CHAT_TEMPLATE]) == TemplateSupport(tools=False)
+    assert template_support([TOOL_CHAT_TEMPLATE]) == TemplateSupport()
+    assert template_support([ALTERNATING_CHAT_TEMPLATE]) == TemplateSupport(
+        tools=False, several_system=False, late_system=False, consecutive_roles=False
+    )
+    insisting = "{{ raise_exception('System message must be at the beginning.') }}"
+    assert template_support([insisting]) == TemplateSupport(
+        tools=False, several_system=False, late_system=False
+    )
+    # Complaints about tools say nothing of the messages.
+    assert template_support(
+        ['{{ raise_exception("This model only supports single tool-calls at once!") }}']
+    ) == (TemplateSupport(tools=False))

@@ -67,9 +67,8 @@ async def build_call(
     readiness.require_ready_or_spill(model)
     # A server elsewhere has a reader of its own, and may run what no engine can.
     engine_path = "" if model.is_external else path
-    body, stripped, ignored = await _normalize(
-        worker, engine_path, given, stripped, readiness.template_support(model)
-    )
+    support = readiness.template_support(model)
+    body, stripped, ignored = await _normalize(worker, engine_path, given, stripped, support)
     text = stripped
     fields = await worker.run(len(text), lambda: decode_json(text, InferenceFields))
     record.stream = fields.stream and operation.generates_text
@@ -103,6 +102,7 @@ async def build_call(
         ),
         format_error_event=format_error_event,
         ignored=ignored,
+        template=support,
     )
 
 

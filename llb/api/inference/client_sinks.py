@@ -22,7 +22,7 @@ NDJSON_CONTENT_TYPE = b"application/x-ndjson"
 # White space before a line of JSON means nothing, and shows proxies that the connection is alive.
 NDJSON_KEEPALIVE = b" "
 IGNORED_HEADER = "x-llb-ignored"
-MAX_IGNORED, MAX_IGNORED_CHARS = 32, 80
+MAX_IGNORED, MAX_IGNORED_CHARS = 16, 64
 # The names come from the client.
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 

@@ -9,6 +9,9 @@ import msgspec
 from msgspec import Struct
 
 from llb.errors import InvalidRequest
+from llb.gateway.normalization.content import read_content
+from llb.gateway.normalization.scalars import read_token_limit, read_whole_number
+from llb.gateway.normalization.tool_calls import CallIds, arguments_text, result_text
 
 CHAT_PATH, COMPLETION_PATH, EMBEDDINGS_PATH = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
@@ -23,27 +26,29 @@ _REASONING_EFFORTS = ("low", "medium", "high", "max")
 class Options(Struct, frozen=True, omit_defaults=True):
     """The options that llama-server has too; the others, such as `num_ctx` and `num_gpu`, are ignored."""
 
-    num_predict: float | None = None
-    num_keep: float | None = None
-    temperature: float | None = None
-    top_k: float | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    seed: int | float | None = None
-    stop: str | list[str] | None = None
-    repeat_penalty: float | None = None
-    repeat_last_n: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    mirostat: float | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
+    # Their values are read where the values of all dialects are.
+    num_predict: Any = None
+    num_keep: Any = None
+    temperature: Any = None
+    top_k: Any = None
+    top_p: Any = None
+    min_p: Any = None
+    typical_p: Any = None
+    seed: Any = None
+    stop: Any = None
+    repeat_penalty: Any = None
+    repeat_last_n: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    mirostat: Any = None
+    mirostat_tau: Any = None
+    mirostat_eta: Any = None
 
 
 class CalledFunction(Struct, frozen=True):
     name: str
-    arguments: dict[str, Any] = {}
+    # An object, its text, null or nothing.
+    arguments: Any = None
 
 
 class ToolCall(Struct, frozen=True):
@@ -53,7 +58,8 @@ class ToolCall(Struct, frozen=True):
 
 class Message(Struct, frozen=True):
     role: str
-    content: str | None = None
+    # A text, or parts of another dialect.
+    content: Any = None
     thinking: str | None = None
     images: list[str] | None = None
     tool_calls: list[ToolCall] | None = None
@@ -223,13 +229,15 @@ def _generation_fields(request: TextRequest) -> dict[str, Any]:
     document: dict[str, Any] = {"stream": request.wants_stream}
     if request.wants_stream:
         document["stream_options"] = {"include_usage": True}
-    options: dict[str, Any] = msgspec.to_builtins(request.options or Options())
+    given: dict[str, Any] = msgspec.to_builtins(request.options or Options())
+    options = {name: value for name, value in given.items() if value is not None}
     num_predict, num_keep = options.pop("num_predict", None), options.pop("num_keep", None)
-    # -1 and -2 mean no limit but the context.
-    if num_predict is not None and num_predict >= 1:
-        document["max_tokens"] = min(int(num_predict), MAX_TOKENS)
+    limit = None if num_predict is None else read_token_limit("num_predict", num_predict)
+    # Every negative number means no limit but the context.
+    if limit is not None and limit >= 1:
+        document["max_tokens"] = limit
     if num_keep is not None:
-        document["n_keep"] = max(-1, min(int(num_keep), MAX_TOKENS))
+        document["n_keep"] = max(-1, min(read_whole_number("num_keep", num_keep), MAX_TOKENS))
     return document | options
 
 
@@ -277,40 +285,39 @@ def _translate_messages(messages: Sequence[Message]) -> Iterator[dict[str, Any]]
 
     OpenAI's dialect requires the ids. In Ollama's they are optional: results follow the order of the calls.
     """
-    call_count = 0
-    pending_ids: list[str] = []
-    for message in messages:
-        document: dict[str, Any] = {"role": message.role, "content": _translate_content(message)}
+    ids = CallIds()
+    for index, message in enumerate(messages):
+        document: dict[str, Any] = {"role": message.role, "content": _translate_content(index, message)}
         if message.thinking:
             document["reasoning_content"] = message.thinking
         if message.tool_calls:
-            numbered = enumerate(message.tool_calls, call_count)
-            ids = [call.id or f"call_{number}" for number, call in numbered]
-            call_count += len(ids)
-            pending_ids = list(ids)
             document["tool_calls"] = [
-                {"id": id_, "type": "function", "function": _translate_function(call.function)}
-                for id_, call in zip(ids, message.tool_calls, strict=True)
+                {
+                    "id": ids.begin(call.id, call.function.name),
+                    "type": "function",
+                    "function": _translate_function(call.function),
+                }
+                for call in message.tool_calls
             ]
         if message.role == "tool":
-            call_id = message.tool_call_id or (pending_ids[0] if pending_ids else f"call_{call_count}")
-            if call_id in pending_ids:
-                pending_ids.remove(call_id)
-            document["tool_call_id"] = call_id
+            document["tool_call_id"] = ids.end(message.tool_call_id, message.tool_name)
             if message.tool_name:
                 document["name"] = message.tool_name
         yield document
 
 
 def _translate_function(function: CalledFunction) -> dict[str, str]:
-    return {"name": function.name, "arguments": msgspec.json.encode(function.arguments).decode()}
+    return {"name": function.name, "arguments": arguments_text(function.arguments)}
 
 
-def _translate_content(message: Message) -> str | list[dict[str, Any]]:
-    text = message.content or ""
+def _translate_content(index: int, message: Message) -> str | list[dict[str, Any]]:
+    given = result_text(message.content) if message.role == "tool" else message.content
+    content, _ = read_content(f"messages[{index}].content", given)
     if not message.images:
-        return text
-    parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
+        return content
+    parts = list(content) if isinstance(content, list) else []
+    if content and isinstance(content, str):
+        parts.append({"type": "text", "text": content})
     parts += [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images]
     return parts
 

@@ -41,8 +41,11 @@ CLIENT_ERROR_PATTERN = re.compile(
 _INPUT_TOO_LARGE = re.compile(
     r"input \((\d+) tokens\) is too large to process.*?\(current batch size: (\d+)\)"
 )
+# How llama-server reports the failure of a chat template: a page of its source, and the reason at the end.
+_TEMPLATE_TRACE, _TEMPLATE_REASON = "While executing ", "\nError: "
+_TEMPLATE_OWN_REASON = "Jinja Exception: "
 _JSON_EXCEPTION = re.compile(r"\[json\.exception\.(\w+)\.\d+\] ")
-_PARAM = re.compile(r"""^(?:Field |Expected |Missing )?['"](\w+)['"]""")
+_PARAM = re.compile(r"""^(?:Field |Expected |Missing |key )?['"](\w+)['"]""")
 # URLs, absolute paths of Unix and of Windows, IPv4 addresses
 _HOST_DETAILS = re.compile(
     r"""\w+://[^\s"']+|(?<![\w/.])(?:/[^\s/"']+){2,}/?|\b[A-Za-z]:\\[^\s"']+"""
@@ -109,6 +112,8 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
         error = msgspec.json.decode(body, type=_EngineErrorBody).error
     except DECODE_ERRORS:
         error = _EngineError()
+    if (reason := _template_reason(error.message)) is not None:
+        return InvalidRequest(f"The chat template of this model refuses these messages: {reason}")
     # The message may repeat the request. Cut it before the patterns, whose time is quadratic in its length.
     error.message = error.message[:MAX_ECHO_CHARS]
     if error.type == "exceed_context_size_error":
@@ -133,6 +138,14 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
 def safe_message(message: str) -> str:
     """Return the text of another program's error without addresses and paths of hosts, cut to a sentence."""
     return _HOST_DETAILS.sub("…", message[:MAX_ECHO_CHARS])[:MAX_MESSAGE_CHARS]
+
+
+def _template_reason(message: str) -> str | None:
+    """Return why a chat template failed, None if the message is about something else."""
+    if _TEMPLATE_TRACE not in message or _TEMPLATE_REASON not in message:
+        return None
+    reason = message[message.rfind(_TEMPLATE_REASON) + len(_TEMPLATE_REASON) :]
+    return " ".join(reason.removeprefix(_TEMPLATE_OWN_REASON)[:MAX_MESSAGE_CHARS].split())
 
 
 def _invalid_request(message: str) -> InvalidRequest:

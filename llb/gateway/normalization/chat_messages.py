@@ -67,7 +67,11 @@ def _tool_content(content: Any) -> Any:
 
 
 def _is_part(item: Any) -> bool:
-    return isinstance(item, str) or (isinstance(item, dict) and ("type" in item or "text" in item))
+    return (
+        item is None
+        or isinstance(item, str)
+        or (isinstance(item, dict) and ("type" in item or "text" in item))
+    )
 
 
 def _join_last_answers(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

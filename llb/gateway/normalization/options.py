@@ -7,9 +7,8 @@ from typing import Any
 from llb.gateway.normalization.content import invalid
 from llb.gateway.normalization.document import RequestDocument
 from llb.gateway.normalization.scalars import read_flag, read_whole_number
+from llb.policy.request_bounds import MAX_LOGPROBS
 
-# What llama-server returns for `logprobs` without a number.
-_DEFAULT_LOGPROBS = 20
 _TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 _SCHEMA_MARKS = frozenset(("type", "properties", "anyOf", "$ref", "enum", "oneOf", "allOf"))
 
@@ -42,7 +41,7 @@ def normalize_logprobs(document: RequestDocument, *, has_tools: bool) -> None:
     """Write a request for probabilities as the engine reads it in chats.
 
     The engine refuses `logprobs` for tools in a stream, which llb asks for; `n_probs` means the same and is
-    not refused.
+    not refused. Without a number llama-server returns the largest one.
     """
     if "logprobs" in document:
         value = document.get("logprobs")
@@ -52,12 +51,16 @@ def normalize_logprobs(document: RequestDocument, *, has_tools: bool) -> None:
             value = True
         document.set("logprobs", read_flag("logprobs", value))
     is_wanted = document.get("logprobs") is True
-    if not is_wanted and document.get("top_logprobs") == 0:
+    count = document.get("top_logprobs")
+    if not is_wanted and count is not None:
+        if count != 0:
+            raise invalid("top_logprobs", "needs logprobs: true")
         document.remove("top_logprobs")
-    if is_wanted and has_tools:
+    # The bound of the field refuses what is more.
+    if is_wanted and has_tools and (count is None or count <= MAX_LOGPROBS):
         document.remove("logprobs")
-        count = document.remove("top_logprobs")
-        document.set("n_probs", _DEFAULT_LOGPROBS if count is None else max(count, 1))
+        document.remove("top_logprobs")
+        document.set("n_probs", MAX_LOGPROBS if count is None else max(count, 1))
 
 
 def number_of_logprobs(value: Any) -> int:

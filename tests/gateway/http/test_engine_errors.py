@@ -68,6 +68,7 @@ def test_a_text_longer_than_a_batch() -> None:
         (400, '"prompt" elements must be a string, a list of tokens', "invalid_request", "prompt"),
         (400, "Failed to initialize samplers: failed to parse grammar", "invalid_request", None),
         (500, "'messages' is required", "invalid_request", "messages"),
+        (400, "key 'prompt' not found", "invalid_request", "prompt"),
         (500, "image input is not supported - hint: if this is unexpected", "invalid_request", None),
         (500, 'Failed to parse tools: Unsupported tool type: {"type":"x"}', "invalid_request", None),
     ],
@@ -138,3 +139,18 @@ def test_no_path_or_address_of_the_host_is_exposed(secret: str, frame: str) -> N
 def test_a_long_message_is_cut() -> None:
     error = translate_engine_error(400, error_body("x" * 100_000, "invalid_request_error"))
     assert len(error.message) == MAX_MESSAGE_CHARS
+
+
+def test_a_chat_template_that_refuses_is_one_sentence() -> None:
+    message = (
+        "Unable to generate parser for this template. Automatic parser generation failed: \n------------\n"
+        "While executing CallExpression at line 3, column 232 in source:\n...{{ raise_exception('Roles...\n"
+        + "x" * 2000
+        + "\n     ^\nError: Jinja Exception: Conversation roles must\nalternate"
+    )
+    for status in (400, 500):
+        error = translate_engine_error(status, error_body(message, "server_error"))
+        assert type(error) is InvalidRequest
+        assert error.message == (
+            "The chat template of this model refuses these messages: Conversation roles must alternate"
+        )

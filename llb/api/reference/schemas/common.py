@@ -15,7 +15,9 @@ from llb.api.reference.operation import RequestParameter
 
 SESSION_HEADER = "x-session-id"
 
-TokenLimit = Annotated[int, Meta(ge=0, description="The maximum number of tokens in the answer.")]
+TokenLimit = Annotated[
+    int, Meta(ge=-2, description="The maximum number of tokens in the answer; -1 and -2 for no limit.")
+]
 KeepAlive = Annotated[
     str | float,
     Meta(

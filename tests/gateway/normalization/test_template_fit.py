@@ -1,0 +1,98 @@
+"""Messages that a chat template would refuse or leave out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llb.wire import TemplateSupport
+from tests.gateway.normalization.test_scalars import ANTHROPIC, CHAT, RESPONSES
+from tests.gateway.normalization.test_tools import sent
+
+FRONT = TemplateSupport(several_system=False, late_system=False)
+ONE = TemplateSupport(several_system=False)
+ALTERNATING = TemplateSupport(several_system=False, late_system=False, consecutive_roles=False)
+NO_TOOLS = TemplateSupport(tools=False)
+SYSTEM, SECOND, LATE = (
+    {"role": "system", "content": "a"},
+    {"role": "developer", "content": "b"},
+    {"role": "system", "content": "c"},
+)
+USER, ANSWER = {"role": "user", "content": "u"}, {"role": "assistant", "content": "v"}
+
+
+def chat(support: TemplateSupport | None, *messages: dict[str, Any]) -> list[tuple[str, Any]]:
+    found = sent(CHAT, {"messages": list(messages)}, support)["messages"]
+    return [(message["role"], message["content"]) for message in found]
+
+
+def test_a_template_that_prints_everything_gets_everything() -> None:
+    messages = (SYSTEM, SECOND, USER, ANSWER, LATE, USER, USER)
+    as_they_are = [(message["role"], message["content"]) for message in messages]
+    assert chat(TemplateSupport(), *messages) == as_they_are
+    assert chat(None, *messages) == as_they_are
+
+
+def test_several_at_the_front_are_joined() -> None:
+    assert chat(ONE, SYSTEM, SECOND, USER, LATE) == [
+        ("system", "a\n\nb"), ("user", "u"), ("system", "c")
+    ]  # fmt: skip
+    assert chat(ONE, {**SYSTEM, "content": ["a"]}, SECOND, USER)[0] == (
+        "system",
+        [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+    )
+
+
+def test_one_among_the_turns_is_moved() -> None:
+    assert chat(FRONT, USER, ANSWER, LATE, USER) == [
+        ("system", "c"), ("user", "u"), ("assistant", "v"), ("user", "u")
+    ]  # fmt: skip
+    assert chat(FRONT, SYSTEM, USER, SECOND, LATE) == [("system", "a\n\nb\n\nc"), ("user", "u")]
+
+
+def test_turns_of_the_same_role_are_joined() -> None:
+    assert chat(ALTERNATING, SYSTEM, USER, LATE, USER, ANSWER, ANSWER, USER) == [
+        ("system", "a\n\nc"), ("user", "u\n\nu"), ("assistant", "v\n\nv"), ("user", "u")
+    ]  # fmt: skip
+
+
+def test_calls_and_results_stay_apart() -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "function": {"name": "f"}}]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "r"}
+    roles = [role for role, _ in chat(ALTERNATING, USER, call, result, ANSWER, USER)]
+    assert roles == ["user", "assistant", "tool", "assistant", "user"]
+
+
+def test_the_other_dialects_have_a_field_for_it() -> None:
+    fields: dict[str, Any] = {"instructions": "i", "input": [SECOND, USER, LATE, USER]}
+    found = sent(RESPONSES, fields, FRONT)
+    assert found["instructions"] == "i\n\nb\n\nc"
+    assert [item["role"] for item in found["input"]] == ["user", "user"]
+    fields = {"system": [{"type": "text", "text": "i"}], "messages": [USER, ANSWER, LATE, USER]}
+    found = sent(ANTHROPIC, fields, FRONT)
+    assert found["system"] == "i\n\nc"
+    assert [message["role"] for message in found["messages"]] == ["user", "assistant", "user"]
+    assert sent(ANTHROPIC, {"messages": [USER, LATE]}, FRONT)["system"] == "c"
+
+
+def test_calls_of_earlier_turns_are_text_for_a_template_without_tools() -> None:
+    call = {"id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}
+    result = {"role": "tool", "tool_call_id": "c", "content": "r"}
+    text, answer = 'Tool call: {"name":"f","arguments":{"a":1}}', "Result of f:\nr"
+    assert chat(NO_TOOLS, USER, {"role": "assistant", "content": "x", "tool_calls": [call]}, result) == [
+        ("user", "u"), ("assistant", f"x\n\n{text}"), ("user", answer)
+    ]  # fmt: skip
+    items = [
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a":1}'},
+        {"type": "function_call_output", "call_id": "c", "output": "r"},
+    ]
+    found = sent(RESPONSES, {"input": items}, NO_TOOLS)["input"]
+    assert [item["role"] for item in found] == ["assistant", "user"]
+    assert found[0]["content"][0]["text"] == text
+    assert found[1]["content"] == answer
+    use = {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}}
+    tool_result = {"type": "tool_result", "tool_use_id": "c", "content": "r"}
+    messages = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [tool_result]}]
+    found = sent(ANTHROPIC, {"messages": messages}, NO_TOOLS)["messages"]
+    assert [message["content"] for message in found] == [
+        [{"type": "text", "text": text}], [{"type": "text", "text": answer}]
+    ]  # fmt: skip
