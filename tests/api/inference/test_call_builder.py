@@ -49,6 +49,8 @@ class OneModelReadiness:
             raise errors.ModelNotFound(name)
         return MODEL
 
+    resolve_listed_model = resolve_model
+
     def max_context_length(self, _model: Model) -> int | None:
         return self._context_length
 
