@@ -55,12 +55,12 @@ async def copy(reader, writer):
 
 async def serve(port, target):
     async def forward(reader, writer):
-        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", target)
+        other_reader, other_writer = await asyncio.open_connection(sys.argv[1], target)
         await asyncio.gather(copy(reader, other_writer), copy(other_reader, writer), return_exceptions=True)
     return await asyncio.start_server(forward, "127.0.0.1", port)
 
 async def main():
-    ports = [int(text) for text in sys.argv[1:]]
+    ports = [int(text) for text in sys.argv[2:]]
     servers = [await serve(*pair) for pair in zip(ports[::2], ports[1::2])]
     await asyncio.Event().wait()
 
@@ -224,9 +224,9 @@ def run_apache(folder: Path, user: str, *targets: int) -> Iterator[dict[str, tup
 
 
 @contextmanager
-def run_forwarder(*targets: int) -> Iterator[tuple[int, ...]]:
+def run_forwarder(*targets: int, host: str = "127.0.0.1") -> Iterator[tuple[int, ...]]:
     """Run a forwarder of bytes as the user of this process; yields its ports, as `run_caddy`."""
     ports = free_ports(len(targets))
     pairs = [str(port) for pair in zip(ports, targets, strict=True) for port in pair]
-    with run_proxy([sys.executable, "-c", FORWARDER, *pairs], *ports):
+    with run_proxy([sys.executable, "-c", FORWARDER, host, *pairs], *ports):
         yield tuple(ports)

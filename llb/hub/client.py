@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -24,7 +24,7 @@ from llb.config import DEFAULT_HUB_ENDPOINT
 from llb.hub.cache import find_cached_file
 from llb.hub.error_mapping import describe_network_error, error_from_response
 from llb.hub.errors import HubError, HubInvalidResponse, HubUnreachable
-from llb.hub.proxy_environment import find_unusable_proxy
+from llb.hub.proxy_environment import find_proxy_map, find_unusable_proxy
 from llb.wire import HfStats
 from llb.wire.decoding import DECODE_ERRORS
 from llb.wire.models import SHA256_PATTERN
@@ -93,11 +93,9 @@ class HubClient:
             if self._offline:
                 raise HubUnreachable("the Hub is not asked, because HF_HUB_OFFLINE is set")
             if self._client is None:
-                import httpx2
-
                 if (problem := find_unusable_proxy()) is not None:
                     raise HubUnreachable(f"the Hub cannot be reached: {problem}")
-                self._client = httpx2.Client(timeout=REQUEST_TIMEOUT_S, headers={"User-Agent": "llb"})
+                self._client = _create_http_client()
             return self._client
 
     def file_url(self, repo: str, commit: str, filename: str) -> str:
@@ -311,6 +309,19 @@ class _ModelInfo(msgspec.Struct):
 def _license_of(tags: tuple[str, ...]) -> str | None:
     """The identifier in the tag `license:…` of a repository."""
     return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
+
+
+def _create_http_client() -> httpx2.Client:
+    import httpx2
+
+    settings: dict[str, Any] = {"timeout": REQUEST_TIMEOUT_S, "headers": {"User-Agent": "llb"}}
+    if (proxy_map := find_proxy_map()) is None:
+        return httpx2.Client(**settings)
+    mounts = {
+        pattern: None if proxy is None else httpx2.HTTPTransport(proxy=proxy)
+        for pattern, proxy in proxy_map.items()
+    }
+    return httpx2.Client(**settings, trust_env=False, transport=httpx2.HTTPTransport(), mounts=mounts)
 
 
 async def _run_in_daemon_thread(function: Callable[[], T], deadline_s: float) -> T:

@@ -115,5 +115,6 @@ def test_a_documented_path(llb: LlbProcess, tmp_path: Path, name: str) -> None:
         asset = page.partition('<script type="module" src="')[2].partition('"')[0]
         assert asset.startswith("/llb/assets/")
         assert client.get(asset).headers["content-type"].startswith("text/javascript")
+        assert client.get("/llb/api/openapi.json").json()["servers"] == [{"url": "/llb"}]
         unknown = json.loads(client.get("/llb/v1/nothing").text)
         assert f"https://site.example:{port}/llb/v1 " in unknown["error"]["message"]

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -132,6 +133,15 @@ def test_caddy(llb: FirstLook, tmp_path: Path) -> None:
 
 def test_a_forwarder_of_the_same_user(llb: FirstLook) -> None:
     with run_forwarder(*llb.ports) as ports:
+        assert_nobody_is_local(llb, *ports)
+
+
+def test_a_forwarder_to_the_other_loopback_address(llb: FirstLook) -> None:
+    try:
+        socket.create_connection(("::1", llb.port), timeout=5).close()
+    except OSError:
+        pytest.skip("this host has no ::1")
+    with run_forwarder(*llb.ports, host="::1") as ports:
         assert_nobody_is_local(llb, *ports)
 
 

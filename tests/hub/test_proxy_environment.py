@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 
 import pytest
 
 from llb.hub import HubClient, HubUnreachable
 from llb.hub.proxy_environment import find_unusable_proxy
+from tests.hub import HubStandIn
 
 UNUSABLE = [
     ({"ALL_PROXY": "socks://127.0.0.1:1080"}, "ALL_PROXY is a SOCKS proxy (socks://…)"),
     ({"all_proxy": "socks5h://user:secret@127.0.0.1:1"}, "all_proxy is a SOCKS proxy (socks5h://…)"),
     ({"HTTPS_PROXY": "SOCKS5://h:1"}, "HTTPS_PROXY is a SOCKS proxy"),
     ({"HTTPS_PROXY": "http://good:3128", "ALL_PROXY": "socks5://h:1"}, "ALL_PROXY is a SOCKS proxy"),
+    ({"HTTPS_PROXY": "socks5://h:1", "HTTP_PROXY": "http://h:1", "ALL_PROXY": "x"}, "HTTPS_PROXY is a SOCKS"),
     ({"https_proxy": "ftp://h:1"}, "https_proxy is not the address of a proxy"),
     ({"HTTPS_PROXY": "http://[::1"}, "HTTPS_PROXY is not the address of a proxy"),
     ({"HTTPS_PROXY": "http://h:port"}, "HTTPS_PROXY is not the address of a proxy"),
@@ -60,6 +64,31 @@ async def test_the_others_make_a_client(variables: dict[str, str], monkeypatch: 
     hub = HubClient("http://127.0.0.1:1")
     hub.get_http_client()
     await hub.aclose()
+
+
+async def test_all_proxy_does_not_matter_where_each_scheme_has_a_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the settings of many desktop proxies are: requests go to the HTTP proxy, except for NO_PROXY."""
+    with HubStandIn() as standin, socket.create_server(("127.0.0.1", 0)) as proxy:
+        standin.add_repo("org/name", {"f.gguf": b"GGUF"}, downloads=7)
+        address = f"127.0.0.1:{proxy.getsockname()[1]}"
+        for name, value in (("HTTP_PROXY", address), ("HTTPS_PROXY", address), ("ALL_PROXY", "socks5://h:1")):
+            monkeypatch.setenv(name, value)
+        assert find_unusable_proxy() is None
+        hub = HubClient(standin.url)
+        asked = asyncio.ensure_future(hub.fetch_stats("org/name"))
+        connection, _ = await asyncio.get_running_loop().run_in_executor(None, proxy.accept)
+        with connection:
+            assert connection.recv(4096).startswith(b"GET http://127.0.0.1")
+        with pytest.raises(HubUnreachable):
+            await asked
+        await hub.aclose()
+        assert standin.requests == []
+        monkeypatch.setenv("NO_PROXY", "example.org, 127.0.0.1")
+        hub = HubClient(standin.url)
+        assert (await hub.fetch_stats("org/name")).downloads == 7
+        await hub.aclose()
 
 
 async def test_offline_asks_nobody() -> None:

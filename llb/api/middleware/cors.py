@@ -123,13 +123,13 @@ class CorsPolicy:
         if can_change_state(request) and not (
             (has_credential or not self._needs_credential) and self.is_allowed(request)
         ):
-            raise OriginNotAllowed(_describe_mismatch(request, client))
+            raise OriginNotAllowed(self._describe_mismatch(request, client))
 
     def preflight_response(self, request: Request, client: ClientInfo) -> HTTPResponse:
         """Answer a preflight request; raises `OriginNotAllowed`."""
         if not self.is_allowed(request):
             raise OriginNotAllowed(
-                f"{_describe_mismatch(request, client)}. Allow another origin with --allowed-origin"
+                f"{self._describe_mismatch(request, client)}. Allow another origin with --allowed-origin"
             )
         asked = ", ".join(request.headers.getall("access-control-request-headers", []))
         headers = {
@@ -143,6 +143,31 @@ class CorsPolicy:
             # Of a page on the internet that calls a server on this network.
             headers["Access-Control-Allow-Private-Network"] = "true"
         return HTTPResponse(status=204, headers=headers)
+
+    def _describe_mismatch(self, request: Request, client: ClientInfo) -> str:
+        """Return a sentence with the two origins that were compared, and the likely cause."""
+        origins = request.headers.getall("origin", [])
+        shown = (
+            origins[0] if len(origins) == 1 and _SHOWN_ORIGIN.fullmatch(origins[0]) else "of no valid form"
+        )
+        page = (
+            f"the origin of the page is {shown}"
+            if origins
+            else "the browser names another site as its origin"
+        )
+        sentence = (
+            f"A page of another origin may not do this: {page}, that of this server {client.base_origin}"
+        )
+        if not self._needs_credential:
+            return f"{sentence}. This port serves no web pages: use the main port with a key"
+        if client.is_port_unknown:
+            return (
+                f"{sentence}. The reverse proxy does not pass on the port: let it send Host with the port "
+                "($http_host in nginx) or X-Forwarded-Port, or give --allowed-host NAME:PORT"
+            )
+        if client.is_trusted_proxy:
+            return f"{sentence}, by the headers of the reverse proxy; docs/proxies.md has complete ones"
+        return f"{sentence}; if llb is behind a reverse proxy, name it with --trusted-proxy"
 
     def add_headers(self, request: Request, response: BaseHTTPResponse) -> None:
         """Add the CORS headers; none where no other origin is allowed."""
@@ -179,22 +204,6 @@ def _is_own_origin(
         and origin[:2] == client.origin[:2]
         and site == "same-origin"
     )
-
-
-def _describe_mismatch(request: Request, client: ClientInfo) -> str:
-    """Return a sentence with the two origins that were compared, and the likely cause."""
-    origins = request.headers.getall("origin", [])
-    shown = origins[0] if len(origins) == 1 and _SHOWN_ORIGIN.fullmatch(origins[0]) else "of no valid form"
-    page = f"the origin of the page is {shown}" if origins else "the browser names another site as its origin"
-    sentence = f"A page of another origin may not do this: {page}, that of this server {client.base_origin}"
-    if client.is_port_unknown:
-        return (
-            f"{sentence}. The reverse proxy does not pass on the port: let it send Host with the port "
-            "($http_host in nginx) or X-Forwarded-Port, or give --allowed-host NAME:PORT"
-        )
-    if client.is_trusted_proxy:
-        return f"{sentence}, by the headers of the reverse proxy; docs/proxies.md has complete configurations"
-    return f"{sentence}; if llb is behind a reverse proxy, name it with --trusted-proxy"
 
 
 def is_preflight(request: Request) -> bool:

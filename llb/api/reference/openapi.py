@@ -155,6 +155,12 @@ def openapi_blueprint() -> Blueprint:
                 encoded = msgspec.json.encode(await asyncio.to_thread(build_document, request.app))
                 generated = StaticContent(encoded, JSON), hashlib.sha256(encoded).hexdigest()[:12]
         content, version = generated
+        base_path: str = request.ctx.client.base_path
+        if base_path:
+            # Below a path of a reverse proxy the server is there. Rare, so this is not kept.
+            document = {**msgspec.json.decode(content.content), "servers": [{"url": base_path}]}
+            content = StaticContent(msgspec.json.encode(document), JSON)
+            version += hashlib.sha256(base_path.encode()).hexdigest()[:12]
         return await content.conditional_response(request, version)
 
     return blueprint
