@@ -49,7 +49,8 @@ class OneModelReadiness:
             raise errors.ModelNotFound(name)
         return MODEL
 
-    resolve_listed_model = resolve_model
+    async def resolve_listed_model(self, name: str) -> Model:
+        return self.resolve_model(name)
 
     def max_context_length(self, _model: Model) -> int | None:
         return self._context_length
