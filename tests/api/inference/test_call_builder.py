@@ -58,6 +58,12 @@ class OneModelReadiness:
     def template_support(self, _model: Model) -> TemplateSupport | None:
         return None
 
+    def may_spill(self, _model: Model, _trigger: str) -> bool:
+        return False
+
+    def require_ready_or_spill(self, model: Model) -> None:
+        self.require_ready(model)
+
     def require_ready(self, _model: Model) -> None:
         if self._error is not None:
             raise self._error
