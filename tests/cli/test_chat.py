@@ -137,3 +137,16 @@ def test_a_model_that_the_engine_cannot_load(chatty: CommandHost) -> None:
         assert remembered.startswith("Model 'tiny' could not be pulled: its file ")
     finally:
         chatty.run_command("rm", "--yes", "tiny")
+
+
+def test_loaded_shown_and_unloaded(chatty: CommandHost) -> None:
+    assert "minimum" in chatty.run_command("show", "chat").stdout
+    loaded = chatty.run_command("load", "chat", "--context", "512", "--slots", "1").stdout
+    assert "chat is loaded" in loaded
+    assert "(1 slot of 512 tokens)" in loaded
+    row = chatty.run_command("ps").stdout.splitlines()[1]
+    assert row.split()[:2] == ["chat", "attic"]
+    assert chatty.run_json_command("ps")["engines"][0]["context_length"] == 512
+    assert "unloaded" in chatty.run_command("unload", "chat").stdout
+    assert "is not ready" in chatty.run_failing_command("load", "tiny")
+    assert "did you mean chat?" in chatty.run_failing_command("show", "chatt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from llb.base.units import parse_size
+from llb.base.units import parse_duration, parse_size
 from llb.config import SETTINGS, Setting
 
 
@@ -147,6 +147,13 @@ def parse_int(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+
+
+def parse_duration_flag(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' {error}") from None
 
 
 def parse_temperature(text: str) -> float:

@@ -7,6 +7,7 @@ from llb.cli.grammar.flags import (
     add_json_flag,
     add_model_argument,
     add_yes_flag,
+    parse_duration_flag,
     parse_int,
     parse_positive_int,
     parse_size_flag,
@@ -16,7 +17,7 @@ from llb.cli.grammar.flags import (
 
 
 def add_model_commands(commands: CommandAdder) -> None:
-    """Add `models`, `pull`, `rm`, `import`, `chat`, `fit`."""
+    """Add `models`, `show`, `pull`, `rm`, `import`, `chat`, `ps`, `load`, `unload`, `fit`."""
     models = commands.add(
         "models",
         "list models",
@@ -29,6 +30,10 @@ def add_model_commands(commands: CommandAdder) -> None:
     )
     models.add_argument("--pulled", action="store_true", default=False, help="only pulled models")
     add_json_flag(models)
+
+    show = commands.add("show", "show the details of a model", "loading:show_model", remote=True)
+    add_model_argument(show)
+    add_json_flag(show)
 
     pull = commands.add(
         "pull",
@@ -63,6 +68,7 @@ def add_model_commands(commands: CommandAdder) -> None:
         "--model", metavar="ID", default=None, help="model of the file, if its name does not match one"
     )
     _add_chat(commands)
+    _add_loading(commands)
     _add_fit(commands)
 
 
@@ -112,6 +118,41 @@ def _add_chat(commands: CommandAdder) -> None:
     chat.add_argument(
         "--json", action="store_true", default=False, help="print the response of the API; needs a prompt"
     )
+
+
+def _add_loading(commands: CommandAdder) -> None:
+    ps = commands.add("ps", "list the loaded models", "loading:list_loaded", remote=True)
+    add_json_flag(ps)
+    load = commands.add(
+        "load",
+        "load a model into memory",
+        "loading:load_model",
+        remote=True,
+        details="Context, slots and keep-alive are kept for later loads of the model.",
+        examples=("llb load qwen3-4b", "llb load qwen3-4b --context 32768 --slots 2 --keep-alive 1h"),
+    )
+    add_model_argument(load)
+    load.add_argument("--context", metavar="N", type=parse_positive_int, default=None, help="tokens per slot")
+    load.add_argument(
+        "--slots", metavar="N", type=parse_positive_int, default=None, help="concurrent requests"
+    )
+    load.add_argument(
+        "--keep-alive",
+        metavar="TIME",
+        type=parse_duration_flag,
+        default=None,
+        help="time until an idle engine is unloaded: 10m, -1 for never",
+    )
+    load.add_argument(
+        "--node",
+        dest="nodes",
+        metavar="NODE",
+        action="append",
+        default=None,
+        help="name or id, repeatable (default: every node that has the model)",
+    )
+    unload = commands.add("unload", "free the memory of a model", "loading:unload_model", remote=True)
+    add_model_argument(unload)
 
 
 def _add_fit(commands: CommandAdder) -> None:
