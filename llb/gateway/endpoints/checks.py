@@ -11,10 +11,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from llb import errors
 from llb.base.tasks import TaskSupervisor
 from llb.gateway.endpoints.endpoint import Endpoint, build_target
+from llb.gateway.endpoints.load_reports import read_waiting
 from llb.gateway.endpoints.model_lists import ModelListing, list_models
 from llb.gateway.endpoints.probe_client import ProbeClient
 from llb.gateway.endpoints.registry import EndpointRegistry
@@ -69,7 +71,8 @@ class EndpointChecks:
     async def ask(self, endpoint: Endpoint) -> ModelListing:
         """Return the models of an endpoint. Raises `TransportError` and the errors of `list_models`."""
         client = ProbeClient(self._http_client, endpoint.target, endpoint.url.root_path)
-        return await list_models(client, endpoint.kind)
+        listing = await list_models(client, endpoint.kind)
+        return replace(listing, waiting=await read_waiting(client, endpoint.kind))
 
     def probe_client(self, url: BaseUrl, kind: EndpointKind | None, key: str | None) -> ProbeClient:
         """Return a client for an address that is no endpoint yet."""

@@ -9,7 +9,7 @@ from llb.gateway.http.client import UpstreamTarget
 from llb.policy.endpoints import names
 from llb.policy.endpoints.addresses import BaseUrl, parse_base_url
 from llb.policy.endpoints.dialects import DEFAULT_CONCURRENCY
-from llb.policy.endpoints.health import EndpointHealth
+from llb.policy.endpoints.health import EndpointHealth, limit_beside_others
 from llb.policy.routing import SharedSlots
 from llb.security import tls_trust
 from llb.store.tables.endpoints import EndpointRecord, ListedModel
@@ -50,6 +50,8 @@ class Endpoint:
         self.checked_at: float | None = None
         # As the program says itself.
         self.reported_slots: int | None = None
+        # Requests of all its clients that waited there at the last check.
+        self.reported_waiting: int | None = None
         self.shared_slots = SharedSlots(0)
 
     def update(self, record: EndpointRecord, key: EndpointKey) -> None:
@@ -97,7 +99,8 @@ class Endpoint:
         if self.key.fault is not None:
             return EndpointStatus.MISCONFIGURED
         status = self.health.status(now)
-        if status is EndpointStatus.HEALTHY and self.shared_slots.busy >= self.concurrency:
+        is_full = self.shared_slots.busy >= self.concurrency or bool(self.reported_waiting)
+        if status is EndpointStatus.HEALTHY and is_full:
             return EndpointStatus.BUSY
         return status
 
@@ -105,7 +108,8 @@ class Endpoint:
         """Return how many requests at a time it may have now."""
         if not self.record.settings.enabled or self.key.fault is not None:
             return 0
-        return self.health.slots(self.concurrency, now)
+        slots = self.health.slots(self.concurrency, now)
+        return limit_beside_others(slots, self.shared_slots.busy, self.reported_waiting)
 
     def offered_models(self) -> Iterator[tuple[str, ListedModel]]:
         """Yield the models that are offered, with their names here but for the prefix."""

@@ -28,11 +28,12 @@ _CONTEXT_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class ModelListing:
-    """Models of an endpoint; `slots` are the requests at a time that it reports."""
+    """Models of an endpoint; `slots` and `waiting` are requests, as far as it reports them."""
 
     models: tuple[ListedModel, ...]
     latency_ms: float
     slots: int | None = None
+    waiting: int | None = None
 
 
 async def list_models(client: ProbeClient, kind: EndpointKind) -> ModelListing:

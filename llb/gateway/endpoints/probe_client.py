@@ -21,9 +21,10 @@ MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """Answer to a probe: `document` is its JSON, None if it is none."""
+    """Answer to a probe: `document` is the JSON of its `body`, None if it is none."""
 
     status: int
+    body: bytes
     document: Any
     server: bytes
     latency_ms: float
@@ -91,4 +92,4 @@ class ProbeClient:
             document = msgspec.json.decode(body)
         except DECODE_ERRORS:
             document = None
-        return ProbeResult(response.status, document, headers.get(b"server", b""), latency_ms)
+        return ProbeResult(response.status, body, document, headers.get(b"server", b""), latency_ms)

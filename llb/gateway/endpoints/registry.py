@@ -193,6 +193,7 @@ class EndpointRegistry:
         endpoint.checked_at = time.time()
         slots_changed = listing.slots != endpoint.reported_slots
         endpoint.reported_slots = listing.slots
+        endpoint.reported_waiting = listing.waiting
         endpoint.health = endpoint.health.after_check(self._clock())
         if self._endpoints.get(endpoint.id) is not endpoint:
             return False

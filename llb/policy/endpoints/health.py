@@ -154,3 +154,11 @@ class EndpointHealth:
         if self.failed_checks:
             interval_s = min(MAX_CHECK_INTERVAL_S, FIRST_RETRY_S * 2.0 ** (self.failed_checks - 1))
         return interval_s * (1 + JITTER * (2 * random - 1))
+
+
+def limit_beside_others(slots: int, busy: int, waiting: int | None) -> int:
+    """Return the slots to use of an engine at which requests of other clients may be `waiting`.
+
+    No more than are `busy` already, and one at least: others use it too, and more would only wait there.
+    """
+    return min(slots, max(1, busy)) if waiting else slots

@@ -11,6 +11,7 @@ from llb.policy.endpoints.health import (
     RAMP_S,
     REFUSED_KEY_S,
     EndpointHealth,
+    limit_beside_others,
 )
 from llb.wire import EndpointStatus
 
@@ -86,3 +87,15 @@ def test_checks_back_off() -> None:
     assert intervals[:3] == [2, 4, 8]
     assert intervals[-1] == MAX_CHECK_INTERVAL_S
     assert health.after_check(0).slots(10, 0) == 1
+
+
+def test_slots_beside_other_clients_of_an_engine() -> None:
+    assert [
+        limit_beside_others(8, busy, waiting) for busy, waiting in ((3, None), (3, 0), (3, 2), (0, 9))
+    ] == [
+        8,
+        8,
+        3,
+        1,
+    ]
+    assert limit_beside_others(0, 3, 2) == 0
