@@ -80,8 +80,9 @@ from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.observability.metrics import Metrics
 from llb.gateway.observability.request_log import RequestLog
 from llb.gateway.routing.performance_model import PerformanceModel
+from llb.gateway.spend.attempt_spend import SpendControl
 from llb.gateway.spend.budget_ledger import BudgetLedger
-from llb.gateway.spend.price_list import CLOUD_KINDS
+from llb.gateway.spend.price_list import PriceList
 from llb.hardware import HardwareProbe, installed_version
 from llb.hub import HubClient, HubStatsCache
 from llb.node.agent import NodeAgent
@@ -98,6 +99,7 @@ from llb.store.integrity_check import IntegrityCheck
 from llb.store.storage_monitor import StorageMonitor
 from llb.store.tables import settings, users
 from llb.wire import (
+    EndpointKind,
     EndpointStatusChanged,
     Event,
     Hello,
@@ -231,8 +233,10 @@ class Balancer:
             is_own_address=self._is_own_address,
         )
         self._large_body_worker = LargeBodyWorker()
+        self.budgets = BudgetLedger(self.db)
         self.dispatcher = Dispatcher(
             AttemptContext(
+                spend=SpendControl(self.budgets, PriceList.load()),
                 view=self.view,
                 admission=self.admission,
                 http_client=self.http_client,
@@ -258,7 +262,6 @@ class Balancer:
             keeps_text=config.history_text,
             on_requests_ended=self.metrics.record_requests,
         )
-        self.budgets = BudgetLedger(self.db)
         self._inference = InferenceHandler(
             self.dispatcher, RequestRecorder(self.history), self._large_body_worker
         )
@@ -326,7 +329,7 @@ class Balancer:
             ),
             presets_blueprint(self.conversations),
             requests_blueprint(self.db, self.history, self.view),
-            budgets_blueprint(self.db, self.budgets, CLOUD_KINDS.__contains__, audit),
+            budgets_blueprint(self.db, self.budgets, self._is_provider, audit),
             event_stream_blueprint(self.event_feed, self.principal_watch),
             metrics_blueprint(self.metrics),
             peer_files_blueprint(
@@ -471,6 +474,10 @@ class Balancer:
     async def issue_setup_token(self) -> str | None:
         """Return a token with which the first password can be chosen; None once there is one."""
         return self.accounts.setup_token.issue() if await self.uses_default_password() else None
+
+    def _is_provider(self, name: str) -> bool:
+        """Whether a budget may have this id: that of an endpoint, or a kind of endpoint."""
+        return self.endpoints.get(name) is not None or name in set(EndpointKind)
 
     def _problems(self) -> tuple[str, ...]:
         damage = self.integrity_check.problem

@@ -28,6 +28,7 @@ from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.prompt_owners import OwnPrompt, PromptOwners, owner_of
 from llb.gateway.routing.performance_model import PerformanceModel
+from llb.gateway.spend.attempt_spend import AttemptSpend, SpendControl
 from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH
 from llb.gateway.stream.cached_tokens import LimitedSink, told_tokens
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
@@ -89,6 +90,7 @@ class AttemptContext:
     traffic: NodeTraffic
     endpoints: EndpointContext
     spill_book: SpillBook
+    spend: SpendControl
     load_timeout_s: float
     prompt_owners: PromptOwners = field(default_factory=PromptOwners)
     token_count_permits: asyncio.Semaphore = field(
@@ -117,6 +119,7 @@ class Attempt:
         "_lease",
         "_own_prompt",
         "_reservation",
+        "_spend",
         "_streams_progress",
         "node",
         "place_id",
@@ -131,6 +134,8 @@ class Attempt:
         self._context = context
         self._call = call
         self._estimate = estimate
+        # None for a node, which is free.
+        self._spend: AttemptSpend | None = None
         # None for a request that takes no slot.
         self._reservation: SlotReservation | None = None
         # None for a node other than this host.
@@ -204,6 +209,7 @@ class Attempt:
         endpoint_id = self.place_id = place.endpoint.id
         record.node_id, record.endpoint_id = None, endpoint_id
         context.traffic.begin_request(endpoint_id)
+        self._spend = context.spend.reserve(call, place.endpoint, place.served_as, place.context_length)
         self._exchange = EndpointExchange(context.endpoints, call, place)
         if call.operation.generates_text:
             self._own_prompt = await context.prompt_owners.begin_request(
@@ -272,6 +278,11 @@ class Attempt:
         """Record the outcome of an answer that has reached the client, whole or up to an error."""
         call, context, record, place_id = self._call, self._context, self._call.record, self.place_id
         assert place_id is not None  # noqa: S101  # it has answered
+        if self._spend is not None:
+            if result.error is None:
+                self._spend.settle(result.usage)
+            else:
+                self._spend.settle_partial(result.usage, result.body_bytes)
         record.usage = self._tell_usage(result.usage)
         record.is_answered = result.error is None
         record.error_code = None if result.error is None else result.error.code
@@ -334,6 +345,8 @@ class Attempt:
 
     def report_failure(self, error: errors.LlbError) -> None:
         """Let the engine of this host be checked, after it has failed this request."""
+        if self._spend is not None:
+            self._spend.release()
         if self._lease is not None and isinstance(error, errors.UpstreamError):
             target = _engine_target(self._lease.host, self._lease.port, self._lease.api_key)
             self._context.http_client.close_idle(target)
@@ -341,6 +354,8 @@ class Attempt:
 
     def release(self) -> None:
         """Give back what was taken, in the opposite order. Nothing here awaits or fails."""
+        if self._spend is not None:
+            self._end_spend(self._spend)
         if self._has_token_count_permit:
             self._context.token_count_permits.release()
         if self._lease is not None:
@@ -349,6 +364,14 @@ class Attempt:
             self._context.traffic.end_request(self.place_id)
         if self._reservation is not None:
             self._reservation.release()
+
+    def _end_spend(self, spend: AttemptSpend) -> None:
+        """Book what is still open: the client has left, or the request was refused."""
+        exchange = self._exchange
+        if exchange is None or not exchange.is_answered:
+            spend.release()
+        else:
+            spend.settle_partial(exchange.known_usage, self._call.record.received_bytes)
 
     async def _reserve(self, excluded: frozenset[str]) -> str:
         """Id of the node that the request goes to; with a slot reserved there if the request needs one."""

@@ -54,6 +54,10 @@ def merge_records(
         record.queued_s = max(record.queued_s, part.queued_s)
         record.load_s = max(record.load_s, part.load_s)
         record.node_id = record.node_id or part.node_id
+        record.endpoint_id = record.endpoint_id or part.endpoint_id
+        record.ignored_fields = record.ignored_fields or part.ignored_fields
+        if part.cost_usd is not None:
+            record.cost_usd = (record.cost_usd or 0.0) + part.cost_usd
         record.error_code = record.error_code or part.error_code
     record.usage = usage
     record.sent_at = min((part.sent_at for part in parts if part.sent_at is not None), default=None)

@@ -32,7 +32,7 @@ from llb.gateway.stream.choice_merger import ChoiceMerger
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import RelayResult
 from llb.gateway.stream.usage_parser import Usage
-from llb.policy.endpoints.dialects import speaks
+from llb.policy.endpoints.dialects import path_at
 from llb.policy.retry import NODE_SPECIFIC_ERRORS, RetryState
 from llb.policy.routing import RequestEstimate
 from llb.security.permissions import has_scope
@@ -267,7 +267,7 @@ class Dispatcher:
         for endpoint_id, place in places.items():
             if place.is_cloud and not may_use_clouds:
                 refused[endpoint_id] = errors.CloudNotAllowed(place.endpoint.name)
-            elif not speaks(place.endpoint.kind, path):
+            elif path_at(place.endpoint.kind, path) is None:
                 refused[endpoint_id] = errors.InvalidRequest(
                     f"Endpoint '{place.endpoint.name}' ({place.endpoint.kind.value}) does not answer {path}",
                     param="model",

@@ -22,6 +22,7 @@ MAX_SUSPECTED_CRASHES = 2
 NODE_SPECIFIC_ERRORS = (
     errors.UpstreamError,
     errors.EndpointRateLimited,
+    errors.BudgetExceeded,
     errors.NoNodeAvailable,
     errors.ModelLoading,
     errors.ModelFailed,

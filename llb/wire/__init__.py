@@ -54,6 +54,7 @@ from llb.wire.endpoints.views import (
     EndpointStatus,
     EndpointView,
     KeySource,
+    ModelRates,
     NewEndpoint,
 )
 from llb.wire.events import (
@@ -254,6 +255,7 @@ __all__ = [
     "ModelObject",
     "ModelObjects",
     "ModelPatch",
+    "ModelRates",
     "ModelSpillRules",
     "ModelStatsUpdated",
     "ModelStatus",

@@ -36,6 +36,7 @@ from llb.gateway.inference_call import InferenceCall
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.routing.performance_model import PerformanceModel
+from llb.gateway.spend.attempt_spend import SpendControl
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import MAX_HELD_BYTES
 from llb.node.agent import NodeAgent
@@ -193,6 +194,7 @@ class Gateway:
                 ensure_listed=AsyncMock(),
             ),
             spill_book=SpillBook(cast(Database, None)),
+            spend=cast(SpendControl, None),
             load_timeout_s=5.0,
         )
         self.watched: list[OpenWork] = []

@@ -67,6 +67,7 @@ class ResponseSink:
         self._status = 200
         self._content_type = "text/event-stream"
         self._headers = {**(headers or {})}
+        self._ignored: tuple[str, ...] = ()
 
     @property
     def started(self) -> bool:
@@ -75,7 +76,7 @@ class ResponseSink:
 
     def note_ignored(self, ignored: Sequence[str]) -> None:
         """Say in the head of the response what the client does not get."""
-        self._headers |= ignored_headers(ignored)
+        self._ignored = tuple(ignored)
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
         """Set the head of the response; nothing is written yet."""
@@ -110,9 +111,13 @@ class ResponseSink:
     async def _start_response(self) -> HTTPResponse:
         self._started = True
         self._record.status = self._status
-        head = PassthroughResponse(
-            status=self._status, headers=self._headers, content_type=self._content_type
-        )
+        record = self._record
+        headers = {
+            **record.limit_headers,
+            **self._headers,
+            **ignored_headers((*self._ignored, *record.ignored_fields)),
+        }
+        head = PassthroughResponse(status=self._status, headers=headers, content_type=self._content_type)
         self._response = cast(HTTPResponse, await self._request.respond(head))
         return self._response
 

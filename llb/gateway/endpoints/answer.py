@@ -4,6 +4,7 @@ not ask for, the name of the model, and a bound of the size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -121,7 +122,9 @@ class AnswerSink:
         model_id: str,
         is_stream: bool,
         drops_usage: bool,
+        translate_document: Callable[[bytes], bytes] | None = None,
     ) -> None:
+        """A document is translated as a whole by `translate_document`."""
         self._sink = sink
         self._served_as = served_as
         self._model_id = model_id
@@ -129,7 +132,9 @@ class AnswerSink:
         self._drops_usage = drops_usage
         self._total_bytes = 0
         self._is_too_long = False
-        self._held: list[bytes] | None = [] if not is_stream and served_as != model_id else None
+        self._translate_document = translate_document
+        is_rewritten = served_as != model_id or translate_document is not None
+        self._held: list[bytes] | None = [] if not is_stream and is_rewritten else None
         names = [msgspec.json.encode(name) for name in (served_as, model_id)]
         self._replacements = [
             (b'"model":%b%b' % (space, names[0]), b'"model":%b%b' % (space, names[1]))
@@ -154,6 +159,8 @@ class AnswerSink:
         if last:
             await self.flush()
         elif self._total_bytes > MAX_REWRITTEN_BYTES:
+            if self._translate_document is not None:
+                raise InvalidResponse("a document that is too large to be translated")
             held, self._held = b"".join(self._held), None
             await self._sink.write(held)
 
@@ -164,6 +171,8 @@ class AnswerSink:
             await self._sink.write(self._rewrite_document(document), last=True)
 
     def _rewrite_document(self, document: bytes) -> bytes:
+        if self._translate_document is not None:
+            return self._translate_document(document)
         try:
             fields: dict[str, Any] = dict(msgspec.json.decode(document, type=dict[str, Raw]))
             if msgspec.json.decode(fields.get("model", b"null")) != self._served_as:

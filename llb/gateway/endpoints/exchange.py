@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llb import errors
 from llb.gateway.endpoints.answer import AnswerSink, OpeningFilter
 from llb.gateway.endpoints.answer_errors import Effect, read_error
 from llb.gateway.endpoints.checks import describe_failure
 from llb.gateway.endpoints.endpoint import ANTHROPIC_VERSION
+from llb.gateway.endpoints.outgoing import OutgoingRequest, build_request
 from llb.gateway.endpoints.registry import EndpointRegistry, Place
-from llb.gateway.endpoints.request_body import OutgoingBody, build_body
 from llb.gateway.http.client import HttpClient
+from llb.gateway.http.engine_errors import safe_message
 from llb.gateway.http.response import UpstreamResponse
-from llb.gateway.http.upstream_errors import ConnectError, TransportError, UpstreamTimeout
+from llb.gateway.http.upstream_errors import AnswerFailed, ConnectError, TransportError, UpstreamTimeout
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.stream.keepalive import BodySink
 from llb.gateway.stream.relay import IDLE_TIMEOUT_S, RelayResult, is_event_stream, relay_response
+from llb.gateway.stream.usage_parser import Usage
+from llb.gateway.translation.answer_stream import AnswerStream
+from llb.gateway.translation.provider_errors import ProviderFailure
+from llb.gateway.translation.token_usage import TokenUsage
 from llb.policy.endpoints import dialects
 
 CONNECT_TIMEOUT_S = 10.0
@@ -27,6 +32,7 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 ERROR_BODY_TIMEOUT_S = 5.0
 # What a body of this size costs to take apart, the event loop can afford.
 MAX_EVENT_LOOP_BYTES = 128 * 1024
+_LIMIT_PREFIXES = (b"anthropic-ratelimit-", b"x-ratelimit-")
 _VERSION_HEADER = b"anthropic-version"
 _JSON_HEADER = (b"content-type", b"application/json")
 
@@ -51,8 +57,11 @@ class EndpointExchange:
         self.place = place
         self._context = context
         self._call = call
-        self._outgoing = OutgoingBody(b"")
+        self._outgoing = OutgoingRequest()
+        self._translator: TranslatedAnswer | None = None
         self._sent_at = 0.0
+        # The head of an answer has come: the provider bills it.
+        self.is_answered = False
 
     async def open(self) -> UpstreamResponse:
         """Send the request and return the response once its head has come.
@@ -62,21 +71,24 @@ class EndpointExchange:
         """
         endpoint, call = self.place.endpoint, self._call
         if len(call.body) > MAX_EVENT_LOOP_BYTES:
-            self._outgoing = await asyncio.to_thread(self._build_body)
+            self._outgoing = await asyncio.to_thread(build_request, call, endpoint, self.place.served_as)
         else:
-            self._outgoing = self._build_body()
+            self._outgoing = build_request(call, endpoint, self.place.served_as)
+        call.record.ignored_fields = self._outgoing.ignored
         self._sent_at = time.monotonic()
         try:
             response = await self._context.http_client.request(
                 endpoint.target,
                 b"POST",
-                call.path.removeprefix(b"/v1"),
+                self._outgoing.path.removeprefix("/v1").encode("ascii"),
                 self._headers(),
                 self._outgoing.body,
                 connect_timeout_s=CONNECT_TIMEOUT_S,
                 header_timeout_s=endpoint.timeout_s,
             )
             if response.status < 300:
+                self.is_answered = True
+                call.record.limit_headers = self._limit_headers(response)
                 return response
             try:
                 body = await response.read(MAX_ERROR_BODY_BYTES, ERROR_BODY_TIMEOUT_S)
@@ -99,12 +111,18 @@ class EndpointExchange:
         if call.stream and not is_stream:
             response.close()
             raise self._failed("it answers a request for a stream with something else")
+        if self._outgoing.make_stream is not None and self._outgoing.translate_document is not None:
+            self._translator = TranslatedAnswer(
+                self._outgoing.make_stream(), self._outgoing.translate_document
+            )
+        translator = self._translator
         answer = AnswerSink(
             sink,
             served_as=self.place.served_as,
             model_id=call.model.id,
             is_stream=is_stream,
             drops_usage=self._outgoing.adds_usage,
+            translate_document=None if translator is None else translator.translate_document,
         )
         try:
             result = await relay_response(
@@ -114,11 +132,16 @@ class EndpointExchange:
                 first_event_timeout_s=endpoint.timeout_s,
                 format_error_event=call.format_error_event,
                 progress_filter=OpeningFilter(endpoint.name) if is_stream else None,
+                translator=translator if is_stream else None,
                 explain_failure=self._explain_failure,
-                on_client_left=on_client_left,
+                on_client_left=lambda left: on_client_left(self._with_usage(left)),
             )
             if result.error is None:
                 await answer.flush()
+            result = self._with_usage(result)
+        except AnswerFailed as failure:
+            # A document that cannot be translated; nothing was written.
+            raise await self._explain_failure(failure) from failure
         except errors.EndpointFailed as error:
             error.message = self._context.redact(error.message)
             if not isinstance(error.__cause__, TransportError):
@@ -128,24 +151,31 @@ class EndpointExchange:
             self._context.registry.record_success(endpoint, latency_ms)
         return result
 
-    def _build_body(self) -> OutgoingBody:
-        call, endpoint = self._call, self.place.endpoint
-        settings = endpoint.record.settings
-        return build_body(
-            call.body,
-            path=call.path.decode("ascii"),
-            kind=endpoint.kind,
-            host=endpoint.url.host,
-            served_as=self.place.served_as,
-            stream=call.stream,
-            set_fields=settings.set_fields,
-            strip_fields=settings.strip_fields,
-        )
+    def _limit_headers(self, response: UpstreamResponse) -> dict[str, str]:
+        """Rate limits of the provider, for a client whose key has none of llb's."""
+        if self._call.record.principal.allowances:
+            return {}
+        return {
+            name.decode("ascii"): value.decode("latin-1")
+            for name, value in response.headers
+            if name.startswith(_LIMIT_PREFIXES)
+        }
+
+    def _with_usage(self, result: RelayResult) -> RelayResult:
+        """Return `result` with the counts that the translator has read, where it has."""
+        if self._translator is None or self._translator.usage.prompt_tokens is None:
+            return result
+        return replace(result, usage=replace(self._translator.usage, cost_usd=result.usage.cost_usd))
+
+    @property
+    def known_usage(self) -> Usage:
+        """Counts of an answer so far, as far as a translator has read them."""
+        return Usage() if self._translator is None else self._translator.usage
 
     def _headers(self) -> tuple[tuple[bytes, bytes], ...]:
         call = self._call
         headers: tuple[tuple[bytes, bytes], ...] = (_JSON_HEADER,)
-        if call.path.decode("ascii").startswith(dialects.MESSAGES):
+        if self._outgoing.path.startswith(dialects.MESSAGES):
             headers += call.dialect_headers
             if not any(name == _VERSION_HEADER for name, _ in call.dialect_headers):
                 headers += ((_VERSION_HEADER, ANTHROPIC_VERSION),)
@@ -172,6 +202,8 @@ class EndpointExchange:
         """Return the error for the client, and record the failure."""
         endpoint = self.place.endpoint
         message = describe_failure(failure)
+        if isinstance(failure, AnswerFailed):
+            message = self._context.redact(str(failure))
         self._context.registry.record_failure(
             endpoint, message, is_unreachable=isinstance(failure, ConnectError)
         )
@@ -184,3 +216,44 @@ class EndpointExchange:
 
     def _failed(self, reason: str) -> errors.EndpointFailed:
         return errors.EndpointFailed(f"Endpoint '{self.place.endpoint.name}' failed: {reason}")
+
+
+class TranslatedAnswer:
+    """Translator of one answer, with failures as those of the exchange."""
+
+    def __init__(self, stream: AnswerStream, translate: Callable[[bytes], tuple[bytes, TokenUsage]]) -> None:
+        self._stream = stream
+        self._translate = translate
+        self._document_usage: TokenUsage | None = None
+
+    @property
+    def usage(self) -> Usage:
+        return (self._document_usage or self._stream.usage).recorded
+
+    def feed(self, data: bytes) -> bytes:
+        try:
+            return self._stream.feed(data)
+        except ProviderFailure as failure:
+            raise _answer_failed(failure) from failure
+
+    def finish(self) -> bytes:
+        try:
+            return self._stream.finish()
+        except ProviderFailure as failure:
+            raise _answer_failed(failure) from failure
+
+    def raise_failure(self) -> None:
+        """Raise a failure that came after what `feed` returned last."""
+        if self._stream.failure is not None:
+            raise _answer_failed(self._stream.failure)
+
+    def translate_document(self, body: bytes) -> bytes:
+        try:
+            document, self._document_usage = self._translate(body)
+        except ProviderFailure as failure:
+            raise _answer_failed(failure) from failure
+        return document
+
+
+def _answer_failed(failure: ProviderFailure) -> AnswerFailed:
+    return AnswerFailed(safe_message(failure.message) or "no reason is given")

@@ -43,6 +43,9 @@ class ProbeResult:
         return {}
 
 
+Headers = Sequence[tuple[bytes, bytes]]
+
+
 class ProbeClient:
     """Asks one endpoint."""
 
@@ -58,15 +61,15 @@ class ProbeClient:
         self._root_target = replace(target, base_path=root_path.encode("ascii"))
         self._headers = headers
 
-    async def get(self, path: str) -> ProbeResult:
+    async def get(self, path: str, headers: Headers = ()) -> ProbeResult:
         """Ask a path after `/v1`. Raises `TransportError`."""
-        return await self._get(self._target, path)
+        return await self._get(self._target, path, headers)
 
     async def get_root(self, path: str) -> ProbeResult:
         """Ask a path outside of `/v1`. Raises `TransportError`."""
-        return await self._get(self._root_target, path)
+        return await self._get(self._root_target, path, ())
 
-    async def _get(self, target: UpstreamTarget, path: str) -> ProbeResult:
+    async def _get(self, target: UpstreamTarget, path: str, headers: Headers) -> ProbeResult:
         started_at = time.monotonic()
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -74,7 +77,7 @@ class ProbeClient:
                     target,
                     b"GET",
                     path.encode("ascii"),
-                    self._headers,
+                    (*self._headers, *headers),
                     connect_timeout_s=CONNECT_TIMEOUT_S,
                     header_timeout_s=TIMEOUT_S,
                 )
@@ -87,9 +90,9 @@ class ProbeClient:
             raise ConnectError(f"no answer within {TIMEOUT_S:g} s", is_timeout=True) from None
         except TransportError:
             raise
-        headers = dict(response.headers)
+        answered = dict(response.headers)
         try:
             document = msgspec.json.decode(body)
         except DECODE_ERRORS:
             document = None
-        return ProbeResult(response.status, body, document, headers.get(b"server", b""), latency_ms)
+        return ProbeResult(response.status, body, document, answered.get(b"server", b""), latency_ms)

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 SECRET_TABLE = "endpoints"  # noqa: S105
 MAX_ENDPOINTS = 1000
 MAX_WEIGHT, MAX_PRIORITY, MAX_CONCURRENCY, MAX_TIMEOUT_S = 1000.0, 1000, 100_000, 3600.0
+MAX_RATE_USD = 100_000.0
 MAX_TAGS, MAX_FIELDS, MAX_NAMES, MAX_FIELDS_BYTES = 32, 64, 2000, 16_384
 _TAG_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,63}")
 _FIELD_PATTERN = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -124,6 +125,7 @@ class EndpointService:
                     aliases=new.aliases,
                     set_fields=new.set_fields,
                     strip_fields=new.strip_fields,
+                    prices=new.prices,
                 )
             ),
             models=listing.models,
@@ -339,11 +341,23 @@ def _validated_settings(settings: EndpointSettings) -> EndpointSettings:
         "tags",
         f"are at most {MAX_TAGS}, each of 1 to 63 letters, digits, '.', '_', ':' or '-'",
     )
-    model_names = [*(settings.models or ()), *settings.mapped, *settings.aliases, *settings.aliases.values()]
+    model_names = [
+        *(settings.models or ()),
+        *settings.mapped,
+        *settings.prices,
+        *settings.aliases,
+        *settings.aliases.values(),
+    ]
     require(
         len(model_names) <= MAX_NAMES and all(map(names.is_model_name, model_names)),
         "models",
         f"are at most {MAX_NAMES} names of at most {names.MAX_MODEL_NAME_CHARS} characters",
+    )
+    rates = [value for price in settings.prices.values() for value in structs.astuple(price)]
+    require(
+        all(rate is None or 0 <= rate <= MAX_RATE_USD for rate in rates),
+        "prices",
+        f"are from 0 to {MAX_RATE_USD:g} USD for a million tokens",
     )
     field_names = [*settings.set_fields, *settings.strip_fields]
     require(

@@ -6,7 +6,8 @@ TransportError
 ├── UpstreamClosed   the peer closed; `before_first_byte`: before the response started
 │   └── EngineEnded  a node says that its engine failed; `blame`: the part of the request in it
 ├── UpstreamTimeout  `stage`: "header" (no response started) or "idle" (it stopped in the middle)
-└── InvalidResponse  not HTTP, or larger than allowed
+├── InvalidResponse  not HTTP, or larger than allowed
+└── AnswerFailed     the answer of an endpoint says that it failed, or cannot be read
 """
 
 from __future__ import annotations
@@ -62,3 +63,7 @@ class UpstreamTimeout(TransportError):
 
 class InvalidResponse(TransportError):
     """The peer's response is not valid HTTP/1.1, or larger than allowed."""
+
+
+class AnswerFailed(TransportError):
+    """The answer of an endpoint reports an error in the middle, or cannot be read."""

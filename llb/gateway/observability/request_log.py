@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -77,6 +77,10 @@ class RequestRecord:
     usage: Usage = _NO_USAGE
     # at the target that answered; None: unknown
     cost_usd: float | None = None
+    # of the request, without a counterpart at the target that answered
+    ignored_fields: tuple[str, ...] = ()
+    # of a provider, passed on to the client
+    limit_headers: dict[str, str] = field(default_factory=dict)
     # sent to the client; None: not yet
     status: int | None = None
     error_code: str | None = None

@@ -48,6 +48,16 @@ class RelayResult:
     error: LlbError | None = None
 
 
+class StreamTranslator(Protocol):
+    """Translator of a stream into another dialect; raises `TransportError`."""
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def finish(self) -> bytes: ...
+
+    def raise_failure(self) -> None: ...
+
+
 class OpeningEvents(Protocol):
     """Filter of the events that precede the first token; see `ProgressFilter`."""
 
@@ -77,6 +87,7 @@ async def relay_response(
     first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
     format_error_event: Callable[[LlbError], bytes] = format_error_event,
     progress_filter: OpeningEvents | None = None,
+    translator: StreamTranslator | None = None,
     explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
     on_client_left: Callable[[RelayResult], None] = lambda _result: None,
 ) -> RelayResult:
@@ -113,6 +124,7 @@ async def relay_response(
                 idle_timeout_s,
                 first_event_timeout_s,
                 progress_filter,
+                translator,
             )
         else:
             await _relay_document(response, sink, usage_parser, idle_timeout_s)
@@ -191,8 +203,9 @@ async def _relay_events(
     idle_timeout_s: float,
     first_event_timeout_s: float,
     progress_filter: OpeningEvents | None,
+    translator: StreamTranslator | None,
 ) -> None:
-    """Framer → progress filter → start event → usage parser → sink.
+    """Translator → framer → progress filter → start event → usage parser → sink.
 
     Only whole events are written, so that comments and an error stand between events, never inside one.
     """
@@ -217,11 +230,13 @@ async def _relay_events(
         silent_s = 0.0
         if not data:
             rest = (b"" if progress_filter is None else progress_filter.flush()) + framer.flush()
+            if translator is not None:
+                rest += translator.finish()
             if rest:
                 await _write_and_parse(sink, usage_parser, rest)
                 usage_parser.is_complete = usage_parser.is_complete or has_answer_end(rest)
             return
-        events = framer.feed(data)
+        events = framer.feed(data if translator is None else translator.feed(data))
         if not events:
             continue
         if progress_filter is not None:
@@ -239,6 +254,8 @@ async def _relay_events(
         usage_parser.feed(events)
         await sink.write(events)
         usage_parser.is_complete = usage_parser.is_complete or has_answer_end(events)
+        if translator is not None:
+            translator.raise_failure()
 
 
 async def _read_counts(response: UpstreamResponse, usage_parser: UsageParser) -> None:

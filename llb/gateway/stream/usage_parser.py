@@ -36,6 +36,10 @@ class Usage:
     cached_tokens: int | None = None
     prefill_ms: float | None = None
     decode_ms: float | None = None
+    # Part of `prompt_tokens` that a provider wrote to its cache.
+    cache_write_tokens: int | None = None
+    # As the provider says itself.
+    cost_usd: float | None = None
 
     def plus(self, other: Usage) -> Usage:
         """Return the sums; None counts as nothing."""
@@ -137,6 +141,7 @@ _TIMINGS_PATTERN = re.compile(rb'"timings":\s*\{[^{}]*\}')
 
 class _TokenDetails(Struct):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class _UsageFields(Struct):
@@ -150,6 +155,9 @@ class _UsageFields(Struct):
     input_tokens_details: _TokenDetails | None = None
     # Anthropic: not part of input_tokens.
     cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    # OpenRouter's.
+    cost: float | None = None
 
 
 class EngineTimings(Struct):
@@ -223,6 +231,8 @@ class _UsageAccumulator:
         self.cached_tokens: int | None = None
         self.prefill_ms: float | None = None
         self.decode_ms: float | None = None
+        self.cache_write_tokens: int | None = None
+        self.cost_usd: float | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -243,10 +253,15 @@ class _UsageAccumulator:
         prompt, details = usage.prompt_tokens, usage.prompt_tokens_details
         if prompt is None and usage.input_tokens is not None:
             prompt, details = (
-                usage.input_tokens + (usage.cache_read_input_tokens or 0),
+                usage.input_tokens
+                + (usage.cache_read_input_tokens or 0)
+                + (usage.cache_creation_input_tokens or 0),
                 usage.input_tokens_details,
             )
         cached = details.cached_tokens if details is not None else usage.cache_read_input_tokens
+        written = details.cache_write_tokens if details is not None else usage.cache_creation_input_tokens
+        self.cache_write_tokens = written if self.cache_write_tokens is None else self.cache_write_tokens
+        self.cost_usd = usage.cost if self.cost_usd is None else self.cost_usd
         completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
         self._fill_missing(prompt, completion, cached)
 
@@ -263,5 +278,11 @@ class _UsageAccumulator:
 
     def build_usage(self) -> Usage:
         return Usage(
-            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.prefill_ms, self.decode_ms
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.cached_tokens,
+            self.prefill_ms,
+            self.decode_ms,
+            self.cache_write_tokens,
+            self.cost_usd,
         )

@@ -1,28 +1,66 @@
-"""Interface of the translators of a streamed answer."""
+"""What the translators of a streamed answer have in common."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 
+from llb.gateway.translation.event_reader import EventReader
+from llb.gateway.translation.provider_errors import ProviderFailure
 from llb.gateway.translation.token_usage import TokenUsage
 
 
-class AnswerStream(Protocol):
+class AnswerStream(ABC):
     """Translator of one stream: `feed` for each piece, `finish` at its end.
 
     Both raise `ProviderFailure`. While `has_content` is false, nothing of what they returned needs to have
-    reached the client, so that another target may be tried.
+    reached the client, so that another target may be tried. What came before a failure in one piece is
+    returned; then `failure` is set, and the next call raises it.
     """
 
-    @property
-    def has_content(self) -> bool: ...
+    def __init__(self) -> None:
+        self.has_content = False
+        self.is_complete = False
+        self.failure: ProviderFailure | None = None
+        self._events = EventReader()
 
     @property
-    def is_complete(self) -> bool: ...
+    @abstractmethod
+    def usage(self) -> TokenUsage:
+        """Counts so far; cumulative ones replace earlier ones."""
 
-    @property
-    def usage(self) -> TokenUsage: ...
+    def feed(self, data: bytes) -> bytes:
+        """Events for the next bytes of the stream, which may end anywhere; empty for none."""
+        return self._collect(self._feed_lines(data))
 
-    def feed(self, data: bytes) -> bytes: ...
+    def finish(self) -> bytes:
+        """The rest, at the end of the stream. Raises `ProviderFailure` for one that was cut."""
+        return self._collect(self._finish_lines())
 
-    def finish(self) -> bytes: ...
+    @abstractmethod
+    def _translate(self, events: Iterable[bytes]) -> Iterator[bytes]:
+        """Translate the values of `data:` lines."""
+
+    @abstractmethod
+    def _end_stream(self) -> Iterator[bytes]:
+        """Events for the end of a stream that is not complete. Raises `ProviderFailure`."""
+
+    def _feed_lines(self, data: bytes) -> Iterator[bytes]:
+        yield from self._translate(self._events.feed(data))
+
+    def _finish_lines(self) -> Iterator[bytes]:
+        yield from self._translate(self._events.flush())
+        if not self.is_complete:
+            yield from self._end_stream()
+
+    def _collect(self, parts: Iterator[bytes]) -> bytes:
+        if self.failure is not None:
+            raise self.failure
+        collected: list[bytes] = []
+        try:
+            collected.extend(parts)
+        except ProviderFailure as failure:
+            if not self.has_content or not collected:
+                raise
+            self.failure = failure
+        return b"".join(collected)

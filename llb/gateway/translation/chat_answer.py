@@ -9,8 +9,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from llb.gateway.stream.sse import format_event
+from llb.gateway.translation.answer_stream import AnswerStream
 from llb.gateway.translation.chat_to_messages import parse_arguments
-from llb.gateway.translation.event_reader import EventReader
 from llb.gateway.translation.messages_answer import INCOMPLETE_MESSAGE, UNDECODABLE_MESSAGE
 from llb.gateway.translation.provider_errors import ProviderFailure, failure_from_document
 from llb.gateway.translation.thinking_blocks import signature_carrier
@@ -32,6 +32,7 @@ _encode = msgspec.json.Encoder().encode
 class ChatMessage(Struct):
     """Message of a choice, or a part of it in a stream. vLLM and Ollama call the thinking `reasoning`."""
 
+    role: str | None = None
     content: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
@@ -174,11 +175,10 @@ def _signatures_of(calls: Iterable[StreamedCall]) -> dict[str, Any]:
 # --- streams -----------------------------------------------------------------------------------------
 
 
-class ChatToMessagesStream:
+class ChatToMessagesStream(AnswerStream):
     """Translates the chunks of a chat into the events of a message.
 
-    One block is open at a time, as Anthropic's clients expect. `feed` and `finish` raise `ProviderFailure`
-    for an error of the endpoint. It may go to another target while `has_content` is false.
+    One block is open at a time, as Anthropic's clients expect.
     """
 
     def __init__(
@@ -189,10 +189,8 @@ class ChatToMessagesStream:
         tool_names: Mapping[str, str],
         stop_sequences: Sequence[str] = (),
     ) -> None:
-        self.has_content = False
-        self.is_complete = False
-        self.usage = TokenUsage()
-        self._events = EventReader()
+        super().__init__()
+        self._usage = TokenUsage()
         self._tool_names = tool_names
         self._stop_sequences = stop_sequences
         self._message: dict[str, Any] = {
@@ -215,19 +213,15 @@ class ChatToMessagesStream:
         # Text that came within a call.
         self._held_text: list[str] = []
 
-    def feed(self, data: bytes) -> bytes:
-        """Events for the next bytes of the stream, which may end anywhere; empty for none."""
-        return b"".join(self._translate(self._events.feed(data)))
+    @property
+    def usage(self) -> TokenUsage:
+        return self._usage
 
-    def finish(self) -> bytes:
-        """The rest, at the end of the stream. Raises `ProviderFailure` for one that was cut."""
-        rest = b"".join(self._translate(self._events.flush()))
-        if not self.is_complete:
-            # Some servers send no `[DONE]`; a finish reason is an end, too.
-            if self._finish_reason is None:
-                raise ProviderFailure(502, INCOMPLETE_MESSAGE)
-            rest += b"".join(self._end())
-        return rest
+    def _end_stream(self) -> Iterator[bytes]:
+        # Some servers send no `[DONE]`; a finish reason is an end, too.
+        if self._finish_reason is None:
+            raise ProviderFailure(502, INCOMPLETE_MESSAGE)
+        yield from self._end()
 
     def _translate(self, events: Iterable[bytes]) -> Iterator[bytes]:
         for data in events:
@@ -243,7 +237,7 @@ class ChatToMessagesStream:
                 yield self._begin()
             if chat.usage is not None:
                 # Google's counts are cumulative, in each chunk; the last ones may come after the end.
-                self.usage = self.usage.updated(usage_from_chat(chat.usage))
+                self._usage = self._usage.updated(usage_from_chat(chat.usage))
             for choice in chat.choices or ():
                 if choice.index == 0:
                     yield from self._translate_choice(choice)
@@ -369,7 +363,7 @@ class ChatToMessagesStream:
         stop = stop_fields_of(self._finish_reason, self._matched, self._stop_sequences, self._tracker)
         if self._is_refusal:
             stop = {"stop_reason": "refusal", "stop_sequence": None}
-        yield _event("message_delta", {"delta": stop, "usage": self.usage.as_messages()})
+        yield _event("message_delta", {"delta": stop, "usage": self._usage.as_messages()})
         yield _event("message_stop", {})
 
 

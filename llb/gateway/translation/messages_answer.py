@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from llb.gateway.stream.sse import format_event
-from llb.gateway.translation.event_reader import EventReader
+from llb.gateway.translation.answer_stream import AnswerStream
 from llb.gateway.translation.provider_errors import ProviderFailure, failure_from_document
 from llb.gateway.translation.token_usage import (
     MessagesUsage,
@@ -156,19 +156,13 @@ class _Event(Struct):
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
-class MessagesToChatStream:
-    """Translates the events of a message into the chunks of a chat.
-
-    `feed` and `finish` raise `ProviderFailure` for an error of the endpoint. It may go to another target
-    while `has_content` is false.
-    """
+class MessagesToChatStream(AnswerStream):
+    """Translates the events of a message into the chunks of a chat."""
 
     def __init__(
         self, *, model: str, created: int, include_usage: bool, tool_names: Mapping[str, str]
     ) -> None:
-        self.has_content = False
-        self.is_complete = False
-        self._events = EventReader()
+        super().__init__()
         self._include_usage = include_usage
         self._tool_names = tool_names
         self._usage = MessagesUsage()
@@ -187,21 +181,12 @@ class MessagesToChatStream:
 
     @property
     def usage(self) -> TokenUsage:
-        """Counts so far; cumulative ones replace earlier ones."""
         return usage_from_messages(self._usage)
 
-    def feed(self, data: bytes) -> bytes:
-        """Chunks for the next bytes of the stream, which may end anywhere; empty for none."""
-        return b"".join(self._translate(self._events.feed(data)))
+    def _end_stream(self) -> Iterator[bytes]:
+        raise ProviderFailure(502, INCOMPLETE_MESSAGE)
 
-    def finish(self) -> bytes:
-        """The rest, at the end of the stream. Raises `ProviderFailure` for one that was cut."""
-        rest = b"".join(self._translate(self._events.flush()))
-        if not self.is_complete:
-            raise ProviderFailure(502, INCOMPLETE_MESSAGE)
-        return rest
-
-    def _translate(self, events: Iterable[bytes]) -> Iterable[bytes]:
+    def _translate(self, events: Iterable[bytes]) -> Iterator[bytes]:
         for data in events:
             if self.is_complete:
                 return

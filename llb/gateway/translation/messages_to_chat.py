@@ -15,7 +15,7 @@ from llb.gateway.translation.content import (
     shorten_tool_name,
     shortened_names,
 )
-from llb.gateway.translation.thinking_blocks import SKIP_SIGNATURE, carried_signatures, is_foreign
+from llb.gateway.translation.thinking_blocks import SKIPPED_SIGNATURE, carried_signatures, is_foreign
 from llb.gateway.translation.translated_request import TranslatedRequest, require_list
 
 _TRANSLATED_FIELDS = frozenset(
@@ -202,7 +202,7 @@ def _translate_assistant(
     if profile.has_thought_signatures:
         for number, call in enumerate(calls):
             # Google signs the first of parallel calls only.
-            extra = signatures.get(call["id"]) or (None if number else _SKIPPED_SIGNATURE)
+            extra = signatures.get(call["id"]) or (None if number else SKIPPED_SIGNATURE)
             if extra is not None:
                 call["extra_content"] = extra
     message: dict[str, Any] = {"role": "assistant", "content": "\n".join(texts) if texts else None}
@@ -217,9 +217,6 @@ def _translate_assistant(
         if signed:
             message["thinking_blocks"] = signed
     return message
-
-
-_SKIPPED_SIGNATURE = {"google": {"thought_signature": SKIP_SIGNATURE}}
 
 
 def _tool_call(call_id: str, name: str, arguments: Any) -> dict[str, Any]:

@@ -13,10 +13,12 @@ import msgspec
 from msgspec import Raw, Struct
 
 from llb.gateway.stream.sse import format_event
+from llb.gateway.translation.answer_stream import AnswerStream
 from llb.gateway.translation.chat_answer import ChatChoice, ChatDocument, decode_chat
-from llb.gateway.translation.event_reader import EventReader
+from llb.gateway.translation.chat_profile import ChatProfile
 from llb.gateway.translation.messages_answer import DONE, INCOMPLETE_MESSAGE, UNDECODABLE_MESSAGE
 from llb.gateway.translation.provider_errors import ProviderFailure, failure_from_document
+from llb.gateway.translation.thinking_blocks import SKIPPED_SIGNATURE
 from llb.gateway.translation.token_usage import (
     ChatUsage,
     MessagesUsage,
@@ -30,10 +32,41 @@ from llb.wire.decoding import DECODE_ERRORS
 
 _encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
-_NULL = b"null"
+_EXTRA_MESSAGE_FIELDS = ("reasoning", "reasoning_content", "reasoning_details", "thinking_blocks")
 
 
 # --- chat --------------------------------------------------------------------------------------------
+
+
+def clean_chat_messages(messages: list[dict[str, Any]], profile: ChatProfile) -> list[dict[str, Any]]:
+    """Messages of a client without what the target refuses, and with the signatures that it needs.
+
+    Clients send the messages of streams back with the `index` of the calls, and fields of other providers.
+    """
+    return [_clean_message(message, profile) for message in messages]
+
+
+def _clean_message(message: dict[str, Any], profile: ChatProfile) -> dict[str, Any]:
+    dropped: tuple[str, ...] = () if profile.accepts_extra_fields else _EXTRA_MESSAGE_FIELDS
+    if message.get("role") == "tool":
+        dropped += ("name",)
+    cleaned = {name: value for name, value in message.items() if name not in dropped}
+    if isinstance(calls := cleaned.get("tool_calls"), list):
+        cleaned["tool_calls"] = [
+            _clean_call(call, number, profile) if isinstance(call, dict) else call
+            for number, call in enumerate(calls)
+        ]
+    return cleaned
+
+
+def _clean_call(call: dict[str, Any], number: int, profile: ChatProfile) -> dict[str, Any]:
+    cleaned = {name: value for name, value in call.items() if name != "index"}
+    if not profile.has_thought_signatures:
+        cleaned.pop("extra_content", None)
+    elif number == 0:
+        # Google signs the first of parallel calls; not all clients keep the signature.
+        cleaned.setdefault("extra_content", SKIPPED_SIGNATURE)
+    return cleaned
 
 
 def pass_chat_document(body: bytes, *, model: str) -> tuple[bytes, TokenUsage]:
@@ -60,34 +93,32 @@ def _needs_finish(choices: Iterable[ChatChoice]) -> bool:
     return any(map(_ends_early, choices))
 
 
-class ChatPassStream:
+class ChatPassStream(AnswerStream):
     """Passes the chunks of a chat on."""
 
     def __init__(self, *, model: str, include_usage: bool) -> None:
-        self.has_content = False
-        self.is_complete = False
-        self.usage = TokenUsage()
+        super().__init__()
+        self._usage = TokenUsage()
         self._model = Raw(_encode(model))
         self._include_usage = include_usage
-        self._events = EventReader()
+        # Choices whose role was sent: clients join the texts of all chunks.
+        self._started: set[int] = set()
         # By choice: a client may ask for several.
         self._trackers: dict[int, ToolCallTracker] = {}
         self._is_finished = False
 
-    def feed(self, data: bytes) -> bytes:
-        return b"".join(self._pass(self._events.feed(data)))
+    @property
+    def usage(self) -> TokenUsage:
+        return self._usage
 
-    def finish(self) -> bytes:
-        rest = b"".join(self._pass(self._events.flush()))
-        if not self.is_complete:
-            if not self._is_finished:
-                raise ProviderFailure(502, INCOMPLETE_MESSAGE)
-            # The provider sends no `[DONE]`.
-            self.is_complete = True
-            rest += DONE
-        return rest
+    def _end_stream(self) -> Iterator[bytes]:
+        if not self._is_finished:
+            raise ProviderFailure(502, INCOMPLETE_MESSAGE)
+        # The provider sends no `[DONE]`.
+        self.is_complete = True
+        yield DONE
 
-    def _pass(self, events: Iterable[bytes]) -> Iterator[bytes]:
+    def _translate(self, events: Iterable[bytes]) -> Iterator[bytes]:
         for data in events:
             if self.is_complete:
                 return
@@ -99,7 +130,7 @@ class ChatPassStream:
             fields = _decode_fields(data)
             fields["model"] = self._model
             if chat.usage is not None:
-                self.usage = self.usage.updated(usage_from_chat(chat.usage))
+                self._usage = self._usage.updated(usage_from_chat(chat.usage))
             if not self._keeps_usage(chat, fields):
                 continue
             self._correct(chat, fields)
@@ -125,6 +156,8 @@ class ChatPassStream:
                 if placed != [call.index for call in delta.tool_calls]:
                     positions[number] = placed
                     changed = True
+            if delta is not None and delta.role is not None:
+                changed = changed or choice.index in self._started
             if choice.finish_reason is not None:
                 self._is_finished = True
                 changed = changed or (choice.finish_reason == "stop" and choice.index in self._trackers)
@@ -133,8 +166,12 @@ class ChatPassStream:
             for number, choice_fields in enumerate(choices):
                 self._correct_choice(choice_fields, positions.get(number))
             fields["choices"] = Raw(_encode(choices))
+        self._started.update(choice.index for choice in chat.choices or () if choice.delta is not None)
 
     def _correct_choice(self, choice: dict[str, Any], positions: list[int] | None) -> None:
+        index, delta = choice.get("index", 0), choice.get("delta")
+        if isinstance(delta, dict) and index in self._started:
+            delta.pop("role", None)
         if positions is not None:
             for call, position in zip(choice["delta"]["tool_calls"], positions, strict=True):
                 call["index"] = position
@@ -175,30 +212,22 @@ class _MessageEvent(Struct):
 _decode_event = msgspec.json.Decoder(_MessageEvent).decode
 
 
-class MessagesPassStream:
+class MessagesPassStream(AnswerStream):
     """Passes the events of a message on."""
 
     def __init__(self, *, model: str) -> None:
-        self.has_content = False
-        self.is_complete = False
+        super().__init__()
         self._model = Raw(_encode(model))
-        self._events = EventReader()
         self._usage = MessagesUsage()
 
     @property
     def usage(self) -> TokenUsage:
         return usage_from_messages(self._usage)
 
-    def feed(self, data: bytes) -> bytes:
-        return b"".join(self._pass(self._events.feed(data)))
+    def _end_stream(self) -> Iterator[bytes]:
+        raise ProviderFailure(502, INCOMPLETE_MESSAGE)
 
-    def finish(self) -> bytes:
-        rest = b"".join(self._pass(self._events.flush()))
-        if not self.is_complete:
-            raise ProviderFailure(502, INCOMPLETE_MESSAGE)
-        return rest
-
-    def _pass(self, events: Iterable[bytes]) -> Iterator[bytes]:
+    def _translate(self, events: Iterable[bytes]) -> Iterator[bytes]:
         for data in events:
             if self.is_complete or data == b"[DONE]":
                 continue

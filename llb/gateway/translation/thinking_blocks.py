@@ -16,7 +16,7 @@ import msgspec
 from llb.wire.decoding import DECODE_ERRORS
 
 # Google accepts it for a call whose signature was lost or never existed.
-SKIP_SIGNATURE = "skip_thought_signature_validator"
+SKIPPED_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
 _CARRIER_PREFIX = "llb-google:"
 
 

@@ -62,7 +62,12 @@ class TokenUsage:
     @property
     def recorded(self) -> Usage:
         """The counts that the history has."""
-        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens,
+        )
 
     def as_chat(self) -> dict[str, Any]:
         """`usage` in OpenAI's dialect, in which cached tokens are part of the prompt."""

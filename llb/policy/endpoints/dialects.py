@@ -33,6 +33,8 @@ PATHS_OF_KIND = MappingProxyType(
         EndpointKind.OPENAI_COMPATIBLE: frozenset({CHAT, COMPLETIONS, EMBEDDINGS}),
     }
 )
+# Dialects that are translated into each other.
+_TRANSLATIONS = MappingProxyType({CHAT: MESSAGES, MESSAGES: CHAT})
 CLOUD_KINDS = frozenset({EndpointKind.OPENAI, EndpointKind.ANTHROPIC, EndpointKind.GOOGLE})
 _LLAMA_CPP_KINDS = frozenset({EndpointKind.LLB, EndpointKind.LLAMA_CPP, EndpointKind.LLAMA_SWAP})
 
@@ -109,6 +111,17 @@ MISTRAL_UNKNOWN_FIELDS = frozenset({"stream_options", "max_completion_tokens", "
 def speaks(kind: EndpointKind, path: str) -> bool:
     """Whether programs of this kind answer at `path`."""
     return path in PATHS_OF_KIND[kind]
+
+
+def path_at(kind: EndpointKind, path: str) -> str | None:
+    """Return the path at which a program of this kind answers a request for `path`, None for nowhere.
+
+    Another path than `path` needs a translation of the request and its answer.
+    """
+    if speaks(kind, path):
+        return path
+    other = _TRANSLATIONS.get(path)
+    return other if other is not None and speaks(kind, other) else None
 
 
 def is_llama_cpp(kind: EndpointKind) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct, field
 
 from llb.store.database import Reader, Transaction
-from llb.wire import Capability, EndpointKind, SpillRule
+from llb.wire import Capability, EndpointKind, ModelRates, SpillRule
 
 
 class EndpointSettings(Struct, frozen=True, kw_only=True):
@@ -31,6 +31,7 @@ class EndpointSettings(Struct, frozen=True, kw_only=True):
     mapped: dict[str, str] = field(default_factory=dict)
     set_fields: dict[str, Any] = field(default_factory=dict)
     strip_fields: tuple[str, ...] = ()
+    prices: dict[str, ModelRates] = field(default_factory=dict)
 
 
 class ListedModel(Struct, frozen=True, kw_only=True):

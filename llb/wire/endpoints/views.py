@@ -44,6 +44,18 @@ class KeySource(StrEnum):
     ENVIRONMENT = "environment"
 
 
+class ModelRates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prices in USD for a million tokens. Without a price of their own, cached tokens cost as any other.
+
+    `output` is None for a model that generates nothing.
+    """
+
+    input: float
+    output: float | None = None
+    cache_read: float | None = None
+    cache_write: float | None = None
+
+
 class EndpointModel(Struct, frozen=True, kw_only=True):
     """Model of an endpoint: `id` is its name at the endpoint, `served_as` its name here.
 
@@ -73,7 +85,8 @@ class EndpointView(Struct, frozen=True, kw_only=True):
     """Engine elsewhere, or a cloud. `base_url`, `last_error` and the key are shown to administrators only.
 
     `model_filter` has the names of the models that are offered, None for all. `aliases` gives models further
-    names: from the name here to the name at the endpoint.
+    names: from the name here to the name at the endpoint. `prices` are by the name at the endpoint, `*` for
+    all models; they come before those of the price list.
     """
 
     id: str
@@ -92,6 +105,7 @@ class EndpointView(Struct, frozen=True, kw_only=True):
     aliases: dict[str, str]
     set_fields: dict[str, Any]
     strip_fields: tuple[str, ...]
+    prices: dict[str, ModelRates]
     models: tuple[EndpointModel, ...]
     latency_ms: float | None
     active_requests: int
@@ -122,6 +136,7 @@ class NewEndpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     aliases: dict[str, str] = field(default_factory=dict)
     set_fields: dict[str, Any] = field(default_factory=dict)
     strip_fields: tuple[str, ...] = ()
+    prices: dict[str, ModelRates] = field(default_factory=dict)
 
 
 class EndpointPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,3 +161,4 @@ class EndpointPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     mapped: dict[str, str | None] | UnsetType = UNSET
     set_fields: dict[str, Any] | UnsetType = UNSET
     strip_fields: tuple[str, ...] | UnsetType = UNSET
+    prices: dict[str, ModelRates] | UnsetType = UNSET

@@ -113,8 +113,8 @@ def read_chat(body: Any, style: Style) -> Question:
             question.results.clear()
         elif role == "assistant":
             question.results.clear()
-            for call in message.get("tool_calls") or ():
-                _check_call(call, style)
+            for number, call in enumerate(message.get("tool_calls") or ()):
+                _check_call(call, style, is_first=number == 0)
                 open_calls.add(call["id"])
             if message.get("content") is None and not message.get("tool_calls") and style.strict:
                 raise ProviderError(400, "Invalid value for 'content': expected a string, got null.")
@@ -166,12 +166,12 @@ def _read_image(url: str, style: Style) -> str:
     return kind
 
 
-def _check_call(call: dict[str, Any], style: Style) -> None:
+def _check_call(call: dict[str, Any], style: Style, *, is_first: bool) -> None:
     match call:
         case {"id": str(), "type": "function", "function": {"name": str(name), "arguments": str(arguments)}}:
             if style.strict and (set(call) - {"id", "type", "function"} or len(name) > 64):
                 raise ProviderError(400, f"Invalid tool call {name}", param="messages")
-            if style.call_extra is not None and "extra_content" not in call:
+            if style.call_extra is not None and is_first and "extra_content" not in call:
                 raise ProviderError(
                     400, "Function call is missing a thought_signature in functionCall parts.", param=None
                 )

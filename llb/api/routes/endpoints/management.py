@@ -175,6 +175,7 @@ def describe_endpoint(
         aliases=settings.aliases,
         set_fields=settings.set_fields if is_admin else {},
         strip_fields=settings.strip_fields if is_admin else (),
+        prices=settings.prices,
         models=tuple(models),
         latency_ms=None if endpoint.latency_ms is None else round(endpoint.latency_ms, 1),
         active_requests=endpoint.shared_slots.busy,
