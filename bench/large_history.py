@@ -130,7 +130,7 @@ def main() -> None:
         asyncio.run(_create(path))
         print(f"a command, empty database: {run_command(home, 'users', 'list'):.2f} s")
         fill(path, options.requests, options.keys)
-        print(f"database: {path.stat().st_size / 1e6:.0f} MB")
+        print(f"host.database: {path.stat().st_size / 1e6:.0f} MB")
         commands = [run_command(home, "users", "list") for _ in range(3)]
         print(f"a command: {statistics.median(commands):.2f} s")
         seconds, process = time_start(home, hub.url)

@@ -23,8 +23,8 @@ from llb.accounts.service import FIRST_ADMIN_USERNAME, AccountService, user_view
 from llb.base.units import parse_duration
 from llb.cli import output
 from llb.cli.client import require_not_joined
-from llb.cli.database import open_database, require_database
 from llb.cli.errors import CommandError
+from llb.cli.host.database import open_database, require_database
 from llb.cli.options import home_of
 from llb.cli.tables import print_table
 from llb.config import DEFAULT_PASSWORD

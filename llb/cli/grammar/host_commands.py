@@ -9,14 +9,16 @@ from llb.policy.engine_build.choice import GPU_BUILDS
 
 def add_host_commands(commands: CommandAdder) -> None:
     """Add `doctor`, `engine`, `backup`, `restore`, `completion`, `version`."""
-    doctor = commands.add("doctor", "find problems of this host, and their remedies", "doctor:run_doctor")
+    doctor = commands.add(
+        "doctor", "find problems of this host, and their remedies", "host.doctor:run_doctor"
+    )
     add_settings(doctor, excluded="home")
     add_json_flag(doctor)
     _add_engine(commands)
     backup = commands.add(
         "backup",
         "save the database, also while the server runs",
-        "database:backup",
+        "host.database:backup",
         examples=("llb backup ~/llb.backup", "llb backup ~/llb.backup --models /mnt/usb/models"),
     )
     backup.add_argument("file", metavar="FILE")
@@ -25,7 +27,7 @@ def add_host_commands(commands: CommandAdder) -> None:
         "--models", metavar="DIR", default=None, help="also copy the verified model files to DIR"
     )
     restore = commands.add(
-        "restore", "replace the database by a backup; the previous one is kept", "database:restore"
+        "restore", "replace the database by a backup; the previous one is kept", "host.database:restore"
     )
     restore.add_argument("file", metavar="FILE")
     restore.add_argument(
