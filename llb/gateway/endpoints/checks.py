@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from llb import errors
 from llb.base.tasks import TaskSupervisor
-from llb.gateway.endpoints.endpoint import Endpoint, build_target
+from llb.gateway.endpoints.endpoint import ANTHROPIC_VERSION, Endpoint, build_target
 from llb.gateway.endpoints.load_reports import read_waiting
 from llb.gateway.endpoints.model_lists import ModelListing, list_models
 from llb.gateway.endpoints.probe_client import ProbeClient
@@ -70,13 +70,15 @@ class EndpointChecks:
 
     async def ask(self, endpoint: Endpoint) -> ModelListing:
         """Return the models of an endpoint. Raises `TransportError` and the errors of `list_models`."""
-        client = ProbeClient(self._http_client, endpoint.target, endpoint.url.root_path)
+        client = ProbeClient(
+            self._http_client, endpoint.target, endpoint.url.root_path, _headers_of(endpoint.kind)
+        )
         listing = await list_models(client, endpoint.kind)
         return replace(listing, waiting=await read_waiting(client, endpoint.kind))
 
     def probe_client(self, url: BaseUrl, kind: EndpointKind | None, key: str | None) -> ProbeClient:
         """Return a client for an address that is no endpoint yet."""
-        return ProbeClient(self._http_client, build_target(url, kind, key), url.root_path)
+        return ProbeClient(self._http_client, build_target(url, kind, key), url.root_path, _headers_of(kind))
 
     @staticmethod
     async def resolve(url: BaseUrl) -> list[str]:
@@ -192,6 +194,11 @@ class EndpointChecks:
         attempted_at = self._cloud_attempts.get(endpoint.id)
         is_recent = attempted_at is not None and time.monotonic() - attempted_at < CLOUD_RETRY_S
         return endpoint.record.settings.enabled and not is_recent
+
+
+def _headers_of(kind: EndpointKind | None) -> tuple[tuple[bytes, bytes], ...]:
+    """Headers that a list of models needs besides the key."""
+    return ((b"anthropic-version", ANTHROPIC_VERSION),) if kind is EndpointKind.ANTHROPIC else ()
 
 
 def describe_failure(error: TransportError) -> str:

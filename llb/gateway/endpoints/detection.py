@@ -32,7 +32,9 @@ _SGLANG_FIELDS = ("tokenizer_path", "internal_states", "max_total_num_tokens", "
 
 
 def kind_of_host(url: BaseUrl) -> EndpointKind | None:
-    """Return the kind of a well-known cloud."""
+    """Return the kind of a well-known cloud, also behind a proxy that keeps its path."""
+    if url.path.endswith("/v1beta/openai"):
+        return EndpointKind.GOOGLE
     return _KIND_OF_HOST.get(url.host)
 
 
@@ -62,7 +64,11 @@ async def detect_kind(client: ProbeClient) -> EndpointKind:
 
 def kind_of_list(listed: ProbeResult) -> EndpointKind | None:
     """Return the kind that a list of models tells."""
-    if not is_openai_list(listed.document):
+    document = listed.document
+    if isinstance(document, dict) and document.get("type") == "error" and "error" in document:
+        # It asks for headers of its own.
+        return EndpointKind.ANTHROPIC
+    if not is_openai_list(document):
         return None
     entries = [entry for entry in listed.document["data"] if isinstance(entry, dict)]
     owners = {owner for entry in entries if isinstance(owner := entry.get("owned_by"), str)}
