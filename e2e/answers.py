@@ -73,7 +73,7 @@ def conversation_log(page: Page) -> Locator:
 
 async def send_message(page: Page, text: str) -> None:
     await message_box(page).fill(text)
-    await page.get_by_role("button", name="Send").click()
+    await page.get_by_role("button", name="Send", exact=True).click()
 
 
 @async_fixture()

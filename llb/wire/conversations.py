@@ -143,7 +143,8 @@ class AnswerRequest(Struct, frozen=True, kw_only=True):
     """Request for an answer: `request` is a body of `/v1/chat/completions`.
 
     `question` and `settings` are saved together with the beginning of the answer. With `continues`, the
-    answer exists, and its text grows: the last message of `request` is that text.
+    answer exists, and its text grows: the last message of `request` is that text. `sets_leaf`: whether the
+    conversation shows this version from now on.
     """
 
     answer_id: ItemId
@@ -151,6 +152,7 @@ class AnswerRequest(Struct, frozen=True, kw_only=True):
     question: ConversationMessage | None = None
     settings: ChatSettings | None = None
     continues: bool = False
+    sets_leaf: bool = True
     request: Raw
 
 

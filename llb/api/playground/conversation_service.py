@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from llb.base.timestamps import from_iso, to_iso
 from llb.errors import ConversationLimitReached, NotFound
@@ -115,7 +115,7 @@ class ConversationService:
         answer = ConversationMessage(
             id=wanted.answer_id, parent_id=wanted.parent_id, role="assistant", model=model
         )
-        patch = ConversationPatch(leaf_id=answer.id)
+        patch = ConversationPatch(leaf_id=answer.id if wanted.sets_leaf else UNSET)
         if wanted.settings is not None:
             patch = structs.replace(patch, settings=wanted.settings)
         async with self._db.write() as tx:

@@ -34,6 +34,10 @@ async def test_an_answer_is_streamed_and_saved(playground: Playground) -> None:
     assert found["settings"]["system"] == "Be brief."
     assert [each["text"] for each in found["messages"]] == ["Hello?", "Hello"]
     assert (found["leaf_id"], found["running"]) == (answer_id, [])
+    _, stream = await playground.begin(sets_leaf=False)
+    playground.inference.finish()
+    await last_message(stream)
+    assert (await playground.get("c1"))["leaf_id"] == answer_id
     assert found["messages"][1]["stats"] == stats
     # The engine is always asked for a stream with its token counts.
     sent = playground.inference.bodies[0]

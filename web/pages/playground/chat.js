@@ -325,6 +325,8 @@ export function createChat(app, { onChange, onError }) {
       answer_id: message.id,
       parent_id: message.parent_id,
       ...(question ? { question: toStored(question) } : {}),
+      // The first column is what the conversation shows later.
+      sets_leaf: column === chat.columns[0],
       settings,
       request: requestBody(message.model, settings, asked),
     };

@@ -28,9 +28,19 @@ export function createLog(requestRender) {
     lastScrollTop = element.scrollTop;
     // Scrolling up even slightly is intentional.
     isAtEnd = element.scrollHeight - element.scrollTop - element.clientHeight <= (up ? 1 : NEAR_END_PX);
-    const wantsMore = element.scrollTop < NEAR_START_PX && element.dataset.more === 'true';
-    if (wantsMore) count += WINDOW;
-    if (before !== isAtEnd || wantsMore) requestRender();
+    if (element.scrollTop < NEAR_START_PX && element.dataset.more === 'true') showMore();
+    else if (before !== isAtEnd) requestRender();
+  }
+
+  /** Shows earlier messages above, without moving what is read. */
+  function showMore() {
+    const fromEnd = element.scrollHeight - element.scrollTop;
+    count += WINDOW;
+    requestRender();
+    // After the render, which is in the next frame too.
+    requestAnimationFrame(() => {
+      element.scrollTop = element.scrollHeight - fromEnd;
+    });
   }
 
   const scrollToEnd = () => {
@@ -72,10 +82,7 @@ export function createLog(requestRender) {
                   ? html`<button
                         type="button"
                         class="button quiet small log-earlier"
-                        @click=${() => {
-                          count += WINDOW;
-                          requestRender();
-                        }}
+                        @click=${showMore}
                       >${t('playground.earlier')}</button>`
                   : null
               }
