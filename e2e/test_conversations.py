@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import FilePayload, Locator, Page, expect
 
 from e2e.answers import (
     STOP_CHUNK,
@@ -265,12 +265,11 @@ async def test_too_long_a_conversation_is_sent_without_its_oldest_messages(page:
 
 async def test_text_files_are_sent_with_the_question(page: Page) -> None:
     asked = await fake_completions(page, text_completion("It is short."))
-    await page.get_by_label("Attach text files").set_input_files(
-        [
-            {"name": "notes.md", "mimeType": "text/markdown", "buffer": b"# Notes"},
-            {"name": "a.zip", "mimeType": "application/zip", "buffer": b"PK\x03\x04"},
-        ]
-    )
+    files: list[FilePayload] = [
+        {"name": "notes.md", "mimeType": "text/markdown", "buffer": b"# Notes"},
+        {"name": "a.zip", "mimeType": "application/zip", "buffer": b"PK\x03\x04"},
+    ]
+    await page.get_by_label("Attach text files").set_input_files(files)
     await expect(page.get_by_role("alert")).to_contain_text("Can't attach a.zip.")
     await ask(page, "Summarise it")
     assert asked.requests[0]["messages"][-1]["content"] == "notes.md:\n```\n# Notes\n```\n\nSummarise it"
