@@ -94,3 +94,20 @@ def test_a_key_comes_from_standard_input(served: CommandHost, program: str) -> N
     refused = served.run_failing_command("endpoints", "add", program, "--key-stdin", stdin="sk-wrong\n")
     assert "key" in refused
     served.run_command("endpoints", "remove", "box", "--yes")
+
+
+def test_stored_keys_are_encrypted_anew_while_the_server_runs(served: CommandHost, program: str) -> None:
+    key = "sk-provider-0123456789"
+    served.run_command("endpoints", "add", program, "--name", "keyed", "--key-stdin", stdin=f"{key}\n")
+    key_file = served.home / "secrets.key"
+    before = key_file.read_bytes()
+    assert served.run_command("secrets").stdout.startswith("1 key of providers stored")
+    assert served.run_command("secrets", "rotate").stdout == "1 key is encrypted with a new key file.\n"
+    after = key_file.read_bytes()
+    assert before != after
+    assert len(after.split()) == 1
+    # The server still has the key, and stores it under the new one with the next change.
+    assert served.run_command("endpoints", "check", "keyed").stdout.startswith("keyed is healthy")
+    assert served.run_command("secrets", "rotate").returncode == 0
+    served.run_command("endpoints", "remove", "keyed", "--yes")
+    assert served.run_command("secrets", "rotate").stdout == "No provider key is stored.\n"

@@ -81,6 +81,16 @@ def add_endpoint_commands(commands: CommandAdder) -> None:
     _add_endpoint_argument(remove)
     add_yes_flag(remove)
 
+    secrets = add_actions(
+        commands.add("secrets", "show and change the key file of provider keys", "endpoints.secrets:show")
+    )
+    secrets.add(
+        "rotate",
+        "make a new key file and encrypt all keys with it",
+        "endpoints.secrets:rotate",
+        details="llb may run meanwhile. An interrupted rotation loses nothing: run it again.",
+    )
+
     routes = commands.add(
         "routes",
         "show and set where requests go when a model cannot answer",

@@ -27,12 +27,11 @@ from llb.security.redaction import SecretRedactor
 from llb.security.secret_box import SecretBox, SecretOwner, SecretUnreadable, last_four
 from llb.store.database import Database
 from llb.store.tables import endpoints
-from llb.store.tables.endpoints import EndpointRecord, EndpointSettings
+from llb.store.tables.endpoints import SECRET_TABLE, EndpointRecord, EndpointSettings
 from llb.wire import EndpointKind, EndpointPatch, KeySource, NewEndpoint
 
 log = logging.getLogger(__name__)
 
-SECRET_TABLE = "endpoints"  # noqa: S105
 MAX_ENDPOINTS = 1000
 MAX_WEIGHT, MAX_PRIORITY, MAX_CONCURRENCY, MAX_TIMEOUT_S = 1000.0, 1000, 100_000, 3600.0
 MAX_RATE_USD = 100_000.0
@@ -232,6 +231,10 @@ class EndpointService:
                     key_changed_at=None if key is None else self._db.clock.now(),
                     key_changed_by=None if key is None else actor,
                 )
+            elif key is not None and record.key is not None:
+                # The key file may have been rotated since the record was read.
+                sealed = self._secret_box.seal(key, _secret_owner(record))
+                record = structs.replace(record, key=sealed)
             await endpoints.put(tx, record)
         return record
 

@@ -11,6 +11,9 @@ from msgspec import Struct, field
 from llb.store.database import Reader, Transaction
 from llb.wire import Capability, EndpointKind, ModelRates, SpillRule
 
+# Of the owners of encrypted keys, see `llb.security.secret_box`.
+SECRET_TABLE = "endpoints"  # noqa: S105
+
 
 class EndpointSettings(Struct, frozen=True, kw_only=True):
     """What an administrator can change about an endpoint, but its name, its address and its key.
@@ -102,6 +105,11 @@ async def set_models(
         "UPDATE endpoints SET models = ?, listed_at = ? WHERE id = ?",
         (_encode(models), listed_at, endpoint_id),
     )
+
+
+async def set_key(tx: Transaction, endpoint_id: str, key: str) -> None:
+    """Store the key of an endpoint, encrypted anew."""
+    await tx.execute("UPDATE endpoints SET key = ? WHERE id = ?", (key, endpoint_id))
 
 
 async def remove(tx: Transaction, endpoint_id: str) -> bool:
