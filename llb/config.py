@@ -365,7 +365,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "join_token",
         "LLB_JOIN_TOKEN",
-        str,
+        str.strip,
         "join token, valid once; '-' reads it from standard input",
         "--token",
         "TOKEN",

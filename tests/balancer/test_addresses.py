@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.api.connection.raw import exchange
+from tests.api.connection.raw import DEADLINE_S, connect, exchange
 from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
+from tests.reverse_proxies import run_nginx
 
 TURNS = [{"role": "user", "content": "Count."}]
 CHAT: dict[str, Any] = {"model": "chat", "messages": TURNS, "max_tokens": 2}
@@ -159,3 +162,26 @@ async def test_an_address_without_a_route_names_the_base_urls(llb: RunningBalanc
     assert (anthropic.json["type"], anthropic.json["error"]["type"]) == ("error", "not_found_error")
     assert "base URL" in anthropic.json["error"]["message"]
     assert (await ask(llb.port, "GET", "/v1/chat/completions", host="localhost")).status == 405
+
+
+async def test_a_proxy_that_buffers_passes_a_stream_on_as_it_comes(
+    make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path
+) -> None:
+    llb = await make_llb(trusted_proxies=("127.0.0.1",)).start()
+    await llb.wait_until_online()
+    hub.faults.stall(after=100_000)
+    key = await llb.create_key("models:write")
+    body = b'{"model": "tiny"}'
+    head = (
+        f"POST /api/pull HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    user = "root" if os.geteuid() == 0 else ""
+    with run_nginx(tmp_path / "nginx", user, llb.port) as ports:
+        # In HTTP/1.0 to llb, and in HTTP/1.1.
+        for config in ("plain", "usual"):
+            async with connect(ports[config][0]) as connection:
+                await connection.send(head.encode() + body)
+                assert b" 200 " in await connection.read_head()
+                async with asyncio.timeout(DEADLINE_S):
+                    assert b'"status"' in await connection.reader.readuntil(b"}")

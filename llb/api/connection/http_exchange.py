@@ -313,13 +313,16 @@ class ServerHttp(Http):
     async def http1_response_header(self, data: bytes, end_stream: bool) -> None:
         """Send the head of the response, with the first bytes of its body."""
         response: Any = self.response
-        if (
-            self.request.version != "1.0"
-            or end_stream
+        is_stream = not (
+            end_stream
             or (not data and getattr(response, "body", None))
             or "content-length" in response.headers
             or not has_message_body(response.status)  # type: ignore[no-untyped-call]
-        ):
+        )
+        if is_stream:
+            # nginx would collect the events of a stream until they fill a buffer.
+            response.headers["x-accel-buffering"] = "no"
+        if self.request.version != "1.0" or not is_stream:
             await super().http1_response_header(data, end_stream)
             return
         # HTTP/1.0 has no chunks: the end of the connection is the end of the body.
