@@ -15,6 +15,7 @@ import openai
 import pytest
 import pytest_asyncio
 
+from tests.balancer.endpoints.matrix import BEGIN, DOCUMENT, EMBEDDING_KINDS, END, render_matrix
 from tests.conftest import balancer_factory
 from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
@@ -129,7 +130,7 @@ async def test_openai_with_images_and_structured_output(
         assert json.loads(formed.choices[0].message.content or "") == {"city": "city"}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("anthropic", "tgi")])
+@pytest.mark.parametrize("kind", EMBEDDING_KINDS)
 async def test_openai_embeddings(
     kind: str, llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn]
 ) -> None:
@@ -241,6 +242,20 @@ async def test_ollama_with_images_and_structured_output(
     assert "1 image(s): image/png" in (seen.message.content or "")
     formed = await client.chat(model, [{"role": "user", "content": "x"}], format=SCHEMA)
     assert json.loads(formed.message.content or "") == {"city": "city"}
+
+
+@pytest.mark.parametrize("kind", EMBEDDING_KINDS)
+async def test_ollama_embeddings(
+    kind: str, client: ollama.AsyncClient, stand_ins: dict[str, ProviderStandIn]
+) -> None:
+    stand_in = stand_ins[kind]
+    model = model_of(kind, stand_in, len(stand_in.provider.models) - 1)
+    assert len((await client.embed(model, ["a", "b"])).embeddings) == 2
+
+
+async def test_the_document_has_the_matrix_that_is_run() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert text.partition(BEGIN)[2].partition(END)[0] == render_matrix()
 
 
 # --- errors ----------------------------------------------------------------------------------------------
