@@ -73,7 +73,6 @@ from llb.gateway.endpoints.endpoint import Endpoint
 from llb.gateway.endpoints.exchange import EndpointContext
 from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.endpoints.service import EndpointService
-from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.gateway.http.client import HttpClient
 from llb.gateway.nodes.node_commands import NodeCommands
 from llb.gateway.nodes.node_connections import NodeConnections
@@ -83,6 +82,7 @@ from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.spend.attempt_spend import SpendControl
 from llb.gateway.spend.budget_ledger import BudgetLedger
 from llb.gateway.spend.price_list import PriceList
+from llb.gateway.spill.book import SpillBook
 from llb.hardware import HardwareProbe, installed_version
 from llb.hub import HubClient, HubStatsCache
 from llb.node.agent import NodeAgent

@@ -19,7 +19,6 @@ from llb.engine.model_engine import Lease
 from llb.gateway.admission.controller import AdmissionController, SlotReservation
 from llb.gateway.endpoints.exchange import EndpointContext, EndpointExchange
 from llb.gateway.endpoints.registry import Place
-from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.engine_errors import error_from_blame, error_from_engine_response
 from llb.gateway.http.response import UpstreamResponse
@@ -29,6 +28,7 @@ from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.prompt_owners import OwnPrompt, PromptOwners, owner_of
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.spend.attempt_spend import AttemptSpend, SpendControl
+from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH
 from llb.gateway.stream.cached_tokens import LimitedSink, told_tokens
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress

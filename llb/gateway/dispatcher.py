@@ -27,7 +27,7 @@ from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.input_batches import BatchAnswer, InputBatch, InputList, read_input_list
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.routing.affinity import compute_affinity_key, estimate_prompt_tokens
-from llb.gateway.spill import dispatch_with_spill
+from llb.gateway.spill.dispatch import dispatch_with_spill
 from llb.gateway.stream.choice_merger import ChoiceMerger
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import RelayResult

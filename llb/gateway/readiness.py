@@ -6,7 +6,7 @@ from llb import errors
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.exchange import EndpointContext
-from llb.gateway.endpoints.spill_rules import SpillBook
+from llb.gateway.spill.book import SpillBook
 from llb.policy.endpoints.spill import has_rule, trigger_of
 from llb.wire import Capability, Model, ModelObject, ModelStatus, ReplicaState, SpillTrigger, TemplateSupport
 

@@ -27,7 +27,6 @@ from llb.gateway.attempt import MAX_CONCURRENT_TOKEN_COUNTS, AttemptContext
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.endpoints.exchange import EndpointContext
 from llb.gateway.endpoints.registry import EndpointRegistry
-from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.gateway.engine_routes import Operation
 from llb.gateway.http.client import HttpClient
 from llb.gateway.http.response import UpstreamResponse
@@ -37,6 +36,7 @@ from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.spend.attempt_spend import SpendControl
+from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import MAX_HELD_BYTES
 from llb.node.agent import NodeAgent

@@ -27,10 +27,10 @@ from llb.base.tasks import TaskSupervisor
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.registry import EndpointRegistry
-from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.gateway.engine_routes import OPERATION_OF_PATH, Operation
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.observability.state_collector import StateCollector
+from llb.gateway.spill.book import SpillBook
 from llb.wire import ReplicaReport, ReplicaState
 
 # The buckets that OpenTelemetry's conventions for generative AI recommend, in seconds.

@@ -12,7 +12,7 @@ from llb import __version__
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.registry import EndpointRegistry
-from llb.gateway.endpoints.spill_rules import SpillBook
+from llb.gateway.spill.book import SpillBook
 from llb.wire import EndpointStatus, EngineState, NodeStatus, ReplicaState
 
 

@@ -211,3 +211,37 @@ async def test_fast_failures_attract_no_requests(front: RunningBalancer, box: Pr
         assert len(box.bodies) <= 3
         box.answers[CHAT] = stream_of(chunk({"content": "hi"}), DONE)
         await front.http.delete(f"/api/endpoints/{other.json()['id']}")
+
+
+async def test_clients_notice_nothing_of_an_endpoint_that_dies(front: RunningBalancer, box: Program) -> None:
+    """32 clients at two places, one of which refuses, hangs up, is rate limited, and returns."""
+    failures = [(500, {}), (429, {"error": "slow down"}), (503, {"error": "full"}), None]
+    asked = 0
+
+    async def fail(exchange: Exchange) -> None:
+        nonlocal asked
+        failure = failures[asked % len(failures)]
+        asked += 1
+        if failure is None:
+            exchange.abort()
+        else:
+            await exchange.send_json(b"{}", failure[0])
+
+    box.answers[CHAT] = fail
+    async with run_program({"/v1/models": model_list("m"), CHAT: chat_answer()}) as good:
+        other = await front.http.post("/api/endpoints", json={"base_url": good.url, "name": "good"})
+        for name in ("box", "good"):
+            await front.http.patch(f"/api/endpoints/{name}", json={"mapped": {"m": "tiny"}})
+
+        async def client() -> list[int]:
+            return [(await chat(front, model="tiny")).status_code for _ in range(6)]
+
+        statuses = await asyncio.gather(*(client() for _ in range(32)))
+        assert {status for each in statuses for status in each} == {200}
+        box.answers[CHAT] = chat_answer()
+        known = front.app.endpoint_service.require("box")
+        front.app.endpoints.reset_health(known)
+        await front.http.post("/api/endpoints/box/check")
+        await asyncio.gather(*(client() for _ in range(32)))
+        assert any(exchange.method == "POST" for exchange in box.exchanges[-40:])
+        await front.http.delete(f"/api/endpoints/{other.json()['id']}")

@@ -14,8 +14,8 @@ from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.api.request_body import parse_body
 from llb.api.responses import json_response
-from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.gateway.readiness import ModelReadiness
+from llb.gateway.spill.book import SpillBook
 from llb.wire import ModelSpillRules, Scope, SpillRuleList, SpillRules
 
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 import msgspec
 
 from llb import errors
-from llb.gateway.endpoints.spill_rules import SpillBook
 from llb.gateway.engine_routes import require_capability
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.routing.affinity import estimate_prompt_tokens
+from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.relay import RelayResult
 from llb.policy.endpoints.spill import busy_wait_s, matching_rules, trigger_of
 from llb.wire import SpillRule

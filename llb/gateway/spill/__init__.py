@@ -1,0 +1,1 @@
+"""Spill rules: another model answers where a rule says so."""
