@@ -9,7 +9,7 @@ from pathlib import Path
 from llb.accounts.audit_actor import audit_actor_of
 from llb.cli import output
 from llb.cli.client import require_not_joined
-from llb.cli.database import open_database, require_database
+from llb.cli.host.database import open_database, require_database
 from llb.cli.options import home_of
 from llb.security.permissions import LOCAL_PRINCIPAL
 from llb.security.secret_box import KEY_FILE_NAME, SealedSecret, SecretBox, SecretOwner
