@@ -108,6 +108,16 @@ class ModelReadiness:
         """Whether a rule sends requests for `model` elsewhere in this case."""
         return has_rule(self._spill_book.rules_of(model.id), trigger)
 
+    def is_for_clouds_only(self, model: Model) -> bool:
+        """Whether no request for `model` can reach a program of the own network, so that URLs may pass."""
+        places = self._endpoints.places_of(model.id).values()
+        return (
+            model.is_external
+            and bool(places)
+            and all(place.endpoint.is_cloud for place in places)
+            and not self._spill_book.rules_of(model.id)
+        )
+
     def require_ready_or_spill(self, model: Model) -> None:
         """As `require_ready`, unless a rule sends the request elsewhere in this case."""
         try:

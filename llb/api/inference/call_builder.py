@@ -72,7 +72,8 @@ async def build_call(
     text = stripped
     fields = await worker.run(len(text), lambda: decode_json(text, InferenceFields))
     record.stream = fields.stream and operation.generates_text
-    replaced = await worker.run(len(text), lambda: validate_request(fields, text))
+    allows_urls = readiness.is_for_clouds_only(model)
+    replaced = await worker.run(len(text), lambda: validate_request(fields, text, allows_urls=allows_urls))
     context_length = None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
     await worker.run(len(stripped), lambda: require_fitting_text(text, operation, context_length))
     if extra_fields is not None:

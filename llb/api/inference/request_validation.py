@@ -24,6 +24,8 @@ from llb.wire import InferenceFields
 # Fields with content that the engine may fetch. A URL elsewhere, for example in the description of a tool, is
 # plain text.
 _CONTENT_FIELDS = ("messages", "input", "prompt")
+_DATA_URLS = ("data:",)
+_CLOUD_URLS = ("data:", "http://", "https://")
 # Fields with lists of objects.
 _WALKED_FIELDS = ("messages", "input", "tools")
 # Fields inside content whose URLs are plain text: arguments of Anthropic's tool calls, and citations.
@@ -37,7 +39,7 @@ def check_sizes(raw_fields: RawFields) -> None:
     _check_fields({name: raw_fields[name] for name in _WALKED_FIELDS if name in raw_fields})
 
 
-def validate_request(fields: InferenceFields, body: bytes) -> dict[str, Any]:
+def validate_request(fields: InferenceFields, body: bytes, *, allows_urls: bool = False) -> dict[str, Any]:
     """Check `body`, stripped of images, and the `fields` decoded from it; returns fields to replace in it.
 
     Raises `InvalidRequest` whose `param` names the field. The body is parsed as a whole only if it contains a
@@ -51,7 +53,7 @@ def validate_request(fields: InferenceFields, body: bytes) -> dict[str, Any]:
     if b"url" in body or b"\\u00" in body:
         document = decode_json(body, dict[str, Any])
         for name in _CONTENT_FIELDS:
-            _validate_urls(document.get(name))
+            _validate_urls(document.get(name), allows_urls=allows_urls)
     return replaced
 
 
@@ -104,8 +106,12 @@ def _check_encoded(name: str, raw: bytes) -> Any:
     return check_field(name, decode_json(raw, object))
 
 
-def _validate_urls(content: object) -> None:
-    """Allow `data:` URLs only: the engine would fetch any other URL on behalf of the client."""
+def _validate_urls(content: object, *, allows_urls: bool) -> None:
+    """Allow `data:` URLs only: the engine would fetch any other URL on behalf of the client.
+
+    A cloud fetches from the internet: it may have `http:` and `https:` URLs.
+    """
+    allowed = _CLOUD_URLS if allows_urls else _DATA_URLS
     # No recursion: JSON may be nested as deeply as the stack of the interpreter.
     pending = [content]
     while pending:
@@ -115,7 +121,7 @@ def _validate_urls(content: object) -> None:
         elif isinstance(value, dict):
             for name, item in value.items():
                 if (name == "url" or name.endswith("_url")) and isinstance(item, str):
-                    if item[:5].lower() != "data:":
+                    if not item[:8].lower().startswith(allowed):
                         raise InvalidRequest("Images must be given as data: URLs", param="image_url")
                 elif name not in _URL_EXEMPT_FIELDS:
                     pending.append(item)

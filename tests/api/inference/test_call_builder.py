@@ -58,6 +58,9 @@ class OneModelReadiness:
     def template_support(self, _model: Model) -> TemplateSupport | None:
         return None
 
+    def is_for_clouds_only(self, _model: Model) -> bool:
+        return False
+
     def may_spill(self, _model: Model, _trigger: str) -> bool:
         return False
 

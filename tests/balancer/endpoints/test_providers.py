@@ -304,6 +304,33 @@ async def test_what_cannot_be_translated_is_refused_with_its_field(
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")
 
 
+@pytest.mark.parametrize("url", ["https://example.com/cat.png", "http://example.com/cat.png"])
+async def test_image_urls_reach_clouds_and_nothing_of_the_own_network(
+    url: str, llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn]
+) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    content: Any = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": url}}]
+
+    async def ask(model: str) -> httpx.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": content}]}
+        return await llb.http.post("/v1/chat/completions", json=body, headers=headers)
+
+    for kind in ("openai", "anthropic"):
+        answer = await ask(model_of(kind, stand_ins[kind]))
+        assert answer.status_code == 200, answer.text
+        assert url in answer.json()["choices"][0]["message"]["content"]
+    content[1]["image_url"] = {"url": "file:///etc/passwd"}
+    assert (await ask(model_of("openai", stand_ins["openai"]))).status_code == 400
+    content[1]["image_url"] = {"url": url}
+    assert (await ask(model_of("vllm", stand_ins["vllm"]))).status_code == 400
+    # With a rule, the same body could reach an engine here.
+    model = model_of("openai", stand_ins["openai"])
+    rule = {"routes": [{"target": model_of("vllm", stand_ins["vllm"]), "when": ["error"]}]}
+    assert (await llb.http.put(f"/api/models/{model}/routes", json=rule)).status_code == 200
+    assert (await ask(model)).status_code == 400
+    assert (await llb.http.put(f"/api/models/{model}/routes", json={"routes": []})).status_code == 200
+
+
 async def test_ignored_fields_and_limits_are_told(
     llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn]
 ) -> None:
