@@ -159,7 +159,8 @@ def _server_names(config: Config) -> tuple[str, ...]:
     """Return the host names and addresses for the certificate."""
     host = socket.gethostname().lower()
     names = ["localhost", "127.0.0.1", "::1", host, f"{host.partition('.')[0]}.local", *list_host_addresses()]
-    names += config.allowed_hosts
+    # The port is that of a proxy.
+    names += (re.sub(r":[0-9]+$|[][]", "", name) for name in config.allowed_hosts)
     if config.advertise is not None:
         names.append(re.sub(r"^\w+://|:\d+$|[][]", "", config.advertise))
     return tuple(dict.fromkeys(name for name in names if name))

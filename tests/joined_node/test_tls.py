@@ -14,6 +14,7 @@ import httpx
 import httpx2
 import openai
 import pytest
+from cryptography import x509
 
 from llb.base import node_identity
 from llb.config import make_config
@@ -211,6 +212,17 @@ def test_a_new_certificate_is_made_in_time_and_for_new_addresses(
     monkeypatch.setattr("llb.security.certificates.list_host_addresses", lambda: ["192.0.2.7"])
     tls.renew_if_needed()
     assert (tmp_path / "tls.pem").read_bytes() not in (first, second)
+
+
+def test_the_names_of_the_certificate_have_no_ports(tmp_path: Path) -> None:
+    allowed = ("llm.example:8443", "other.example", "[2001:db8::1]:443", "[2001:db8::2]")
+    tls = ServerTls(make_config(home=tmp_path, tls="auto", allowed_hosts=allowed))
+    tls._issue_certificate(create_authority())
+    [certificate, _] = x509.load_pem_x509_certificates((tmp_path / "tls.pem").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert {"llm.example", "other.example"} <= set(names.get_values_for_type(x509.DNSName))
+    addresses = {str(address) for address in names.get_values_for_type(x509.IPAddress)}
+    assert {"2001:db8::1", "2001:db8::2"} <= addresses
 
 
 # --- joining --------------------------------------------------------------------------------------
