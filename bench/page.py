@@ -29,6 +29,7 @@ BROWSER_SETTLE_S = (
     2.5  # in a new window Chromium loads an interface of its own, which takes a core for two seconds
 )
 ROUTE_CHANGES = 200
+CONVERSATION_MESSAGES, TYPED_KEYS = 600, 60
 SECTIONS = ("Playground", "Nodes", "Requests", "Access", "Settings", "Models")
 
 # Notes when the first card is painted and the thread is free again.
@@ -52,6 +53,21 @@ FILTER_SCRIPT = """async (texts) => {
     field.dispatchEvent(new InputEvent('input', { bubbles: true }));
     await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
     took.push(performance.now() - began);
+  }
+  return took;
+}"""
+# Milliseconds that the thread works for each key: its event, then the frame that shows the letter.
+TYPING_SCRIPT = """async (keys) => {
+  const field = document.querySelector('.composer textarea');
+  field.focus();
+  const took = [];
+  for (let key = 0; key < keys; key += 1) {
+    const began = performance.now();
+    document.execCommand('insertText', false, 'x');
+    const typed = performance.now();
+    const frame = await new Promise((done) => requestAnimationFrame(() => done(performance.now())));
+    await new Promise((done) => setTimeout(done));
+    took.push(typed - began + performance.now() - frame);
   }
   return took;
 }"""
@@ -158,6 +174,37 @@ async def measure_filtering(browser: Browser, llb: RunningBalancer) -> list[str]
     ]
 
 
+async def measure_typing(browser: Browser, llb: RunningBalancer) -> list[str]:
+    """A long conversation in the Playground: how long it takes to open, and what a key costs."""
+    context = await sign_in(browser, llb)
+    messages = [
+        {
+            "id": f"m{at}",
+            "parent_id": f"m{at - 1}" if at else None,
+            "role": "assistant" if at % 2 else "user",
+            "text": f"Message {at}: **bold** and `code`.\n\n- one\n- two\n\n```python\nprint({at})\n```",
+        }
+        for at in range(CONVERSATION_MESSAGES)
+    ]
+    body = {"conversations": [{"id": "long", "title": "Long", "messages": messages}]}
+    answer = await context.request.post(f"{llb.url}/api/conversations/import", data=body)
+    assert answer.ok, await answer.text()
+    page = await context.new_page()
+    await page.goto(f"{llb.url}/playground")
+    entry = page.locator(".conversation-open")
+    await entry.wait_for()
+    began = asyncio.get_running_loop().time()
+    await entry.click()
+    await page.get_by_text(f"Message {CONVERSATION_MESSAGES - 1}:").wait_for()
+    opened_s = asyncio.get_running_loop().time() - began
+    took = await page.evaluate(TYPING_SCRIPT, TYPED_KEYS)
+    await context.close()
+    return [
+        f"conversation of {CONVERSATION_MESSAGES} messages: opened in {opened_s * 1000:.0f} ms, a key takes"
+        f" {statistics.median(took):.0f} ms (worst of {len(took)}: {max(took):.0f})"
+    ]
+
+
 async def measure_progress_flood(browser: Browser, llb: RunningBalancer) -> list[str]:
     page = await open_models_page(browser, llb)
     await page.evaluate(FRAME_WATCH_SCRIPT)
@@ -236,7 +283,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         rounds: list[tuple[Path, list[Measurement]]] = [
-            (CATALOG, [measure_weight, measure_readiness]),
+            (CATALOG, [measure_weight, measure_readiness, measure_typing]),
             (
                 write_large_catalog(directory, MODEL_COUNT),
                 [measure_filtering, measure_progress_flood, measure_leaks],

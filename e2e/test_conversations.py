@@ -274,7 +274,7 @@ async def test_text_files_are_sent_with_the_question(page: Page) -> None:
     await ask(page, "Summarise it")
     assert asked.requests[0]["messages"][-1]["content"] == "notes.md:\n```\n# Notes\n```\n\nSummarise it"
     await page.reload()
-    file = conversation_log(page).locator(".file")
+    file = conversation_log(page).locator(".attached-file")
     await expect(file).to_contain_text("notes.md")
     await file.locator("summary").click()
     await expect(file.get_by_text("# Notes")).to_be_visible()
@@ -496,7 +496,7 @@ async def test_without_a_chat_model_one_is_pulled_in_place(
     await llb.wait_until_online()
     page = await (await visitors(llb)).open("/playground")
     await expect(page.get_by_text("Smallest: ready soonest")).to_be_visible()
-    pick = page.locator(".pick").filter(has_text="Largest that fits")
+    pick = page.locator(".first-model").filter(has_text="Largest that fits")
     await expect(pick).to_contain_text("Large")
     await pick.get_by_role("button", name="Pull").click()
     await expect(page.get_by_role("heading", name="Chat with Large")).to_be_visible(timeout=REAL_MS)

@@ -1,7 +1,7 @@
 /** Feedback: loading, empty and error states. */
 
 import { html } from '../lib/html.js';
-import { hasText, t } from '../core/i18n.js';
+import { f, hasText, t } from '../core/i18n.js';
 import { icon } from './icons.js';
 
 /**
@@ -11,9 +11,16 @@ import { icon } from './icons.js';
 export function errorMessage(error) {
   const key = `error.${error.code ?? 'unexpected'}`;
   const own = error.message && error.message !== error.code ? error.message : '';
-  if (hasText(key)) return t(key, { message: own, seconds: error.retryAfter ?? '', ...error.details }).trim();
+  const values = { message: own, seconds: error.retryAfter ?? '', ...sizesOf(error) };
+  if (hasText(key)) return t(key, values).trim();
   return own || t('error.unexpected', { message: '' });
 }
+
+/** Details of an error, sizes in bytes as text. */
+const sizesOf = ({ details = {} }) =>
+  Object.fromEntries(
+    Object.entries(details).map(([name, value]) => [name, name.endsWith('_bytes') ? f.bytes(value) : value]),
+  );
 
 /** Alert, or null if `message` is empty. `action`: template shown after the message. */
 export const alertBox = (message, action = null) =>

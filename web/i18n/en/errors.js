@@ -21,8 +21,9 @@ export default {
   'error.model_not_registered': "This model hasn't been pulled yet.",
   'error.model_already_registered': 'This model has already been pulled.',
   'error.context_length_exceeded': '{message}',
-  'error.insufficient_memory': '{message}',
-  'error.insufficient_storage': '{message}',
+  'error.insufficient_memory': 'Needs {required_bytes} of memory; the largest node offers {available_bytes}.',
+  'error.insufficient_storage':
+    'Needs {required_bytes} of disk space; the node with the most has {available_bytes}.',
   'error.model_downloading': '{message}',
   'error.model_pending': '{message}',
   'error.model_error': '{message}',
@@ -33,8 +34,10 @@ export default {
   'error.queue_full': 'The queue is full. Try again in a moment.',
   'error.queue_timeout': 'Timed out while waiting for a free slot. Try again in a moment.',
   'error.engine_failed': 'The engine stopped before it had finished. Try again.',
-  'error.request_crashes_engine': 'The engine crashed or hung on this request. Change it before you try again.',
-  'error.too_many_crashes': 'Several of your requests have crashed the engine. Wait, then send different ones.',
+  'error.request_crashes_engine':
+    'The engine crashed or hung on this request. Change it before you try again.',
+  'error.too_many_crashes':
+    'Several of your requests have crashed the engine. Wait, then send different ones.',
   'error.engine_timeout': "The engine didn't respond in time.",
 
   // The same codes in a word or two, for tables.

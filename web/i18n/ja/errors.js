@@ -22,8 +22,10 @@ export default {
   'error.model_not_registered': 'このモデルはまだプルされていません。',
   'error.model_already_registered': 'このモデルはすでにプルされています。',
   'error.context_length_exceeded': '会話が長すぎて、このモデルのコンテキストに収まりません：{message}',
-  'error.insufficient_memory': 'メモリが足りません：{message}',
-  'error.insufficient_storage': 'ディスクの空きが足りません：{message}',
+  'error.insufficient_memory':
+    'メモリが {required_bytes} 必要ですが、最大のノードで使えるのは {available_bytes} です。',
+  'error.insufficient_storage':
+    'ディスク容量が {required_bytes} 必要ですが、空きが最も多いノードでも {available_bytes} です。',
   'error.model_downloading': 'モデルはダウンロード中です：{message}',
   'error.model_pending': 'モデルはダウンロード待ちです：{message}',
   'error.model_error': 'モデルをダウンロードできませんでした：{message}',

@@ -79,3 +79,7 @@ const isGeneral = ({ model }) =>
 
 /** Whether it can be used in the Playground. */
 export const isChat = (model) => model.capabilities.includes('TextGeneration');
+
+/** Whether the Playground has something for the model. */
+export const canTry = (model) =>
+  ['TextGeneration', 'Embedding', 'Reranking'].some((each) => model.capabilities.includes(each));

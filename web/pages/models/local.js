@@ -9,7 +9,7 @@ import { engineBadge, isServing } from '../../components/engine-status.js';
 import { alertBox, emptyState, errorMessage } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
-import { isChat, isDownload, largestMemory } from './groups.js';
+import { canTry, isChat, isDownload, largestMemory } from './groups.js';
 import { modelRow, openInPlayground } from './model-row.js';
 import { offlineNodeIds, isMultiNode, locationList } from './replica-locations.js';
 
@@ -108,13 +108,13 @@ function row(app, actions, item, nodes, askToDelete) {
       </div>
       <div class="buttons">
         ${
-          deleting || item.status !== 'Ready' || !isChat(model)
+          deleting || item.status !== 'Ready' || !canTry(model)
             ? null
             : html`<button
                   type="button"
                   class="button small"
                   @click=${() => openInPlayground(app, model)}
-                >${icon('playground')}${t('action.try')}</button>`
+                >${icon('playground')}${t(isChat(model) ? 'action.try' : 'action.try_out')}</button>`
         }
         ${
           canManage && !deleting && loaded.length

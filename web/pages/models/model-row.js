@@ -9,7 +9,7 @@ import { engineBadge, isServing } from '../../components/engine-status.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
-import { isChat, isPaused } from './groups.js';
+import { canTry, isChat, isPaused } from './groups.js';
 import { locationSummary } from './replica-locations.js';
 
 /**
@@ -189,9 +189,7 @@ function memoryCell({ fit, model }, { largest }) {
 const popularity = ({ hf_stats: stats }) => html`
   <p class="model-downloads">
     ${
-      stats
-        ? html`<span class="sr-only">${t('model.downloads')}: </span>${f.compact(stats.downloads)}`
-        : null
+      stats ? html`<span class="sr-only">${t('model.downloads')}: </span>${f.compact(stats.downloads)}` : null
     }
   </p>`;
 
@@ -207,6 +205,15 @@ const button = (key, { model }, actionState, onClick, { kind = '', iconName = nu
   >
     ${iconName ? icon(iconName) : null}${t(`action.${key}`)}
   </button>`;
+
+const tryButton = (app, item) =>
+  button(
+    isChat(item.model) ? 'try' : 'try_out',
+    item,
+    { busy: null },
+    () => openInPlayground(app, item.model),
+    { kind: 'tinted', iconName: 'playground' },
+  );
 
 const cancelButton = (actions, item, { actionState, canManage }) =>
   canManage ? button('cancel', item, actionState, () => actions.cancel(item.model.id)) : null;
@@ -233,13 +240,7 @@ const actionsByStatus = {
   Registered: (app, actions, item, options) => cancelButton(actions, item, options),
   Downloading: (app, actions, item, options) => cancelButton(actions, item, options),
 
-  Ready: (app, actions, item) =>
-    isChat(item.model)
-      ? button('try', item, { busy: null }, () => openInPlayground(app, item.model), {
-          kind: 'tinted',
-          iconName: 'playground',
-        })
-      : null,
+  Ready: (app, actions, item) => (canTry(item.model) ? tryButton(app, item) : null),
 
   Error: (app, actions, item, { actionState, canManage }) =>
     canManage

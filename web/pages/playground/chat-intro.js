@@ -54,7 +54,7 @@ export function noModelPage(app, state, pulling) {
         ),
         html`
           ${alertBox(pulling.error)}
-          <div class="picks">
+          <div class="first-models">
             ${coming.map((item) => comingView(item))} ${picks.map((pick) => pickView(pick, pull))}
           </div>
           <a class="button ${picks.length ? 'quiet' : 'primary'}" href="/models">
@@ -78,9 +78,9 @@ export function picksOf({ models }) {
 }
 
 const pickView = ({ key, item }, pull) => html`
-  <div class="pick">
+  <div class="first-model">
     <p class="soft">${t(`playground.pick.${key}`)}</p>
-    <p class="pick-name">${item.model.name}</p>
+    <p class="first-model-name">${item.model.name}</p>
     <p class="soft">${item.model.description}</p>
     <button type="button" class="button ${key === 'small' ? 'primary' : ''}" @click=${() => pull(item)}>
       ${t('playground.pick.pull', { size: f.bytes(item.model.size_bytes) })}
@@ -88,8 +88,8 @@ const pickView = ({ key, item }, pull) => html`
   </div>`;
 
 const comingView = (item) => html`
-  <div class="pick">
-    <p class="pick-name">${item.model.name}</p>
+  <div class="first-model">
+    <p class="first-model-name">${item.model.name}</p>
     ${progressBar(t('model.progress', { name: item.model.name }), item.download_progress ?? null)}
     <p class="soft">${f.percent(item.download_progress ?? 0)}</p>
   </div>`;

@@ -173,10 +173,10 @@ const thumbnails = (draft, onChange) => html`
   </ul>`;
 
 const fileList = (draft, onChange) => html`
-  <ul class="files">
+  <ul class="attached-files">
     ${draft.files.map(
       ({ name }, at) => html`
-        <li class="file">
+        <li class="attached-file">
           ${icon('file')}<span>${name}</span>
           ${removeButton(draft.files, at, t('playground.remove_file', { name }), onChange)}
         </li>`,

@@ -66,7 +66,7 @@ const question = (message, { can, isLast, version, actions }) => html`
         </ul>`
         : null
     }
-    ${message.files?.length ? html`<ul class="files">${message.files.map(fileView)}</ul>` : null}
+    ${message.files?.length ? html`<ul class="attached-files">${message.files.map(fileView)}</ul>` : null}
     ${message.text ? html`<div class="message-text plain">${message.text}</div>` : null}
     <div class="message-footer">
       ${versionSwitch(message, version, actions)}
@@ -87,7 +87,7 @@ const question = (message, { can, isLast, version, actions }) => html`
   </div>`;
 
 const fileView = ({ name, text }) => html`
-  <li class="file">
+  <li class="attached-file">
     <details>
       <summary>${icon('file')}<span>${name}</span><small>${f.bytes(new Blob([text]).size)}</small></summary>
       <pre class="plain">${text}</pre>
