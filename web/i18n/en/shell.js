@@ -32,6 +32,10 @@ export default {
   'login.title': 'Log in to llb',
   'login.username': 'Username',
   'login.password': 'Password',
+  'login.show': 'Show',
+  'login.hide': 'Hide',
+  'login.default_password':
+    'A fresh installation: log in as admin with the password test, then change it.',
   'login.submit': 'Log in',
   'login.not_local':
     'The default password does not work from here: {reason}. Run llb password on the host, or open the link that llb printed when it started. If llb is behind a reverse proxy, name it with --trusted-proxy.',

@@ -32,6 +32,10 @@ export default {
   'login.title': 'llb にログイン',
   'login.username': 'ユーザー名',
   'login.password': 'パスワード',
+  'login.show': '表示',
+  'login.hide': '隠す',
+  'login.default_password':
+    '初回起動です。ユーザー名 admin、パスワード test でログインし、その後パスワードを変更してください。',
   'login.submit': 'ログイン',
   'login.not_local':
     'ここからは初期パスワードを使えません（{reason}）。ホストで llb password を実行するか、llb の起動時に表示されたリンクを開いてください。リバースプロキシの背後にある場合は、--trusted-proxy で指定してください。',

@@ -13,12 +13,17 @@ export function open(app) {
   let busy = false;
   // Why the default password, if it is in use, does not work from here.
   let refusedBecause = null;
+  // Whether it is in use and works from here.
+  let hasDefaultPassword = false;
+  let passwordShown = false;
   const token = setupTokenOf(location.hash);
   const setup = token && createSetupForm(app, token);
 
   async function loadSetupState() {
     try {
-      refusedBecause = (await app.api.get('/api/auth/setup')).refused_because;
+      const state = await app.api.get('/api/auth/setup');
+      refusedBecause = state.refused_because;
+      hasDefaultPassword = state.default_password && !refusedBecause;
       app.requestRender();
     } catch {
       // Signing in reports what is wrong.
@@ -46,6 +51,16 @@ export function open(app) {
     }
   }
 
+  function inputType() {
+    if (passwordShown) return 'text';
+    return 'password';
+  }
+
+  const togglePassword = () => {
+    passwordShown = !passwordShown;
+    app.requestRender();
+  };
+
   const passwordForm = () => html`
       <form @submit=${submit}>
         <label class="field">
@@ -59,10 +74,27 @@ export function open(app) {
             autofocus
           />
         </label>
-        <label class="field">
-          <span>${t('login.password')}</span>
-          <input name="password" type="password" autocomplete="current-password" required />
-        </label>
+        <div class="field">
+          <label for="login-password">${t('login.password')}</label>
+          <span class="password-input">
+            <input
+              id="login-password"
+              name="password"
+              type=${inputType()}
+              autocomplete="current-password"
+              autocapitalize="none"
+              spellcheck="false"
+              required
+            />
+            <button
+              type="button"
+              class="button quiet small"
+              aria-pressed=${String(passwordShown)}
+              aria-controls="login-password"
+              @click=${togglePassword}
+            >${t(passwordShown ? 'login.hide' : 'login.show')}</button>
+          </span>
+        </div>
         ${alertBox(error && errorMessage(error))}
         <button
           class="button primary wide"
@@ -81,6 +113,7 @@ export function open(app) {
               ? note(t('login.not_local', { reason: refusedBecause }), null, 'warning')
               : null
           }
+          ${hasDefaultPassword && !setup ? note(t('login.default_password')) : null}
           ${setup ? setup.view() : passwordForm()}
         </div>
         <p class="login-languages">
