@@ -17,6 +17,7 @@ from llb.api.reference.schemas.common import SESSION_HEADER
 from llb.api.request_body import LargeBodyWorker, RawFields, decode_json
 from llb.base.units import parse_duration
 from llb.engine.model_engine import KeepAlive
+from llb.gateway.dialects.request_fields import check_request_fields
 from llb.gateway.engine_routes import OPERATION_OF_PATH, require_capability
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.normalization.request import NormalizedBody, normalize_request
@@ -72,8 +73,13 @@ async def build_call(
     text = stripped
     fields = await worker.run(len(text), lambda: decode_json(text, InferenceFields))
     record.stream = fields.stream and operation.generates_text
+    # Clouds fetch images themselves, and honour fields that no engine has.
     allows_urls = readiness.is_for_clouds_only(model)
     replaced = await worker.run(len(text), lambda: validate_request(fields, text, allows_urls=allows_urls))
+    if not allows_urls:
+        ignored += await worker.run(
+            len(text), lambda: check_request_fields(engine_path, decode_json(text, RawFields))
+        )
     context_length = None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
     await worker.run(len(stripped), lambda: require_fitting_text(text, operation, context_length))
     if extra_fields is not None:
