@@ -117,7 +117,7 @@ async def test_the_page_of_a_model(shop: RunningBalancer, visitors: VisitorFacto
     memory = page.get_by_role("region", name="Memory").get_by_role("row")
     # No 32K: the model was trained for 8K.
     await expect(memory).to_have_text(
-        [re.compile("Context"), re.compile(r"4K\s+267 MB"), re.compile(r"8K\s+362 MB")]
+        [re.compile("Context"), re.compile(r"4K\s+362 MB"), re.compile(r"8K\s+552 MB")]
     )
     await expect(page.get_by_text("This machine can load it.")).to_be_visible()
     await expect(page.get_by_role("region", name="Files")).to_contain_text(re.compile("sha256 [0-9a-f]{12}…"))

@@ -33,7 +33,7 @@ test('the end of a pull is told by its notice, not twice', () => {
       equal(said(known(model('a', { status: was })), known(model('a', { status: now }))), []);
     equal(
       said(known(model('a', { status: was })), known(model('a'))),
-      ['announcement.Available Name of a'],
+      ['announcement.Cancelled Name of a'],
       'a cancelled one has none',
     );
   }

@@ -2,6 +2,7 @@
 
 const quarter = (model) => Math.floor((model.download_progress ?? 0) * 4 + 1e-9);
 
+const UNDER_WAY = new Set(['Registered', 'Downloading']);
 const ENDED = new Set(['Ready', 'Error']);
 
 /** Announcements for a change from one map of models to the next: [{key, values}]. */
@@ -12,11 +13,12 @@ export function announcements(before, after) {
     const was = before.get(id);
     if (!was || was === now) continue;
     const { name } = now.model;
-    const pulled = (was.status === 'Downloading' || was.status === 'Registered') && ENDED.has(now.status);
+    const pulled = UNDER_WAY.has(was.status) && ENDED.has(now.status);
     // Its toast is a live region as well.
     if (pulled) continue;
     if (was.status !== now.status) {
-      messages.push({ key: `announcement.${now.status}`, values: { name } });
+      const cancelled = now.status === 'Available' && UNDER_WAY.has(was.status);
+      messages.push({ key: `announcement.${cancelled ? 'Cancelled' : now.status}`, values: { name } });
     } else if (now.status === 'Downloading' && quarter(now) > quarter(was) && quarter(now) < 4) {
       messages.push({ key: 'announcement.progress', values: { name, percent: quarter(now) * 25 } });
     }

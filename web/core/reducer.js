@@ -115,7 +115,11 @@ export const eventHandlers = {
         error: event.error,
       }),
     );
-    if (before.status !== event.status) next.stale.models.add(event.model_id);
+    const partial = before.partial?.disk_bytes ?? 0;
+    const partialChanged = event.partial_bytes !== undefined && event.partial_bytes !== partial;
+    if (before.status !== event.status || partialChanged) next.stale.models.add(event.model_id);
+    // The disks of the nodes hold it.
+    next.stale.nodes ||= partialChanged;
   },
 
   EndpointStatusChanged(next) {

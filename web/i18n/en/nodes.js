@@ -95,6 +95,7 @@ export default {
   'node.memory.loaded': { one: 'Loaded model', other: 'Loaded models' },
   'node.disk': 'Disk',
   'node.disk.files': { one: '{count} model', other: '{count} models' },
+  'node.disk.unfinished': 'Unfinished',
   'node.disk.coming': 'Downloading',
 
   'node.host': 'System utilisation',

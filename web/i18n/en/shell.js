@@ -52,6 +52,7 @@ export default {
   'toast.online': '{name} is back online.',
   'toast.joined': '{name} has joined.',
 
+  'announcement.Cancelled': 'The download of {name} was cancelled.',
   'announcement.Available': '{name} was removed.',
   'announcement.Registered': '{name} is queued for download.',
   'announcement.Downloading': 'Downloading {name}.',

@@ -88,6 +88,7 @@ export default {
   'node.memory.loaded': { other: 'ロード済みのモデル' },
   'node.disk': 'ディスク',
   'node.disk.files': { other: '{count} 個のモデル' },
+  'node.disk.unfinished': '未完了',
   'node.disk.coming': 'ダウンロード中',
 
   'node.host': 'システム使用率',

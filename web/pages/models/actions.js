@@ -31,11 +31,19 @@ export function createModelActions(app) {
     pull: (id) => run(id, 'pull', () => app.api.post('/api/models/register', { model_id: id })),
     cancel: (id) => run(id, 'cancel', () => app.api.remove(path(id))),
     /** Removes what a cancelled download left on the disks. */
-    discard: (id) => run(id, 'discard', () => app.api.remove(`${path(id)}/partial`)),
+    discard: (id) => run(id, 'discard', () => app.api.remove(`${path(id)}?discard=true`)),
+    load: (id, options) =>
+      run(id, 'load', async () => {
+        const model = await app.api.post(`${path(id)}/load`, options === undefined ? {} : { options });
+        app.store.dispatch({ type: 'model', model });
+      }),
     unload: (id) => run(id, 'unload', () => app.api.post(`${path(id)}/unload`)),
-    pin: (id, pinned) => run(id, 'pin', () => app.api.patch(path(id), { pinned })),
+    pin: (id, pinned) =>
+      run(id, 'pin', async () => {
+        app.store.dispatch({ type: 'model', model: await app.api.patch(path(id), { pinned }) });
+      }),
     /** Rejects on failure: the dialog shows the error. */
-    remove: (id) => app.api.remove(path(id)),
+    remove: (id) => app.api.remove(`${path(id)}?discard=true`),
     forget(id) {
       if (known.delete(id)) app.requestRender();
     },

@@ -1,7 +1,7 @@
 /** Model Hub tab: the catalogue as rows in groups. Filters and order are part of the URL. */
 
 import { each, html } from '../../lib/html.js';
-import { t } from '../../core/i18n.js';
+import { hasText, t } from '../../core/i18n.js';
 import { buildUrl } from '../../core/router.js';
 import { emptyState, note } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
@@ -22,15 +22,17 @@ import {
 
 const COLUMNS = SORT_ORDERS.filter((order) => order && order !== 'name');
 
-export function createHubTab(app, actions, { downloadTools }) {
+export function createHubTab(app, actions, downloads) {
   // Whether the models that fit nowhere are shown in full.
   let unfolded = false;
 
   const go = (route, changes) =>
     app.go(buildUrl('/models', { ...route.query, ...changes }), { replace: true });
 
-  const chipText = ({ name, value }) =>
-    name === 'tag' && !OFFERED_TAGS.has(value) ? value : t(`chip.${name}.${value}`);
+  const chipText = ({ name, value }) => {
+    const key = `chip.${name}.${value}`;
+    return hasText(key) ? t(key) : value;
+  };
 
   const chip = (route, { name, value, count }) => {
     const set = route.query[name] === value;
@@ -133,7 +135,7 @@ export function createHubTab(app, actions, { downloadTools }) {
                 <h2 id=${`hub-group-${name}`} class="group-title">
                   ${t(`hub.group.${name}`)} <span class="group-count">${count}</span>
                 </h2>
-                ${name === 'downloads' ? downloadTools(state) : null}
+                ${name === 'downloads' ? downloads.tools(state) : null}
                 ${
                   foldable && !isFiltered(route)
                     ? html`<button
@@ -153,7 +155,7 @@ export function createHubTab(app, actions, { downloadTools }) {
         }
         <div class="model-rows">
           ${each(
-            items,
+            name === 'downloads' ? downloads.sorted(items) : items,
             (item) => item.model.id,
             (item) => rowOf(item, foldable && !unfolded && !isFiltered(route)),
           )}
@@ -181,6 +183,7 @@ export function createHubTab(app, actions, { downloadTools }) {
           offline,
           largest,
           folded,
+          next: downloads.nextAction(state, item),
         });
       const groups = column
         ? [{ name: 'all', items: sortModels(models, route.query.sort) }]
@@ -199,7 +202,5 @@ export function createHubTab(app, actions, { downloadTools }) {
     },
   };
 }
-
-const OFFERED_TAGS = new Set(['coding', 'reasoning']);
 
 const isFiltered = ({ query }) => FILTERS.some((name) => query[name]) || Boolean(query.q);

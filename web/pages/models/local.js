@@ -2,13 +2,15 @@
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
+import { modelPath } from '../../core/router.js';
 import { badge } from '../../components/badges.js';
 import { progressBar } from '../../components/progress.js';
 import { confirmDialog } from '../../components/forms/dialog.js';
-import { engineBadge, isServing } from '../../components/engine-status.js';
+import { engineBadge } from '../../components/engine-status.js';
 import { alertBox, emptyState, errorMessage } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
+import { engineButtons, memoryFacts } from './engine-controls.js';
 import { canTry, isChat, isDownload, largestMemory } from './groups.js';
 import { modelRow, openInPlayground } from './model-row.js';
 import { offlineNodeIds, isMultiNode, locationList } from './replica-locations.js';
@@ -21,7 +23,7 @@ const isStored = ({ replicas }) => replicas.some(({ state }) => STORED_STATES.ha
 /** Whether the Local tab lists a model: it is on a disk, or on its way there. */
 export const isLocal = (item) => isStored(item) || isDownload(item);
 
-export function createLocalTab(app, actions, { downloadTools }) {
+export function createLocalTab(app, actions, downloads) {
   async function askToDelete(item, offlineIds) {
     const { model } = item;
     const resultView = await confirmDialog({
@@ -36,7 +38,7 @@ export function createLocalTab(app, actions, { downloadTools }) {
   return {
     view(state) {
       const local = [...state.models.values()].filter(isLocal);
-      const downloads = local.filter((item) => isDownload(item) && !isStored(item));
+      const incoming = local.filter((item) => isDownload(item) && !isStored(item));
       const stored = local.filter(isStored);
       if (!local.length) {
         return emptyState(
@@ -49,18 +51,18 @@ export function createLocalTab(app, actions, { downloadTools }) {
       const offline = isMultiNode(state.nodes) ? offlineNodeIds(state.nodes).join(' ') : null;
       return html`
         ${
-          downloads.length
+          incoming.length
             ? html`
               <section class="model-group downloads" aria-labelledby="local-downloads">
                 <div class="group-head">
                   <h2 id="local-downloads" class="group-title">
-                    ${t('hub.group.downloads')} <span class="group-count">${downloads.length}</span>
+                    ${t('hub.group.downloads')} <span class="group-count">${incoming.length}</span>
                   </h2>
-                  ${downloadTools(state)}
+                  ${downloads.tools(state)}
                 </div>
                 <div class="model-rows">
                   ${each(
-                    downloads,
+                    downloads.sorted(incoming),
                     ({ model }) => model.id,
                     (item) =>
                       modelRow(app, actions, item, {
@@ -70,6 +72,7 @@ export function createLocalTab(app, actions, { downloadTools }) {
                         offline,
                         largest: largestMemory(state.nodes),
                         folded: false,
+                        next: downloads.nextAction(state, item),
                       }),
                   )}
                 </div>
@@ -93,8 +96,6 @@ function row(app, actions, item, nodes, askToDelete) {
   const replicas = item.replicas.filter(({ state }) => STORED_STATES.has(state));
   const deleting = item.status === 'Available' || replicas.every(({ state }) => state === 'deleting');
   const engines = replicas.map(({ engine }) => engine).filter(Boolean);
-  const loaded = engines.filter(isServing);
-  const pinned = engines.some((engine) => engine.pinned);
   const actionState = actions.of(model.id);
   const canManage = app.can('models:write');
   const several = isMultiNode(nodes);
@@ -102,7 +103,7 @@ function row(app, actions, item, nodes, askToDelete) {
   return html`
     <article class="card local" aria-labelledby=${heading} tabindex="-1" data-model=${model.id}>
       <div class="local-name">
-        <h2 id=${heading}>${model.name}</h2>
+        <h2 id=${heading}><a href=${modelPath(model.id)}>${model.name}</a></h2>
         ${deleting ? badge('waiting', t('local.deleting')) : engineBadge(engines)}
         ${item.supported ? null : badge('waiting', t('local.unsupported'))}
       </div>
@@ -116,33 +117,13 @@ function row(app, actions, item, nodes, askToDelete) {
                   @click=${() => openInPlayground(app, model)}
                 >${icon('playground')}${t(isChat(model) ? 'action.try' : 'action.try_out')}</button>`
         }
-        ${
-          canManage && !deleting && loaded.length
-            ? html`
-              <button
-                type="button"
-                class="button small"
-                aria-pressed=${String(pinned)}
-                aria-disabled=${busyAttribute(actionState)}
-                @click=${() => actions.pin(model.id, !pinned)}
-              >
-                ${icon('pin')}${t('action.pin')}
-              </button>
-              <button
-                type="button"
-                class="button small"
-                aria-disabled=${busyAttribute(actionState)}
-                @click=${() => actions.unload(model.id)}
-              >
-                ${t('action.unload')}
-              </button>`
-            : null
-        }
+        ${canManage && !deleting ? engineButtons(app, actions, item, actionState) : null}
         ${
           canManage && !deleting
             ? html`<button
                   type="button"
                   class="button small"
+                  aria-describedby=${heading}
                   aria-disabled=${busyAttribute(actionState)}
                   @click=${() => askToDelete(item, offlineNodeIds(nodes))}
                 >
@@ -152,11 +133,8 @@ function row(app, actions, item, nodes, askToDelete) {
         }
       </div>
       <dl class="facts wide">
-        <div><dt>${t('local.size')}</dt><dd>${f.bytes(model.size_bytes)}</dd></div>
-        <div>
-          <dt>${t(loaded.length ? 'local.memory_used' : 'local.memory_needed')}</dt>
-          <dd>${f.bytes(memoryOf(model, loaded))}</dd>
-        </div>
+        <div><dt>${t('local.size')}</dt><dd>${sizeText(replicas)}</dd></div>
+        ${memoryFacts(item)}
         ${
           several
             ? null
@@ -167,7 +145,6 @@ function row(app, actions, item, nodes, askToDelete) {
               </div>`
         }
         <div><dt>${t('local.last_used')}</dt><dd>${used ? f.ago(used) : t('local.never')}</dd></div>
-        ${loaded.length ? html`<div><dt>${t('local.slots')}</dt><dd>${slotsText(loaded)}</dd></div>` : null}
       </dl>
       ${loadingBar(model, engines)}
       ${several ? locationList(item, offlineNodeIds(nodes)) : paths(replicas)}
@@ -184,15 +161,13 @@ function loadingBar(model, engines) {
   )}</div>`;
 }
 
-const memoryOf = (model, loaded) =>
-  loaded.length
-    ? loaded.reduce((sum, engine) => sum + (engine.memory_bytes ?? 0), 0)
-    : model.required_memory_bytes;
-
-function slotsText(loaded) {
-  const slots = loaded.reduce((sum, engine) => sum + (engine.slots ?? 0), 0);
-  const context = loaded[0].context_length;
-  return context ? t('local.slots_of', { slots, context: f.tokens(context) }) : String(slots);
+/** Size on the disk of each node: all copies of a model are equal. */
+function sizeText(replicas) {
+  const stored = replicas.filter(({ state }) => state === 'ready');
+  const size = Math.max(0, ...replicas.map(({ size_bytes: bytes }) => bytes));
+  return stored.length > 1
+    ? t('local.size_each', { size: f.bytes(size), count: f.number(stored.length) })
+    : f.bytes(size);
 }
 
 const paths = (replicas) =>
@@ -203,7 +178,7 @@ const paths = (replicas) =>
         </ul>`
     : null;
 
-function deletionText({ model, replicas }, offlineIds) {
+function deletionText({ replicas }, offlineIds) {
   const holders = replicas.filter(({ state }) => state === 'ready');
   const names = holders.map((replica) => replica.node_name);
   const later = holders
@@ -211,7 +186,7 @@ function deletionText({ model, replicas }, offlineIds) {
     .map((replica) => replica.node_name);
   return html`
     <p>${t('local.delete.files', {
-      size: f.bytes(model.size_bytes),
+      size: f.bytes(Math.max(0, ...holders.map(({ size_bytes: bytes }) => bytes))),
       nodes: names.join(', '),
       count: names.length,
     })}</p>

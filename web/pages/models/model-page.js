@@ -6,9 +6,10 @@ import { f, t } from '../../core/i18n.js';
 import { codeBox, copyButton } from '../../components/copy-button.js';
 import { alertBox, emptyState, errorMessage } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
-import { clientsFor, codeSample } from './code-samples.js';
+import { engineButtons, memoryFacts } from './engine-controls.js';
+import { clientsFor, codeSample } from './details/code-samples.js';
 import { modelActions, modelLine, stateBadges } from './model-row.js';
-import { offlineNodeIds, locationList } from './replica-locations.js';
+import { isMultiNode, offlineNodeIds, locationList } from './replica-locations.js';
 
 const CONTEXTS = [4096, 8192, 32768];
 const SLOTS = [1, 4];
@@ -32,23 +33,26 @@ export function createModelPage(app, actions, id) {
     if (!closed) app.requestRender();
   }
 
+  /** Asks what a load would take; of one that does not fit, what it would need. */
   async function loadMemory() {
-    const estimate = (context, slots) =>
+    const memory = (context, slots) =>
       app.api.get(`${path}/memory?context_length=${context}&slots=${slots}`);
     // The first one fetches the header of the file; the others find it in the cache.
-    const first = await estimate(CONTEXTS[0], SLOTS[0]);
+    const first = await memory(CONTEXTS[0], SLOTS[0]);
     const trained = first.trained_context_length || Infinity;
-    const lengths = CONTEXTS.filter((context, at) => !at || context <= trained);
-    const rows = await Promise.all(
-      lengths.map(async (context) => ({
+    const cell = async (context, slots) => {
+      const fit = await app.api.get(`${path}/fit?context_length=${context}&slots=${slots}`);
+      if (fit.fits && fit.context_length >= Math.min(context, trained))
+        return { bytes: totalOf(fit), verdict: 'fits' };
+      return { bytes: (await memory(context, slots)).total_bytes, verdict: 'too_large' };
+    };
+    load('fit', () => app.api.get(`${path}/fit`));
+    return Promise.all(
+      CONTEXTS.filter((context, at) => !at || context <= trained).map(async (context) => ({
         context: Math.min(context, trained),
-        estimates: await Promise.all(
-          SLOTS.map((slots) => (context === CONTEXTS[0] && slots === 1 ? first : estimate(context, slots))),
-        ),
+        cells: await Promise.all(SLOTS.map((slots) => cell(context, slots))),
       })),
     );
-    load('fit', () => app.api.get(`${path}/fit`));
-    return rows;
   }
 
   async function loadUsage() {
@@ -82,7 +86,10 @@ export function createModelPage(app, actions, id) {
             <div class="model-title">
               <h1 id="model-title" tabindex="-1">${item.model.name}</h1>${stateBadges(item)}
             </div>
-            <div class="buttons">${modelActions(app, actions, item, options)}</div>
+            <div class="buttons">
+              ${modelActions(app, actions, item, options)}
+              ${options.canManage ? engineButtons(app, actions, item, options.actionState) : null}
+            </div>
           </div>
           ${item.model.description ? html`<p class="lead">${item.model.description}</p>` : null}
           ${progress(item, options)}
@@ -90,7 +97,8 @@ export function createModelPage(app, actions, id) {
           ${facts(item, state.system)}
         </article>
         <div class="model-sections">
-          ${section('memory', memoryTable(data, errors))} ${section('cluster', cluster(item, state))}
+          ${section('memory', html`<dl class="facts">${memoryFacts(item)}</dl>${memoryTable(data, errors)}`)}
+          ${section('cluster', cluster(app, item, state, options.canManage))}
           ${section('code', code(item.model))} ${section('files', files(data.files, errors.files))}
           ${section('usage', usage(data.usage, errors.usage))}
         </div>`;
@@ -194,16 +202,14 @@ function memoryTable({ memory, fit }, errors) {
       </thead>
       <tbody>
         ${memory.map(
-          ({ context, estimates }) => html`
+          ({ context, cells }) => html`
             <tr>
               <th scope="row">${f.tokens(context)}</th>
-              ${estimates.map(
-                (estimate) => html`
+              ${cells.map(
+                ({ bytes, verdict }) => html`
                   <td class="number">
-                    <span class="memory-figure fit-${estimate.fit.verdict}">
-                      ${f.bytes(estimate.total_bytes)}<span class="sr-only">, ${t(
-                        `fit.${estimate.fit.verdict}`,
-                      )}</span>
+                    <span class="memory-figure fit-${verdict}">
+                      ${f.bytes(bytes)}<span class="sr-only">, ${t(`fit.${verdict}`)}</span>
                     </span>
                   </td>`,
               )}
@@ -235,9 +241,42 @@ const totalOf = ({ host, devices }) =>
 
 // --- the other sections ------------------------------------------------------------------------------
 
-function cluster(item, { nodes }) {
-  if (!item.replicas.length) return html`<p class="soft">${t('model.nowhere')}</p>`;
-  return locationList(item, offlineNodeIds(nodes));
+function cluster(app, item, { nodes }, canManage) {
+  const { placement, replicas, status } = item;
+  const openPlacement = async () => {
+    const { openPlacementDialog } = await import('./details/load-dialog.js');
+    openPlacementDialog(app, item, nodes);
+  };
+  return html`
+    ${
+      replicas.length
+        ? locationList(item, offlineNodeIds(nodes))
+        : html`<p class="soft">${t('model.nowhere')}</p>`
+    }
+    ${
+      isMultiNode(nodes) && status !== 'Available'
+        ? html`
+          <p class="placement">
+            <span>${placementText(placement, nodes)}</span>
+            ${
+              canManage
+                ? html`<button
+                      type="button"
+                      class="button small"
+                      @click=${openPlacement}
+                    >${t('placement.open')}</button>`
+                : null
+            }
+          </p>`
+        : null
+    }`;
+}
+
+function placementText(placement, nodes) {
+  if (!placement) return t('placement.on_all');
+  if (placement.tag) return t('placement.on_tag', { tag: placement.tag });
+  const names = placement.nodes.map((id) => nodes.get(id)?.name ?? id);
+  return t('placement.on_nodes', { nodes: names.join(', ') });
 }
 
 function files(data, error) {

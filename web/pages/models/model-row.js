@@ -19,11 +19,12 @@ import { locationSummary } from './replica-locations.js';
  *   offline       ids of the offline nodes, separated by spaces; null for a single node
  *   largest       memory that the bar is relative to, or null
  *   folded        whether only name and memory are shown
+ *   next          makes a queued download the next one, or null
  *
  * The content is rendered only when one of these changes, because filters toggle hundreds of rows at a time.
  */
 export const modelRow = (app, actions, item, options) => {
-  const { actionState, shown, canManage, offline, largest, folded } = options;
+  const { actionState, shown, canManage, offline, largest, folded, next = null } = options;
   return html`
     <article
       class="model ${folded ? 'folded' : ''}"
@@ -32,7 +33,7 @@ export const modelRow = (app, actions, item, options) => {
       data-model=${item.model.id}
       ?hidden=${!shown}
     >
-      ${memo([item, actionState, canManage, offline, largest, folded], () =>
+      ${memo([item, actionState, canManage, offline, largest, folded, Boolean(next)], () =>
         content(app, actions, item, options),
       )}
     </article>`;
@@ -156,7 +157,11 @@ const progressText = (item) =>
 const ABILITIES = [
   ['eye', 'vision', (model) => model.capabilities.includes('ImageUnderstanding')],
   ['code', 'code', (model) => model.tags.includes('coding')],
-  ['thought', 'reasoning', (model) => model.tags.includes('reasoning')],
+  [
+    'thought',
+    'reasoning',
+    (model) => model.capabilities.includes('Reasoning') || model.tags.includes('reasoning'),
+  ],
   ['vector', 'embedding', (model) => model.capabilities.includes('Embedding')],
   ['order', 'reranking', (model) => model.capabilities.includes('Reranking')],
 ];
@@ -237,7 +242,13 @@ const actionsByStatus = {
         ${button('discard', item, actionState, () => actions.discard(item.model.id), { kind: 'quiet' })}`
       : null,
 
-  Registered: (app, actions, item, options) => cancelButton(actions, item, options),
+  Registered: (app, actions, item, options) => html`
+    ${
+      options.canManage && options.next
+        ? button('next', item, options.actionState, options.next, { kind: 'quiet' })
+        : null
+    }
+    ${cancelButton(actions, item, options)}`,
   Downloading: (app, actions, item, options) => cancelButton(actions, item, options),
 
   Ready: (app, actions, item) => (canTry(item.model) ? tryButton(app, item) : null),
@@ -249,7 +260,7 @@ const actionsByStatus = {
           kind: 'primary',
           iconName: 'refresh',
         })}
-        ${button('delete', item, actionState, () => actions.cancel(item.model.id), { kind: 'quiet' })}`
+        ${button('delete', item, actionState, () => actions.discard(item.model.id), { kind: 'quiet' })}`
       : null,
 };
 

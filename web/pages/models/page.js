@@ -5,6 +5,7 @@ import { t } from '../../core/i18n.js';
 import { tabList } from '../../components/tabs.js';
 import { alertBox, errorMessage, skeletons } from '../../components/feedback.js';
 import { createModelActions } from './actions.js';
+import { createDownloads } from './downloads.js';
 import { createHubTab } from './hub.js';
 import { isLocal, createLocalTab } from './local.js';
 
@@ -17,10 +18,10 @@ export const title = (route, { models } = {}) =>
 
 export function open(app, route) {
   const actions = createModelActions(app);
-  const tools = { downloadTools: () => null };
+  const downloads = createDownloads(app, actions);
   const tabs = {
-    hub: createHubTab(app, actions, tools),
-    local: createLocalTab(app, actions, tools),
+    hub: createHubTab(app, actions, downloads),
+    local: createLocalTab(app, actions, downloads),
   };
   let current = route;
   // Page of one model, once its module is loaded.

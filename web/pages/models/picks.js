@@ -10,7 +10,7 @@ const ICONS = { try: 'bolt', best: 'star', code: 'code' };
 
 /** `picks`: result of `firstPicks`. */
 export const picksSection = (actions, picks) => html`
-  <section class="picks" aria-labelledby="hub-picks">
+  <section class="first-picks" aria-labelledby="hub-picks">
     <h2 id="hub-picks" class="group-title">${t('hub.picks')}</h2>
     <ul>
       ${each(
@@ -24,7 +24,7 @@ export const picksSection = (actions, picks) => html`
 function card(actions, { reason, item }) {
   const { model, fit } = item;
   return html`
-    <li class="pick" data-model=${model.id}>
+    <li class="first-pick" data-model=${model.id}>
       <p class="pick-reason">${icon(ICONS[reason])}${t(`hub.pick.${reason}`)}</p>
       <p class="pick-name"><a href=${modelPath(model.id)}>${model.name}</a></p>
       <p class="pick-facts">

@@ -34,14 +34,19 @@ export function memoryMeter(node) {
 export function diskMeter(node, downloads) {
   const files = storedModels(node);
   const downloaded = downloads.reduce((sum, download) => sum + download.downloaded, 0);
+  const unfinished = (node.partials ?? []).reduce((sum, { size_bytes: bytes }) => sum + bytes, 0);
   const parts = [
     { name: 'files', value: files.bytes, kind: 'files' },
     { name: 'coming', value: downloaded, kind: 'other' },
+    { name: 'unfinished', value: unfinished, kind: 'unfinished' },
   ];
-  const total = files.bytes + downloaded + node.disk_free_bytes;
+  const total = files.bytes + downloaded + unfinished + node.disk_free_bytes;
   return labelledMeter(t('node.disk'), t('node.offered', { size: f.bytes(total) }), parts, total, [
     { kind: 'files', text: t('node.disk.files', { count: files.count }), bytes: files.bytes },
     ...(downloads.length ? [{ kind: 'other', text: t('node.disk.coming'), bytes: downloaded }] : []),
+    ...(unfinished
+      ? [{ kind: 'unfinished', text: t('node.disk.unfinished'), bytes: unfinished }]
+      : []),
     { kind: 'free', text: t('node.free'), bytes: node.disk_free_bytes },
   ]);
 }
