@@ -19,6 +19,7 @@ async def names(page: Page) -> list[str]:
 
 
 async def test_a_search_narrows_and_stays_in_the_address(page: Page) -> None:
+    await expect(page.get_by_role("article")).to_have_count(3)
     await page.keyboard.press("/")
     search = page.get_by_role("searchbox", name="Search models")
     await expect(search).to_be_focused()

@@ -76,6 +76,7 @@ from llb.gateway.endpoints.service import EndpointService
 from llb.gateway.http.client import HttpClient
 from llb.gateway.nodes.node_commands import NodeCommands
 from llb.gateway.nodes.node_connections import NodeConnections
+from llb.gateway.observability.chart_history import ChartHistory
 from llb.gateway.observability.metrics import Metrics
 from llb.gateway.observability.request_log import RequestLog
 from llb.gateway.routing.performance_model import PerformanceModel
@@ -267,6 +268,12 @@ class Balancer:
         )
         self.running_answers = RunningAnswers(self.db, self._inference)
         self.conversations = ConversationService(self.db, self.running_answers.running_of)
+        self.chart_history = ChartHistory(
+            self.db,
+            self.view,
+            self.traffic,
+            lambda: {queue.model_id: queue.queued for queue in self.admission.snapshot() if queue.queued},
+        )
         self.integrity_check = IntegrityCheck(config.database_path)
         self.storage_monitor = StorageMonitor(
             self.db, config.models_dir, download_reserve_bytes=DISK_RESERVE_BYTES
@@ -328,7 +335,7 @@ class Balancer:
                 self.conversations, self.running_answers, self.principal_watch, self._large_body_worker
             ),
             presets_blueprint(self.conversations),
-            requests_blueprint(self.db, self.history, self.view),
+            requests_blueprint(self.db, self.history, self.view, self.chart_history),
             budgets_blueprint(self.db, self.budgets, self._is_provider, audit),
             event_stream_blueprint(self.event_feed, self.principal_watch),
             metrics_blueprint(self.metrics),
@@ -397,6 +404,7 @@ class Balancer:
             self.authenticator.start()
             self.principal_watch.start()
             self.history.start()
+            await self.chart_history.start()
             await self.budgets.start()
             self.metrics.start()
             self.running_answers.start()
@@ -453,6 +461,7 @@ class Balancer:
             stack.push_async_callback(self.hub.aclose)
             stack.callback(self.view.close)
             stack.push_async_callback(self.members.close)
+            stack.push_async_callback(self.chart_history.close)
             stack.push_async_callback(self.registrations.close)
             stack.push_async_callback(self.endpoint_service.close)
             stack.push_async_callback(self.agent.close)

@@ -1,10 +1,18 @@
-"""Request counters of each node: requests in flight, requests answered, tokens per second."""
+"""Request counters of each node and model: requests in flight, requests answered, tokens per second."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class TrafficTotals(NamedTuple):
+    """Requests answered and tokens generated since the start."""
+
+    answered: int
+    tokens: int
 
 
 @dataclass(slots=True)
@@ -12,15 +20,18 @@ class _Counters:
     active: int = 0
     answered: int = 0
     tokens: int = 0
+    # As of the last sample.
+    sampled_tokens: int = 0
     sampled_at: float | None = None
 
 
 class NodeTraffic:
-    """Counters of the requests that the gateway sends to each node."""
+    """Counters of the requests that the gateway sends to each node, and of each model."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._counters: dict[str, _Counters] = {}
+        self._model_counters: dict[str, _Counters] = {}
         # Of all nodes: every request that ends asks for it.
         self._active_total = 0
 
@@ -32,11 +43,16 @@ class NodeTraffic:
         self._counters_of(node_id).active -= 1
         self._active_total -= 1
 
-    def record_answer(self, node_id: str, completion_tokens: int) -> None:
-        """Count a request that the node has answered."""
-        counters = self._counters_of(node_id)
-        counters.answered += 1
-        counters.tokens += completion_tokens
+    def record_tokens(self, node_id: str, model_id: str, tokens: int) -> None:
+        """Count tokens of an answer that is being generated; negative where too many were counted."""
+        self._counters_of(node_id).tokens += tokens
+        self._model_counters_of(model_id).tokens += tokens
+
+    def record_answer(self, node_id: str, model_id: str, tokens: int = 0) -> None:
+        """Count a request that the node has answered, and the `tokens` that were not counted before."""
+        self._counters_of(node_id).answered += 1
+        self._model_counters_of(model_id).answered += 1
+        self.record_tokens(node_id, model_id, tokens)
 
     def active_requests(self, node_id: str) -> int:
         counters = self._counters.get(node_id)
@@ -52,12 +68,26 @@ class NodeTraffic:
         now, counters = self._clock(), self._counters_of(node_id)
         rate = 0.0
         if counters.sampled_at is not None and now > counters.sampled_at:
-            rate = counters.tokens / (now - counters.sampled_at)
-        counters.tokens, counters.sampled_at = 0, now
+            rate = max(0, counters.tokens - counters.sampled_tokens) / (now - counters.sampled_at)
+        counters.sampled_tokens, counters.sampled_at = counters.tokens, now
         return counters.answered, rate
 
+    def node_totals(self, node_id: str) -> TrafficTotals:
+        return _totals(self._counters.get(node_id))
+
+    def model_totals(self, model_id: str) -> TrafficTotals:
+        return _totals(self._model_counters.get(model_id))
+
+    def models(self) -> frozenset[str]:
+        """Models that were asked since the start."""
+        return frozenset(self._model_counters)
+
     def _counters_of(self, node_id: str) -> _Counters:
-        counters = self._counters.get(node_id)
-        if counters is None:
-            counters = self._counters[node_id] = _Counters()
-        return counters
+        return self._counters.setdefault(node_id, _Counters())
+
+    def _model_counters_of(self, model_id: str) -> _Counters:
+        return self._model_counters.setdefault(model_id, _Counters())
+
+
+def _totals(counters: _Counters | None) -> TrafficTotals:
+    return TrafficTotals(0, 0) if counters is None else TrafficTotals(counters.answered, counters.tokens)

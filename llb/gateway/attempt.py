@@ -120,6 +120,7 @@ class Attempt:
         "_own_prompt",
         "_reservation",
         "_spend",
+        "_streamed_tokens",
         "_streams_progress",
         "node",
         "place_id",
@@ -141,6 +142,7 @@ class Attempt:
         # None for a node other than this host.
         self._lease: Lease | None = None
         self._has_token_count_permit = False
+        self._streamed_tokens = 0
         # The engine streams its progress, whether the client wants a stream or not.
         self._streams_progress = False
         # None for an engine that has served one owner only.
@@ -257,6 +259,7 @@ class Attempt:
                     progress_filter=ProgressFilter(start_event) if self._streams_progress else None,
                     explain_failure=self._explain_failure,
                     on_client_left=self._record_result,
+                    on_tokens=self._count_tokens,
                 )
             else:
                 result = await relay_aggregated(
@@ -265,6 +268,7 @@ class Attempt:
                     aggregator,
                     start_event=start_event,
                     explain_failure=self._explain_failure,
+                    on_tokens=self._count_tokens,
                 )
             if limited is not None and result.error is None:
                 await limited.flush()
@@ -273,6 +277,12 @@ class Attempt:
             record.received_bytes = response.received_bytes
         self._record_result(result)
         return result
+
+    def _count_tokens(self, tokens: int) -> None:
+        """Count tokens while they are generated: each is an event of its own."""
+        assert self.place_id is not None  # noqa: S101  # it has answered
+        self._streamed_tokens += tokens
+        self._context.traffic.record_tokens(self.place_id, self._call.model.id, tokens)
 
     def _record_result(self, result: RelayResult) -> None:
         """Record the outcome of an answer that has reached the client, whole or up to an error."""
@@ -286,7 +296,10 @@ class Attempt:
         record.usage = self._tell_usage(result.usage)
         record.is_answered = result.error is None
         record.error_code = None if result.error is None else result.error.code
-        context.traffic.record_answer(place_id, result.usage.completion_tokens or 0)
+        tokens = result.usage.completion_tokens
+        # The engine's own count replaces that of the events.
+        uncounted = 0 if tokens is None else tokens - self._streamed_tokens
+        context.traffic.record_answer(place_id, call.model.id, uncounted)
         is_external = self._exchange is not None
         # A failure that is fast must not make an endpoint look fast.
         if self._reservation is not None and not (is_external and result.error is not None):

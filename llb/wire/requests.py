@@ -147,3 +147,45 @@ class NewBudgets(Struct, frozen=True):
     """All budgets, in place of the present ones."""
 
     budgets: tuple[NewBudget, ...]
+
+
+class ChartSubject(StrEnum):
+    NODE = "node"
+    MODEL = "model"
+
+
+class ChartSpan(StrEnum):
+    RECENT = "recent"
+    DAY = "day"
+
+
+class ChartPoint(Struct, frozen=True, kw_only=True):
+    """Figures of a node or a model at a time in Unix seconds.
+
+    `requests` were answered since the point before. The last four are of nodes only, between 0 and 1.
+    """
+
+    at: float
+    requests: int = 0
+    tokens_per_second: float = 0.0
+    active_requests: int = 0
+    queued: int = 0
+    memory_bytes: int = 0
+    cpu_usage: float | None = None
+    memory_usage: float | None = None
+    gpu_usage: float | None = None
+    gpu_memory_usage: float | None = None
+
+
+class ChartSeries(Struct, frozen=True, kw_only=True):
+    id: str
+    points: tuple[ChartPoint, ...]
+
+
+class ChartReport(Struct, frozen=True, kw_only=True):
+    """Points of all nodes or models, oldest first, `interval_seconds` apart."""
+
+    by: ChartSubject
+    span: ChartSpan
+    interval_seconds: float
+    series: tuple[ChartSeries, ...]

@@ -210,6 +210,7 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     await ask("POST", "/api/models/chat/load", 200, json={"options": {"slots": 1}})
     await ask("POST", "/api/models/chat/unload", 204)
     await ask("GET", "/api/downloads", 200)
+    await ask("GET", "/api/charts?by=model&span=recent", 200)
     await ask("PATCH", "/api/downloads", 200, json={"order": ["other"], "rate_limit": None})
     await ask("GET", "/v1/models", 200)
     await ask("GET", "/v1/models/chat", 200)

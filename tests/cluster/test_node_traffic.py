@@ -24,12 +24,28 @@ def test_requests_in_flight_are_counted_for_each_node() -> None:
 def test_the_rate_covers_the_time_since_the_last_sample() -> None:
     now = 100.0
     traffic = NodeTraffic(clock=lambda: now)
-    traffic.record_answer("a", 50)
+    traffic.record_answer("a", "m", 50)
     # Nothing to divide by at the first sample.
     assert traffic.sample("a") == (1, 0.0)
-    traffic.record_answer("a", 30)
-    traffic.record_answer("a", 10)
+    traffic.record_answer("a", "m", 30)
+    traffic.record_answer("a", "n", 10)
     now = 104.0
     assert traffic.sample("a") == (3, 10.0)
     now = 108.0
     assert traffic.sample("a") == (3, 0.0)
+
+
+def test_tokens_count_while_they_are_generated() -> None:
+    now = 100.0
+    traffic = NodeTraffic(clock=lambda: now)
+    traffic.sample("a")
+    traffic.record_tokens("a", "m", 40)
+    now = 102.0
+    assert traffic.sample("a") == (0, 20.0)
+    # The engine counted less than there were events: a rate is never negative.
+    traffic.record_answer("a", "m", -2)
+    now = 104.0
+    assert traffic.sample("a") == (1, 0.0)
+    assert traffic.node_totals("a") == traffic.model_totals("m") == (1, 38)
+    assert traffic.model_totals("unknown") == (0, 0)
+    assert traffic.models() == {"m"}

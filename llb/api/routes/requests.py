@@ -22,6 +22,7 @@ from llb.api.responses import json_response, no_content
 from llb.base.timestamps import to_iso
 from llb.cluster.view import ClusterView
 from llb.errors import NotFound
+from llb.gateway.observability.chart_history import SAMPLE_INTERVAL_S, ChartHistory
 from llb.gateway.observability.request_log import RequestLog
 from llb.security.permissions import Principal, has_scope, scopes_of_role
 from llb.store.database import Database
@@ -29,6 +30,9 @@ from llb.store.tables import audit, request_history, usage
 from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter, RequestFilter, RequestRow
 from llb.store.tables.usage import BUCKET_WIDTH_S, UsageRecord
 from llb.wire import (
+    ChartReport,
+    ChartSpan,
+    ChartSubject,
     RequestDetail,
     RequestPage,
     RequestView,
@@ -58,8 +62,10 @@ class Outcome(StrEnum):
     ERROR = "error"
 
 
-def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView) -> Blueprint:
-    """`/api/requests` and `/api/usage`. Users see their own requests, administrators all."""
+def requests_blueprint(
+    db: Database, request_log: RequestLog, view: ClusterView, chart_history: ChartHistory
+) -> Blueprint:
+    """`/api/requests`, `/api/usage` and `/api/charts`. Users see their own requests, administrators all."""
     blueprint = Blueprint("requests")
 
     @blueprint.get("/api/requests", name="list")
@@ -176,6 +182,34 @@ def requests_blueprint(db: Database, request_log: RequestLog, view: ClusterView)
                 usage=tuple(_usage_view(record, by, view) for record in records[-MAX_USAGE_ROWS:]),
                 truncated=len(records) > MAX_USAGE_ROWS,
             )
+        )
+
+    @blueprint.get("/api/charts", name="charts")
+    @requires_scope(Scope.MODELS_READ)
+    @ApiOperation(
+        "Show figures of nodes or models over time",
+        description="`recent` has samples of the last 15 minutes, as far as llb has run, `day` the minutes of"
+        " the last 24 hours.",
+        response=ChartReport,
+        parameters=(
+            RequestParameter("by", ChartSubject, "Whose figures; `node` by default."),
+            RequestParameter("span", ChartSpan, "`day` by default."),
+        ),
+    )
+    async def charts(request: Request) -> HTTPResponse:
+        by = enum_query_param(request, "by", ChartSubject) or ChartSubject.NODE
+        span = enum_query_param(request, "span", ChartSpan) or ChartSpan.DAY
+        is_recent = span is ChartSpan.RECENT
+        return await compress_response(
+            request,
+            json_response(
+                ChartReport(
+                    by=by,
+                    span=span,
+                    interval_seconds=SAMPLE_INTERVAL_S if is_recent else 60.0,
+                    series=chart_history.series(by.value, recent=is_recent),
+                )
+            ),
         )
 
     return blueprint

@@ -69,6 +69,10 @@ class OpeningEvents(Protocol):
     def flush(self) -> bytes: ...
 
 
+# Ends every event, as llama.cpp writes it.
+EVENT_END = b"\n\n"
+
+
 async def explain_failure(failure: TransportError) -> LlbError:
     """Return the error for the client, without further evidence."""
     return error_from_transport_error(failure)
@@ -90,6 +94,7 @@ async def relay_response(
     translator: StreamTranslator | None = None,
     explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
     on_client_left: Callable[[RelayResult], None] = lambda _result: None,
+    on_tokens: Callable[[int], None] = lambda _tokens: None,
 ) -> RelayResult:
     """Pass the body on and return its outcome. A `progress_filter` holds back what precedes the first token.
 
@@ -97,7 +102,8 @@ async def relay_response(
     tried, and what the sink raises. The response is closed in every case.
 
     Many clients close the connection as soon as they have read the end of the answer: `on_client_left` gets
-    the outcome of such a stream, and the cancellation goes on.
+    the outcome of such a stream, and the cancellation goes on. `on_tokens` gets the number of events as they
+    are passed on: about one for each token.
     """
     stream = is_event_stream(response)
     usage_parser = UsageParser()
@@ -125,6 +131,7 @@ async def relay_response(
                 first_event_timeout_s,
                 progress_filter,
                 translator,
+                on_tokens,
             )
         else:
             await _relay_document(response, sink, usage_parser, idle_timeout_s)
@@ -160,6 +167,7 @@ async def relay_aggregated(
     idle_timeout_s: float = IDLE_TIMEOUT_S,
     first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
     explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
+    on_tokens: Callable[[int], None] = lambda _tokens: None,
 ) -> RelayResult:
     """Write a stream as one document, once it is complete.
 
@@ -177,6 +185,8 @@ async def relay_aggregated(
                 raise UpstreamTimeout("idle")
             usage_parser.feed(data)
             aggregator.feed(data)
+            if aggregator.has_started:
+                on_tokens(data.count(EVENT_END))
         if not aggregator.is_complete:
             raise EngineFailed(_INCOMPLETE_MESSAGE)
         if start_event is not None and aggregator.lacks_start_event:
@@ -204,6 +214,7 @@ async def _relay_events(
     first_event_timeout_s: float,
     progress_filter: OpeningEvents | None,
     translator: StreamTranslator | None,
+    on_tokens: Callable[[int], None],
 ) -> None:
     """Translator → framer → progress filter → start event → usage parser → sink.
 
@@ -252,6 +263,7 @@ async def _relay_events(
             progress_filter = None
             response.mark_started()
         usage_parser.feed(events)
+        on_tokens(events.count(EVENT_END))
         await sink.write(events)
         usage_parser.is_complete = usage_parser.is_complete or has_answer_end(events)
         if translator is not None:

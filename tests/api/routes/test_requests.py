@@ -16,6 +16,7 @@ from llb.api.routes.requests import MAX_USAGE_ROWS, requests_blueprint
 from llb.base.events import EventBus
 from llb.catalog import load_catalog
 from llb.cluster.view import ClusterView
+from llb.gateway.observability.chart_history import ChartHistory
 from llb.gateway.observability.request_log import RequestLog
 from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database
@@ -34,7 +35,8 @@ Credential = tuple[str, str]
 @pytest.fixture
 async def server(tmp_path: Path, db: Database, request_log: RequestLog) -> AsyncIterator[ApiServer]:
     view = ClusterView(load_catalog(None), EventBus(), lambda _: None)
-    blueprint = requests_blueprint(db, request_log, view)
+    chart_history = ChartHistory(db, view, view.traffic, dict)
+    blueprint = requests_blueprint(db, request_log, view, chart_history)
     async with run_api_server(tmp_path, blueprint, admin_password=PASSWORD) as running:
         yield running
 

@@ -1,0 +1,192 @@
+"""Chart history: figures of nodes and models, of the last minutes in memory, of the last day also on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+
+from llb.base.tasks import TaskSupervisor
+from llb.cluster.node_traffic import NodeTraffic, TrafficTotals
+from llb.cluster.view import ClusterView, Node
+from llb.store import chart_points
+from llb.store.chart_points import MINUTES_PER_DAY, ChartRow
+from llb.store.database import Database
+from llb.store.sqlite_errors import describe_sqlite_error
+from llb.wire import ChartPoint, ChartSeries
+
+log = logging.getLogger(__name__)
+
+SAMPLE_INTERVAL_S = 5.0
+RECENT_SAMPLES = 180
+DAY_S = 86_400.0
+_Key = tuple[str, str]
+
+
+class ChartHistory:
+    """Samples all nodes and models, and keeps a point a minute for a day, also over restarts."""
+
+    def __init__(
+        self,
+        db: Database,
+        view: ClusterView,
+        traffic: NodeTraffic,
+        get_queued: Callable[[], Mapping[str, int]],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`get_queued` returns the requests that wait, by model; `clock` Unix seconds."""
+        self._db = db
+        self._view = view
+        self._traffic = traffic
+        self._get_queued = get_queued
+        self._clock = clock
+        self._recent: dict[_Key, deque[ChartPoint]] = {}
+        self._day: dict[_Key, deque[ChartPoint]] = {}
+        self._totals: dict[_Key, TrafficTotals] = {}
+        self._sampled_at: float | None = None
+        # Samples of the present minute.
+        self._minute: dict[_Key, list[ChartPoint]] = {}
+        self._minute_started_at = 0.0
+        self._tasks = TaskSupervisor("charts")
+
+    async def start(self) -> None:
+        """Load the last day, and begin to sample."""
+        for row in await chart_points.list_since(self._db, self._clock() - DAY_S):
+            self._day_of((row.kind, row.subject)).append(row.point)
+        self._tasks.spawn(self._run(), "sample")
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    def series(self, kind: str, *, recent: bool) -> tuple[ChartSeries, ...]:
+        """Points of all nodes or models, oldest first: samples of the last minutes, or minutes of a day."""
+        since = self._clock() - (RECENT_SAMPLES * SAMPLE_INTERVAL_S if recent else DAY_S)
+        found = self._recent if recent else self._day
+        return tuple(
+            ChartSeries(id=subject, points=tuple(point for point in points if point.at > since))
+            for (each, subject), points in found.items()
+            if each == kind
+        )
+
+    async def _run(self) -> None:
+        while True:
+            self.sample()
+            if self._clock() - self._minute_started_at >= 60.0:
+                await self._end_minute()
+            await asyncio.sleep(SAMPLE_INTERVAL_S)
+
+    def sample(self) -> None:
+        """Record the present figures of all nodes that are online, and of all models in use."""
+        now = self._clock()
+        elapsed_s = 0.0 if self._sampled_at is None else now - self._sampled_at
+        self._sampled_at = now
+        if not self._minute_started_at:
+            self._minute_started_at = now
+        queued = self._get_queued()
+        nodes = [node for node in self._view.online_nodes() if node.heartbeat is not None]
+        for node in nodes:
+            self._record(("node", node.id), self._node_point(node, now, elapsed_s))
+        loaded = {model_id for node in nodes for model_id in node.engines}
+        for model_id in loaded | queued.keys() | self._traffic.models():
+            self._record(("model", model_id), self._model_point(model_id, nodes, now, elapsed_s, queued))
+
+    def _node_point(self, node: Node, now: float, elapsed_s: float) -> ChartPoint:
+        assert node.heartbeat is not None  # noqa: S101  # the caller has checked
+        meters = node.heartbeat.meters
+        requests, rate = self._growth(("node", node.id), self._traffic.node_totals(node.id), elapsed_s)
+        return ChartPoint(
+            at=now,
+            requests=requests,
+            tokens_per_second=rate,
+            active_requests=self._traffic.active_requests(node.id),
+            memory_bytes=sum(engine.memory_bytes for engine in node.engines.values()),
+            cpu_usage=meters.cpu_usage,
+            memory_usage=meters.memory_usage,
+            gpu_usage=meters.gpu_usage,
+            gpu_memory_usage=meters.gpu_memory_usage,
+        )
+
+    def _model_point(
+        self,
+        model_id: str,
+        nodes: Iterable[Node],
+        now: float,
+        elapsed_s: float,
+        queued: Mapping[str, int],
+    ) -> ChartPoint:
+        requests, rate = self._growth(("model", model_id), self._traffic.model_totals(model_id), elapsed_s)
+        engines = [node.engines[model_id] for node in nodes if model_id in node.engines]
+        return ChartPoint(
+            at=now,
+            requests=requests,
+            tokens_per_second=rate,
+            active_requests=sum(engine.busy for engine in engines),
+            queued=queued.get(model_id, 0),
+            memory_bytes=sum(engine.memory_bytes for engine in engines),
+        )
+
+    def _growth(self, key: _Key, totals: TrafficTotals, elapsed_s: float) -> tuple[int, float]:
+        """Requests answered since the last sample, and tokens per second."""
+        before = self._totals.get(key, totals)
+        self._totals[key] = totals
+        rate = (totals.tokens - before.tokens) / elapsed_s if elapsed_s > 0 else 0.0
+        return totals.answered - before.answered, max(0.0, rate)
+
+    def _record(self, key: _Key, point: ChartPoint) -> None:
+        self._recent.setdefault(key, deque(maxlen=RECENT_SAMPLES)).append(point)
+        self._minute.setdefault(key, []).append(point)
+
+    async def _end_minute(self) -> None:
+        rows = [
+            ChartRow(kind=kind, subject=subject, point=mean_point(points))
+            for (kind, subject), points in self._minute.items()
+        ]
+        self._minute, self._minute_started_at = {}, self._clock()
+        for row in rows:
+            self._day_of((row.kind, row.subject)).append(row.point)
+        self._forget_old()
+        try:
+            async with self._db.write() as tx:
+                await chart_points.put(tx, rows)
+                await chart_points.remove_before(tx, self._clock() - DAY_S)
+        except sqlite3.Error as error:
+            if (trouble := describe_sqlite_error(error)) is None:
+                raise
+            # A minute of a chart is not worth more than a line.
+            log.warning("figures for charts could not be stored: %s", trouble)
+
+    def _forget_old(self) -> None:
+        """Drop what has had no figures for a day: a node that was removed, a model that was deleted."""
+        since = self._clock() - DAY_S
+        for found in (self._recent, self._day):
+            for key in [key for key, points in found.items() if not points or points[-1].at < since]:
+                del found[key]
+                self._totals.pop(key, None)
+
+    def _day_of(self, key: _Key) -> deque[ChartPoint]:
+        return self._day.setdefault(key, deque(maxlen=MINUTES_PER_DAY))
+
+
+def mean_point(points: list[ChartPoint]) -> ChartPoint:
+    """One point for several: sums of requests, peaks of what waits and runs, means of the rest."""
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    return ChartPoint(
+        at=points[-1].at,
+        requests=sum(point.requests for point in points),
+        tokens_per_second=sum(point.tokens_per_second for point in points) / len(points),
+        active_requests=max(point.active_requests for point in points),
+        queued=max(point.queued for point in points),
+        memory_bytes=points[-1].memory_bytes,
+        cpu_usage=mean([point.cpu_usage for point in points]),
+        memory_usage=mean([point.memory_usage for point in points]),
+        gpu_usage=mean([point.gpu_usage for point in points]),
+        gpu_memory_usage=mean([point.gpu_memory_usage for point in points]),
+    )
