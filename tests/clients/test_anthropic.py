@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -194,3 +195,86 @@ def test_whatever_fails_below_messages_has_their_shape(served: RunningLlb) -> No
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
     answer = served.admin_client.post("/v1/messages", content=b"{}", headers={"content-type": "text/plain"})
     assert (answer.status_code, answer.json()["type"]) == (415, "error")
+
+
+# --- answers in a schema, which the engine enforces in chats only ------------------------------------
+
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Oslo", "Bergen"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+CITY_MESSAGES: list[MessageParam] = [{"role": "user", "content": "Name a city."}]
+
+
+@pytest.mark.parametrize("field", ["output_config", "output_format"])
+def test_an_answer_in_a_schema(served: RunningLlb, client: Anthropic, field: str) -> None:
+    form = {"type": "json_schema", "schema": CITY}
+    body = {field: {"format": form, "effort": "low"} if field == "output_config" else form, "temperature": 0}
+    answer = client.messages.with_raw_response.create(
+        model="SmolLM2", max_tokens=100, messages=CITY_MESSAGES, extra_body=body
+    )
+    message = answer.parse()
+    [block] = message.content
+    assert block.type == "text"
+    assert json.loads(block.text)["city"] in ("Oslo", "Bergen")
+    assert (message.type, message.role, message.model) == ("message", "assistant", "smollm2")
+    assert (message.stop_reason, message.stop_sequence) == ("end_turn", None)
+    entry = served.wait_for_request(answer.headers["x-request-id"])
+    assert (entry["endpoint"], entry["model"], entry["status"]) == ("/v1/messages", "smollm2", 200)
+    cached = message.usage.cache_read_input_tokens or 0
+    assert entry["prompt_tokens"] == message.usage.input_tokens + cached
+    assert entry["completion_tokens"] == message.usage.output_tokens
+    with client.messages.stream(
+        model="smollm2", max_tokens=100, messages=CITY_MESSAGES, extra_body=body
+    ) as stream:
+        streamed = stream.get_final_message()
+        request_id = stream.response.headers["request-id"]
+    [block] = streamed.content
+    assert block.type == "text"
+    assert json.loads(block.text)["city"] in ("Oslo", "Bergen")
+    assert streamed.stop_reason == "end_turn"
+    entry = served.wait_for_request(request_id)
+    assert entry["stream"]
+    assert entry["completion_tokens"] == streamed.usage.output_tokens
+
+
+@pytest.mark.parametrize(
+    ("form", "param"),
+    [
+        ({"type": "yaml"}, "output_config.format"),
+        ("json", "output_config.format"),
+        ({"type": "json_schema"}, "output_config.format.schema"),
+        ({"type": "json_schema", "schema": {"type": "string", "pattern": "a{5000}"}}, "pattern"),
+    ],
+)
+def test_formats_that_are_refused(client: Anthropic, form: object, param: str) -> None:
+    import anthropic
+
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        client.messages.create(
+            model="smollm2",
+            max_tokens=2,
+            messages=CITY_MESSAGES,
+            extra_body={"output_config": {"format": form}},
+        )
+    body: Any = refused.value.body
+    assert body["error"]["param"] == param
+
+
+def test_a_schema_with_errors_before_and_within_the_answer(served: RunningLlb, client: Anthropic) -> None:
+    import anthropic
+
+    body = {"output_config": {"format": {"type": "json_schema", "schema": CITY}}}
+    with pytest.raises(anthropic.NotFoundError, match="'nothing' does not exist") as nothing:
+        client.messages.create(model="nothing", max_tokens=2, messages=CITY_MESSAGES, extra_body=body)
+    assert served.wait_for_request(str(nothing.value.request_id))["status"] == 404
+    with pytest.raises(anthropic.BadRequestError, match="context length is 2048"):
+        client.messages.create(
+            model="smollm2",
+            max_tokens=2,
+            messages=[{"role": "user", "content": "word " * 4000}],
+            extra_body=body,
+        )

@@ -17,6 +17,7 @@ from llb.api.reference.schemas.anthropic import MESSAGES_OPERATIONS, OVERLOADED_
 from llb.api.request_id import request_id_of
 from llb.api.responses import error_headers, json_response
 from llb.errors import EngineFailed, LlbError, Overloaded
+from llb.gateway.dialects.structured_messages import read_structured_messages
 from llb.gateway.stream.sse import format_event
 from llb.wire import Scope
 
@@ -48,6 +49,7 @@ def anthropic_blueprint(handler: InferenceHandler) -> Blueprint:
         await handler.handle(
             request,
             DialectHooks(
+                reroute=read_structured_messages if request.path == MESSAGES_PREFIX else None,
                 format_error_event=partial(anthropic_error_event, request_id=request_id),
                 http_status_of=anthropic_http_status_of,
                 response_headers={REQUEST_ID_HEADER: request_id},

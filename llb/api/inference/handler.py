@@ -6,7 +6,7 @@ The body passes through to the engine. Only the fields that need a check are dec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sanic import Request
@@ -16,6 +16,7 @@ from llb.api.error_mapping import http_status_of
 from llb.api.inference.body_size import strip_images
 from llb.api.inference.call_builder import ErrorEventBuilder, ExtraFieldsBuilder, build_call
 from llb.api.inference.client_sinks import ResponseSink, with_transcript
+from llb.api.inference.request_validation import check_bounds
 from llb.api.request_body import LargeBodyWorker
 from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import abort_connection
@@ -32,6 +33,20 @@ class CompletingSink(ClientSink, Protocol):
     """Sink that completes an answer and may hold a part of it until `flush`."""
 
     async def flush(self) -> None: ...
+
+
+class ReroutedRequest(Protocol):
+    """Request for another of the engine's routes, and the way back of its answer."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    def encode(self) -> bytes: ...
+
+    def complete_answer(self, sink: ClientSink, call: InferenceCall) -> CompletingSink: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +67,9 @@ class DialectHooks:
     keepalive: bytes = SSE_KEEPALIVE
     # Puts a sink before the client's that completes the answer.
     complete_answer: Callable[[ClientSink, InferenceCall, ModelReadiness], CompletingSink] | None = None
+    # Returns a request that the engine supports at another of its routes only, None for all others.
+    # The second argument checks the bounds of the fields that the client sent.
+    reroute: Callable[[bytes, Callable[[bytes], None]], ReroutedRequest | None] | None = None
 
 
 class InferenceHandler:
@@ -77,7 +95,9 @@ class InferenceHandler:
             path = hooks.engine_path or f"/{request.route.path}"
             given = request.body
             request.body = await self._worker.run(len(given), lambda: repair_text(given))
-            result = await self._dispatch(request, record, response, path, request.body, hooks)
+            body = request.body
+            path, body, hooks = await self._reroute(record, path, body, hooks)
+            result = await self._dispatch(request, record, response, path, body, hooks)
             if result is not None and result.error is not None and not result.stream:
                 # The response has promised its length: only a closed connection shows that it is incomplete.
                 abort_connection(request)
@@ -92,6 +112,29 @@ class InferenceHandler:
         with self._recorder.record(request, endpoint=path) as record:
             await self._dispatch(request, record, sink, path, body, DialectHooks())
             record.status = 200
+
+    async def _reroute(
+        self, record: RequestRecord, path: str, body: bytes, hooks: DialectHooks
+    ) -> tuple[str, bytes, DialectHooks]:
+        """Return path, body and hooks for the route that supports the request."""
+        reroute = hooks.reroute
+        if reroute is None:
+            return path, body, hooks
+        rerouted = await self._worker.run(
+            len(body), lambda: reroute(body, lambda given: check_bounds(strip_images(given)))
+        )
+        if rerouted is None:
+            return path, body, hooks
+        record.requested_model = rerouted.model
+        if (await self.dispatcher.readiness.resolve_listed_model(rerouted.model)).is_external:
+            # A server elsewhere may support it as it is.
+            return path, body, hooks
+        encoded = await self._worker.run(len(body), rerouted.encode)
+        return (
+            rerouted.path,
+            encoded,
+            replace(hooks, complete_answer=lambda sink, call, _: rerouted.complete_answer(sink, call)),
+        )
 
     async def _dispatch(
         self,

@@ -39,6 +39,15 @@ def check_sizes(raw_fields: RawFields) -> None:
     _check_fields({name: raw_fields[name] for name in _WALKED_FIELDS if name in raw_fields})
 
 
+def check_bounds(body: bytes) -> None:
+    """Check a body, without its images, that is translated before it is read. Raises `InvalidRequest`.
+
+    URLs are checked once it is known who answers.
+    """
+    check_sizes(decode_json(body, RawFields))
+    validate_request(decode_json(body, InferenceFields), body, allows_urls=True)
+
+
 def validate_request(fields: InferenceFields, body: bytes, *, allows_urls: bool = False) -> dict[str, Any]:
     """Check `body`, stripped of images, and the `fields` decoded from it; returns fields to replace in it.
 
