@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.clients.compatibility.environments import CACHE, node_folder, python_of
+from tests.clients.compatibility.environments import CACHE, node_binary, node_folder, python_of
 from tests.clients.compatibility.programs import AGENTS, Program
 from tests.clients.compatibility.serving import EDITOR_MODEL, SCRIPTED_MODEL
 
@@ -94,6 +94,27 @@ def prepare_opencode(url: str, key: str, folder: Path) -> Start:
     )
 
 
+def prepare_continue(url: str, key: str, folder: Path) -> Start:
+    """Continue in the terminal, with the configuration that its editors read too."""
+    (folder / "config.yaml").write_text(
+        "name: llb\nversion: 1.0.0\nschema: v1\nmodels:\n"
+        f"  - name: llb\n    provider: openai\n    model: {SCRIPTED_MODEL}\n"
+        f"    apiBase: {url}/v1\n    apiKey: {key}\n    capabilities: [tool_use]\n"
+    )
+    return Start(
+        [
+            str(node_binary("agents")),
+            _node_package("@continuedev/cli/dist/cn.js"),
+            "--config",
+            "config.yaml",
+            "--auto",
+            "--print",
+            REQUEST,
+        ],
+        {"CONTINUE_CLI_ENABLE_TELEMETRY": "0", "CONTINUE_METRICS_ENABLED": "0"},
+    )
+
+
 def prepare_aider(url: str, key: str, folder: Path) -> Start:
     """aider, which asks for whole files and writes them."""
     command = [str(CACHE / "python" / "aider" / "bin" / "aider"), "--model", f"openai/{EDITOR_MODEL}"]
@@ -135,6 +156,7 @@ AGENT_PROGRAMS = (
     ),
     Agent(_program("codex", "@openai/codex", "agents", "OpenAI Responses"), prepare_codex),
     Agent(_program("opencode", "opencode-ai", "agents", "OpenAI"), prepare_opencode),
+    Agent(_program("continue", "@continuedev/cli", "agents", "OpenAI"), prepare_continue),
     Agent(_program("aider", "aider-chat", "aider", "OpenAI"), prepare_aider, has_tools=False),
     Agent(
         _program("open-interpreter", "open-interpreter", "open-interpreter", "OpenAI"),

@@ -79,7 +79,7 @@ def _install_node(environment: str) -> None:
     npm = shutil.which("npm")
     assert npm, "npm is not installed"
     subprocess.run(
-        [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
+        [npm, "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
         cwd=folder,
         check=True,
     )

@@ -13,7 +13,7 @@ AGENTS = CLIENTS / "agents"
 
 @dataclass(frozen=True)
 class Program:
-    """A library, or an agent: `entry` is its module, its script or its command."""
+    """A library or an application: `entry` is its module below tests/clients, or its script."""
 
     name: str
     packages: tuple[str, ...]
@@ -23,26 +23,33 @@ class Program:
 
 
 LIBRARIES = (
-    Program("openai-python", ("openai",), "sdks", "openai_client", "OpenAI"),
-    Program("anthropic-python", ("anthropic",), "sdks", "anthropic_client", "Anthropic"),
-    Program("ollama-python", ("ollama",), "sdks", "ollama_client", "Ollama"),
-    Program("langchain-openai", ("langchain-openai",), "sdks", "langchain_openai_client", "OpenAI"),
+    Program("openai-python", ("openai",), "sdks", "programs.openai_client", "OpenAI"),
+    Program("anthropic-python", ("anthropic",), "sdks", "programs.anthropic_client", "Anthropic"),
+    Program("ollama-python", ("ollama",), "sdks", "programs.ollama_client", "Ollama"),
+    Program("langchain-openai", ("langchain-openai",), "sdks", "programs.langchain_openai_client", "OpenAI"),
     Program(
-        "langchain-anthropic", ("langchain-anthropic",), "sdks", "langchain_anthropic_client", "Anthropic"
+        "langchain-anthropic",
+        ("langchain-anthropic",),
+        "sdks",
+        "programs.langchain_anthropic_client",
+        "Anthropic",
     ),
-    Program("langchain-ollama", ("langchain-ollama",), "sdks", "langchain_ollama_client", "Ollama"),
-    Program("pydantic-ai", ("pydantic-ai-slim",), "sdks", "pydantic_ai_client", "OpenAI, Anthropic"),
+    Program("langchain-ollama", ("langchain-ollama",), "sdks", "programs.langchain_ollama_client", "Ollama"),
+    Program("pydantic-ai", ("pydantic-ai-slim",), "sdks", "programs.pydantic_ai_client", "OpenAI, Anthropic"),
     Program(
         "llama-index",
         ("llama-index-llms-openai-like", "llama-index-embeddings-openai-like"),
         "llama-index",
-        "llama_index_client",
+        "programs.llama_index_client",
         "OpenAI",
     ),
-    Program("litellm", ("litellm",), "litellm", "litellm_client", "OpenAI, Anthropic, Ollama"),
-    Program("instructor", ("instructor",), "instructor", "instructor_client", "OpenAI, Anthropic"),
+    Program("litellm", ("litellm",), "litellm", "programs.litellm_client", "OpenAI, Anthropic, Ollama"),
+    Program("instructor", ("instructor",), "instructor", "programs.instructor_client", "OpenAI, Anthropic"),
     Program("openai-node", ("openai",), "node", "openai.mjs", "OpenAI"),
     Program("anthropic-node", ("@anthropic-ai/sdk",), "node", "anthropic.mjs", "Anthropic"),
     Program("ollama-node", ("ollama",), "node", "ollama.mjs", "Ollama"),
     Program("ai-sdk", ("ai", "@ai-sdk/openai-compatible"), "node", "ai.mjs", "OpenAI"),
+    Program("openai-agents", ("openai-agents",), "agent-sdks", "agents.openai_agents", "OpenAI"),
+    Program("smolagents", ("smolagents",), "agent-sdks", "agents.smolagents_client", "OpenAI"),
+    Program("open-webui", ("open-webui",), "open-webui", "agents.open_webui", "OpenAI"),
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from tests.clients.compatibility.serving import (
     SCRIPTED_MODEL,
 )
 
-DEADLINE_S = 300
+DEADLINE_S = 400
 
 StepResults = dict[str, str | None]
 
@@ -44,7 +46,7 @@ def run_library(program: Program, llb_url: str, key: str, directory: Path) -> St
             script = node_folder(program.environment) / program.entry
             command = [str(node_binary(program.environment)), str(script)]
         else:
-            command = [str(python_of(program.environment)), "-m", f"tests.clients.programs.{program.entry}"]
+            command = [str(python_of(program.environment)), "-m", f"tests.clients.{program.entry}"]
         done = subprocess.run(
             command, env=environment, cwd=directory, capture_output=True, text=True, timeout=DEADLINE_S
         )
@@ -66,26 +68,34 @@ def run_agent(agent: Agent, llb_url: str, key: str, home: Path) -> StepResults:
         start = agent.prepare(recorder.url, key, home)
         log = home / "output.log"
         with log.open("wb") as output:
-            status = subprocess.run(
+            process = subprocess.Popen(
                 start.command,
                 env={**clean_environment(home), **start.environment},
                 cwd=home,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                timeout=DEADLINE_S,
-            ).returncode
+                start_new_session=True,
+            )
+            try:
+                end_of_run = f"exit status {process.wait(DEADLINE_S)}"
+            except subprocess.TimeoutExpired:
+                end_of_run = f"still running after {DEADLINE_S} s"
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     text = log.read_text(errors="replace")
     end = " ".join(text.split())[-300:]
     refused = [
-        f"{exchange.method} {exchange.path}: {exchange.status}"
+        f"{exchange.method} {exchange.path}: {exchange.status} {exchange.answer.decode(errors='replace')}"
         for exchange in recorder.exchanges
         if exchange.method == "POST" and exchange.status >= 400
     ]
     sent = b"".join(exchange.body for exchange in recorder.exchanges)
     results: StepResults = {
         "requests_answered": ", ".join(refused) if refused or not sent else None,
-        "clean_exit": None if status == 0 else f"exit status {status}: {end}",
+        "clean_exit": None if end_of_run == "exit status 0" else f"{end_of_run}: {end}",
     }
     if agent.has_tools:
         # The model's answer is written only once the result of its call has come back.

@@ -30,7 +30,7 @@ _COMMAND = f"echo {COMMAND_OUTPUT}"
 # The first that a request offers is called: `get_weather` of the libraries, the shell of each agent.
 CALLS: dict[str, dict[str, Any]] = {
     "get_weather": {"city": "Oslo"},
-    "Bash": {"command": _COMMAND, "description": "Say whether it rains"},
+    "Bash": {"command": _COMMAND},
     "bash": {"command": _COMMAND},
     "exec_command": {"cmd": _COMMAND},
     "shell_command": {"command": _COMMAND},

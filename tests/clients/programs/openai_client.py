@@ -89,9 +89,9 @@ def responses() -> None:
 
 
 def streamed_responses() -> None:
-    with client.responses.stream(model=CHAT_MODEL, input=steps.QUESTION, max_output_tokens=8) as events:
+    with client.responses.stream(model=CHAT_MODEL, input=steps.CITY_QUESTION, text_format=City) as events:
         steps.check_stream(event.delta for event in events if event.type == "response.output_text.delta")
-        assert events.get_final_response().usage
+        steps.check_city(events.get_final_response().output_parsed)
 
 
 def responses_tool_call() -> None:
