@@ -8,6 +8,8 @@ from typing import Any
 # Fields of the engine that no client reads and that differ between versions of llama.cpp.
 IGNORED_FIELDS = frozenset({"timings", "system_fingerprint"})
 END_OF_STREAM = "[DONE]"
+# Comes when an answer is slow.
+KEEPALIVE_EVENT = "ping"
 
 Shape = Any
 
@@ -60,6 +62,8 @@ def describe_answer(content_type: str, content: bytes) -> dict[str, Any]:
         events: dict[str, Shape] = {}
         last = ""
         for name, data in _server_sent_events(content.decode()):
+            if name == KEEPALIVE_EVENT:
+                continue
             last = data if data == END_OF_STREAM else name
             if data != END_OF_STREAM:
                 events[name] = merge(events.get(name), shape_of(json.loads(data)))
