@@ -36,7 +36,7 @@ from llb.policy.endpoints.dialects import path_at
 from llb.policy.retry import NODE_SPECIFIC_ERRORS, RetryState
 from llb.policy.routing import RequestEstimate
 from llb.security.permissions import has_scope
-from llb.wire import Scope
+from llb.wire import EndpointKind, Scope
 
 log = logging.getLogger(__name__)
 
@@ -264,8 +264,13 @@ class Dispatcher:
         may_use_clouds = has_scope(call.record.principal, Scope.CLOUD)
         path = call.path.decode("ascii")
         refused: dict[str, errors.LlbError] = {}
+        via_name = self._context.endpoints.registry.via_name
         for endpoint_id, place in places.items():
-            if place.is_cloud and not may_use_clouds:
+            if place.endpoint.kind is EndpointKind.LLB and via_name in call.via:
+                refused[endpoint_id] = errors.EndpointUnavailable(
+                    f"The request has come from endpoint '{place.endpoint.name}' itself"
+                )
+            elif place.is_cloud and not may_use_clouds:
                 refused[endpoint_id] = errors.CloudNotAllowed(place.endpoint.name)
             elif path_at(place.endpoint.kind, path) is None:
                 refused[endpoint_id] = errors.InvalidRequest(

@@ -35,6 +35,8 @@ class InferenceCall:
     keep_alive: KeepAlive | None = None
     # Headers of the client's dialect, for endpoints that speak it: `anthropic-version` and `-beta`.
     dialect_headers: tuple[tuple[bytes, bytes], ...] = ()
+    # The header `Via`: other llb that the request has come through.
+    via: str = ""
     # Longest wait for a slot, None for the usual one.
     queue_timeout_s: float | None = None
     # Writes an error into a stream, in the client's dialect.

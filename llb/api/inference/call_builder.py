@@ -32,6 +32,7 @@ class _ModelName(Struct):
     model: str
 
 
+MAX_VIA_CHARS = 2000
 # Of Anthropic's dialect, passed on to endpoints that speak it.
 DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
 
@@ -103,6 +104,7 @@ async def build_call(
             for name in DIALECT_HEADERS
             if (value := request.headers.get(name)) is not None and value.isascii() and value.isprintable()
         ),
+        via=_read_via(request),
         session=request.headers.get(SESSION_HEADER) or fields.prompt_cache_key,
         keep_alive=_requested_keep_alive(
             request.ctx.principal, fields.keep_alive if keep_alive is None else keep_alive
@@ -131,6 +133,12 @@ async def _normalize(
     # The images, too.
     whole = await worker.run(len(body), lambda: normalize(body))
     return whole.body or body, normalized.body, normalized.ignored
+
+
+def _read_via(request: Request) -> str:
+    """Return the header `Via`, by which two llb that are endpoints of one another see a loop."""
+    value = ", ".join(request.headers.getall("via", ()))
+    return value[:MAX_VIA_CHARS] if value.isascii() and value.isprintable() else ""
 
 
 def append_fields(body: bytes, fields: Mapping[str, Any]) -> bytes:

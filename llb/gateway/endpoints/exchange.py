@@ -26,6 +26,7 @@ from llb.gateway.translation.answer_stream import AnswerStream
 from llb.gateway.translation.provider_errors import ProviderFailure
 from llb.gateway.translation.token_usage import TokenUsage
 from llb.policy.endpoints import dialects
+from llb.wire import EndpointKind
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BODY_BYTES = 64 * 1024
@@ -179,6 +180,9 @@ class EndpointExchange:
             headers += call.dialect_headers
             if not any(name == _VERSION_HEADER for name, _ in call.dialect_headers):
                 headers += ((_VERSION_HEADER, ANTHROPIC_VERSION),)
+        if self.place.endpoint.kind is EndpointKind.LLB:
+            via = f"{call.via}, 1.1 {self._context.registry.via_name}".removeprefix(", ")
+            headers += ((b"via", via.encode("ascii")),)
         # The trace of a caller is no business of a cloud.
         return headers if self.place.is_cloud else (*headers, *call.record.trace_headers)
 
@@ -187,6 +191,9 @@ class EndpointExchange:
         found = read_error(endpoint.name, response.status, response.headers, body)
         error = found.error
         error.message = self._context.redact(error.message)
+        if endpoint.kind is EndpointKind.LLB and response.status == 503:
+            # Of one model: it is loading there, or its queue is full.
+            return error
         match found.effect:
             case Effect.FAILURE:
                 registry.record_failure(endpoint, error.message, is_unreachable=False)

@@ -18,6 +18,7 @@ from llb.gateway.endpoints.model_lists import ModelListing
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.policy.endpoints import names
 from llb.policy.endpoints.health import EndpointHealth
+from llb.security import tokens
 from llb.store.tables.endpoints import ListedModel
 from llb.wire import Capability, EndpointStatus, Model, ModelObject
 
@@ -45,6 +46,8 @@ class EndpointRegistry:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        # Of this process, in the header `Via` of requests to other llb.
+        self.via_name = f"llb-{tokens.new_random_id()}"
         # With an endpoint and whether it was removed.
         self.changed: Topic[Endpoint, bool] = Topic()
         # An endpoint that has to be checked now.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,26 @@ async def test_llama_server(front: RunningBalancer, tmp_path: Path, chat_gguf: P
         streamed = await ask(front, "/v1/messages", {**body, "stream": True})
         assert "event: message_stop" in streamed.text
         assert (await front.http.delete(f"/api/endpoints/{endpoint['id']}")).status_code == 204
+
+
+async def test_two_that_are_endpoints_of_one_another(front: RunningBalancer, back: RunningBalancer) -> None:
+    """A request that no node can answer does not go round."""
+    key = await front.create_key("inference", "models:read")
+    added = await back.http.post("/api/endpoints", json={"base_url": front.url, "name": "attic", "key": key})
+    assert added.status_code == 201, added.text
+    assert added.json()["models"] == []
+    there = f"/api/endpoints/{added.json()['id']}"
+    [endpoint] = (await front.http.get("/api/endpoints")).json()["endpoints"]
+    # Each says that the other has `loop`.
+    for llb, path in ((back, there), (front, f"/api/endpoints/{endpoint['id']}")):
+        changed = await llb.http.patch(path, json={"aliases": {"loop": "loop"}})
+        assert changed.status_code == 200, changed.text
+    body = {"model": "loop", "messages": QUESTION, "max_tokens": 1}
+    answer = await asyncio.wait_for(front.http.post("/v1/chat/completions", json=body), 20)
+    assert answer.status_code in (502, 503), answer.text
+    assert len((await back.http.get("/api/requests", params={"model": "attic/loop"})).json()["requests"]) <= 1
+    await front.http.patch(f"/api/endpoints/{endpoint['id']}", json={"aliases": {}})
+    await back.http.delete(there)
 
 
 async def test_an_endpoint_that_goes_and_returns(front: RunningBalancer, back: RunningBalancer) -> None:
