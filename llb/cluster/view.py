@@ -459,10 +459,14 @@ class ClusterView:
 
     def template_capabilities_of(self, model_id: str) -> tuple[Capability, ...] | None:
         """Capabilities that the chat template of a model has; None while that is unknown."""
-        for _, report in self.replicas_of(model_id):
-            if report.template_capabilities is not None:
-                return report.template_capabilities
-        return None
+        reports = (report.template_capabilities for _, report in self.replicas_of(model_id))
+        found = next((names for names in reports if names is not None), None)
+        support = self.template_support_of(model_id)
+        if found is None or support is None:
+            return found
+        # An engine has tried what the text says.
+        has = {*found, Capability.TOOL_USE} if support.tools else {*found} - {Capability.TOOL_USE}
+        return tuple(name for name in TEMPLATE_CAPABILITIES if name in has)
 
     def template_support_of(self, model_id: str) -> TemplateSupport | None:
         """What the chat template of a model prints, as an engine or else its text says; None if unknown."""

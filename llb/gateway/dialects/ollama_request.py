@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from llb.errors import InvalidRequest
 from llb.gateway.normalization.content import read_content
-from llb.gateway.normalization.scalars import read_token_limit, read_whole_number
+from llb.gateway.normalization.scalars import read_flag, read_token_limit, read_whole_number
 from llb.gateway.normalization.tool_calls import CallIds, arguments_text, result_text
 
 CHAT_PATH, COMPLETION_PATH, EMBEDDINGS_PATH = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -78,13 +78,15 @@ class ModelRequest(Struct, frozen=True, kw_only=True):
 class TextRequest(ModelRequest, frozen=True, kw_only=True):
     """Fields of every request that generates text."""
 
-    stream: bool | None = None
+    # A flag in any form.
+    stream: Any = None
     format: str | dict[str, Any] | None = None
     think: bool | str | None = None
 
     @property
     def wants_stream(self) -> bool:
-        return self.stream is not False
+        """Whether the answer is streamed; raises `InvalidRequest`."""
+        return self.stream is None or read_flag("stream", self.stream)
 
 
 class ChatRequest(TextRequest, frozen=True, kw_only=True):

@@ -76,7 +76,11 @@ def part_type(path: str, part: Any) -> str:
 
 def part_text(path: str, part: Any) -> str:
     """Return the text of a part of a text type."""
-    return part if isinstance(part, str) else read_text(f"{path}.text", part.get("text"))
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise invalid(path, "must be an object")
+    return read_text(f"{path}.text", part.get("text"))
 
 
 def _read_part(path: str, kind: str, part: Any) -> dict[str, Any]:

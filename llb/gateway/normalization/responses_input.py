@@ -28,6 +28,7 @@ _CLIENT_CALLS = {
     "computer_call": "action",
 }
 _CLIENT_RESULTS = frozenset(f"{kind}_output" for kind in _CLIENT_CALLS)
+_PROVIDER_ITEMS = ("_call", "_list_tools", "_request", "_response")
 _FUNCTION_CALL, _FUNCTION_RESULT = "function_call", "function_call_output"
 
 
@@ -74,8 +75,8 @@ def _read_item(path: str, item: Any, ids: CallIds, document: RequestDocument) ->
         return _read_reasoning(path, item)
     if kind == "item_reference":
         raise invalid(path, "refers to an item that llb has not stored: send the item itself")
-    if isinstance(kind, str) and kind.endswith(("_call", "_list_tools", "_request", "_response")):
-        # A tool that ran at the provider in an earlier turn.
+    if isinstance(kind, str) and (kind.startswith("compaction") or kind.endswith(_PROVIDER_ITEMS)):
+        # A tool that ran at the provider in an earlier turn, or what only the provider can decrypt.
         document.ignore(f"input.{kind}")
         return []
     raise invalid(f"{path}.type", f"'{str(kind)[:64]}' is not supported")

@@ -184,9 +184,7 @@ def _read_choice(value: Any, left_out: Sequence[str]) -> _Choice:
     if isinstance(value, str):
         if value in _CHOICE_NAMES:
             return _Choice(_CHOICE_NAMES[value])
-        raise invalid(
-            "tool_choice", f"must be auto, none, required or the name of a tool, not '{value[:64]}'"
-        )
+        return _Choice("required", (value,))
     if not isinstance(value, dict):
         raise invalid("tool_choice", "must be a text or an object")
     kind = value.get("type")
