@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import VisitorFactory
+from e2e.javascript import WEB
 from tests.conftest import BalancerFactory, start_balancer
 from tests.documented_proxies import nginx_command, read_config
 from tests.harness import PASSWORD, RunningBalancer
@@ -108,3 +109,10 @@ async def test_the_page_below_a_path(
         await page.goto(f"{origin}/llb/models/tiny")
         await page.get_by_text(f"{origin}/llb/v1").first.wait_for(state="attached")
         assert outside == []
+
+
+def test_no_other_module_builds_an_address_of_the_server() -> None:
+    """`serverUrl` has the path; the origin alone would not."""
+    modules = (path for path in WEB.rglob("*.js") if "vendor" not in path.parts)
+    found = {path.relative_to(WEB).as_posix() for path in modules if "location.origin" in path.read_text()}
+    assert found == {"lib/base-path.js", "core/api.js", "core/router.js"}

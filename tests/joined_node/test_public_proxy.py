@@ -20,7 +20,7 @@ from llb.api.middleware.route_policy import route_policy_table
 from llb.app import create_app
 from llb.config import make_config
 from llb.wire import PROTOCOL_VERSION
-from tests.api.connection.raw import connect
+from tests.api.connection.raw import connect, exchange
 from tests.conftest import BalancerFactory, JoinedNodeFactory
 from tests.harness import RunningBalancer, RunningJoinedNode, wait_until
 from tests.joined_node.wire import join_node
@@ -240,6 +240,18 @@ async def test_a_balancer_that_is_down_is_one_sentence(
     assert answer.json()["error"]["code"] == "no_node_available"
     assert "Retry-After" in answer.headers
     assert llb.url not in answer.text
+
+
+async def test_probes_and_base_urls_of_a_joined_host(
+    cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
+) -> None:
+    llb, node = cluster
+    probe = await exchange(node.port, b"GET /health HTTP/1.0\r\n\r\n")
+    assert probe.startswith(b"HTTP/1.1 200 ")
+    key = bearer(await llb.create_key("inference"))
+    for path in ("/v1/v1/models", "//v1/models/", "/models"):
+        answer = await anonymous_client.get(f"{node.url}{path}", headers=key)
+        assert (answer.status_code, answer.json()["object"]) == (200, "list"), path
 
 
 async def test_an_answer_that_breaks_off_behind_is_cut_here_too(
