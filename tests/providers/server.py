@@ -365,7 +365,7 @@ class ProviderStandIn:
                     return
             number += 1
             yield piece
-            while fault is not None and fault.kind is FaultKind.ENDLESS_STREAM and number > 1:
+            while fault is not None and fault.kind is FaultKind.ENDLESS_STREAM and number > fault.after:
                 yield piece
                 await asyncio.sleep(0)
 

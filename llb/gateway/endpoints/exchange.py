@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from llb import errors
-from llb.gateway.endpoints.answer import AnswerSink, OpeningFilter
+from llb.gateway.endpoints.answer import MAX_ANSWER_BYTES, AnswerSink, OpeningFilter
 from llb.gateway.endpoints.answer_errors import Effect, read_error
 from llb.gateway.endpoints.checks import describe_failure
 from llb.gateway.endpoints.endpoint import ANTHROPIC_VERSION
@@ -33,6 +33,8 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 ERROR_BODY_TIMEOUT_S = 5.0
 # What a body of this size costs to take apart, the event loop can afford.
 MAX_EVENT_LOOP_BYTES = 128 * 1024
+# Events before the first content of an answer that is translated, such as pings.
+MAX_OPENING_BYTES = 1024 * 1024
 _LIMIT_PREFIXES = (b"anthropic-ratelimit-", b"x-ratelimit-")
 _VERSION_HEADER = b"anthropic-version"
 _JSON_HEADER = (b"content-type", b"application/json")
@@ -232,12 +234,17 @@ class TranslatedAnswer:
         self._stream = stream
         self._translate = translate
         self._document_usage: TokenUsage | None = None
+        self._received_bytes = 0
 
     @property
     def usage(self) -> Usage:
         return (self._document_usage or self._stream.usage).recorded
 
     def feed(self, data: bytes) -> bytes:
+        self._received_bytes += len(data)
+        most = MAX_ANSWER_BYTES if self._stream.has_content else MAX_OPENING_BYTES
+        if self._received_bytes > most:
+            raise AnswerFailed("an answer without " + ("an end" if self._stream.has_content else "content"))
         try:
             return self._stream.feed(data)
         except ProviderFailure as failure:

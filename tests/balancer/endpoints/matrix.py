@@ -9,14 +9,22 @@ from pathlib import Path
 
 from llb.policy.endpoints.dialects import CHAT, EMBEDDINGS, MESSAGES, path_at, speaks
 from llb.wire import EndpointKind
-from tests.providers import KINDS
+from tests.providers import KINDS, ProviderStandIn
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "compatibility.md"
 BEGIN = "<!-- written by python -m tests.balancer.endpoints.matrix: begin -->\n"
 END = "<!-- matrix: end -->\n"
+# Of every target.
+KEY = "sk-provider-0123456789abcdef"
+CLOUDS = ("openai", "anthropic", "google")
 # Every target has these with every client; embeddings depend on the target.
 FEATURES = "chat, stream, tools with parallel results, images, structured output"
 EMBEDDING_KINDS = tuple(kind for kind in KINDS if speaks(EndpointKind(kind), EMBEDDINGS))
+
+
+def model_of(kind: str, stand_in: ProviderStandIn, number: int = 0) -> str:
+    separator = ":" if kind in CLOUDS else "/"
+    return f"{kind}{separator}{stand_in.provider.models[number].id}"
 
 
 def render_matrix() -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
@@ -15,16 +14,20 @@ import openai
 import pytest
 import pytest_asyncio
 
-from tests.balancer.endpoints.matrix import BEGIN, DOCUMENT, EMBEDDING_KINDS, END, render_matrix
-from tests.conftest import balancer_factory
-from tests.harness import RunningBalancer, write_catalog
-from tests.hub import HubStandIn
+from tests.balancer.endpoints.matrix import (
+    BEGIN,
+    DOCUMENT,
+    EMBEDDING_KINDS,
+    END,
+    KEY,
+    model_of,
+    render_matrix,
+)
+from tests.harness import RunningBalancer
 from tests.providers import KINDS, ProviderStandIn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-KEY = "sk-provider-0123456789abcdef"
-CLOUDS = ("openai", "anthropic", "google")
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(48)).decode()
 SCHEMA = {
     "type": "object",
@@ -32,41 +35,6 @@ SCHEMA = {
     "required": ["city"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(scope="module")
-def stand_ins() -> Iterator[dict[str, ProviderStandIn]]:
-    made = {kind: ProviderStandIn(kind, key=KEY).start() for kind in KINDS}
-    yield made
-    for stand_in in made.values():
-        stand_in.stop()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def llb(
-    tmp_path_factory: pytest.TempPathFactory, stand_ins: dict[str, ProviderStandIn]
-) -> AsyncIterator[RunningBalancer]:
-    """A balancer with an endpoint of each kind, called as its kind."""
-    folder = tmp_path_factory.mktemp("front")
-    catalog = write_catalog(folder / "catalog.json", {"id": "tiny", "size_bytes": 1000})
-    with HubStandIn() as hub:
-        async with balancer_factory(folder / "home", hub, catalog) as make:
-            running = await make().start()
-            for kind, stand_in in stand_ins.items():
-                body = {"base_url": stand_in.base_url, "key": KEY, "kind": kind, "name": kind}
-                added = await running.http.post("/api/endpoints", json=body)
-                assert added.status_code == 201, (kind, added.text)
-            yield running
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def key(llb: RunningBalancer) -> str:
-    return await llb.create_key("inference", "cloud")
-
-
-def model_of(kind: str, stand_in: ProviderStandIn, number: int = 0) -> str:
-    separator = ":" if kind in CLOUDS else "/"
-    return f"{kind}{separator}{stand_in.provider.models[number].id}"
 
 
 def chat_tools() -> Any:
@@ -341,91 +309,3 @@ async def test_ignored_fields_and_limits_are_told(
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-llb-ignored"] == "seed"
     assert answer.headers["anthropic-ratelimit-requests-remaining"] == "999"
-
-
-# --- money -----------------------------------------------------------------------------------------------
-
-
-async def history_of(llb: RunningBalancer, model: str) -> list[dict[str, Any]]:
-    answer = await llb.http.get("/api/requests", params={"model": model})
-    return list(answer.json()["requests"])
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_requests_have_their_cost(
-    llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn], *, stream: bool
-) -> None:
-    headers = {"Authorization": f"Bearer {key}"}
-    question = [{"role": "user", "content": "one two three"}]
-    for kind, is_free in (("openai", False), ("anthropic", False), ("google", False), ("vllm", True)):
-        model = model_of(kind, stand_ins[kind])
-        body = {"model": model, "messages": question, "stream": stream}
-        answer = await llb.http.post("/v1/chat/completions", json=body, headers=headers)
-        assert answer.status_code == 200, answer.text
-        [latest, *_] = await history_of(llb, model)
-        assert latest["prompt_tokens"] > 0
-        assert (latest["cost_usd"] == 0.0) == is_free, (kind, latest)
-        assert latest["cost_usd"] is not None
-
-
-@pytest.fixture
-async def budgets(llb: RunningBalancer) -> AsyncIterator[Any]:
-    async def put(*wanted: dict[str, Any]) -> None:
-        answer = await llb.http.put("/api/budgets", json={"budgets": wanted})
-        assert answer.status_code == 200, answer.text
-
-    yield put
-    await put()
-
-
-async def test_a_hundred_requests_at_once_do_not_pass_a_budget_for_ten(
-    llb: RunningBalancer, stand_ins: dict[str, ProviderStandIn]
-) -> None:
-    created = await llb.http.post("/api/keys", json={"name": "b", "scopes": ["inference", "cloud"]})
-    key_id, headers = created.json()["id"], {"Authorization": f"Bearer {created.json()['key']}"}
-    stand_in = stand_ins["openai"]
-    model = model_of("openai", stand_in)
-    price = {"prices": {stand_in.provider.models[0].id: {"input": 0.0, "output": 1_000_000 / 100}}}
-    [endpoint] = [
-        each
-        for each in (await llb.http.get("/api/endpoints")).json()["endpoints"]
-        if each["name"] == "openai"
-    ]
-    priced = await llb.http.patch(f"/api/endpoints/{endpoint['id']}", json={"prices": price["prices"]})
-    assert priced.status_code == 200, priced.text
-    # Each answer has 5 tokens of a cent, which is the most that it may have.
-    limit = {"scope": "key", "id": key_id, "period": "day", "limit_usd": 0.5}
-    assert (await llb.http.put("/api/budgets", json={"budgets": [limit]})).status_code == 200
-    stand_in.clear_requests()
-    body = {"model": model, "messages": [{"role": "user", "content": "a b c"}], "max_tokens": 5}
-
-    async def ask() -> httpx.Response:
-        return await llb.http.post("/v1/chat/completions", json=body, headers=headers)
-
-    # The answers wait, so that the requests are there at the same time.
-    stand_in.add_fault("slow_start", seconds=0.3, times=None)
-    answers = await asyncio.gather(*(ask() for _ in range(100)))
-    stand_in.clear_faults()
-    statuses = [answer.status_code for answer in answers]
-    assert (statuses.count(200), statuses.count(402)) == (10, 90)
-    refused = next(answer for answer in answers if answer.status_code == 402).json()["error"]
-    assert (refused["code"], refused["type"]) == ("budget_exceeded", "insufficient_quota")
-    assert len(stand_in.requests_to("/chat/completions")) == 10
-    [listed] = (await llb.http.get("/api/budgets")).json()["budgets"]
-    assert listed["used_usd"] == 0.5
-    # Models that cost nothing are answered, whatever a budget says.
-    free = {**body, "model": model_of("vllm", stand_ins["vllm"])}
-    key_without = await llb.http.put("/api/budgets", json={"budgets": [{**limit, "limit_usd": 0}]})
-    assert key_without.status_code == 200
-    assert (await llb.http.post("/v1/chat/completions", json=free, headers=headers)).status_code == 200
-    assert (await ask()).status_code == 402
-    # An unknown price is refused, and not free.
-    unknown = {"model": model_of("openai", stand_in, 1), "messages": body["messages"]}
-    await llb.http.patch(
-        f"/api/endpoints/{endpoint['id']}", json={"prices": {}, "aliases": {"new": "gpt-99"}}
-    )
-    unknown["model"] = "openai:new"
-    refusal = await llb.http.post("/v1/chat/completions", json=unknown, headers=headers)
-    assert (refusal.status_code, refusal.json()["error"]["code"]) == (402, "budget_exceeded")
-    assert "price" in refusal.json()["error"]["message"]
-    await llb.http.put("/api/budgets", json={"budgets": []})
