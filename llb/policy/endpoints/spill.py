@@ -19,6 +19,7 @@ _TRIGGERS: tuple[tuple[type[errors.LlbError], SpillTrigger], ...] = (
     (errors.QueueFull, "busy"),
     (errors.EndpointRateLimited, "error"),
     (errors.EndpointUnavailable, "unavailable"),
+    (errors.BudgetExceeded, "unavailable"),
     (errors.UpstreamError, "error"),
     (errors.Unavailable, "unavailable"),
     (errors.ModelNotRegistered, "unavailable"),

@@ -157,3 +157,22 @@ async def test_an_answer_without_content_ends(
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "endpoint_failed")
     [latest, *_] = await history_of(llb, model)
     assert not latest["cost_usd"]
+
+
+async def test_where_the_budget_of_a_provider_is_spent_a_rule_leads_to_a_free_model(
+    llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn]
+) -> None:
+    cloud, local = (model_of(kind, stand_ins[kind]) for kind in ("google", "vllm"))
+    body = {"model": cloud, "messages": [{"role": "user", "content": "one two"}]}
+    headers = {"Authorization": f"Bearer {key}"}
+    limit = {"scope": "provider", "id": "google", "period": "month", "limit_usd": 0}
+    rule = {"routes": [{"target": local, "when": ["unavailable"]}]}
+    assert (await llb.http.put("/api/budgets", json={"budgets": [limit]})).status_code == 200
+    refused = await llb.http.post("/v1/chat/completions", json=body, headers=headers)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded")
+    assert (await llb.http.put(f"/api/models/{cloud}/routes", json=rule)).status_code == 200
+    answer = await llb.http.post("/v1/chat/completions", json=body, headers=headers)
+    assert (answer.status_code, answer.headers["x-llb-node"]) == (200, "vllm")
+    assert (await history_of(llb, local))[0]["cost_usd"] == 0.0
+    await llb.http.put(f"/api/models/{cloud}/routes", json={"routes": []})
+    await llb.http.put("/api/budgets", json={"budgets": []})
