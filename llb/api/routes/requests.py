@@ -26,7 +26,7 @@ from llb.gateway.observability.chart_history import SAMPLE_INTERVAL_S, ChartHist
 from llb.gateway.observability.request_log import RequestLog
 from llb.security.permissions import Principal, has_scope, scopes_of_role
 from llb.store.database import Database
-from llb.store.tables import audit, request_history, usage
+from llb.store.tables import audit, nodes, request_history, usage
 from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter, RequestFilter, RequestRow
 from llb.store.tables.usage import BUCKET_WIDTH_S, UsageRecord
 from llb.wire import (
@@ -173,13 +173,16 @@ def requests_blueprint(
             until=until,
             limit=MAX_USAGE_ROWS + 1,
         )
+        # A removed node keeps its row: what is none of them is an endpoint.
+        known = await nodes.list_nodes(db.reports, include_removed=True) if by is UsageBy.NODE else ()
+        node_ids = frozenset(node.id for node in known)
         return json_response(
             UsageReport(
                 by=by,
                 bucket=bucket,
                 start=to_iso(since),
                 end=to_iso(until),
-                usage=tuple(_usage_view(record, by, view) for record in records[-MAX_USAGE_ROWS:]),
+                usage=tuple(_usage_view(record, by, view, node_ids) for record in records[-MAX_USAGE_ROWS:]),
                 truncated=len(records) > MAX_USAGE_ROWS,
             )
         )
@@ -248,11 +251,10 @@ def _request_fields(record: RequestRow) -> dict[str, Any]:
     return {"time": to_iso(record.id / MICROSECONDS_PER_S), "user": fields.pop("username"), **fields}
 
 
-def _usage_view(record: UsageRecord, by: UsageBy, view: ClusterView) -> UsageView:
+def _usage_view(record: UsageRecord, by: UsageBy, view: ClusterView, node_ids: frozenset[str]) -> UsageView:
     fields = asdict(record)
     if by is UsageBy.MODEL and record.key is not None and (model := view.find_model(record.key)) is not None:
         fields["name"] = model.name
-    # A removed node keeps its row, and is in the view.
-    if by is UsageBy.NODE and record.key and record.key not in view.nodes:
+    if by is UsageBy.NODE and record.key and record.key not in node_ids:
         fields["endpoint_id"] = record.key
     return UsageView(bucket=to_iso(fields.pop("start")), user=fields.pop("username"), **fields)

@@ -84,7 +84,7 @@ _SUMS = ", ".join(f"sum({total}) AS {total}" for total in (*_SUM_COLUMNS, "cost_
 _GROUP_SQL = {
     UsageBy.MODEL: ("model AS key, '' AS user_id", "NULL"),
     UsageBy.KEY: ("key_id AS key, user_id", KEY_NAME_SQL.format(id="key")),
-    UsageBy.NODE: ("node_id AS key, '' AS user_id", NODE_NAME_SQL.format(id="key")),
+    UsageBy.NODE: ("node_id AS key, '' AS user_id", NODE_NAME_SQL.format(id="totals.key")),
 }
 
 
@@ -110,7 +110,7 @@ async def list_totals(
             FROM usage_{bucket}s
             WHERE start >= ?1 AND start < ?2 AND (?3 IS NULL OR user_id = ?3) AND (?4 IS NULL OR key_id = ?4)
             GROUP BY 1, 2, 3 ORDER BY start DESC, requests DESC, 2, 3 LIMIT ?5
-        ) ORDER BY start, requests DESC, key, user_id
+        ) AS totals ORDER BY start, requests DESC, key, user_id
         """,
         (since, until, owner.user_id, owner.key_id, limit),
     )

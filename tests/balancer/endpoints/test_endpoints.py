@@ -108,6 +108,9 @@ async def test_usage_of_a_stream_is_asked_for_and_taken_out_again(
     newest = page["requests"][0]
     assert (newest["endpoint_id"], newest["node_id"], newest["node_name"]) == (endpoint["id"], None, "box")
     assert (newest["prompt_tokens"], newest["completion_tokens"]) == (5, 2)
+    totals = (await front.http.get("/api/usage", params={"by": "node"})).json()["usage"]
+    [total] = [total for total in totals if total["key"] == endpoint["id"]]
+    assert (total["endpoint_id"], total["name"]) == (endpoint["id"], "box")
 
 
 async def test_an_error_event_before_the_content_leads_elsewhere(
