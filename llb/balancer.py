@@ -327,7 +327,11 @@ class Balancer:
             ),
             tls_blueprint(self.tls),
             reverse_tunnel_blueprint(self.node_connections),
-            openai_blueprint(self._inference, self.endpoint_service.checks.cloud_list_headers),
+            openai_blueprint(
+                self._inference,
+                self.endpoint_service.checks.cloud_list_headers,
+                self.memory_estimates.plan_context_length,
+            ),
             anthropic_blueprint(self._inference),
             self._ollama_blueprint(audit),
             conversations_blueprint(self.conversations, self.running_answers, self._large_body_worker),
@@ -357,7 +361,11 @@ class Balancer:
         """Blueprints of the Ollama port."""
         return (
             self._ollama_blueprint(AuditLog(self.db)),
-            openai_blueprint(self._inference, self.endpoint_service.checks.cloud_list_headers),
+            openai_blueprint(
+                self._inference,
+                self.endpoint_service.checks.cloud_list_headers,
+                self.memory_estimates.plan_context_length,
+            ),
             anthropic_blueprint(self._inference),
             ollama_root_blueprint(),
         )

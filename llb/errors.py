@@ -71,6 +71,7 @@ with a code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 
@@ -136,8 +137,10 @@ class ModelNotFound(InvalidRequest):
 
     code = "model_not_found"
 
-    def __init__(self, model_id: str) -> None:
-        super().__init__(f"Model '{model_id}' does not exist")
+    def __init__(self, model_id: str, similar: Sequence[str] = ()) -> None:
+        """`similar` are names that the caller may have meant."""
+        hint = f". Did you mean {' or '.join(repr(name) for name in similar)}?" if similar else ""
+        super().__init__(f"Model '{model_id}' does not exist{hint}")
 
 
 class ModelNotRegistered(InvalidRequest):

@@ -109,6 +109,17 @@ class MemoryEstimates:
         )
         return report_fit(request, budget.free_memory(), devices)
 
+    async def plan_context_length(self, model: Model) -> int | None:
+        """Return the tokens per slot of the engine that this host would load; None if that is not known."""
+        try:
+            async with asyncio.timeout(METADATA_TIMEOUT_S):
+                report = await self.report_fit(
+                    model, ram_bytes=None, vram_bytes=None, context_length=None, slots=None
+                )
+        except (TimeoutError, errors.LlbError):
+            return None
+        return report.context_length or None
+
     async def _get_shape(self, model: Model) -> ModelShape:
         files = await self._registrations.known_files(model)
         try:

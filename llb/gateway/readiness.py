@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from llb import errors
 from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
@@ -12,6 +14,8 @@ from llb.wire import Capability, Model, ModelObject, ModelStatus, ReplicaState, 
 
 ETA_UNKNOWN_RETRY_S = 5
 MAX_DOWNLOAD_RETRY_S = 60
+# In the error about a name that no model has.
+MAX_SIMILAR_NAMES = 3
 
 
 class ModelReadiness:
@@ -41,8 +45,16 @@ class ModelReadiness:
 
     def list_model_objects(self, *, with_clouds: bool) -> list[ModelObject]:
         """Return all models that can be used, those of the catalogue first."""
-        own = [ModelObject(id=model.id) for model in self.ready_models()]
+        own = [self._own_model_object(model) for model in self.ready_models()]
         return [*own, *self._endpoints.list_models(with_clouds=with_clouds)]
+
+    def _own_model_object(self, model: Model) -> ModelObject:
+        registration = self._view.registrations.get(model.id)
+        return ModelObject(
+            id=model.id,
+            created=0 if registration is None else int(registration.created_at),
+            capabilities=self.capabilities_of(model),
+        )
 
     def endpoint_models(self, *, with_clouds: bool) -> list[Model]:
         """Return the models that only endpoints have."""
@@ -54,7 +66,7 @@ class ModelReadiness:
             raise errors.ModelNotFound(model.id)
         places = self._endpoints.places_of(model.id)
         if not model.is_external or not places:
-            return ModelObject(id=model.id)
+            return self._own_model_object(model)
         return ModelObject(id=model.id, owned_by=next(iter(places.values())).endpoint.name)
 
     def resolve_model(self, name: str) -> Model:
@@ -70,8 +82,16 @@ class ModelReadiness:
             if model is None or self._is_only_listed(model):
                 model = self._endpoints.find_by_bare_name(name) or model
         if model is None:
-            raise errors.ModelNotFound(name)
+            raise errors.ModelNotFound(name, self._similar_names(name))
         return model
+
+    def _similar_names(self, name: str) -> list[str]:
+        """Return the ids of Ready models that `name` may mean: first those that begin like it."""
+        ids = [model.id for model in self.ready_models()]
+        wanted = name.lower()
+        alike = [model_id for model_id in ids if wanted and model_id.startswith(wanted)]
+        alike += difflib.get_close_matches(wanted, ids, n=MAX_SIMILAR_NAMES)
+        return list(dict.fromkeys(alike))[:MAX_SIMILAR_NAMES]
 
     def capabilities_of(self, model: Model) -> tuple[Capability, ...]:
         """Return what a model can do, with what its chat template has where its files are known."""
@@ -96,6 +116,10 @@ class ModelReadiness:
             and self._view.status_of(model.id).status is ModelStatus.AVAILABLE
             and not self._endpoints.places_of(model.id)
         )
+
+    def loaded_context_length(self, model: Model) -> int | None:
+        """Return the longest context of the nodes that have `model` loaded; None if that is not known."""
+        return self._admission.max_context_length(model.id)
 
     def max_context_length(self, model: Model) -> int | None:
         """Return the longest context that `model` can have on any node, in tokens; None if that is not known.

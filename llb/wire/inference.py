@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Raw, Struct, field
 
+from llb.wire.models import Capability
+
 
 class InferenceFields(Struct, frozen=True):
     """Fields of a request body that the gateway reads; others are skipped without creating objects."""
@@ -38,12 +40,20 @@ class InferenceFields(Struct, frozen=True):
 
 
 class ModelObject(Struct, frozen=True, kw_only=True):
-    """Model that can be used, as in OpenAI's API. `owned_by` is "llb", or the name of an endpoint."""
+    """Model that can be used, as in OpenAI's API. `owned_by` is "llb", or the name of an endpoint.
+
+    `context_length` and `max_model_len`, as vLLM names it, are the tokens that one request really gets: those
+    of the loaded engine, else of the engine that this host would load.
+    """
 
     id: str
     object: Literal["model"] = "model"
+    # When it was pulled.
     created: int = 0
     owned_by: str = "llb"
+    context_length: int | None = None
+    max_model_len: int | None = None
+    capabilities: tuple[Capability, ...] = ()
 
 
 class ModelObjects(Struct, frozen=True, kw_only=True):

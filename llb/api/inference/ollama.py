@@ -82,7 +82,7 @@ def ollama_blueprint(
     @schemas.TAGS_OPERATION
     async def tags(request: Request) -> HTTPResponse:
         with_clouds = has_scope(request.ctx.principal, Scope.CLOUD)
-        return json_response({"models": models.list_ready(with_clouds=with_clouds)})
+        return json_response({"models": await models.list_ready(with_clouds=with_clouds)})
 
     @blueprint.get("/api/ps", name="ps")
     @requires_scope(Scope.INFERENCE)

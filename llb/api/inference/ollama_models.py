@@ -40,22 +40,32 @@ class OllamaModels:
         self._memory_estimates = memory_estimates
         self._keep_alive_s = keep_alive_s
 
-    def list_ready(self, *, with_clouds: bool) -> list[dict[str, Any]]:
+    async def list_ready(self, *, with_clouds: bool) -> list[dict[str, Any]]:
         """Return an entry for each model that can be used."""
         readiness = self._dispatcher.readiness
         return [
-            {**self._base_entry(model), "modified_at": self._modified_at(model), "size": model.size_bytes}
+            {
+                **self._base_entry(model),
+                "details": _model_details(model, await self._metadata_of(model)),
+                "modified_at": self._modified_at(model),
+                "size": model.size_bytes,
+            }
             for model in (*readiness.ready_models(), *readiness.endpoint_models(with_clouds=with_clouds))
         ]
 
     async def show(self, model: Model) -> dict[str, Any]:
         """Return the details of one model, with the metadata of its file as far as they are known."""
-        metadata = None if model.is_external else await self._memory_estimates.get_model_metadata(model)
+        metadata = await self._metadata_of(model)
+        context_length = self._dispatcher.readiness.loaded_context_length(model)
+        if context_length is None and not model.is_external:
+            context_length = await self._memory_estimates.plan_context_length(model)
+        # What one request really gets: the engine takes no other from a request.
+        num_ctx = context_length or model.context_length
         return {
             "modelfile": f"FROM {model.id}\n",
-            "parameters": "",
-            # The engine uses the template in the model file.
-            "template": "",
+            "parameters": f"num_ctx {num_ctx}" if num_ctx else "",
+            # Of the file, in Jinja: the engine uses it as it is.
+            "template": (metadata.chat_template if metadata is not None else None) or "",
             "details": _model_details(model, metadata),
             "model_info": _model_info(model, metadata),
             "capabilities": [
@@ -65,6 +75,9 @@ class OllamaModels:
             ],
             "modified_at": self._modified_at(model),
         }
+
+    async def _metadata_of(self, model: Model) -> GgufMetadata | None:
+        return None if model.is_external else await self._memory_estimates.get_model_metadata(model)
 
     def list_loaded(self) -> list[dict[str, Any]]:
         """Return an entry for each model that is loaded on any node, with the total size of its engines."""

@@ -20,15 +20,16 @@ from llb.api.reference.schemas.common import READINESS_ERRORS
 from llb.api.reference.schemas.openai import INFERENCE_OPERATIONS
 from llb.api.request_body import decode_json
 from llb.api.responses import error_body, json_response
-from llb.errors import LlbError
+from llb.errors import LlbError, ModelNotFound
 from llb.gateway.dialects.responses_answer import AnswerLimits, ResponsesAnswer, read_echoed_fields
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_event
 from llb.security.permissions import has_scope
-from llb.wire import InferenceFields, ModelObject, ModelObjects, Scope
+from llb.wire import InferenceFields, Model, ModelObject, ModelObjects, Scope
 
 CloudListHeaders = Callable[[], Awaitable[dict[str, str]]]
+ContextPlanner = Callable[[Model], Awaitable[int | None]]
 OPENAI_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank")
 # Cohere's client calls `/v2/rerank`, that of Text Embeddings Inference `/rerank`.
 RERANK_PATH = "/v1/rerank"
@@ -36,19 +37,36 @@ RERANK_ALIASES = ("/rerank", "/v2/rerank")
 RESPONSES_PATHS = ("/v1/responses", "/v1/responses/input_tokens")
 
 
-def openai_blueprint(handler: InferenceHandler, cloud_list_headers: CloudListHeaders) -> Blueprint:
+def openai_blueprint(
+    handler: InferenceHandler, cloud_list_headers: CloudListHeaders, plan_context_length: ContextPlanner
+) -> Blueprint:
     """Routes of `/v1` that OpenAI's clients call.
 
     `cloud_list_headers` brings the lists of clouds up to date and returns the headers that tell their age.
+    `plan_context_length` returns the context that a model would have, once it is loaded.
     """
     blueprint = Blueprint("openai")
     dispatcher = handler.dispatcher
 
+    async def with_context_length(listed: ModelObject) -> ModelObject:
+        try:
+            model = dispatcher.readiness.resolve_model(listed.id)
+        except ModelNotFound:
+            return listed
+        if model.is_external:
+            return msgspec.structs.replace(
+                listed, context_length=model.context_length, max_model_len=model.context_length
+            )
+        length = dispatcher.readiness.loaded_context_length(model) or await plan_context_length(model)
+        length = length or model.context_length
+        return msgspec.structs.replace(listed, context_length=length, max_model_len=length)
+
     async def model_list_response(request: Request) -> HTTPResponse:
         with_clouds = has_scope(request.ctx.principal, Scope.CLOUD)
         headers = await cloud_list_headers() if with_clouds else {}
+        listed = dispatcher.readiness.list_model_objects(with_clouds=with_clouds)
         return json_response(
-            ModelObjects(data=tuple(dispatcher.readiness.list_model_objects(with_clouds=with_clouds))),
+            ModelObjects(data=tuple([await with_context_length(each) for each in listed])),
             headers=headers,
         )
 
@@ -69,7 +87,8 @@ def openai_blueprint(handler: InferenceHandler, cloud_list_headers: CloudListHea
         model = dispatcher.readiness.resolve_model(unquote(model_id))
         dispatcher.readiness.require_ready(model)
         with_clouds = has_scope(request.ctx.principal, Scope.CLOUD)
-        return json_response(dispatcher.readiness.model_object(model, with_clouds=with_clouds))
+        shown = dispatcher.readiness.model_object(model, with_clouds=with_clouds)
+        return json_response(await with_context_length(shown))
 
     @requires_scope(Scope.INFERENCE)
     async def infer(request: Request) -> None:
