@@ -161,6 +161,8 @@ class InferenceHandler:
             format_error_event=hooks.format_error_event,
         )
         if isinstance(client, ResponseSink):
+            # The body as the client wrote it is no longer needed: it may have many images.
+            request.body = body = call.body
             client.note_ignored(call.ignored)
         if hooks.complete_answer is None:
             return await self.dispatcher.dispatch(call, sink)
