@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 from sanic import Request
+from sanic.compat import Header
 
 from llb import errors
 from llb.api.inference import body_size, call_builder, request_validation
@@ -77,7 +78,9 @@ async def build(
 ) -> tuple[InferenceCall, RequestRecord]:
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
     record = RequestRecord(1, "r", PRINCIPAL, CHAT_PATH, 0.0)
-    request = SimpleNamespace(ctx=SimpleNamespace(principal=PRINCIPAL), headers=options.pop("headers", {}))
+    request = SimpleNamespace(
+        ctx=SimpleNamespace(principal=PRINCIPAL), headers=Header(options.pop("headers", {}))
+    )
     call = await build_call(
         cast(ModelReadiness, readiness or OneModelReadiness()),
         LargeBodyWorker(),
