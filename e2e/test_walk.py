@@ -155,7 +155,7 @@ async def test_a_model_that_fits_nowhere_is_refused_with_the_numbers(visitor: Vi
     await expect(model).to_contain_text("Doesn't fit")
     await expect(model).to_contain_text("needs 16 TB of memory")
     await model.get_by_role("button", name="Pull").click()
-    await expect(model.get_by_role("alert")).to_contain_text("Required: 16000GB")
+    await expect(model.get_by_role("alert")).to_contain_text("Needs 16 TB of memory; the largest node offers")
 
 
 async def test_the_server_restarts_in_mid_pull_under_an_open_page(

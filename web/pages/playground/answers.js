@@ -6,8 +6,8 @@ import { ApiError } from '../../core/api.js';
 const RETRY_DELAYS_MS = [500, 1000, 2000];
 
 /**
- * `onChange(message, {ended})` is called after every change of a message, which is changed in place. The
- * server goes on with an answer that is not followed any more.
+ * `onChange(message, {ended, begun})` is called after every change of a message, which is changed in place;
+ * `begun`: the server has saved its question. The server goes on with an answer that is not followed any more.
  */
 export function createAnswers(client, onChange) {
   // Answer id → {message, controller}
@@ -36,10 +36,13 @@ export function createAnswers(client, onChange) {
         Object.assign(message, event.message, { live: null, unsaved: false });
         return;
       }
+      // The server has saved the question.
+      const begun = Boolean(message.unsaved);
+      message.unsaved = false;
       message.text += event.text ?? '';
       message.reasoning += event.reasoning ?? '';
       if (event.tokens) message.live = { tokens: event.tokens, elapsedMs: event.elapsed_ms ?? 0 };
-      onChange(message, { ended: false });
+      onChange(message, { ended: false, begun });
     }
     throw new ApiError({});
   }

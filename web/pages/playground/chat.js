@@ -28,7 +28,7 @@ export function createChat(app, { onChange, onError }) {
   const owner = app.store.state.me.user.id;
   const client = createClient(app.api);
   const answers = createAnswers(client, (message, change) => {
-    if (change.ended) changed();
+    if (change.ended || change.begun) changed();
     onChange(message, change);
   });
   // Other tabs of this browser.
