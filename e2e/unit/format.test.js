@@ -1,5 +1,6 @@
 /** core/format.js, in English and Japanese. */
 
+import SIZES from './sizes.js';
 import * as format from '/web/core/format.js';
 import { equal, test } from './runner.js';
 
@@ -56,6 +57,8 @@ test('bytes and rates in Japanese', () => {
     'ja',
   );
 });
+
+test('sizes are those of the commands', () => table(format.bytes, SIZES));
 
 test('rates', () =>
   table(format.rate, [

@@ -54,20 +54,13 @@ test('what is past keeps its shape while time goes on', () => {
   equal(after.slice(0, 2), before);
 });
 
-test('figures of now leave out nodes that are away, and idle engines have no busy slot', () => {
-  const node = (id, status, engines, active) => [id, { id, status, engines, active_requests: active }];
+test('figures of now are of one heartbeat, and leave out nodes that are away', () => {
+  const node = (id, status, slots, active) => [id, { id, status, slots, active_requests: active }];
   const nodes = new Map([
-    node(
-      'a',
-      'online',
-      [
-        { state: 'busy', busy: 0, slots: 4 },
-        { state: 'ready', busy: 3, slots: 4 },
-      ],
-      1,
-    ),
-    node('b', 'online', [{ state: 'starting', busy: 0, slots: 8 }], 1),
-    node('c', 'offline', [{ state: 'busy', busy: 2, slots: 2 }], 2),
+    node('a', 'online', 8, 1),
+    // Its model is still being loaded.
+    node('b', 'online', 0, 1),
+    node('c', 'offline', 2, 2),
   ]);
   const traffic = new Map([
     ['a', told(point(END, 5, 1, 10))],

@@ -9,6 +9,7 @@ import getpass
 import re
 import sys
 import time
+from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
@@ -39,6 +40,9 @@ _STYLE_BY_STATE = {
     "Available": "dim",
     "unknown": "dim",
 }
+
+
+_SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def is_tty(stream: TextIO | None) -> bool:
@@ -94,15 +98,17 @@ def style_of(word: str) -> str:
 
 
 def format_size(size_bytes: float | None) -> str:
-    """Size in decimal units with up to three digits: "98.4 MB"; "-" for None."""
+    """Size in decimal units as the page writes it: one decimal below 100, half up; "-" for None."""
     if size_bytes is None:
         return "-"
-    value, unit = float(size_bytes), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(value) < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
+    size = Decimal(round(size_bytes))
+    unit = 0
+    while abs(size) >= Decimal("999.5") and unit < len(_SIZE_UNITS) - 1:
+        size /= 1000
+        unit += 1
+    step = Decimal(1) if unit == 0 or abs(size) >= Decimal("99.95") else Decimal("0.1")
+    rounded = size.quantize(step, ROUND_HALF_UP)
+    return f"{rounded:f} {_SIZE_UNITS[unit]}".replace(".0 ", " ")
 
 
 def format_percent(fraction: float | None) -> str:

@@ -336,7 +336,7 @@ def test_files_of_models_that_the_database_does_not_know_are_told(
     (filled.home / "models" / "chat").mkdir(parents=True)
     (filled.home / "models" / "chat" / "chat.gguf").write_bytes(bytes(3_000_000))
     assert (
-        "The files of chat (3.0 MB) are on the disk"
+        "The files of chat (3 MB) are on the disk"
         in filled.run_command("restore", "--yes", str(saved)).stdout
     )
 

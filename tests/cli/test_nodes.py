@@ -125,11 +125,11 @@ NODE = NodeView(
     [
         (
             {},
-            "cellar | online | direct, 0.4 ms | 2 × cpu | - | 50 % of 8.0 GB | 6.0 GB | 9.0 GB | 0 | 1 of 4",
+            "cellar | online | direct, 0.4 ms | 2 × cpu | - | 50 % of 8 GB | 6 GB | 9 GB | 0 | 1 of 4",
         ),
         (
             {"status": NodeStatus.OFFLINE, "draining": True},
-            "cellar | offline (2 h 0 min, draining) | - | 2 × cpu | - | - | 6.0 GB | - | 0 | -",
+            "cellar | offline (2 h 0 min, draining) | - | 2 × cpu | - | - | 6 GB | - | 0 | -",
         ),
         ({"status": NodeStatus.JOINING}, "cellar | joining | - | - | - | - | - | - | 0 | -"),
         ({"reach": ReachView(way=ReachWay("local"))}, "this host"),

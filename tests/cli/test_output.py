@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -66,3 +67,10 @@ def test_a_wide_terminal_cuts_nothing(
 ) -> None:
     assert not any("…" in line for line in table_at(120, monkeypatch, capsys))
     assert "SmolLM2 135M…" in table_at(72, monkeypatch, capsys)[1]
+
+
+def test_sizes_are_those_of_the_page() -> None:
+    source = (Path(__file__).parents[2] / "e2e/unit/sizes.js").read_text("utf-8")
+    table = json.loads(source.partition("export default")[2].strip().removesuffix(";"))
+    assert [output.format_size(size) for size, _ in table] == [text for _, text in table]
+    assert output.format_size(None) == "-"

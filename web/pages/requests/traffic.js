@@ -1,19 +1,17 @@
 /** Request metrics of all nodes, derived from their heartbeats. Pure. */
 
-import { busySlots, isServing } from '../../components/engine-status.js';
-
 export const WINDOW_MS = 15 * 60_000;
 
 /** Current load: running requests, tokens per second, requests since start, slots. */
 export function currentFigures({ nodes, traffic }) {
   const online = [...nodes.values()].filter(({ status }) => status === 'online');
-  const serving = online.flatMap(({ engines }) => engines).filter(isServing);
   return {
     active: sum(online, (node) => node.active_requests),
     tokensPerSecond: sum(online, ({ id }) => traffic.get(id)?.tokensPerSecond ?? 0),
     requests: sum([...traffic.values()], (figures) => figures.requests),
-    busy: sum(serving, busySlots),
-    slots: sum(serving, (engine) => engine.slots),
+    // Of the same heartbeat as the running requests: each of them has a slot.
+    busy: sum(online, (node) => Math.min(node.active_requests, node.slots)),
+    slots: sum(online, (node) => node.slots),
   };
 }
 
