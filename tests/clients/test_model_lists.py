@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from llb import __version__
 from tests.clients.conftest import RunningLlb
 
 
@@ -56,3 +57,11 @@ def test_a_name_that_is_nearly_right(http: httpx.Client, name: str, meant: str) 
     assert answer.status_code == 404
     assert f"Did you mean '{meant}'" in answer.json()["error"]["message"]
     assert "Did you mean" not in http.get("/v1/models/zzzz").json()["error"]["message"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 2}])
+def test_the_fingerprint_of_the_system(http: httpx.Client, fields: dict[str, object]) -> None:
+    body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, **fields}
+    answer = http.post("/v1/chat/completions", json=body).raise_for_status().text
+    assert f'"system_fingerprint":"llb-{__version__}"' in answer
+    assert "unknown" not in answer

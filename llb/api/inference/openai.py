@@ -11,6 +11,7 @@ import msgspec
 from sanic import Request
 from sanic.response import HTTPResponse
 
+from llb import __version__
 from llb.api.blueprint import Blueprint
 from llb.api.inference.client_sinks import ResponsesSink
 from llb.api.inference.handler import DialectHooks, InferenceHandler
@@ -30,6 +31,8 @@ from llb.wire import InferenceFields, Model, ModelObject, ModelObjects, Scope
 
 CloudListHeaders = Callable[[], Awaitable[dict[str, str]]]
 ContextPlanner = Callable[[Model], Awaitable[int | None]]
+_UNKNOWN_SYSTEM = b'"system_fingerprint":"b0-unknown"'
+_SYSTEM = b'"system_fingerprint":"llb-%b"' % __version__.encode()
 OPENAI_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank")
 # Cohere's client calls `/v2/rerank`, that of Text Embeddings Inference `/rerank`.
 RERANK_PATH = "/v1/rerank"
@@ -168,7 +171,15 @@ def complete_responses(sink: ClientSink, call: InferenceCall, readiness: ModelRe
     return ResponsesSink(sink, ResponsesAnswer(read_echoed_fields(call.body), call.model.id, limits))
 
 
-_DEFAULT_HOOKS = DialectHooks()
+def name_system(data: bytes) -> bytes:
+    """Put the version of llb in place of the fingerprint of an engine that was built without a version.
+
+    No text of an answer can match: JSON escapes quotes.
+    """
+    return data.replace(_UNKNOWN_SYSTEM, _SYSTEM)
+
+
+_DEFAULT_HOOKS = DialectHooks(rewrite_events=name_system)
 _RESPONSES_HOOKS = DialectHooks(
     format_error_event=responses_error_event,
     extra_fields=response_format_of,
