@@ -7,7 +7,7 @@ const RETRY_DELAYS_MS = [500, 1000, 2000];
 
 /**
  * `onChange(message, {ended, begun})` is called after every change of a message, which is changed in place;
- * `begun`: the server has saved its question. The server goes on with an answer that is not followed any more.
+ * `begun`: the server has saved its question. An answer that is not followed any more goes on.
  */
 export function createAnswers(client, onChange) {
   // Answer id → {message, controller}
