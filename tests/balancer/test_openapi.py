@@ -217,6 +217,10 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     await ask("GET", "/v1/models/te/st", 404)
     for path in sorted({*INFERENCE_OPERATIONS, *MESSAGES_OPERATIONS, *RERANK_ALIASES}):
         await ask("POST", path, 404, json={"model": "nothing", "messages": [], "prompt": "", "input": ""})
+    budget = {"scope": "provider", "id": "openai", "period": "month", "limit_usd": 50}
+    await ask("PUT", "/api/budgets", 200, json={"budgets": [budget]})
+    await ask("PUT", "/api/budgets", 400, json={"budgets": [{**budget, "id": "nobody"}]})
+    await ask("GET", "/api/budgets", 200)
     await ask("GET", "/api/endpoints", 200)
     await ask("GET", "/api/routes", 200)
     await ask("GET", "/api/models/nothing/routes", 404)
