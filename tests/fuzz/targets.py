@@ -117,7 +117,7 @@ def build_targets(directory: Path) -> tuple[FuzzTarget, ...]:
 
     def body(data: bytes, _chance: random.Random) -> None:
         head = decode_json(data, InferenceFields)
-        validate_request(head, data)
+        validate_request(data)
         estimate_prompt_tokens(data)
         compute_affinity_key(head, None, "k")
         extract_prompt(data)

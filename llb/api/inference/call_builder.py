@@ -76,7 +76,7 @@ async def build_call(
     record.stream = fields.stream and operation.generates_text
     # Clouds fetch images themselves, and honour fields that no engine has.
     allows_urls = readiness.is_for_clouds_only(model)
-    replaced = await worker.run(len(text), lambda: validate_request(fields, text, allows_urls=allows_urls))
+    replaced = await worker.run(len(text), lambda: validate_request(text, allows_urls=allows_urls))
     if not allows_urls:
         ignored += await worker.run(
             len(text), lambda: check_request_fields(engine_path, decode_json(text, RawFields))

@@ -45,11 +45,12 @@ def check_bounds(body: bytes) -> None:
     URLs are checked once it is known who answers.
     """
     check_sizes(decode_json(body, RawFields))
-    validate_request(decode_json(body, InferenceFields), body, allows_urls=True)
+    decode_json(body, InferenceFields)
+    validate_request(body, allows_urls=True)
 
 
-def validate_request(fields: InferenceFields, body: bytes, *, allows_urls: bool = False) -> dict[str, Any]:
-    """Check `body`, stripped of images, and the `fields` decoded from it; returns fields to replace in it.
+def validate_request(body: bytes, *, allows_urls: bool = False) -> dict[str, Any]:
+    """Check `body`, stripped of images; returns fields to replace in it.
 
     Raises `InvalidRequest` whose `param` names the field. The body is parsed as a whole only if it contains a
     word that needs a check.
