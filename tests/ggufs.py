@@ -48,6 +48,13 @@ FIRST_SYSTEM_CHAT_TEMPLATE = (
     "<|{{ message.role }}|>{{ message.content }}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# Mistral's rule for tools: an answer, and no turn of the user, follows a result.
+ANSWERED_TOOL_CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'user' and not loop.first"
+    " and messages[loop.index0 - 1].role == 'tool' %}"
+    "{{ raise_exception('Roles must alternate except for tool calls') }}{% endif %}{% endfor %}"
+    + TOOL_CHAT_TEMPLATE
+)
 SPECIAL_TOKENS = ("<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
 BOS_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID = 256, 257, 261
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS) + 1

@@ -70,6 +70,8 @@ class TemplateSupport(Struct, frozen=True, kw_only=True):
     late_system: bool = True
     # Two turns of the same role that follow each other.
     consecutive_roles: bool = True
+    # A user's turn directly after the result of a tool.
+    user_after_tool: bool = True
 
 
 class EngineReport(Struct, frozen=True, kw_only=True):

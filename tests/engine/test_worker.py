@@ -29,6 +29,7 @@ from llb.wire import EngineState, TemplateSupport
 from tests.engine.test_process import spec
 from tests.ggufs import (
     ALTERNATING_CHAT_TEMPLATE,
+    ANSWERED_TOOL_CHAT_TEMPLATE,
     CHAT_TEMPLATE,
     FIRST_SYSTEM_CHAT_TEMPLATE,
     TOOL_CHAT_TEMPLATE,
@@ -251,12 +252,13 @@ async def test_a_prompt_that_is_too_long_is_an_error_not_forgotten(running: Runn
     [
         (CHAT_TEMPLATE, TemplateSupport(tools=False)),
         (TOOL_CHAT_TEMPLATE, TemplateSupport()),
+        (ANSWERED_TOOL_CHAT_TEMPLATE, TemplateSupport(user_after_tool=False)),
         (FIRST_SYSTEM_CHAT_TEMPLATE,
          TemplateSupport(tools=False, several_system=False, late_system=False)),
         (ALTERNATING_CHAT_TEMPLATE,
          TemplateSupport(tools=False, several_system=False, late_system=False, consecutive_roles=False)),
     ],
-    ids=["everything", "tools", "the first system message", "alternating turns"],
+    ids=["everything", "tools", "answered tools", "the first system message", "alternating turns"],
 )  # fmt: skip
 async def test_what_the_chat_template_prints(
     running: Running, tmp_path: Path, template: str, support: TemplateSupport

@@ -28,6 +28,8 @@ def fit_messages(
         fitted = _join_leading_system(fitted, text_type)
     if not support.consecutive_roles:
         fitted = _join_consecutive(fitted, text_type)
+    if not support.user_after_tool:
+        fitted = _join_after_results(fitted, text_type)
     return fitted
 
 
@@ -122,3 +124,30 @@ def _can_join(previous: dict[str, Any], message: dict[str, Any]) -> bool:
 
 def _has_tool_result(content: Any) -> bool:
     return isinstance(content, list) and any(part.get("type") == "tool_result" for part in content)
+
+
+def _join_after_results(messages: list[dict[str, Any]], text_type: str) -> list[dict[str, Any]]:
+    """Add a user's turn to the result of a tool before it."""
+    joined: list[dict[str, Any]] = []
+    for message in messages:
+        content = message.get("content")
+        is_turn = message.get("role") == "user" and not _has_tool_result(content)
+        result = _with_result(joined[-1], content, text_type) if joined and is_turn else None
+        if result is None:
+            joined.append(message)
+        else:
+            joined[-1] = result
+    return joined
+
+
+def _with_result(previous: dict[str, Any], content: Any, text_type: str) -> dict[str, Any] | None:
+    """Return the result of a tool with `content` behind it, in any dialect; None for another message."""
+    if previous.get("role") == "tool":
+        return {**previous, "content": join_contents(previous["content"], content, text_type)}
+    if previous.get("type") == "function_call_output":
+        return {**previous, "output": join_contents(previous["output"], content, text_type)}
+    if _has_tool_result(previous.get("content")):
+        *others, last = previous["content"]
+        result = {**last, "content": join_contents(last["content"], content, text_type)}
+        return {**previous, "content": [*others, result]}
+    return None

@@ -42,6 +42,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 SUPPORTS = (
     None,
     TemplateSupport(),
+    TemplateSupport(user_after_tool=False, consecutive_roles=False),
     TemplateSupport(tools=False, several_system=False, late_system=False, consecutive_roles=False),
 )
 

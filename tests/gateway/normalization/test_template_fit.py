@@ -62,6 +62,26 @@ def test_calls_and_results_stay_apart() -> None:
     assert roles == ["user", "assistant", "tool", "assistant", "user"]
 
 
+def test_a_turn_after_a_result_is_added_to_it() -> None:
+    support = TemplateSupport(user_after_tool=False)
+    call = {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "function": {"name": "f"}}]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "r"}
+    assert chat(support, USER, call, result, USER)[2:] == [("tool", "r\n\nu")]
+    items = [
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "r"},
+        USER,
+    ]
+    assert sent(RESPONSES, {"input": items}, support)["input"][1:] == [
+        {"type": "function_call_output", "call_id": "c", "output": "r\n\nu"}
+    ]
+    tool_result = {"type": "tool_result", "tool_use_id": "c", "content": "r"}
+    content = [tool_result, {"type": "text", "text": "u"}]
+    [message] = sent(ANTHROPIC, {"messages": [{"role": "user", "content": content}]}, support)["messages"]
+    texts = [{"type": "text", "text": "r"}, {"type": "text", "text": "u"}]
+    assert message["content"] == [{**tool_result, "content": texts}]
+
+
 def test_the_other_dialects_have_a_field_for_it() -> None:
     fields: dict[str, Any] = {"instructions": "i", "input": [SECOND, USER, LATE, USER]}
     found = sent(RESPONSES, fields, FRONT)
