@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ ERROR_BODY_TIMEOUT_S = 5.0
 MAX_EVENT_LOOP_BYTES = 128 * 1024
 # Events before the first content of an answer that is translated, such as pings.
 MAX_OPENING_BYTES = 1024 * 1024
+# A hostile endpoint may have any header.
+_LIMIT_HEADER = re.compile(rb"[a-z-]{1,64}:[ -~]{0,128}")
 _LIMIT_PREFIXES = (b"anthropic-ratelimit-", b"x-ratelimit-")
 _VERSION_HEADER = b"anthropic-version"
 _JSON_HEADER = (b"content-type", b"application/json")
@@ -159,9 +162,9 @@ class EndpointExchange:
         if self._call.record.principal.allowances:
             return {}
         return {
-            name.decode("ascii"): value.decode("latin-1")
+            name.decode("ascii"): value.decode("ascii")
             for name, value in response.headers
-            if name.startswith(_LIMIT_PREFIXES)
+            if name.startswith(_LIMIT_PREFIXES) and _LIMIT_HEADER.fullmatch(name + b":" + value)
         }
 
     def _with_usage(self, result: RelayResult) -> RelayResult:
