@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,9 @@ _ERROR_TYPE_BY_STATUS = {
     OVERLOADED_STATUS: "overloaded_error",
 }
 _ERROR_EVENT_LINE = b"event: error\n"
+# Text of the answer cannot match: JSON escapes quotes. Ids and names of tools have no braces.
+_TOOL_USE_START = b'"content_block":{"type":"tool_use"'
+_TOOL_USE_WITHOUT_INPUT = re.compile(rb'("content_block":\{"type":"tool_use"[^{}]*)\}')
 # In place of comments, which not every reader of Server-Sent Events ignores.
 PING_EVENT = format_event(b'{"type": "ping"}', b"ping")
 
@@ -53,7 +57,7 @@ def anthropic_blueprint(handler: InferenceHandler) -> Blueprint:
                 format_error_event=partial(anthropic_error_event, request_id=request_id),
                 http_status_of=anthropic_http_status_of,
                 response_headers={REQUEST_ID_HEADER: request_id},
-                rewrite_events=partial(rewrite_error_event, request_id=request_id),
+                rewrite_events=partial(complete_events, request_id=request_id),
                 keepalive=PING_EVENT,
             ),
         )
@@ -99,6 +103,13 @@ def anthropic_error_response(error: LlbError, request_id: str) -> HTTPResponse:
 def anthropic_error_event(error: LlbError, *, request_id: str) -> bytes:
     """Return `error` as an SSE event."""
     return format_event(msgspec.json.encode(anthropic_error_body(error, request_id)), b"error")
+
+
+def complete_events(data: bytes, *, request_id: str) -> bytes:
+    """Add to events of the engine the fields that they lack and Anthropic's format has."""
+    if _TOOL_USE_START in data:
+        data = _TOOL_USE_WITHOUT_INPUT.sub(rb'\1,"input":{}}', data)
+    return rewrite_error_event(data, request_id=request_id)
 
 
 def rewrite_error_event(data: bytes, *, request_id: str) -> bytes:

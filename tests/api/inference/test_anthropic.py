@@ -10,6 +10,7 @@ from llb import errors
 from llb.api.inference.anthropic import (
     anthropic_error_body,
     anthropic_http_status_of,
+    complete_events,
     is_anthropic_path,
     rewrite_error_event,
 )
@@ -60,3 +61,20 @@ def test_the_engines_error_event_becomes_one_of_the_dialect() -> None:
         assert (shown["type"], shown["error"]["type"], shown["request_id"]) == ("error", "api_error", "id")
         assert "/a/b" not in shown["error"]["message"]
         assert rewrite_error_event(said, request_id="id") == said
+
+
+def test_the_start_of_a_tool_call_has_an_input() -> None:
+    block = b'{"type":"tool_use","id":"t","name":"f"}'
+    start = b'data: {"type":"content_block_start","index":0,"content_block":%b}\n\n' % block
+    delta = b'data: {"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{"}}\n\n'
+    text = b'data: {"delta":{"text":"\\"content_block\\":{\\"type\\":\\"tool_use\\"}"}}\n\n'
+    completed = complete_events(text + start + delta + start, request_id="id")
+    events = [json.loads(line.removeprefix(b"data: ")) for line in completed.split(b"\n\n") if line]
+    assert [event.get("content_block") for event in events] == [
+        None,
+        {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+        None,
+        {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+    ]
+    assert complete_events(completed, request_id="id") == completed
+    assert completed.startswith(text)
