@@ -217,6 +217,8 @@ def test_an_answer_in_a_schema(served: RunningLlb, client: Anthropic, field: str
         model="SmolLM2", max_tokens=100, messages=CITY_MESSAGES, extra_body=body
     )
     message = answer.parse()
+    ignored = answer.headers.get("x-llb-ignored")
+    assert ignored == ("output_config.effort" if field == "output_config" else None)
     [block] = message.content
     assert block.type == "text"
     assert json.loads(block.text)["city"] in ("Oslo", "Bergen")

@@ -51,7 +51,6 @@ SAMPLES: Mapping[str, Any] = {
     "modalities": ["text", "audio"],
     "moderation": {"model": "omni-moderation"},
     "parallel_tool_calls": False,
-    "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
     "prediction": {"type": "content", "content": "A dragon"},
     "previous_response_id": "resp_1",
     "prompt": {"id": "pmpt_1"},
@@ -239,6 +238,7 @@ def is_object(answer: Any) -> bool:
     return set(json.loads(text_of(answer))) == {"a"}
 
 
+OUTPUT_FORMAT = {"type": "json_schema", "schema": SCHEMA}
 JSON_FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
 SAMPLING: dict[str, Proof] = {
     "temperature": greedy(temperature=0),
@@ -329,6 +329,7 @@ PROOFS: Mapping[str, Mapping[str, Proof]] = {
         **SAMPLING,
         "top_k": greedy(top_k=1),
         "max_tokens": ({"max_tokens": 2}, tokens_are(2)),
+        "output_config": ({"output_config": {"format": OUTPUT_FORMAT}, "max_tokens": 60}, is_object),
         "messages": (
             {"messages": [{"role": "user", "content": "x " * 50}]},
             lambda answer: sum(v for k, v in answer["usage"].items() if k != "output_tokens") > 55,
@@ -371,6 +372,10 @@ PROOFS: Mapping[str, Mapping[str, Proof]] = {
             lambda answer: answer["input_tokens"] > 0,
         ),
         "thinking": ({"thinking": {"type": "disabled"}}, lambda answer: answer["input_tokens"] > 0),
+        "output_config": (
+            {"output_config": {"format": OUTPUT_FORMAT}},
+            lambda answer: answer["input_tokens"] > 0,
+        ),
     },
 }
 

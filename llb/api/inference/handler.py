@@ -44,6 +44,9 @@ class ReroutedRequest(Protocol):
     @property
     def model(self) -> str: ...
 
+    @property
+    def ignored(self) -> tuple[str, ...]: ...
+
     def encode(self) -> bytes: ...
 
     def complete_answer(self, sink: ClientSink, call: InferenceCall) -> CompletingSink: ...
@@ -70,6 +73,8 @@ class DialectHooks:
     # Returns a request that the engine supports at another of its routes only, None for all others.
     # The second argument checks the bounds of the fields that the client sent.
     reroute: Callable[[bytes, Callable[[bytes], None]], ReroutedRequest | None] | None = None
+    # What the client asked for and does not get, beside what the call says.
+    ignored: tuple[str, ...] = ()
 
 
 class InferenceHandler:
@@ -133,7 +138,11 @@ class InferenceHandler:
         return (
             rerouted.path,
             encoded,
-            replace(hooks, complete_answer=lambda sink, call, _: rerouted.complete_answer(sink, call)),
+            replace(
+                hooks,
+                complete_answer=lambda sink, call, _: rerouted.complete_answer(sink, call),
+                ignored=rerouted.ignored,
+            ),
         )
 
     async def _dispatch(
@@ -163,7 +172,7 @@ class InferenceHandler:
         if isinstance(client, ResponseSink):
             # The body as the client wrote it is no longer needed: it may have many images.
             request.body = body = call.body
-            client.note_ignored(call.ignored)
+            client.note_ignored((*hooks.ignored, *call.ignored))
         if hooks.complete_answer is None:
             return await self.dispatcher.dispatch(call, sink)
         completing = hooks.complete_answer(sink, call, self.dispatcher.readiness)

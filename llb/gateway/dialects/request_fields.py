@@ -174,9 +174,9 @@ _MESSAGES: Mapping[str, FieldRule] = {
     "tools": _CHAT["tools"],
     "top_k": _honoured(),
     "top_p": _honoured(),
+    "output_config": _honoured("`format`; `effort` is ignored, and reported"),
     "container": _refused("no code runs at llb"),
     "mcp_servers": _refused("llb calls no servers: give the model tools", []),
-    "output_config": _refused("`format`; `effort` is ignored", {}),
     "context_management": _ignored("llb removes nothing from a conversation", {}),
     "service_tier": _TIER,
     "speed": _ignored("one speed", "standard"),
@@ -205,6 +205,7 @@ _READ_IN_MESSAGES = frozenset(
      "max_output_tokens", "n", "n_cmpl", "n_predict", "prompt_cache_key", "reasoning_effort",
      "return_progress", "stop", "thinking_budget_tokens")
 )  # fmt: skip
+OUTPUT_EFFORT = "output_config.effort"
 # Larger values ask for something.
 _MAX_NEUTRAL_BYTES = 64
 
@@ -226,6 +227,8 @@ def _ignored_names(path: str, rules: Mapping[str, FieldRule], raw_fields: Mappin
         if rule is None:
             if not _is_read(path, name) and bytes(raw) != b"null":
                 yield name
+        elif name == "output_config":
+            yield from _ignored_output_config(raw)
         elif rule.treatment in (Treatment.HONOURED, Treatment.MEANINGLESS) or _is_neutral(rule, raw):
             continue
         elif rule.treatment is Treatment.IGNORED:
@@ -233,8 +236,6 @@ def _ignored_names(path: str, rules: Mapping[str, FieldRule], raw_fields: Mappin
         elif name == "include":
             if _LOGPROBS_INCLUDE in bytes(raw).decode(errors="replace"):
                 raise _refusal(name, f"'{_LOGPROBS_INCLUDE}' is not supported here: use chat completions")
-        elif name == "output_config":
-            yield from _check_output_config(raw)
         else:
             raise _refusal(name, rule.note)
 
@@ -247,16 +248,11 @@ def _is_read(path: str, name: str) -> bool:
     return is_bounded(name)
 
 
-def _check_output_config(raw: Raw) -> Iterable[str]:
+def _ignored_output_config(raw: Raw) -> Iterable[str]:
+    # A request with a format goes to the engine as a chat. A count of tokens does not depend on it.
     fields = _decode(raw)
-    if isinstance(fields, dict):
-        if fields.get("format") is not None:
-            raise _refusal(
-                "output_config.format",
-                "the engine has no format in this dialect: use a tool, or chat completions",
-            )
-        if fields.get("effort") is not None:
-            yield "output_config.effort"
+    if isinstance(fields, dict) and fields.get("effort") is not None:
+        yield OUTPUT_EFFORT
 
 
 def _is_neutral(rule: FieldRule, raw: Raw) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from llb.errors import EngineFailed, InvalidRequest
+from llb.gateway.dialects.request_fields import OUTPUT_EFFORT
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.stream.sse import SSE_KEEPALIVE
 from llb.gateway.translation.chat_answer import ChatToMessagesStream, translate_chat_document
@@ -31,6 +32,7 @@ _UNREADABLE_MESSAGE = "The engine ended its answer with an error"
 
 class _OutputConfig(Struct):
     format: Any = None
+    effort: Any = None
 
 
 class _Head(Struct):
@@ -45,6 +47,8 @@ class StructuredMessages:
 
     path = CHAT_PATH
     request: TranslatedRequest
+    # What the client asked for and does not get.
+    ignored: tuple[str, ...]
     stop_sequences: tuple[str, ...]
 
     @property
@@ -88,9 +92,14 @@ def read_structured_messages(body: bytes, check_bounds: Callable[[bytes], None])
         raise InvalidRequest(f"{name}.schema is required", param=f"{name}.schema")
     # One place for the schema, whichever it was.
     document["output_config"] = {"format": given}
+    document.pop("output_format", None)
     stops = document.get("stop_sequences")
     translated = translate_messages_request(document, str(document.get("model", "")))
-    return StructuredMessages(translated, tuple(map(str, stops)) if isinstance(stops, list) else ())
+    config = head.output_config
+    ignored = translated.ignored
+    if config is not None and config.effort is not None:
+        ignored = (*ignored, OUTPUT_EFFORT)
+    return StructuredMessages(translated, ignored, tuple(map(str, stops)) if isinstance(stops, list) else ())
 
 
 class MessagesSink:
