@@ -100,9 +100,8 @@ class InferenceHandler:
             path = hooks.engine_path or f"/{request.route.path}"
             given = request.body
             request.body = await self._worker.run(len(given), lambda: repair_text(given))
-            body = request.body
-            path, body, hooks = await self._reroute(record, path, body, hooks)
-            result = await self._dispatch(request, record, response, path, body, hooks)
+            path, request.body, hooks = await self._reroute(record, path, request.body, hooks)
+            result = await self._dispatch(request, record, response, path, request.body, hooks)
             if result is not None and result.error is not None and not result.stream:
                 # The response has promised its length: only a closed connection shows that it is incomplete.
                 abort_connection(request)
