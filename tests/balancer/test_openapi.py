@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ async def test_parameters_at_and_beyond_their_limits(llb: RunningBalancer, docum
     checked = 0
     for method, path, operation in operations(document):
         for argument in operation["parameters"]:
-            if argument["in"] != "query" or "{" in path:
+            # Keys have no conversations.
+            if argument["in"] != "query" or "{" in path or path == "/api/conversations":
                 continue
             for value in VALUES:
                 answer = await llb.http.request(method, path, params={argument["name"]: value})
@@ -145,8 +147,8 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     called_routes: set[tuple[str, str]] = set()
     http = llb.http
 
-    async def ask(method: str, path: str, expected: int, **options: Any) -> Any:
-        answer = await http.request(method, path, **options)
+    async def ask(method: str, path: str, expected: int, *, client: Any = http, **options: Any) -> Any:
+        answer = await client.request(method, path, **options)
         assert answer.status_code == expected, (method, path, answer.text)
         called_routes.add((method, path))
         return (
@@ -173,6 +175,7 @@ async def test_each_operation(talking: RunningBalancer) -> None:
         base_url=llb.url, trust_env=False, event_hooks={"response": [llb.check_conformance]}
     ) as browser:
         assert (await browser.post("/api/auth/login", json=login)).status_code == 200
+        await _ask_for_conversations(lambda *call, **options: ask(*call, client=browser, **options))
         changed = {"current_password": PASSWORD, "new_password": "another horse battery"}
         assert (await browser.post("/api/auth/password", json=changed)).status_code == 200
         assert (await browser.get("/api/auth/me")).json()["kind"] == "session"
@@ -251,6 +254,29 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     }
     called_in_other_ways = {"accounts.log_in", "accounts.log_out", "accounts.change_password", "live.models"}
     assert called | called_in_other_ways == {each["operationId"] for _, _, each in operations(document)}
+
+
+async def _ask_for_conversations(ask: Callable[..., Awaitable[Any]]) -> None:
+    """Call the operations of conversations and presets, which belong to a person who is signed in."""
+    conversation, question, answer, preset = (letter * 16 for letter in "abcd")
+    imported = {"id": conversation, "title": "Hello"}
+    await ask("POST", "/api/conversations/import", 200, json={"conversations": [imported]})
+    await ask("GET", "/api/conversations", 200)
+    await ask("GET", f"/api/conversations/{conversation}", 200)
+    await ask("PATCH", f"/api/conversations/{conversation}", 204, json={"pinned": True})
+    message = {"id": question, "role": "user", "text": "Hi"}
+    await ask("PUT", f"/api/conversations/{conversation}/messages/{question}", 204, json=message)
+    await ask("DELETE", f"/api/conversations/{conversation}/messages/{question}", 204)
+    request = {"model": "nothing", "messages": [{"role": "user", "content": "Hi"}]}
+    answers = f"/api/conversations/{conversation}/answers"
+    await ask("POST", answers, 200, json={"answer_id": answer, "request": request})
+    for method in ("GET", "DELETE"):
+        await ask(method, f"{answers}/{answer}", 404)
+    await ask("DELETE", f"/api/conversations/{conversation}", 204)
+    body = {"id": preset, "name": "Brief"}
+    await ask("PUT", f"/api/presets/{preset}", 204, json=body)
+    await ask("GET", "/api/presets", 200)
+    await ask("DELETE", f"/api/presets/{preset}", 204)
 
 
 async def test_responses_of_engines(talking: RunningBalancer) -> None:

@@ -141,7 +141,7 @@ async def test_every_dialect_comes_through(
             "POST", path, json={"model": "chat", "stream": True, **body}, headers=key
         ) as streamed:
             lines = [line async for line in streamed.aiter_lines() if line.startswith("event: ")]
-        assert lines[-1] in ("event: response.completed", "event: message_stop")
+        assert lines[-1] in ("event: response.incomplete", "event: message_stop")
     requests = (await llb.http.get("/api/requests")).json()["requests"]
     assert {(each["endpoint"], each["status"]) for each in requests} == {(path, 200)}
     assert all((each["completion_tokens"] == 4) is counts for each in requests)
@@ -463,6 +463,8 @@ async def test_a_request_to_join_is_looked_at_before_it_costs_a_token(llb: Runni
 
 NODES_ONLY = {("POST", "/api/nodes/leave"), ("GET", "/ws/nodes"), ("GET", "/hop/dial")}
 BALANCER_ONLY = {
+    ("GET", "/hop/logs"),
+    ("POST", "/hop/models/<model_id:str>/discard"),
     ("POST", "/hop/v1/<path:path>"),
     ("POST", "/hop/models/<model_id:str>/load"),
     ("POST", "/hop/models/<model_id:str>/unload"),
