@@ -691,3 +691,29 @@ test('a retry that succeeds takes the place of the failure', () => {
 });
 
 test('an action that is not known is an error', () => fails(() => reduceIt(initialState(), { type: 'x' })));
+
+test('samples from before the page was opened precede those of events', () => {
+  const point = (at) => ({
+    at,
+    active_requests: 1,
+    tokens_per_second: 2,
+    cpu_usage: 0.1,
+    memory_usage: 0.2,
+  });
+  const charts = { type: 'charts', series: [{ id: 'n', points: [point(1), point(2), point(9e9)] }] };
+  const beat = (seq) => ({
+    type: 'MetricsUpdated',
+    seq,
+    at: 1e9 + seq,
+    node_id: 'n',
+    request_count: 0,
+    active_requests: 0,
+    tokens_per_second: 0,
+  });
+  const times = (state) => state.traffic.get('n').history.map(({ at }) => at);
+  const live = { type: 'events', events: [beat(1), beat(2)] };
+  const late = reduce(reduce(initialState(), live), charts);
+  equal(times(late), [1000, 2000, 1e9 + 1, 1e9 + 2]);
+  const early = reduce(reduce(initialState(), { ...charts, series: [{ id: 'n', points: [point(1)] }] }), live);
+  equal(times(early), [1000, 1e9 + 1, 1e9 + 2]);
+});

@@ -91,6 +91,15 @@ export function createDataSync({ api, store, onUpgrade }) {
       clearTimeout(refreshTimer);
       refreshTimer = 0;
     },
+    /** Fetches what charts show from before this page was opened. Without it they begin now. */
+    async loadCharts() {
+      try {
+        const { series } = await api.get('/api/charts?by=node&span=recent');
+        store.dispatch({ type: 'charts', series });
+      } catch {
+        // The next page that shows a chart asks again.
+      }
+    },
     reconnect: () => socket?.reconnect(),
   };
 }

@@ -25,6 +25,8 @@ export const initialState = () => ({
   // Why the first load failed.
   loadError: null,
   traffic: new Map(),
+  // Samples of the server from before this page was opened, by node id.
+  charts: new Map(),
   connection: { status: 'connecting', since: null, retryAt: null },
   lastSeq: 0,
   stale: { models: new Set(), nodes: false },
@@ -69,6 +71,18 @@ const handlers = {
       state,
       applyEvents({ ...state, nodes: new Map(nodes.map((node) => [node.id, node])) }, after),
     );
+  },
+  /** Samples of the last minutes: they precede those that came as events. */
+  charts(state, { series }) {
+    const charts = new Map(series.map(({ id, points }) => [id, points.map(chartPoint)]));
+    const traffic = new Map(state.traffic);
+    for (const [id, known] of traffic) {
+      const first = known.history[0]?.at ?? Infinity;
+      const earlier = (charts.get(id) ?? []).filter(({ at }) => at < first);
+      const history = [...earlier, ...known.history].slice(-HISTORY_LENGTH);
+      traffic.set(id, { ...known, history });
+    }
+    return { ...state, charts, traffic };
   },
   refreshStarted: (state) => ({ ...state, stale: { models: new Set(), nodes: false } }),
 
@@ -171,8 +185,9 @@ export const eventHandlers = {
         slots: event.slots ?? before.slots,
       });
     }
-    const history = next.traffic.get(event.node_id)?.history ?? [];
-    const last = history.at(-1);
+    const known = next.traffic.get(event.node_id);
+    const history = known?.history ?? next.charts.get(event.node_id) ?? [];
+    const last = known?.history.at(-1);
     // The event was already applied to a response.
     if (last?.seq === event.seq) return;
     if (last && (last.requests !== event.request_count || last.active !== event.active_requests)) {
@@ -196,6 +211,14 @@ export const eventHandlers = {
     next.traffic.set(event.node_id, { ...point, history: [...history.slice(1 - HISTORY_LENGTH), point] });
   },
 };
+
+const chartPoint = (point) => ({
+  at: point.at * 1000,
+  active: point.active_requests,
+  tokensPerSecond: point.tokens_per_second,
+  cpu: point.cpu_usage,
+  memory: point.memory_usage,
+});
 
 /** State after `action`; the same object if nothing changed. */
 export function reduce(state, action) {

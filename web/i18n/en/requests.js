@@ -7,8 +7,6 @@ export default {
   'requests.since': 'Since llb started, {time}.',
 
   'requests.history': 'Last 15 minutes',
-  'requests.history.since':
-    'Recorded since this page was opened. Tokens are counted when a request completes.',
   'requests.chart.rate': 'Tokens per second',
   'requests.chart.active': 'Running requests',
   'requests.chart.summary': '{label} over the last 15 minutes: now {last}, peak {maximum}.',

@@ -7,7 +7,6 @@ export default {
   'requests.since': 'llb の起動（{time}）以降の数です。',
 
   'requests.history': '過去 15 分',
-  'requests.history.since': 'このページを開いてからの記録です。トークンはリクエストの完了時に集計されます。',
   'requests.chart.rate': 'トークン/秒',
   'requests.chart.active': '処理中のリクエスト',
   'requests.chart.summary': '過去 15 分の{label}：現在 {last}、ピーク {maximum}。',

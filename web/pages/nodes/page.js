@@ -16,6 +16,7 @@ export const title = () => t('nav.nodes');
 export function open(app) {
   const actions = createNodeActions(app);
   const addNode = createAddNode(app);
+  app.sync.loadCharts();
   return {
     view(state) {
       const nodes = [...(state.nodes?.values() ?? [])];

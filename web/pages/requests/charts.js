@@ -61,7 +61,6 @@ export function createCharts(app) {
           <section class="card requests-charts" aria-labelledby="requests-history">
             <h2 id="requests-history">${t('requests.history')}</h2>
             <div class="charts">${steps.length ? CHARTS.map((each) => chart(each, steps)) : null}</div>
-            <p class="soft">${t('requests.history.since')}</p>
             <details class="chart-table">
               <summary>${t('requests.table')}</summary>
               <div class="table-scroll" tabindex="0" role="region" aria-label=${t('requests.table.name')}>

@@ -32,6 +32,7 @@ export function open(app, route) {
   });
 
   reload();
+  app.sync.loadCharts();
   log.loadKeys();
 
   function content(state) {
