@@ -190,7 +190,7 @@ test('each kind of event keeps the objects of those it does not concern', () => 
     ok(next.models.get('b') === state.models.get('b'), heard.type);
     ok(next.nodes.get('m') === state.nodes.get('m'), heard.type);
   }
-  equal(Object.keys(eventHandlers).length, 6);
+  equal(Object.keys(eventHandlers).length, 7);
 });
 
 // --- ModelStatusChanged ------------------------------------------------------------------------------
