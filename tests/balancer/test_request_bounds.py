@@ -127,7 +127,7 @@ async def test_schemas_in_the_other_dialects(
         ("/api/generate", {"prompt": TOO_LONG}),
         ("/api/generate", {"prompt": TOO_LONG, "raw": True}),
         ("/v1/embeddings", {"model": "embed", "input": ["x", TOO_LONG]}),
-        ("/api/embed", {"model": "embed", "input": ["x", TOO_LONG]}),
+        ("/api/embed", {"model": "embed", "input": ["x", TOO_LONG], "truncate": False}),
         ("/api/embeddings", {"model": "embed", "prompt": TOO_LONG}),
         ("/v1/rerank", {"model": "rank", "query": "x", "documents": ["x", TOO_LONG]}),
     ],
