@@ -19,6 +19,7 @@ from e2e.words import SOURCE_LOCALE, load_languages, translate
 from tests.conftest import TINY_BYTES, BalancerFactory
 from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn, tiny_gguf
+from tests.providers import ProviderStandIn
 
 AXE = files("axe_playwright_python") / "axe.min.js"
 OPTIONS = {
@@ -261,9 +262,10 @@ async def look_at_nodes(see: Inspector) -> None:
     await see.look(page, "log of a node")
     await page.close()
     page = await see.open("/nodes/endpoints", anew=True)
-    new = {"base_url": see.visitor.llb.url, "name": "itself", "kind": "openai-compatible", "enabled": False}
-    assert (await see.visitor.llb.http.post("/api/endpoints", json=new)).status_code == 201
-    await expect(page.get_by_role("region", name="itself")).to_be_visible()
+    with ProviderStandIn("vllm") as vllm:
+        new = {"base_url": vllm.base_url, "name": "box"}
+        assert (await see.visitor.llb.http.post("/api/endpoints", json=new)).status_code == 201
+    await expect(page.get_by_role("region", name="box")).to_be_visible()
     await see.look(page, "endpoints")
     await page.get_by_role("button", name=see.say("endpoints.add")).click()
     await see.look(page, "endpoints, dialog that adds one")
