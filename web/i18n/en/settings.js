@@ -38,4 +38,13 @@ export default {
   'settings.column.environment': 'Environment variable',
   'settings.not_set': 'not set',
   'settings.changed': 'changed',
+  'settings.auto.memory_limit': 'automatic: {size}',
+  'settings.auto.disk_limit': 'automatic: free disk less 2 GB',
+  'settings.auto.context': 'automatic: fitted to memory',
+  'settings.auto.advertise': 'automatic: all addresses',
+  'settings.auto.catalog': 'the list that comes with llb',
+  'settings.auto.tls': 'off',
+  'settings.auto.base_path': '/',
+  'settings.auto.ollama_port': 'off',
+  'settings.auto.join': 'none',
 };

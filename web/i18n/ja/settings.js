@@ -38,4 +38,13 @@ export default {
   'settings.column.environment': '環境変数',
   'settings.not_set': '未設定',
   'settings.changed': '変更済み',
+  'settings.auto.memory_limit': '自動：{size}',
+  'settings.auto.disk_limit': '自動：ディスクの空き容量から 2 GB を除く',
+  'settings.auto.context': '自動：メモリに合わせて決定',
+  'settings.auto.advertise': '自動：すべてのアドレス',
+  'settings.auto.catalog': 'llb 付属の一覧',
+  'settings.auto.tls': 'オフ',
+  'settings.auto.base_path': '/',
+  'settings.auto.ollama_port': 'オフ',
+  'settings.auto.join': 'なし',
 };

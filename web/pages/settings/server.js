@@ -1,7 +1,7 @@
 /** Server information: problems of the machine, and its configuration. */
 
 import { html } from '../../lib/html.js';
-import { f, t } from '../../core/i18n.js';
+import { f, hasText, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
 import { alertBox, errorMessage, note, skeletons } from '../../components/feedback.js';
 import { dataTable } from '../../components/data-table.js';
@@ -23,7 +23,7 @@ export function createServerSection(app) {
   return {
     view({ system, nodes }) {
       if (!system) return error ? alertBox(errorMessage(error)) : skeletons(2, 'settings-card');
-      return html`${about(system, nodes)} ${system.settings ? configuration(system.settings) : null}`;
+      return html`${about(system, nodes)} ${system.settings ? configuration(system.settings, nodes) : null}`;
     },
   };
 }
@@ -60,18 +60,18 @@ function about(system, nodes) {
     </section>`;
 }
 
-const configuration = (settings) => html`
+const configuration = (settings, nodes) => html`
   <section class="card settings-card" aria-labelledby="in-effect">
     <div>
       <h2 id="in-effect">${t('settings.in_effect')}</h2>
       <p class="soft">${t('settings.in_effect.text')}</p>
     </div>
-    ${dataTable({ labelledBy: 'in-effect', columns: columns(), rows: settings, key: ({ name }) => name })}
+    ${dataTable({ labelledBy: 'in-effect', columns: columns(nodes), rows: settings, key: ({ name }) => name })}
   </section>`;
 
-const columns = () => [
+const columns = (nodes) => [
   { title: t('settings.column.name'), cell: ({ name }) => html`<code>${name}</code>` },
-  { title: t('settings.column.value'), cell: value },
+  { title: t('settings.column.value'), cell: (setting) => value(setting, nodes) },
   {
     title: t('settings.column.flag'),
     kind: 'nowrap',
@@ -80,6 +80,16 @@ const columns = () => [
   { title: t('settings.column.environment'), cell: ({ environment }) => html`<code>${environment}</code>` },
 ];
 
-const value = ({ value: text, is_default: isDefault }) => html`
-  ${text ? html`<span>${text}</span>` : html`<span class="soft">${t('settings.not_set')}</span>`}
+const value = ({ name, value: text, is_default: isDefault }, nodes) => html`
+  ${text ? html`<span>${text}</span>` : html`<span class="soft">${automaticValue(name, nodes)}</span>`}
   ${isDefault ? null : badge('active', t('settings.changed'))}`;
+
+/** What llb uses in place of a value that is not set. */
+function automaticValue(name, nodes) {
+  const budget = [...(nodes?.values() ?? [])].find(isLocal)?.memory_budget_bytes;
+  if (name === 'memory_limit' && budget) return t('settings.auto.memory_limit', { size: f.bytes(budget) });
+  const key = `settings.auto.${name}`;
+  return name !== 'memory_limit' && hasText(key) ? t(key) : t('settings.not_set');
+}
+
+const isLocal = ({ reach }) => reach?.way === 'local';
