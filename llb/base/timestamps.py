@@ -28,6 +28,9 @@ def from_iso(text: str, param: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-        return moment.astimezone(UTC).timestamp()
+        seconds = moment.astimezone(UTC).timestamp()
+        # As a float, the last microseconds of the year 9999 are in the year 10000.
+        datetime.fromtimestamp(seconds, UTC)
+        return seconds
     except (ValueError, OverflowError):
         raise InvalidRequest(f"{param} must be a time such as 2027-01-31T12:00:00Z", param=param) from None

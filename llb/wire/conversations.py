@@ -10,6 +10,7 @@ ID_PATTERN = r"^[0-9A-Za-z-]{1,64}$"
 MAX_TITLE_CHARS, MAX_SYSTEM_CHARS, MAX_STOP_CHARS = 200, 200_000, 4000
 MAX_IMAGES, MAX_FILES = 16, 16
 MAX_PARAMETERS = 32
+MAX_MODEL_CHARS, MAX_NODE_NAME_CHARS = 200, 255
 MAX_IMPORTED_CONVERSATIONS = 500
 
 ItemId = Annotated[str, Meta(pattern=ID_PATTERN)]
@@ -53,7 +54,7 @@ class AnswerStats(Struct, frozen=True, kw_only=True):
     tokens_per_second: float | None = None
     first_token_ms: float | None = None
     total_ms: float | None = None
-    node: Annotated[str, Meta(max_length=255)] | None = None
+    node: Annotated[str, Meta(max_length=MAX_NODE_NAME_CHARS)] | None = None
 
 
 class ConversationMessage(Struct, frozen=True, kw_only=True):
@@ -70,7 +71,7 @@ class ConversationMessage(Struct, frozen=True, kw_only=True):
     reasoning: str = ""
     images: Annotated[tuple[ImageUrl, ...], Meta(max_length=MAX_IMAGES)] = ()
     files: Annotated[tuple[AttachedFile, ...], Meta(max_length=MAX_FILES)] = ()
-    model: Annotated[str, Meta(max_length=200)] | None = None
+    model: Annotated[str, Meta(max_length=MAX_MODEL_CHARS)] | None = None
     ended: Annotated[str, Meta(max_length=32)] | None = None
     error: AnswerError | None = None
     stats: AnswerStats | None = None
@@ -175,7 +176,7 @@ class Preset(Struct, frozen=True, kw_only=True):
     id: ItemId
     name: Annotated[str, Meta(min_length=1, max_length=80)]
     settings: ChatSettings = ChatSettings()
-    models: Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(max_length=200)] = ()
+    models: Annotated[tuple[Annotated[str, Meta(max_length=MAX_MODEL_CHARS)], ...], Meta(max_length=200)] = ()
 
 
 class PresetList(Struct, frozen=True):

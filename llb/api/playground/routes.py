@@ -43,7 +43,7 @@ from llb.wire import (
     PresetList,
     Scope,
 )
-from llb.wire.conversations import ID_PATTERN
+from llb.wire.conversations import ID_PATTERN, MAX_MODEL_CHARS
 
 MAX_QUERY_CHARS = 200
 _encoder = msgspec.json.Encoder()
@@ -205,6 +205,8 @@ def answers_blueprint(
         wanted = await worker.run(len(request.body), lambda: parse_body(request, AnswerRequest))
         body = bytes(wanted.request)
         fields = await worker.run(len(body), lambda: decode_json(body, InferenceFields))
+        if len(fields.model) > MAX_MODEL_CHARS:
+            raise InvalidRequest(f"model must have at most {MAX_MODEL_CHARS} characters", param="model")
         key = (user_id, conversation_id, wanted.answer_id)
         with answers.reserved(key):
             # The request may end before the answer, which holds its body as long.

@@ -22,6 +22,7 @@ from llb.gateway.stream.sse import DataLineReader
 from llb.store.database import Database
 from llb.store.tables.playground import conversations, messages
 from llb.wire import AnswerError, AnswerEvent, AnswerStats, ConversationMessage
+from llb.wire.conversations import MAX_NODE_NAME_CHARS
 from llb.wire.decoding import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,14 @@ MAX_ANSWER_CHARS = 2_000_000
 # What a crash of the server loses at most.
 SAVE_INTERVAL_S = 5.0
 RETRY_AFTER_S = 5
+# Values of `finish_reason` whose answer is not complete. Any other is the end that the model chose.
+_ENDED_OF_REASON = {
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "interrupted",
+    "error": "interrupted",
+    "abort": "interrupted",
+}
 
 AnswerKey = tuple[str, str, str]
 
@@ -102,7 +111,7 @@ class RunningAnswer:
         return self._tokens > 0
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
-        self._node_name = node_name
+        self._node_name = node_name[:MAX_NODE_NAME_CHARS]
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         """Take bytes of the stream, and wake the followers."""
@@ -122,7 +131,8 @@ class RunningAnswer:
         self._timings = chunk.timings or self._timings
         for choice in chunk.choices[:1]:
             text, reasoning = choice.delta.content or "", choice.delta.reasoning_content or ""
-            self._ended = choice.finish_reason or self._ended
+            if choice.finish_reason:
+                self._ended = _ENDED_OF_REASON.get(choice.finish_reason, "stop")
             if text or reasoning:
                 self._add(text, reasoning)
 
@@ -236,7 +246,7 @@ def _answer_error(fields: dict[str, Any]) -> AnswerError:
     known = {
         name: fields[name]
         for name in ("prompt_tokens", "context_length", "retry_after_s")
-        if isinstance(fields.get(name), int)
+        if type(fields.get(name)) is int
     }
     return AnswerError(
         code=str(fields.get("code") or "engine_failed")[:64],

@@ -210,3 +210,39 @@ async def test_an_answer_without_end_is_ended(
     _, stream = await playground.begin()
     playground.inference.say("x" * 11)
     assert (await last_message(stream))["ended"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended"),
+    [
+        ("length", "length"),
+        ("tool_calls", "stop"),
+        ("content_filter", "interrupted"),
+        ("x" * 1000, "stop"),
+    ],
+)
+async def test_any_reason_of_an_endpoint_is_a_known_end(
+    playground: Playground, reason: str, ended: str
+) -> None:
+    _, stream = await playground.begin()
+    playground.inference.say("Hello")
+    playground.inference.finish(reason)
+    assert (await last_message(stream))["ended"] == ended
+    assert (await playground.get("c1"))["messages"][1]["ended"] == ended
+
+
+async def test_an_error_of_an_endpoint_leaves_the_conversation_readable(playground: Playground) -> None:
+    error = {"code": "c" * 1000, "message": "m" * 9000, "prompt_tokens": True, "context_length": "all"}
+    _, stream = await playground.begin()
+    playground.inference.outbox.put_nowait({"error": error})
+    playground.inference.outbox.put_nowait(None)
+    await last_message(stream)
+    saved = (await playground.get("c1"))["messages"][1]["error"]
+    assert (len(saved["code"]), len(saved["message"]), saved["prompt_tokens"]) == (64, 2000, None)
+
+
+async def test_the_name_of_a_model_is_bounded(playground: Playground) -> None:
+    body = playground.answer_request(request={"model": "m" * 201, "messages": []})
+    refused = await playground.call("POST", "/api/conversations/c1/answers", body)
+    assert (refused.status, refused.json["error"]["param"]) == (400, "model")
+    assert (await playground.call("GET", "/api/conversations/c1")).status == 404

@@ -192,8 +192,24 @@ async def test_an_import_adds_what_is_missing(playground: Playground) -> None:
     assert again == {"conversations": 0, "messages": 0}
 
 
-async def test_an_import_is_all_or_nothing(playground: Playground) -> None:
-    wrong = message("r", created_at="yesterday")
+@pytest.mark.parametrize(
+    "content",
+    ['{"id":"q","role":"user","ended":"' + "x" * 99 + '","model":7,"reasoning":"Hm"}', "[]", "{"],
+)
+async def test_a_field_that_cannot_be_read_is_left_out(playground: Playground, content: str) -> None:
+    await create(playground, "c1")
+    await put(playground, "c1", message("q", text="Tell me"))
+    async with playground.server.db.write() as tx:
+        await tx.execute("UPDATE conversation_messages SET content = ?", (content,))
+    [found] = (await playground.get("c1"))["messages"]
+    assert (found["id"], found["role"], found["text"]) == ("q", "user", "Tell me")
+    assert (found["ended"], found["model"]) == (None, None)
+    assert found["reasoning"] == ("Hm" if "Hm" in content else "")
+
+
+@pytest.mark.parametrize("time", ["yesterday", "9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00+23:00"])
+async def test_an_import_is_all_or_nothing(playground: Playground, time: str) -> None:
+    wrong = message("r", created_at=time)
     body = {"conversations": [{"id": "c1"}, {"id": "c2", "messages": [message("q"), wrong]}]}
     answer = await playground.call("POST", "/api/conversations/import", body)
     assert (answer.status, answer.code) == (400, "invalid_request")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+from typing import Any, get_type_hints
 
 import msgspec
 
 from llb.base.timestamps import to_iso
 from llb.store.database import Reader, Transaction
 from llb.wire import ConversationMessage
+from llb.wire.decoding import DECODE_ERRORS
+
+log = logging.getLogger(__name__)
 
 _encoder = msgspec.json.Encoder()
+_FIELD_TYPES = get_type_hints(ConversationMessage, include_extras=True)
 
 
 async def list_messages(db: Reader, user_id: str, conversation_id: str) -> list[ConversationMessage]:
@@ -105,7 +111,27 @@ async def remove(tx: Transaction, user_id: str, conversation_id: str, message_id
 
 
 def _message_from_row(row: sqlite3.Row) -> ConversationMessage:
-    content = msgspec.json.decode(row["content"], type=ConversationMessage)
+    try:
+        content = msgspec.json.decode(row["content"], type=ConversationMessage)
+    except DECODE_ERRORS as error:
+        log.warning("fields of the message %s cannot be read and are left out: %s", row["id"], error)
+        content = ConversationMessage(**_readable_fields(row["content"]), id=row["id"], role=row["role"])
     return msgspec.structs.replace(
         content, text=row["text"], parent_id=row["parent_id"], created_at=to_iso(row["created_at"])
     )
+
+
+def _readable_fields(content: str) -> dict[str, Any]:
+    """Return the fields that can be decoded: one that cannot must not make its conversation unreadable."""
+    try:
+        fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except DECODE_ERRORS:
+        return {}
+    readable = {}
+    for name, raw in fields.items():
+        if name in _FIELD_TYPES and name not in ("id", "role"):
+            try:
+                readable[name] = msgspec.json.decode(raw, type=_FIELD_TYPES[name])
+            except DECODE_ERRORS:
+                continue
+    return readable
