@@ -53,6 +53,7 @@ async def test_an_endpoint_from_adding_to_removing(
     await dialog.get_by_role("button", name="Save").click()
     await expect(dialog.get_by_role("alert")).to_contain_text("max_concurrency")
     await dialog.get_by_label("Maximum concurrent requests").fill("8")
+    await dialog.get_by_label("Tags").fill("gpu、attic")
     await dialog.get_by_role("button", name="Save").click()
     await expect(card).to_contain_text("0 of 8")
     await card.get_by_role("button", name="Disable").click()

@@ -11,7 +11,7 @@ export const badge = (kind, text, iconName = null) =>
 export const errorCodeText = (code) =>
   hasText(`code.${code}`) ? t(`code.${code}`) : code.replaceAll('_', ' ');
 
-export const statusBadge = (status) =>
+export const modelBadge = (status) =>
   badge(`status-${status.toLowerCase()}`, t(`status.${status}`), { Ready: 'check', Error: 'alert' }[status]);
 
 /** The numbers of the memory check: what the model needs, and what the best node has. */

@@ -138,7 +138,7 @@ export default {
   'playground.preset.delete': 'このプリセットを削除しますか？',
   'playground.preset.delete_action': 'プリセットを削除',
   'playground.preset.default': '{name} との新しい会話で使用する',
-  'playground.system.example': '簡潔に答えるアシスタントです。',
+  'playground.system.example': 'あなたは簡潔に答えるアシスタントです。',
   'playground.usual.max_tokens': '制限なし',
   'playground.usual.seed': 'ランダム',
   'playground.help.temperature': '0～2。低いほど予測しやすい応答になります。',

@@ -52,7 +52,7 @@ export default {
   'toast.online': '{name} がオンラインに戻りました。',
   'toast.joined': '{name} が参加しました。',
 
-  'announcement.Cancelled': '{name} のダウンロードを中止しました。',
+  'announcement.Cancelled': '{name} のダウンロードをキャンセルしました。',
   'announcement.Available': '{name} は削除されました。',
   'announcement.Registered': '{name} はダウンロード待ちです。',
   'announcement.Downloading': '{name} をダウンロードしています。',

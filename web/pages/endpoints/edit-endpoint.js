@@ -4,6 +4,7 @@ import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { formDialog } from '../../components/forms/dialog.js';
 import { field } from '../../components/forms/field.js';
+import { parseModelNames, parseTags } from '../../components/forms/lists.js';
 
 /** Resolves to true if the endpoint was changed. */
 export const editEndpoint = (app, endpoint, path) =>
@@ -58,12 +59,6 @@ const number = (name, value) =>
     optional: true,
   });
 
-const listOf = (text) =>
-  text
-    .split(',')
-    .map((part) => part.trim())
-    .filter(Boolean);
-
 /** Invalid numbers are sent as text, so that the server names the field. */
 function numberOf(form, name) {
   const text = form.get(name).trim();
@@ -72,14 +67,14 @@ function numberOf(form, name) {
 }
 
 function patchOf(form) {
-  const models = listOf(form.get('models'));
+  const models = parseModelNames(form.get('models'));
   return {
     name: form.get('name').trim(),
     priority: numberOf(form, 'priority') ?? 0,
     weight: numberOf(form, 'weight') ?? 1,
     max_concurrency: numberOf(form, 'max_concurrency'),
     timeout_s: numberOf(form, 'timeout_s'),
-    tags: listOf(form.get('tags')),
+    tags: parseTags(form.get('tags')),
     models: models.length ? models : null,
     ...(form.get('key') ? { key: form.get('key') } : {}),
   };

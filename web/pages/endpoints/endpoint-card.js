@@ -22,7 +22,7 @@ export function endpointCard(endpoint, { models, isOpen, toggle, actions }) {
     <section class="card endpoint" aria-labelledby=${heading} tabindex="-1">
       <div class="node-head">
         <h2 id=${heading}>${endpoint.name}</h2>
-        ${statusBadge(endpoint)}
+        ${endpointBadge(endpoint)}
         <p class="soft">${aboutLine(endpoint)}</p>
         ${tags(endpoint)}
       </div>
@@ -44,7 +44,7 @@ export function endpointCard(endpoint, { models, isOpen, toggle, actions }) {
     </section>`;
 }
 
-function statusBadge({ status }) {
+function endpointBadge({ status }) {
   const [kind, iconName] = BADGES[status] ?? ['waiting'];
   return badge(kind, t(`endpoints.status.${status}`), iconName);
 }

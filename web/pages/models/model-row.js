@@ -3,7 +3,7 @@
 import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
 import { modelPath } from '../../core/router.js';
-import { badge, fitText, statusBadge } from '../../components/badges.js';
+import { badge, fitText, modelBadge } from '../../components/badges.js';
 import { progressBar } from '../../components/progress.js';
 import { engineBadge, isServing } from '../../components/engine-status.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
@@ -92,7 +92,7 @@ function statusPart(item, engines) {
     return html`
       <span class="sr-only">${t(`status.${item.status}`)}</span>
       ${engines.some(isServing) ? engineBadge(engines) : null}`;
-  return statusBadge(item.status);
+  return modelBadge(item.status);
 }
 
 /** Second line of a row: progress or location, else the description. */

@@ -9,8 +9,9 @@ import { logsPath } from '../../core/router.js';
 import { confirmDialog, formDialog } from '../../components/forms/dialog.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
 import { field } from '../../components/forms/field.js';
+import { parseTags } from '../../components/forms/lists.js';
 import { storedModels } from './meters.js';
-import { isInvalidName, hasInvalidTag, parseTags } from './name-rules.js';
+import { isInvalidName, hasInvalidTag } from './name-rules.js';
 import { isLocal } from './status.js';
 
 // In characters; same limit as the server.

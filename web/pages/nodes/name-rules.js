@@ -9,7 +9,4 @@ const MAX_TAGS = 32;
 
 export const isInvalidName = (name) => !NAME.test(name);
 
-/** 'gpu, attic' → ['gpu', 'attic'], without duplicates. */
-export const parseTags = (text) => [...new Set(text.split(/[\s,、，]+/).filter(Boolean))];
-
 export const hasInvalidTag = (tags) => tags.length > MAX_TAGS || tags.some((tag) => !TAG.test(tag));

@@ -8,7 +8,7 @@ import { diskModels } from './disk.js';
 import { hostUsage } from './host-usage.js';
 import { diskMeter, storedModels, memoryMeter } from './meters.js';
 import { downloadList } from './download-list.js';
-import { isOnline, nodeNotes, connectionFact, statusBadge } from './status.js';
+import { isOnline, nodeNotes, connectionFact, nodeBadge } from './status.js';
 
 /** `actions`: template with the permitted actions, or null. */
 export function nodeCard(state, node, acts) {
@@ -18,7 +18,7 @@ export function nodeCard(state, node, acts) {
     <section class="card node" aria-labelledby=${heading} tabindex="-1">
       <div class="node-head">
         <h2 id=${heading}>${node.name}</h2>
-        ${statusBadge(node)}
+        ${nodeBadge(node)}
         <p class="soft" title=${node.platform}>${summaryLine(node)}</p>
         ${tags(node)}
       </div>

@@ -13,7 +13,7 @@ export const isLocal = ({ reach }) => reach?.way === 'local';
 /** Whether a draining node has no request left. */
 const isDrained = (node) => node.draining && isOnline(node) && !node.active_requests;
 
-export function statusBadge(node) {
+export function nodeBadge(node) {
   const { status, draining } = node;
   if (status === 'offline') return badge('bad', t('node.offline'), 'alert');
   if (status === 'joining') return badge('active', t('node.joining'));

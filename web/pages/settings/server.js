@@ -66,7 +66,12 @@ const configuration = (settings, nodes) => html`
       <h2 id="in-effect">${t('settings.in_effect')}</h2>
       <p class="soft">${t('settings.in_effect.text')}</p>
     </div>
-    ${dataTable({ labelledBy: 'in-effect', columns: columns(nodes), rows: settings, key: ({ name }) => name })}
+    ${dataTable({
+      labelledBy: 'in-effect',
+      columns: columns(nodes),
+      rows: settings,
+      key: ({ name }) => name,
+    })}
   </section>`;
 
 const columns = (nodes) => [
