@@ -27,6 +27,17 @@ def main(argv: Sequence[str], *, serve: ServeFunction) -> int:
     `serve` runs the server and imports it, so that other commands start quickly.
     """
     try:
+        return _run_reporting_errors(argv, serve)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            # Log lines for a full disk; else Python changes the exit status to 120.
+            platform_compat.discard_output(2)
+
+
+def _run_reporting_errors(argv: Sequence[str], serve: ServeFunction) -> int:
+    try:
         status = _run(argv, serve)
         # A closed pipe fails here, not at the exit of Python.
         sys.stdout.flush()

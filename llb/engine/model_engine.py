@@ -501,6 +501,9 @@ class ModelEngine:
         slots = (self.options.slots if self.options is not None else None) or slots
         process = self.process
         failure = process.failure if process.state is EngineState.FAILED else None
+        if process.ready is not None and self._used_bytes is None:
+            # The first report of a loaded model has it, too.
+            self.measure_memory()
         return EngineReport(
             model_id=self.model_id,
             state=process.state,

@@ -21,11 +21,11 @@ from tests.hub import HubStandIn
     ("body", "param"),
     [
         (
-            rb'{"model": "tiny", "messages": [{"content": [{"image_url": {"url": "http://x/y"}}]}]}',
+            rb'{"model": "tiny", "messages": [{"role": "user", "content": [{"image_url": {"url": "http://x/y"}}]}]}',
             "image_url",
         ),
         (
-            rb'{"model": "tiny", "messages": [{"content": [{"image\u005furl": {"url": "http://x/y"}}]}]}',
+            rb'{"model": "tiny", "messages": [{"role": "user", "content": [{"image\u005furl": {"url": "http://x/y"}}]}]}',
             "image_url",
         ),
         (rb'{"model": "tiny", "n_probs": 21}', "n_probs"),

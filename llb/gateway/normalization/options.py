@@ -65,7 +65,13 @@ def normalize_logprobs(document: RequestDocument, *, has_tools: bool) -> None:
 
 def number_of_logprobs(value: Any) -> int:
     """Return how many probabilities completions ask for, also as a flag. Raises `InvalidRequest`."""
-    return int(value) if isinstance(value, bool) else read_whole_number("logprobs", value)
+    if isinstance(value, bool):
+        return int(value)
+    number = read_whole_number("logprobs", value)
+    if number > MAX_LOGPROBS:
+        # Named as the client wrote it, and not as the field that it becomes.
+        raise invalid("logprobs", f"must be at most {MAX_LOGPROBS}")
+    return number
 
 
 def normalize_response_format(document: RequestDocument) -> None:
