@@ -140,7 +140,7 @@ class ConversationImportReply(Struct, frozen=True, kw_only=True):
     messages: int
 
 
-class AnswerRequest(Struct, frozen=True, kw_only=True):
+class AnswerRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Request for an answer: `request` is a body of `/v1/chat/completions`.
 
     `question` and `settings` are saved together with the beginning of the answer. With `continues`, the

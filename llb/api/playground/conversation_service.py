@@ -106,11 +106,18 @@ class ConversationService:
                 raise NotFound("There is no such message")
 
     async def begin_answer(
-        self, user_id: str, conversation_id: str, wanted: AnswerRequest, model: str
+        self,
+        user_id: str,
+        conversation_id: str,
+        wanted: AnswerRequest,
+        model: str,
+        *,
+        count_bytes: Callable[[int], None],
     ) -> ConversationMessage:
         """Save the question and the beginning of its answer, which is returned.
 
-        Raises `ConversationLimitReached`, and `NotFound` for a missing answer to continue.
+        `count_bytes` counts the bytes of the answer, and raises if they may not be held. Raises
+        `ConversationLimitReached`, and `NotFound` for a missing answer to continue.
         """
         answer = ConversationMessage(
             id=wanted.answer_id, parent_id=wanted.parent_id, role="assistant", model=model
@@ -122,6 +129,7 @@ class ConversationService:
             await self._ensure(tx, user_id, conversation_id)
             if wanted.continues:
                 answer = await self._answer_to_continue(tx, user_id, conversation_id, answer)
+                count_bytes(_size_of(answer))
             if wanted.question is not None:
                 await self._put(tx, user_id, conversation_id, wanted.question)
             await self._put(tx, user_id, conversation_id, answer)
@@ -227,9 +235,13 @@ class ConversationService:
             )
 
 
-def _check_size(message: ConversationMessage) -> None:
+def _size_of(message: ConversationMessage) -> int:
     parts = (message.text, message.reasoning, *message.images, *(file.text for file in message.files))
-    if sum(len(part.encode()) for part in parts) > MAX_MESSAGE_BYTES:
+    return sum(len(part.encode()) for part in parts)
+
+
+def _check_size(message: ConversationMessage) -> None:
+    if _size_of(message) > MAX_MESSAGE_BYTES:
         raise ConversationLimitReached(f"A message may have {MAX_MESSAGE_BYTES // 2**20} MiB")
 
 

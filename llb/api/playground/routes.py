@@ -10,6 +10,7 @@ from sanic.response import HTTPResponse
 
 from llb.accounts.principal_watch import PrincipalWatch
 from llb.api.blueprint import Blueprint
+from llb.api.connection.http_exchange import ServerHttp
 from llb.api.inference.call_builder import append_fields
 from llb.api.middleware.compression import compress_response
 from llb.api.middleware.route_policy import authenticated, requires_scope
@@ -202,6 +203,9 @@ def answers_blueprint(
     async def begin_answer(request: Request, conversation_id: str) -> None:
         user_id = user_id_of(request)
         _check_id(conversation_id)
+        await _stream(request, await _begin(request, user_id, conversation_id))
+
+    async def _begin(request: Request, user_id: str, conversation_id: str) -> RunningAnswer:
         wanted = await worker.run(len(request.body), lambda: parse_body(request, AnswerRequest))
         body = bytes(wanted.request)
         fields = await worker.run(len(body), lambda: decode_json(body, InferenceFields))
@@ -209,17 +213,22 @@ def answers_blueprint(
             raise InvalidRequest(f"model must have at most {MAX_MODEL_CHARS} characters", param="model")
         key = (user_id, conversation_id, wanted.answer_id)
         with answers.reserved(key):
-            # The request may end before the answer, which holds its body as long.
+            # The request may end before the answer, which holds a body and a message as long.
             share = request.app.ctx.connections.body_budget.open(request.ctx.principal)
             try:
                 share.add(len(body))
-                message = await service.begin_answer(user_id, conversation_id, wanted, fields.model)
+                message = await service.begin_answer(
+                    user_id, conversation_id, wanted, fields.model, count_bytes=share.add
+                )
                 streamed = await worker.run(len(body), lambda: append_fields(body, _STREAM_FIELDS))
             except BaseException:
                 share.release()
                 raise
-            answer = answers.begin(key, message, request, streamed, share.release)
-        await _stream(request, answer)
+            # Else the answer would keep all of it, uncounted once the connection is closed.
+            request.body = b""
+            if isinstance(request.stream, ServerHttp):
+                request.stream.release_body()
+            return answers.begin(key, message, request, streamed, share.release)
 
     @blueprint.get("/api/conversations/<conversation_id:str>/answers/<answer_id:str>", name="follow")
     @requires_scope(Scope.INFERENCE)

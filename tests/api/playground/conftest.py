@@ -32,11 +32,13 @@ class ScriptedInference:
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
+        self.requests: list[Request] = []
         self.outbox: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
         self.cancelled = 0
 
     async def answer_into(self, request: Request, sink: ClientSink, path: str, body: bytes) -> None:
         self.bodies.append(json.loads(body))
+        self.requests.append(request)
         sink.start_response(200, b"text/event-stream", node_name="attic", queued_ms=0)
         try:
             while (item := await self.outbox.get()) is not None:
@@ -76,7 +78,7 @@ class Playground:
         self, method: str, path: str, body: object = None
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Send a request; returns its connection after the head of a 200 response."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port, limit=2**20)
         content = b"" if body is None else json.dumps(body).encode()
         lines = [
             f"{method} {path} HTTP/1.1",

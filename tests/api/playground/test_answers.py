@@ -155,6 +155,29 @@ async def test_its_body_counts_against_the_budget_until_it_ends(playground: Play
     await wait_until(lambda: playground.budget.body_budget.used_bytes == 0)
 
 
+async def test_an_answer_holds_nothing_uncounted(playground: Playground) -> None:
+    wrong = playground.answer_request(junk="x" * 1000)
+    refused = await playground.call("POST", "/api/conversations/c1/answers", wrong)
+    assert (refused.status, refused.json["error"]["param"]) == (400, "junk")
+    # A large question is saved, and no longer held.
+    body = playground.answer_request()
+    body["question"]["text"] = "x" * 300_000
+    stream, _ = await playground.open_stream("POST", "/api/conversations/c1/answers", body)
+    [request] = playground.inference.requests
+    assert request.body == b""
+    assert 0 < playground.budget.body_budget.used_bytes < 10_000
+    playground.inference.say("y" * 100_000)
+    playground.inference.finish()
+    await last_message(stream)
+    # The text of an answer that is continued is held, and counted.
+    more = {**body, "question": None, "continues": True}
+    stream, _ = await playground.open_stream("POST", "/api/conversations/c1/answers", more)
+    assert 100_000 < playground.budget.body_budget.used_bytes < 110_000
+    playground.inference.finish()
+    await last_message(stream)
+    await wait_until(lambda: playground.budget.body_budget.used_bytes == 0)
+
+
 async def test_deleting_the_conversation_stops_it(playground: Playground) -> None:
     _, stream = await playground.begin()
     playground.inference.say("Half")
