@@ -56,7 +56,7 @@ def test_an_endpoint_from_its_addition_to_its_removal(served: CommandHost, progr
     assert listed["weight"] == 2
     assert served.run_command("endpoints", "check", "box").stdout.startswith("box is healthy")
     mapped = served.run_command("endpoints", "map", "box", "Test/Tiny", "tiny")
-    assert mapped.stdout == "box is one more place that answers for tiny.\n"
+    assert mapped.stdout == "Requests for tiny may now go to box.\n"
     assert served.run_command("endpoints", "map", "box").stdout.splitlines()[1].split()[:2] == [
         "Test/Tiny",
         "tiny",

@@ -99,7 +99,7 @@ def map_model(options: argparse.Namespace) -> int:
     if target is None:
         output.print_line(f"{options.model} of {endpoint.name} is a model of its own again.")
     else:
-        output.print_line(f"{endpoint.name} is one more place that answers for {target}.")
+        output.print_line(f"Requests for {target} may now go to {endpoint.name}.")
     return 0
 
 

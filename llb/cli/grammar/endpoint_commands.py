@@ -36,13 +36,16 @@ def add_endpoint_commands(commands: CommandAdder) -> None:
         metavar="KIND",
         choices=[kind.value for kind in EndpointKind],
         default=None,
-        help=f"{', '.join(EndpointKind)} (default: asked)",
+        help=f"{', '.join(EndpointKind)} (default: detected)",
     )
     add.add_argument(
         "--key-stdin", action="store_true", default=False, help="read its key from standard input"
     )
     add.add_argument(
-        "--models", metavar="NAMES", default=None, help="models to offer, with commas; * ends a beginning"
+        "--models",
+        metavar="NAMES",
+        default=None,
+        help="models to offer, comma-separated; a trailing * matches any ending",
     )
     add.add_argument(
         "--max-concurrency", metavar="N", type=parse_positive_int, default=None, help="requests at a time"
@@ -111,7 +114,7 @@ def add_endpoint_commands(commands: CommandAdder) -> None:
         "--when",
         metavar="WHEN",
         default="unavailable",
-        help="unavailable, busy, context, error, with commas (default: unavailable)",
+        help="unavailable, busy, context, error, comma-separated (default: unavailable)",
     )
     routes.add_argument(
         "--after", metavar="S", type=_parse_seconds, default=0.0, help="seconds to wait for a slot if busy"

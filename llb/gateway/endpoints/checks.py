@@ -204,7 +204,7 @@ def _headers_of(kind: EndpointKind | None) -> tuple[tuple[bytes, bytes], ...]:
 def describe_failure(error: TransportError) -> str:
     """Return a sentence for a failed exchange, without the address."""
     if isinstance(error, AddressRefused):
-        return "Its name has an address that no endpoint may have"
+        return "Its host name resolves to an address that is not allowed"
     if isinstance(error, ConnectError):
         return f"It cannot be reached: {error}"
     return f"It did not answer properly: {error}"

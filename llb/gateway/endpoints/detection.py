@@ -52,13 +52,13 @@ async def detect_kind(client: ProbeClient) -> EndpointKind:
     if kind is not None:
         return kind
     if listed.status in (401, 403):
-        raise errors.EndpointNeedsKey("The endpoint asks for a key, or refuses the one that it got")
+        raise errors.EndpointNeedsKey("The endpoint requires a key, or rejected the one given")
     if 300 <= listed.status < 400:
-        raise errors.EndpointUnknown("The endpoint redirects, which is refused: give the address itself")
+        raise errors.EndpointUnknown("The endpoint redirects. Enter the final address")
     if is_openai_list(listed.document):
         return EndpointKind.OPENAI_COMPATIBLE
     raise errors.EndpointUnknown(
-        "Something answers there, but it has no list of models that llb understands: is the path complete?"
+        "The server answers, but not with a model list that llb understands. Check the path of the base URL"
     )
 
 

@@ -1,4 +1,4 @@
-"""Clouds whose keys are in the environment, under the names that their own clients use."""
+"""Clouds with a key in an environment variable; such a key is never stored."""
 
 from __future__ import annotations
 

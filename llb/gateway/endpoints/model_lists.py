@@ -70,9 +70,9 @@ async def list_models(client: ProbeClient, kind: EndpointKind) -> ModelListing:
 def require_ok(result: ProbeResult) -> ProbeResult:
     """Return `result` if it is a success; raises what it is otherwise."""
     if result.status in (401, 403):
-        raise errors.EndpointNeedsKey("The endpoint asks for a key, or refuses the one that it got")
+        raise errors.EndpointNeedsKey("The endpoint requires a key, or rejected the one given")
     if 300 <= result.status < 400:
-        raise errors.EndpointUnknown("The endpoint redirects, which is refused: give the address itself")
+        raise errors.EndpointUnknown("The endpoint redirects. Enter the final address")
     if result.status != 200:
         raise errors.EndpointUnknown(f"The endpoint answers {result.status} to the list of its models")
     return result

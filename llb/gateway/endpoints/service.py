@@ -104,7 +104,7 @@ class EndpointService:
         name = name or names.name_from_host(url.host, url.port, taken)
         self._validate_name(name, None)
         if len(taken) >= MAX_ENDPOINTS:
-            raise errors.Conflict(f"There are {MAX_ENDPOINTS} endpoints, the most that there may be")
+            raise errors.Conflict(f"The limit of {MAX_ENDPOINTS} endpoints is reached")
         now = self._db.clock.now()
         record = EndpointRecord(
             id=tokens.new_random_id(),
@@ -151,8 +151,8 @@ class EndpointService:
             url = self._parse_url(patch.base_url)
             if url != endpoint.url and patch.key is UNSET and endpoint.record.key is not None:
                 raise errors.EndpointNeedsKey(
-                    "The address changes: give the key again, which is only sent to the address that it was "
-                    "given for"
+                    "The address changes: enter the key again. llb sends a key only to the address it was "
+                    "entered for"
                 )
         if patch.name is not UNSET:
             self._validate_name(patch.name, endpoint)
@@ -258,7 +258,7 @@ class EndpointService:
             return kind, await list_models(self.checks.probe_client(url, kind, key), kind)
         except AddressRefused:
             raise errors.AddressNotAllowed(
-                "The name of the endpoint has an address that no endpoint may have", param="base_url"
+                "The endpoint's host name resolves to an address that is not allowed", param="base_url"
             ) from None
         except TransportError as error:
             raise errors.EndpointUnreachable(
@@ -323,26 +323,28 @@ def _validated_settings(settings: EndpointSettings) -> EndpointSettings:
         if not is_valid:
             raise errors.InvalidRequest(f"{name} {rule}", param=name)
 
-    require(0.001 <= settings.weight <= MAX_WEIGHT, "weight", f"is from 0.001 to {MAX_WEIGHT:g}")
+    require(0.001 <= settings.weight <= MAX_WEIGHT, "weight", f"must be between 0.001 and {MAX_WEIGHT:g}")
     require(
         -MAX_PRIORITY <= settings.priority <= MAX_PRIORITY,
         "priority",
-        f"is from -{MAX_PRIORITY} to {MAX_PRIORITY}",
+        f"must be between -{MAX_PRIORITY} and {MAX_PRIORITY}",
     )
     concurrency = settings.max_concurrency
     require(
         concurrency is None or 1 <= concurrency <= MAX_CONCURRENCY,
         "max_concurrency",
-        f"is from 1 to {MAX_CONCURRENCY}",
+        f"must be between 1 and {MAX_CONCURRENCY}",
     )
     timeout_s = settings.timeout_s
     require(
-        timeout_s is None or 1 <= timeout_s <= MAX_TIMEOUT_S, "timeout_s", f"is from 1 to {MAX_TIMEOUT_S:g}"
+        timeout_s is None or 1 <= timeout_s <= MAX_TIMEOUT_S,
+        "timeout_s",
+        f"must be between 1 and {MAX_TIMEOUT_S:g}",
     )
     require(
         len(settings.tags) <= MAX_TAGS and all(map(_TAG_PATTERN.fullmatch, settings.tags)),
         "tags",
-        f"are at most {MAX_TAGS}, each of 1 to 63 letters, digits, '.', '_', ':' or '-'",
+        f"must be at most {MAX_TAGS}, each of 1 to 63 letters, digits, '.', '_', ':' or '-'",
     )
     model_names = [
         *(settings.models or ()),
@@ -354,19 +356,19 @@ def _validated_settings(settings: EndpointSettings) -> EndpointSettings:
     require(
         len(model_names) <= MAX_NAMES and all(map(names.is_model_name, model_names)),
         "models",
-        f"are at most {MAX_NAMES} names of at most {names.MAX_MODEL_NAME_CHARS} characters",
+        f"must be at most {MAX_NAMES} names of at most {names.MAX_MODEL_NAME_CHARS} characters",
     )
     rates = [value for price in settings.prices.values() for value in structs.astuple(price)]
     require(
         all(rate is None or 0 <= rate <= MAX_RATE_USD for rate in rates),
         "prices",
-        f"are from 0 to {MAX_RATE_USD:g} USD for a million tokens",
+        f"must be between 0 and {MAX_RATE_USD:g} USD per million tokens",
     )
     field_names = [*settings.set_fields, *settings.strip_fields]
     require(
         len(field_names) <= MAX_FIELDS and all(map(_FIELD_PATTERN.fullmatch, field_names)),
         "set_fields",
-        f"and strip_fields are at most {MAX_FIELDS} names of fields",
+        f"and strip_fields must have at most {MAX_FIELDS} names of fields",
     )
     require(
         not _OWN_FIELDS.intersection(field_names), "set_fields", f"must not have {', '.join(_OWN_FIELDS)}"
@@ -374,6 +376,6 @@ def _validated_settings(settings: EndpointSettings) -> EndpointSettings:
     require(
         len(msgspec.json.encode(settings.set_fields)) <= MAX_FIELDS_BYTES,
         "set_fields",
-        f"have at most {MAX_FIELDS_BYTES} bytes",
+        f"must have at most {MAX_FIELDS_BYTES} bytes",
     )
     return settings

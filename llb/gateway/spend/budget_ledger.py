@@ -189,7 +189,7 @@ class BudgetLedger:
         if self._used(budget, now) + reserved + worst_usd > budget.limit_usd + _EPSILON_USD:
             renewal = to_iso(period_end(budget.period, now))
             raise BudgetExceeded(
-                f"The budget of {owner} for this {budget.period} does not suffice for this request; a new "
+                f"The budget of {owner} for this {budget.period} is too small for this request; a new "
                 f"{budget.period} begins at {renewal}"
             )
 

@@ -39,12 +39,12 @@ class SpillBook:
         Raises `InvalidRequest`, and what `resolve` does.
         """
         if len(rules) > MAX_RULES:
-            raise errors.InvalidRequest(f"routes are at most {MAX_RULES}", param="routes")
+            raise errors.InvalidRequest(f"routes must have at most {MAX_RULES} entries", param="routes")
         for rule in rules:
             if not rule.when:
                 raise errors.InvalidRequest("when needs at least one trigger", param="when")
             if not 0 <= rule.after_s <= MAX_WAIT_S:
-                raise errors.InvalidRequest(f"after_s is from 0 to {MAX_WAIT_S:g}", param="after_s")
+                raise errors.InvalidRequest(f"after_s must be between 0 and {MAX_WAIT_S:g}", param="after_s")
             if resolve(rule.target) == model_id:
                 raise errors.InvalidRequest("target is the model itself", param="target")
         async with self._db.write() as tx:
