@@ -203,23 +203,26 @@ def answers_blueprint(
     async def begin_answer(request: Request, conversation_id: str) -> None:
         user_id = user_id_of(request)
         _check_id(conversation_id)
-        await _stream(request, await _begin(request, user_id, conversation_id))
+        answer = await _begin(
+            request,
+            (user_id, conversation_id),
+            await worker.run(len(request.body), lambda: parse_body(request, AnswerRequest)),
+        )
+        await _stream(request, answer)
 
-    async def _begin(request: Request, user_id: str, conversation_id: str) -> RunningAnswer:
-        wanted = await worker.run(len(request.body), lambda: parse_body(request, AnswerRequest))
+    async def _begin(request: Request, place: tuple[str, str], wanted: AnswerRequest) -> RunningAnswer:
+        # A function of its own: what was decoded must not be held as long as the response.
         body = bytes(wanted.request)
         fields = await worker.run(len(body), lambda: decode_json(body, InferenceFields))
         if len(fields.model) > MAX_MODEL_CHARS:
             raise InvalidRequest(f"model must have at most {MAX_MODEL_CHARS} characters", param="model")
-        key = (user_id, conversation_id, wanted.answer_id)
+        key = (*place, wanted.answer_id)
         with answers.reserved(key):
             # The request may end before the answer, which holds a body and a message as long.
             share = request.app.ctx.connections.body_budget.open(request.ctx.principal)
             try:
                 share.add(len(body))
-                message = await service.begin_answer(
-                    user_id, conversation_id, wanted, fields.model, count_bytes=share.add
-                )
+                message = await service.begin_answer(*place, wanted, fields.model, count_bytes=share.add)
                 streamed = await worker.run(len(body), lambda: append_fields(body, _STREAM_FIELDS))
             except BaseException:
                 share.release()
