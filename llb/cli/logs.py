@@ -7,6 +7,7 @@ import sys
 import time
 from urllib.parse import quote, urlencode
 
+from llb.base.logs.visible_text import make_visible
 from llb.base.timestamps import from_iso
 from llb.cli import output
 from llb.cli.client import ApiClient
@@ -69,13 +70,14 @@ def _print_lines(page: LogPage, options: argparse.Namespace) -> None:
 
 def _print_line(line: LogLine) -> None:
     at = time.strftime("%H:%M:%S", time.localtime(from_iso(line.time, "time")))
-    prefix = f"{at} {line.level.upper():<7} {line.source}: "
+    # Each text is the node's own, and must stay within its line.
+    prefix = f"{at} {line.level.upper():<7} {make_visible(line.source)}: "
     suffix = f" [{line.request_id}]" if line.request_id else ""
+    shown = make_visible(line.text + suffix)
     if not output.is_tty(sys.stdout):
-        output.print_line(f"{line.time} {prefix[9:]}{line.text}{suffix}")
+        output.print_line(f"{line.time} {prefix[9:]}{shown}")
         return
     from rich.text import Text
 
-    shown = output.strip_control_chars(line.text + suffix)
     text = Text.assemble((f"{at} ", "dim"), (prefix[9:], _STYLES.get(line.level, "")), shown)
     output.create_console().print(text, soft_wrap=True)

@@ -11,7 +11,7 @@ from msgspec import structs
 from llb.base.events import EventBus, Topic
 from llb.catalog import Catalog, index_by_name
 from llb.cluster import model_views
-from llb.cluster.change_publisher import ChangePublisher
+from llb.cluster.change_publisher import ChangePublisher, PublishThrottle
 from llb.cluster.node_traffic import NodeTraffic
 from llb.policy import placement, status
 from llb.store.tables.nodes import NodeRecord
@@ -107,9 +107,12 @@ class ClusterView:
         self._event_bus = event_bus
         self._hub_stats_of = hub_stats_of
         self._clock = clock
+        # One for both: the figures of a model and of its nodes agree.
+        self._throttle = PublishThrottle()
         self._model_publisher: ChangePublisher[ModelStatusChanged] = ChangePublisher(
             self.build_status_event,
             event_bus.publish,
+            self._throttle,
             urgent_part_of=lambda event: (
                 event.status,
                 event.error,
@@ -120,6 +123,7 @@ class ClusterView:
         self._node_publisher: ChangePublisher[NodeStatusChanged] = ChangePublisher(
             lambda node_id: self.build_node_event(self.nodes[node_id]),
             event_bus.publish,
+            self._throttle,
             urgent_part_of=model_views.urgent_part_of,
         )
 
@@ -309,8 +313,7 @@ class ClusterView:
             self._model_publisher.publish_if_changed(model_id)
 
     def close(self) -> None:
-        self._model_publisher.close()
-        self._node_publisher.close()
+        self._throttle.close()
 
     def build_status_event(self, model_id: str) -> ModelStatusChanged:
         derived = self.status_of(model_id)

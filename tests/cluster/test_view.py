@@ -179,6 +179,40 @@ async def test_the_figures_of_a_download_are_coalesced_and_what_it_waits_for_is_
     assert take_downloads() == [("verifying", 1000, None), ("ready", None, None)]
 
 
+async def test_a_model_and_its_nodes_show_the_same_progress(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = create_view(catalog)
+    entry = view.catalog.get("tiny")
+    assert entry is not None
+    view.registrations = {
+        "tiny": Registration(model_id="tiny", entry=entry, resolved=(), created_at=0.0, created_by="test")
+    }
+    monkeypatch.setattr(view, "assigned_nodes_of", lambda _model_id: frozenset({"n1", "n2"}))
+    view.on_hello(HELLO)
+    view.on_hello(structs.replace(HELLO, node_id="n2", name="cellar"))
+    for node_id in ("n1", "n2"):
+        view.on_replica_report(node_id, downloading_report(0))
+    events = subscribe(view)
+    updates = 0
+    of_model, of_nodes = 0, {"n1": 0, "n2": 0}
+    # The nodes report at different times, each more often than events are published.
+    for step in range(1, 21):
+        view.on_replica_report("n1" if step % 2 else "n2", downloading_report(step * 10))
+        await asyncio.sleep(MIN_PUBLISH_INTERVAL_S / 8)
+        updates += bool(events)
+        while events:
+            match events.popleft():
+                case ModelStatusChanged(downloaded_bytes=downloaded_bytes):
+                    of_model = downloaded_bytes or 0
+                case NodeStatusChanged(node_id=node_id, models=(NodeModel(download=download),)):
+                    assert download is not None
+                    of_nodes[node_id] = download.downloaded_bytes
+        assert of_model == max(of_nodes.values())
+    assert 1 < updates < 8
+    view.close()
+
+
 async def test_metrics_say_what_a_node_has_left(catalog: Path) -> None:
     view = create_view(catalog)
     node = view.on_hello(HELLO)

@@ -25,6 +25,7 @@ class PendingRequest:
 
     path: str
     headers: dict[str, str]
+    body: bytes
     writer: asyncio.StreamWriter
     client_closed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -142,8 +143,8 @@ async def _serve(state: FakeNode, reader: asyncio.StreamReader, writer: asyncio.
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:-2])}
         url = urlsplit(lines[0].split(" ")[1])
-        await reader.readexactly(int(headers.get("content-length", "0")))
-        request = PendingRequest(url.path, headers, writer)
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        request = PendingRequest(url.path, headers, body, writer)
         if url.path == "/hop/proof":
             await state.record(state.proof_headers, headers)
             proof = tokens.challenge_response(state.credential, state.id, parse_qs(url.query)["nonce"][0])

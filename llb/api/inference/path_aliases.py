@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llb.api.inference.anthropic import ANTHROPIC_PATHS
-from llb.api.inference.ollama import OLLAMA_PATHS, PULL_PATH
+from llb.api.inference.ollama import OLLAMA_PATHS
 from llb.api.inference.openai import OPENAI_PATHS, RESPONSES_PATHS
 
 # Parts of base URLs, of llb and of other servers.
@@ -12,7 +12,8 @@ _OLLAMA_BASE_PARTS = frozenset({"api", "ollama"})
 _V1_ROUTES = frozenset(
     path.removeprefix("/v1/") for path in (*OPENAI_PATHS, *RESPONSES_PATHS, *ANTHROPIC_PATHS)
 )
-_OLLAMA_ROUTES = frozenset(path.removeprefix("/api/") for path in (*OLLAMA_PATHS, PULL_PATH))
+# Without `/api/pull`: a reverse proxy that lets only /v1/ through must not let a pull through.
+_OLLAMA_ROUTES = frozenset(path.removeprefix("/api/") for path in OLLAMA_PATHS)
 
 
 def dialect_path_of(path: str) -> str | None:

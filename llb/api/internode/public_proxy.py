@@ -27,14 +27,24 @@ FORWARDED_HEADERS = (
     "accept",
     "anthropic-beta",
     "anthropic-version",
+    "content-encoding",
     "content-type",
     "traceparent",
     "tracestate",
+    # By which two llb that are endpoints of one another see a loop.
+    "via",
     "x-session-id",
 )
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
-RETURNED_HEADERS = ("request-id", "retry-after", "www-authenticate", "x-llb-node", "x-llb-queue-ms")
-RETURNED_HEADER_PREFIX = "x-ratelimit-"
+RETURNED_HEADERS = (
+    "request-id",
+    "retry-after",
+    "www-authenticate",
+    "x-llb-ignored",
+    "x-llb-node",
+    "x-llb-queue-ms",
+)
+RETURNED_HEADER_PREFIXES = ("anthropic-ratelimit-", "x-ratelimit-")
 # Keeps the balancer from treating a client of this host as a local program.
 HOP_HEADER = (b"x-llb-hop", b"1")
 CONNECT_TIMEOUT_S = 0.8
@@ -76,7 +86,7 @@ def public_proxy_blueprint(
                     name: value.decode("latin-1")
                     for key, value in response.headers
                     if (name := key.decode("latin-1")) in RETURNED_HEADERS
-                    or name.startswith(RETURNED_HEADER_PREFIX)
+                    or name.startswith(RETURNED_HEADER_PREFIXES)
                 }
                 return await proxy_response(request, response, headers=returned_headers)
         except TransportError:

@@ -6,7 +6,7 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, structs
 from sanic import Request
 from sanic.response import HTTPResponse
 
@@ -17,6 +17,8 @@ from llb.api.query_params import MAX_ROW_ID, enum_query_param, float_query_param
 from llb.api.reference.operation import ApiOperation, RequestParameter, positive_int_up_to
 from llb.api.responses import json_response
 from llb.base.logs.log_buffer import MAX_PAGE_LINES, LogBuffer, LogQuery
+from llb.base.logs.visible_text import make_visible
+from llb.base.timestamps import from_iso, to_iso
 from llb.cluster.view import ClusterView, Node
 from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.nodes.node_connections import NodeConnections
@@ -133,6 +135,28 @@ async def _read_remote(
     if response.status == 404:
         raise errors.NoNodeAvailable(f"Node '{node.hello.name}' runs an older llb, which has no logs to show")
     try:
-        return msgspec.json.decode(body, type=LogPage)
-    except DECODE_ERRORS:
+        return decode_page(body)
+    except (*DECODE_ERRORS, errors.InvalidRequest):
         raise errors.NoNodeAvailable(f"Node '{node.hello.name}' sent no valid log") from None
+
+
+def decode_page(body: bytes) -> LogPage:
+    """Return the page that a node has sent, with each of its texts made visible on one line.
+
+    Raises `DECODE_ERRORS`, and `InvalidRequest` for a time that is none.
+    """
+    page = msgspec.json.decode(body, type=LogPage)
+    return structs.replace(
+        page,
+        lines=tuple(
+            structs.replace(
+                line,
+                time=to_iso(from_iso(line.time, "time")),
+                source=make_visible(line.source),
+                text=make_visible(line.text),
+                request_id=line.request_id and make_visible(line.request_id),
+            )
+            for line in page.lines
+        ),
+        sources=tuple(make_visible(source) for source in page.sources),
+    )

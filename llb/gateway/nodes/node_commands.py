@@ -147,9 +147,10 @@ class NodeCommands:
         self, node: Node, model_id: str, command: str, *, timeout_s: float, body: bytes = b""
     ) -> None:
         path = f"/hop/models/{quote(model_id)}/{command}"
+        headers = ((b"content-type", b"application/json"),) if body else ()
         try:
             response = await self._node_connections.request(
-                node.id, b"POST", path.encode("ascii"), header_timeout_s=timeout_s
+                node.id, b"POST", path.encode("ascii"), headers, body, header_timeout_s=timeout_s
             )
             response.close()
         except TransportError as error:

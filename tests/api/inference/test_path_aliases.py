@@ -52,6 +52,12 @@ NOT_MEANT = [
     "/api/api/auth/login",
     "//metrics",
     "/v1/api/models/register",
+    # Management in Ollama's dialect.
+    "/v1/api/pull",
+    "/api/api/pull",
+    "/ollama/api/pull",
+    "/v1/api/delete",
+    "/v1/api/create",
     "/hop/v1/chat/completions",
     "/v1/../api/keys",
     "/chat/completions/../../api/keys",

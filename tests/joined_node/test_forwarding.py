@@ -1,0 +1,57 @@
+"""What reaches the other host: headers of a client at the balancer, load options at a joined node."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+
+import httpx
+import pytest
+
+from llb.gateway.inference_call import ClientSink, InferenceCall
+from llb.gateway.stream.relay import RelayResult
+from tests.harness import RunningBalancer, RunningJoinedNode
+
+QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 4}
+
+
+async def test_encodings_hops_and_ignored_fields_come_through(
+    cluster: tuple[RunningBalancer, RunningJoinedNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llb, node = cluster
+    headers = {
+        "Authorization": f"Bearer {await llb.create_key('inference')}",
+        "Content-Type": "application/json",
+        "Content-Encoding": "gzip",
+        "Via": "1.1 llb-other",
+    }
+    calls: list[InferenceCall] = []
+    dispatch = llb.app.dispatcher.dispatch
+
+    async def record_dispatch(call: InferenceCall, sink: ClientSink) -> RelayResult | None:
+        calls.append(call)
+        return await dispatch(call, sink)
+
+    monkeypatch.setattr(llb.app.dispatcher, "dispatch", record_dispatch)
+    body = json.dumps({**QUESTION, "of_no_dialect": 1}).encode()
+    # Large also when it is compressed: it is streamed to the balancer.
+    padding = "".join(random.Random(1).choices(" \t\n\r", k=600_000)).encode()
+    async with httpx.AsyncClient(base_url=node.url, timeout=30, trust_env=False) as client:
+        for document in (body, body + padding):
+            answer = await client.post(
+                "/v1/chat/completions", content=gzip.compress(document), headers=headers
+            )
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["x-llb-ignored"] == "of_no_dialect"
+    assert [call.via for call in calls] == ["1.1 llb-other"] * 2
+
+
+async def test_load_options_hold_on_a_joined_host(
+    cluster: tuple[RunningBalancer, RunningJoinedNode],
+) -> None:
+    llb, node = cluster
+    loaded = await llb.http.post("/api/models/chat/load", json={"options": {"slots": 1}})
+    assert loaded.status_code == 200, loaded.text
+    [report] = node.app.agent.engine_pool.engine_reports()
+    assert report.slots == 1
