@@ -17,8 +17,8 @@ export const tabList = (label, tabs, current) => html`
             aria-selected=${String(id === current)}
             aria-controls="tab-panel"
             tabindex=${id === current ? '0' : '-1'}
-            >${name}</a
-          >${count ? html`<span class="count" aria-hidden="true">${count}</span>` : null}
+            >${name}${count ? html`<span class="count" aria-hidden="true">${count}</span>` : null}</a
+          >
         </span>`,
     )}
   </div>`;

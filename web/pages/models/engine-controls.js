@@ -18,7 +18,10 @@ export function memoryFacts({ memory }) {
             'reserved',
             html`${f.bytes(reserved)}${
               slots && context
-                ? html` <small>${t('local.slots_of', { slots, context: f.tokens(context) })}</small>`
+                ? html`
+                    <small class="beside">
+                      ${t('local.slots_of', { slots, context: f.tokens(context) })}
+                    </small>`
                 : null
             }`,
           )

@@ -91,7 +91,7 @@ export function createNodeActions(app) {
       const { busy = false, error = null } = drainState.get(node.id) ?? {};
       return html`
         <div class="node-actions">
-          ${perform(t(isLocal(node) ? 'node.tags' : 'node.edit'), () => editNode(node))}
+          ${perform(t('node.edit'), () => editNode(node))}
           ${perform(t(node.draining ? 'node.take_back' : 'node.drain'), () => toggleDraining(node), { busy })}
           <a class="button quiet small" href=${logsPath(node.id)}>${t('node.logs')}</a>
           ${isLocal(node) ? null : perform(t('node.remove'), () => removeNode(node), { apart: true })}
