@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -20,6 +20,8 @@ from llb.wire import InferenceFields
 CHAT_PATH, COMPLETION_PATH = b"/v1/chat/completions", b"/v1/completions"
 # A request must not take all slots of an engine at once.
 MAX_PARALLEL_CHOICES = 4
+# Bodies of a request's choices that are in memory at the same time; always one.
+MAX_COPIED_BYTES = 32 * 1024 * 1024
 _MAX_SEED = 2**32 - 1
 
 
@@ -31,13 +33,49 @@ class _Fields(Struct):
 
 @dataclass(frozen=True)
 class ChoicePlan:
-    """Choices of one request, and the body for each."""
+    """Choices of one request, and what is different in the body of each.
+
+    A body may have many images, so it is copied only while its choice is generated.
+    """
 
     choices: tuple[ChoiceSpec, ...]
-    bodies: tuple[bytes, ...]
+    # Fields of each choice, as JSON.
+    replaced: tuple[bytes, ...]
     # Choices of each prompt that the client gets; None for all.
     best: int | None
     keeps_logprobs: bool
+
+    def body_of(self, body: bytes, index: int) -> bytes:
+        """Return the body for one choice of the request that has `body`."""
+        # Of two fields with one name llama-server takes the last.
+        return b"".join((memoryview(body.rstrip())[:-1], b",", memoryview(self.replaced[index])[1:]))
+
+    def copy_bytes(self, body: bytes) -> int:
+        """Return the size of the largest body."""
+        return len(body) + max(map(len, self.replaced))
+
+    def parallel_count(self, body: bytes) -> int:
+        """Return how many choices are generated at the same time."""
+        fitting = MAX_COPIED_BYTES // self.copy_bytes(body)
+        return max(1, min(len(self.choices), MAX_PARALLEL_CHOICES, fitting))
+
+
+def new_part_record(record: RequestRecord) -> RequestRecord:
+    """Return the record of one choice: that of the request without the outcome of an earlier target."""
+    return replace(
+        record,
+        queued_s=0.0,
+        load_s=0.0,
+        node_id=None,
+        endpoint_id=None,
+        sent_at=None,
+        first_byte_at=None,
+        received_bytes=0,
+        usage=Usage(),
+        cost_usd=None,
+        ignored_fields=(),
+        error_code=None,
+    )
 
 
 def merge_records(
@@ -46,6 +84,9 @@ def merge_records(
     """Record the outcome of all choices as that of one request: the tokens of each prompt count once."""
     usage = Usage()
     counted: set[int] = set()
+    record.node_id = next((part.node_id for part in parts if part.node_id is not None), None)
+    record.endpoint_id = next((part.endpoint_id for part in parts if part.endpoint_id is not None), None)
+    record.error_code = next((part.error_code for part in parts if part.error_code is not None), None)
     for part, choice in zip(parts, choices, strict=True):
         is_first = choice.prompt_index not in counted
         counted.add(choice.prompt_index)
@@ -53,12 +94,9 @@ def merge_records(
         record.received_bytes += part.received_bytes
         record.queued_s = max(record.queued_s, part.queued_s)
         record.load_s = max(record.load_s, part.load_s)
-        record.node_id = record.node_id or part.node_id
-        record.endpoint_id = record.endpoint_id or part.endpoint_id
         record.ignored_fields = record.ignored_fields or part.ignored_fields
         if part.cost_usd is not None:
             record.cost_usd = (record.cost_usd or 0.0) + part.cost_usd
-        record.error_code = record.error_code or part.error_code
     record.usage = usage
     record.sent_at = min((part.sent_at for part in parts if part.sent_at is not None), default=None)
     record.first_byte_at = min(
@@ -96,9 +134,10 @@ def read_choice_plan(call: InferenceCall) -> ChoicePlan | None:
         )
     if count == len(prompts) == 1 and not echoes:
         return None
-    best = _read_best(call, count)
+    best = _read_best(call)
     prefixes = [_read_echo(prompt, fields) if echoes else "" for prompt in prompts]
-    specs, bodies = [], []
+    specs: list[ChoiceSpec] = []
+    parts: list[bytes] = []
     for number, prompt in enumerate(prompts):
         for copy in range(count):
             specs.append(ChoiceSpec(number, prefixes[number]))
@@ -110,8 +149,8 @@ def read_choice_plan(call: InferenceCall) -> ChoicePlan | None:
                 replaced["logprobs"] = 1
             if has_list:
                 replaced["prompt"] = prompt
-            bodies.append(_with_fields(call.body, replaced))
-    return ChoicePlan(tuple(specs), tuple(bodies), best, bool(fields.logprobs))
+            parts.append(msgspec.json.encode(replaced))
+    return ChoicePlan(tuple(specs), tuple(parts), best, bool(fields.logprobs))
 
 
 def _read_prompts(raw: Raw) -> list[Raw]:
@@ -122,7 +161,7 @@ def _read_prompts(raw: Raw) -> list[Raw]:
     return items
 
 
-def _read_best(call: InferenceCall, count: int) -> int | None:
+def _read_best(call: InferenceCall) -> int | None:
     wanted = max(call.head.n or 1, call.head.n_cmpl or 1)
     best_of = call.head.best_of or 1
     if best_of == 1:
@@ -146,8 +185,3 @@ def _read_echo(prompt: Raw, fields: _Fields) -> str:
     if not isinstance(text, str):
         raise InvalidRequest("echo needs a prompt that is a text, not tokens", param="echo")
     return text
-
-
-def _with_fields(body: bytes, fields: dict[str, Any]) -> bytes:
-    # Of two fields with one name llama-server takes the last.
-    return b"".join((memoryview(body.rstrip())[:-1], b",", msgspec.json.encode(fields)[1:]))

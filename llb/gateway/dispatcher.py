@@ -15,10 +15,10 @@ from llb.gateway.admission.quarantine import Quarantine
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter, TokenReservation
 from llb.gateway.attempt import MAX_REQUEST_DURATION_S, Attempt, AttemptContext
 from llb.gateway.choices import (
-    MAX_PARALLEL_CHOICES,
     ChoicePlan,
     count_choices,
     merge_records,
+    new_part_record,
     read_choice_plan,
 )
 from llb.gateway.http.response import UpstreamResponse
@@ -77,9 +77,9 @@ class Dispatcher:
         try:
             self._quarantine.check(call.model.id, call.record.principal, call.body)
             if not call.record.principal.allowances:
-                return await self._dispatch_inputs(call, sink)
+                return await self._dispatch_to_models(call, sink)
             with self._rate_limited(call):
-                return await self._dispatch_inputs(call, sink)
+                return await self._dispatch_to_models(call, sink)
         except asyncio.CancelledError:
             error: errors.LlbError | None = open_work.error
             if error is None and deadline.is_expired:
@@ -107,19 +107,32 @@ class Dispatcher:
         self._deadline_timer.close()
         await self._context.http_client.close()
 
+    async def _dispatch_to_models(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
+        """Have `call` answered by its model, else by what a spill rule names.
+
+        One model answers the whole request: vectors of two models cannot be compared.
+        """
+        return await dispatch_with_spill(
+            self._context.spill_book,
+            self.readiness,
+            call,
+            lambda target: self._dispatch_inputs(target, sink),
+        )
+
     async def _dispatch_inputs(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
         """Have a request answered; one with a list of inputs batch by batch, each in its turn.
 
         A server elsewhere gets the request as a whole: it may have choices and dimensions of its own.
         """
         if call.model.is_external:
-            return await self._dispatch_to_places(call, sink)
+            return await self._dispatch_with_failover(call, sink)
         inputs = read_input_list(call, self.readiness.max_context_length(call.model))
         if inputs is None:
             plan = read_choice_plan(call)
             if plan is not None:
-                return await self._dispatch_choices(call, sink, plan)
-            return await self._dispatch_to_places(call, sink)
+                with call.hold_copies(plan.parallel_count(call.body) * plan.copy_bytes(call.body)):
+                    return await self._dispatch_choices(call, sink, plan)
+            return await self._dispatch_with_failover(call, sink)
         queued_ms, usage = 0, Usage()
         for batch in inputs.batches():
             for part in await self._dispatch_batch(call, inputs, batch):
@@ -136,35 +149,42 @@ class Dispatcher:
     async def _dispatch_choices(self, call: InferenceCall, sink: ClientSink, plan: ChoicePlan) -> RelayResult:
         """Have several choices generated at the same time, each in a slot of its own, and merge them."""
         merger = ChoiceMerger(sink, plan.choices, best=plan.best, keeps_logprobs=plan.keeps_logprobs)
-        records = [replace(call.record) for _ in plan.choices]
-        permits = asyncio.Semaphore(MAX_PARALLEL_CHOICES)
+        records = [new_part_record(call.record) for _ in plan.choices]
+        permits = asyncio.Semaphore(plan.parallel_count(call.body))
 
         async def generate(index: int) -> None:
-            part = replace(call, record=records[index], body=plan.bodies[index])
-            self._quarantine.check(part.model.id, part.record.principal, part.body)
             choice_sink = merger.sink_of(index)
             async with permits:
-                result = await self._dispatch_to_places(part, choice_sink)
+                part = replace(call, record=records[index], body=plan.body_of(call.body, index))
+                self._quarantine.check(part.model.id, part.record.principal, part.body)
+                result = await self._dispatch_with_failover(part, choice_sink)
             if result.error is not None:
                 raise result.error
             if not result.stream:
                 merger.add_document(index, choice_sink.document)
 
+        document = b""
+        failure: errors.LlbError | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for index in range(len(plan.choices)):
                     group.create_task(generate(index))
-            document = b""
             if call.stream:
                 await merger.finish_stream()
             else:
                 document = await merger.finish_document()
         except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            error = failures.exceptions[0]
+            if not (merger.has_events and isinstance(error, errors.LlbError)):
+                raise error from None
+            failure = error
         finally:
             merge_records(call.record, records, plan.choices)
+        if failure is not None:
+            # The client has a part of the answer: no other model can continue it.
+            await self._report_error(call, sink, failure)
         usage, now = call.record.usage, time.monotonic()
-        return RelayResult(200, call.stream, usage, len(document), call.record.first_byte_at, now, None)
+        return RelayResult(200, call.stream, usage, len(document), call.record.first_byte_at, now, failure)
 
     async def _dispatch_batch(
         self, call: InferenceCall, inputs: InputList, batch: InputBatch
@@ -174,7 +194,7 @@ class Dispatcher:
         part = replace(call, body=inputs.body_of(batch))
         self._quarantine.check(call.model.id, call.record.principal, part.body)
         try:
-            result = await self._dispatch_to_places(part, answer)
+            result = await self._dispatch_with_failover(part, answer)
             if result.error is not None:
                 raise result.error
         except errors.InvalidRequest as error:
@@ -194,15 +214,6 @@ class Dispatcher:
         answer.usage = result.usage
         inputs.add_answer(batch, answer.body)
         return [answer]
-
-    async def _dispatch_to_places(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
-        """Have `call` answered by a place of its model, else by what a spill rule names."""
-        return await dispatch_with_spill(
-            self._context.spill_book,
-            self.readiness,
-            call,
-            lambda spilled: self._dispatch_with_failover(spilled, sink),
-        )
 
     async def _dispatch_with_failover(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
         """Try one node after another, by `policy.retry`, until one answers or none is left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,6 +16,10 @@ from llb.gateway.normalization.request import normalize_request
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.stream.sse import format_error_event
 from llb.wire import InferenceFields, Model, TemplateSupport
+
+
+def _hold_uncounted(_size_bytes: int) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class InferenceCall:
     ignored: tuple[str, ...] = ()
     # What the body was made for; None for a chat template that was unknown.
     template: TemplateSupport | None = None
+    # Counts bytes of copies of the body while the block runs; raises where they take too much memory.
+    hold_copies: Callable[[int], AbstractContextManager[None]] = _hold_uncounted
 
     def fit_template(self, template: TemplateSupport | None) -> InferenceCall:
         """Return the call for an engine whose chat template prints this; itself where nothing differs.

@@ -5,7 +5,8 @@ A body counts from its first byte until its request has ended, so also while the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 
@@ -56,6 +57,22 @@ class BodyBudget:
         if principal is not None and principal.kind is PrincipalKind.NODE:
             return None
         return BodyShare(self, owner_of(principal))
+
+    @contextmanager
+    def hold(self, principal: Principal | None, size_bytes: int) -> Iterator[None]:
+        """Count bytes, such as those of copies of a body, while the block runs.
+
+        Raises `RateLimited` and `ServerBusy`.
+        """
+        share = self.open(principal)
+        if share is None:
+            yield
+            return
+        share.add(size_bytes)
+        try:
+            yield
+        finally:
+            share.release()
 
     def take(self, owner: str, size_bytes: int) -> None:
         """Count bytes. Raises `RateLimited` and `ServerBusy`."""

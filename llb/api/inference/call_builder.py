@@ -112,6 +112,7 @@ async def build_call(
         format_error_event=format_error_event,
         ignored=ignored,
         template=support,
+        hold_copies=partial(request.app.ctx.connections.body_budget.hold, request.ctx.principal),
     )
 
 

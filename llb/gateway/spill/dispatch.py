@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import msgspec
+from msgspec import Raw
 
 from llb import errors
-from llb.gateway.engine_routes import require_capability
+from llb.gateway.dialects.request_fields import check_request_fields
+from llb.gateway.engine_routes import Operation, require_capability
 from llb.gateway.inference_call import InferenceCall
+from llb.gateway.normalization.request import normalize_request
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.routing.affinity import estimate_prompt_tokens
 from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.relay import RelayResult
 from llb.policy.endpoints.spill import busy_wait_s, matching_rules, trigger_of
-from llb.wire import SpillRule
+from llb.wire import InferenceFields, SpillRule, TemplateSupport
+from llb.wire.decoding import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
+
+# A larger body is normalized in a thread.
+MAX_EVENT_LOOP_BYTES = 128 * 1024
 
 Dispatch = Callable[[InferenceCall], Awaitable[RelayResult]]
 
@@ -44,9 +52,10 @@ async def dispatch_with_spill(
         raise first
     for rule in matching_rules(rules, trigger):
         try:
-            spilled = _spilled_call(readiness, call, rule)
+            spilled, ignored = await _spilled_call(readiness, call, rule)
             log.info("%s: %s; asking %s", call.model.id, first.message, spilled.model.id)
             call.record.model_id = spilled.model.id
+            call.record.ignored_fields = ignored
             result = await dispatch(spilled)
         except errors.LlbError as error:
             log.info("%s cannot answer in place of %s: %s", rule.target, call.model.id, error.message)
@@ -60,16 +69,49 @@ async def dispatch_with_spill(
     raise first
 
 
-def _spilled_call(readiness: ModelReadiness, call: InferenceCall, rule: SpillRule) -> InferenceCall:
-    """Return `call` for the target of a rule; raises `LlbError` if the target cannot answer it."""
+async def _spilled_call(
+    readiness: ModelReadiness, call: InferenceCall, rule: SpillRule
+) -> tuple[InferenceCall, tuple[str, ...]]:
+    """Return `call` for the target of a rule, and what the client does not get from it.
+
+    Raises `LlbError` if the target cannot answer it.
+    """
     model = readiness.resolve_model(rule.target)
     require_capability(model, call.operation)
     readiness.require_ready(model)
     context_length = readiness.max_context_length(model)
     needed_tokens = estimate_prompt_tokens(call.body)
-    if context_length is not None and needed_tokens > context_length:
+    # Each of the inputs to embed or to rank has a context of its own.
+    has_inputs = call.operation in (Operation.EMBEDDINGS, Operation.RERANKING)
+    if context_length is not None and needed_tokens > context_length and not has_inputs:
         raise errors.ContextLengthExceeded(needed_tokens, context_length)
     name = b',"model":' + msgspec.json.encode(model.id) + b"}"
     # Of two fields with one name the last one counts.
     body = b"".join((memoryview(call.body.rstrip())[:-1], name))
-    return replace(call, model=model, body=body)
+    spilled = replace(call, model=model, body=body)
+    if model.is_external or not call.model.is_external:
+        return spilled, ()
+    support = readiness.template_support(model)
+    if len(body) <= MAX_EVENT_LOOP_BYTES:
+        return _normalize_for_engine(spilled, support)
+    return await asyncio.to_thread(_normalize_for_engine, spilled, support)
+
+
+def _normalize_for_engine(
+    call: InferenceCall, support: TemplateSupport | None
+) -> tuple[InferenceCall, tuple[str, ...]]:
+    """Return a call that was meant for a server elsewhere as an engine reads it, and what is ignored.
+
+    Raises `InvalidRequest`.
+    """
+    path = call.path.decode("ascii")
+    try:
+        normalized = normalize_request(path, msgspec.json.decode(call.body, type=dict[str, Raw]), support)
+        body = normalized.body or call.body
+        ignored = normalized.ignored + check_request_fields(
+            path, msgspec.json.decode(body, type=dict[str, Raw])
+        )
+        head = msgspec.json.decode(body, type=InferenceFields)
+    except DECODE_ERRORS as error:
+        raise errors.InvalidRequest(f"The request body is not valid: {error}") from None
+    return replace(call, body=body, head=head, template=support), ignored

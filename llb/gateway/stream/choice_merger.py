@@ -55,6 +55,8 @@ class ChoiceMerger:
         self._best = best
         self._keeps_logprobs = keeps_logprobs
         self._has_head = False
+        # The client has received more than comments.
+        self.has_events = False
         # Writes of several choices must not mix.
         self._write_lock = asyncio.Lock()
         self._common: dict[str, Any] = {}
@@ -78,6 +80,7 @@ class ChoiceMerger:
 
     async def write(self, data: bytes) -> None:
         """Write whole events of one choice."""
+        self.has_events = self.has_events or data != SSE_KEEPALIVE
         async with self._write_lock:
             await self._sink.write(data)
 

@@ -14,6 +14,7 @@ from sanic import Request
 from sanic.compat import Header
 
 from llb import errors
+from llb.api.connection.body_budget import BodyBudget
 from llb.api.inference import body_size, call_builder, request_validation
 from llb.api.inference.call_builder import build_call, parse_keep_alive
 from llb.api.request_body import MAX_EVENT_LOOP_BYTES, MAX_PARALLEL_LARGE_BODIES, LargeBodyWorker
@@ -79,7 +80,9 @@ async def build(
     encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
     record = RequestRecord(1, "r", PRINCIPAL, CHAT_PATH, 0.0)
     request = SimpleNamespace(
-        ctx=SimpleNamespace(principal=PRINCIPAL), headers=Header(options.pop("headers", {}))
+        app=SimpleNamespace(ctx=SimpleNamespace(connections=SimpleNamespace(body_budget=BodyBudget()))),
+        ctx=SimpleNamespace(principal=PRINCIPAL),
+        headers=Header(options.pop("headers", {})),
     )
     call = await build_call(
         cast(ModelReadiness, readiness or OneModelReadiness()),
