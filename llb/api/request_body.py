@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import msgspec
@@ -48,14 +49,18 @@ def decode_json(raw: bytes, value_type: type[T]) -> T:
 
 
 class LargeBodyWorker:
-    """Parses and checks large bodies in threads, a few at a time, so that the event loop goes on."""
+    """Decodes, parses and checks large bodies in threads, a few at a time, so that the event loop goes on.
+
+    The threads are its own: the database needs those of the loop.
+    """
 
     def __init__(self) -> None:
         self._permits = asyncio.Semaphore(MAX_PARALLEL_LARGE_BODIES)
+        self._executor = ThreadPoolExecutor(MAX_PARALLEL_LARGE_BODIES, "large-body")
 
     async def run(self, size_bytes: int, work: Callable[[], T]) -> T:
         """Return the result of `work` on a body of `size_bytes`; small ones stay in this thread."""
         if size_bytes <= MAX_EVENT_LOOP_BYTES:
             return work()
         async with self._permits:
-            return await asyncio.to_thread(work)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)

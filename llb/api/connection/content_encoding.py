@@ -5,11 +5,9 @@ A few kilobytes can stand for gigabytes: each piece is counted before the next o
 
 from __future__ import annotations
 
-import asyncio
-import gzip
-import io
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
@@ -17,11 +15,15 @@ import zstandard
 from sanic.compat import Header
 
 from llb.api.connection.body_budget import BodyShare
+from llb.api.request_body import LargeBodyWorker
 from llb.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 
 PIECE_BYTES = 256 * 1024
 # Larger windows are for files: the decoder takes this memory.
 MAX_WINDOW_BYTES = 8 * 1024 * 1024
+# Clients send one. Each costs a decoder, however little is in it.
+MAX_GZIP_MEMBERS = 16
+_GZIP_BITS = zlib.MAX_WBITS + 16
 _DECODE_ERRORS = (zlib.error, OSError, EOFError, zstandard.ZstdError)
 
 
@@ -31,24 +33,68 @@ class PieceReader(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-class _DeflateReader:
-    """Reader of `deflate`: with the header of zlib, as the standard says, or without it."""
+class _ZlibReader:
+    """Reader of one format of zlib, which gets a piece of its input at a time."""
 
-    def __init__(self, body: bytes) -> None:
-        has_header = len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0
-        self._decoder = zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
-        self._rest = body
+    def __init__(self, body: bytes, window_bits: int, *, max_members: int = 1) -> None:
+        """A body may have `max_members` in a row; what follows the last one is ignored if that is one."""
+        self._body = memoryview(body)
+        self._window_bits = window_bits
+        self._max_members = max_members
+        self._members = 1
+        self._decoder = zlib.decompressobj(window_bits)
+        # Input of the decoder that is not yet decoded, and where the rest begins.
+        self._input = b""
+        self._at = 0
 
     def read(self, size: int, /) -> bytes:
-        piece = self._decoder.decompress(self._rest, size)
-        self._rest = self._decoder.unconsumed_tail
-        if not piece and not self._decoder.eof:
-            raise EOFError("it is cut off")
-        return piece
+        while True:
+            if self._decoder.eof and not self._begin_member():
+                return b""
+            if not self._input:
+                self._input = self._next_input()
+            is_last = self._at == len(self._body)
+            given_bytes = len(self._input)
+            piece = self._decoder.decompress(self._input, size)
+            self._input = self._decoder.unused_data or self._decoder.unconsumed_tail
+            if piece:
+                return piece
+            if self._decoder.eof:
+                continue
+            if is_last:
+                raise EOFError("it is cut off")
+            if given_bytes - len(self._input) >= PIECE_BYTES:
+                # The name of a file in a header, or blocks of nothing.
+                raise EOFError("it has a long part without data")
+
+    def _next_input(self) -> bytes:
+        begin, self._at = self._at, min(self._at + PIECE_BYTES, len(self._body))
+        return bytes(self._body[begin : self._at])
+
+    def _begin_member(self) -> bool:
+        """Begin the next member; returns whether there is one. Zeros may fill a file up."""
+        if self._max_members == 1:
+            return False
+        self._input = self._input.lstrip(b"\0")
+        while not self._input:
+            if self._at == len(self._body):
+                return False
+            self._input = self._next_input().lstrip(b"\0")
+        if self._members == self._max_members:
+            raise EOFError(f"it has more than {self._max_members} members")
+        self._members += 1
+        self._decoder = zlib.decompressobj(self._window_bits)
+        return True
 
 
 def _read_gzip(body: bytes) -> PieceReader:
-    return gzip.GzipFile(fileobj=io.BytesIO(body))
+    return _ZlibReader(body, _GZIP_BITS, max_members=MAX_GZIP_MEMBERS)
+
+
+def _read_deflate(body: bytes) -> PieceReader:
+    """Return a reader of `deflate`: with the header of zlib, as the standard says, or without it."""
+    has_header = len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0
+    return _ZlibReader(body, zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
 
 
 def _read_zstd(body: bytes) -> PieceReader:
@@ -57,7 +103,7 @@ def _read_zstd(body: bytes) -> PieceReader:
 
 
 _READERS: Mapping[str, Callable[[bytes], PieceReader]] = MappingProxyType(
-    {"gzip": _read_gzip, "x-gzip": _read_gzip, "deflate": _DeflateReader, "zstd": _read_zstd}
+    {"gzip": _read_gzip, "x-gzip": _read_gzip, "deflate": _read_deflate, "zstd": _read_zstd}
 )
 
 
@@ -78,8 +124,10 @@ def take_content_encoding(headers: Header) -> str | None:
     return names[0]
 
 
-async def decode_body(body: bytes, encoding: str, *, max_bytes: int, share: BodyShare | None) -> bytes:
-    """Return `body` without its encoding.
+async def decode_body(
+    body: bytes, encoding: str, *, max_bytes: int, share: BodyShare | None, worker: LargeBodyWorker
+) -> bytes:
+    """Return `body` without its encoding; `worker` decodes what is large on either side.
 
     Raises `PayloadTooLarge` beyond `max_bytes`, the errors of `share`, which counts each piece, and
     `InvalidRequest` for what is not in this encoding.
@@ -88,11 +136,7 @@ async def decode_body(body: bytes, encoding: str, *, max_bytes: int, share: Body
     try:
         reader = _READERS[encoding](body)
         while True:
-            # Most bodies are one small piece.
-            is_small = len(decoded) < PIECE_BYTES
-            piece = (
-                reader.read(PIECE_BYTES) if is_small else await asyncio.to_thread(reader.read, PIECE_BYTES)
-            )
+            piece = await worker.run(max(len(body), len(decoded)), partial(reader.read, PIECE_BYTES))
             if not piece:
                 return bytes(decoded)
             if len(decoded) + len(piece) > max_bytes:

@@ -225,7 +225,13 @@ class ServerHttp(Http):
             return body
         # A body that came with its head is not counted yet.
         self.body_share = share
-        return await decode_body(body, encoding, max_bytes=int(self.request_max_size), share=share)
+        return await decode_body(
+            body,
+            encoding,
+            max_bytes=int(self.request_max_size),
+            share=share,
+            worker=self.protocol.resources.large_body_worker,
+        )
 
     async def iter_body(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives; the pace of the client counts meanwhile. Raises as `read` does."""

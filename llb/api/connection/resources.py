@@ -12,6 +12,7 @@ from llb.api.connection.log_throttle import LogThrottle
 from llb.api.connection.path_resolver import PathResolver
 from llb.api.connection.websocket import WebSocketLimiter
 from llb.api.middleware.client_info import parse_trusted_proxies
+from llb.api.request_body import LargeBodyWorker
 from llb.config import Config
 from llb.security.permissions import Principal
 
@@ -36,6 +37,8 @@ class ConnectionResources:
         """
         self.limiter = ConnectionLimiter(trusted_proxies=parse_trusted_proxies(config))
         self.body_budget = BodyBudget(evict_public_body=self.limiter.evict_anonymous_body)
+        # For bodies before they are decoded: the handlers of the routes have a worker of their own.
+        self.large_body_worker = LargeBodyWorker()
         self.websocket_limiter = WebSocketLimiter()
         self.bad_request_log = LogThrottle(log.info)
         self.count_upload = count_upload

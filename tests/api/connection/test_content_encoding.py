@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import gzip
+import random
 import tracemalloc
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 import pytest
 import zstandard
 from sanic.compat import Header
 
 from llb.api.connection.body_budget import BodyBudget, BodyShare
-from llb.api.connection.content_encoding import PIECE_BYTES, decode_body, take_content_encoding
+from llb.api.connection.content_encoding import (
+    MAX_GZIP_MEMBERS,
+    PIECE_BYTES,
+    decode_body,
+    take_content_encoding,
+)
+from llb.api.request_body import MAX_EVENT_LOOP_BYTES, LargeBodyWorker
 from llb.errors import InvalidRequest, PayloadTooLarge, RateLimited, UnsupportedMediaType
 from tests.harness import RunningBalancer
 
+T = TypeVar("T")
 MIB = 1024 * 1024
+WORKER = LargeBodyWorker()
 BODY = b'{"model": "none", "messages": [{"role": "user", "content": "x"}]}'
 
 
@@ -38,7 +48,7 @@ ENCODERS: list[tuple[str, Callable[[bytes], bytes]]] = [
 async def decode(
     encoding: str, body: bytes, max_bytes: int = 64 * MIB, share: BodyShare | None = None
 ) -> bytes:
-    return await decode_body(body, encoding, max_bytes=max_bytes, share=share)
+    return await decode_body(body, encoding, max_bytes=max_bytes, share=share, worker=WORKER)
 
 
 @pytest.mark.parametrize(("encoding", "encode"), ENCODERS)
@@ -82,6 +92,57 @@ async def test_what_is_not_in_the_encoding(encoding: str, encode: Callable[[byte
     half = encode(BODY)[: len(encode(BODY)) // 2]
     with suppress(InvalidRequest):
         assert len(await decode(encoding, half)) < len(BODY)
+
+
+async def test_members_of_gzip() -> None:
+    members = [gzip.compress(b"%d," % number) for number in range(MAX_GZIP_MEMBERS)]
+    whole = b"".join(b"%d," % number for number in range(MAX_GZIP_MEMBERS))
+    assert await decode("gzip", b"".join(members)) == whole
+    # What fills up a block on a tape.
+    assert await decode("gzip", b"\0\0".join(members) + bytes(PIECE_BYTES + 1)) == whole
+    with pytest.raises(InvalidRequest):
+        await decode("gzip", b"".join(members) + gzip.compress(b""))
+    with pytest.raises(InvalidRequest):
+        await decode("gzip", members[0] + b"no member")
+    large = random.Random(1).randbytes(PIECE_BYTES + 7)
+    assert await decode("gzip", gzip.compress(large) * 3) == large * 3
+
+
+def gzip_with_name(name_bytes: int) -> bytes:
+    """Return a body whose header has the name of a file."""
+    body = gzip.compress(BODY)
+    return body[:3] + b"\x08" + body[4:10] + b"n" * name_bytes + b"\0" + body[10:]
+
+
+EMPTY_BLOCK = b"\0\0\0\xff\xff"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip_with_name(2 * PIECE_BYTES)),
+        ("gzip", gzip.compress(b"") * 100_000),
+        ("deflate", EMPTY_BLOCK * 200_000),
+    ],
+    ids=["name", "members", "blocks"],
+)
+async def test_a_body_of_nothing_ends_early(encoding: str, body: bytes) -> None:
+    reads: list[int] = []
+
+    class CountingWorker(LargeBodyWorker):
+        async def run(self, size_bytes: int, work: Callable[[], T]) -> T:
+            reads.append(size_bytes)
+            return work()
+
+    with pytest.raises(InvalidRequest, match=f"not valid {encoding}"):
+        await decode_body(body, encoding, max_bytes=64 * MIB, share=None, worker=CountingWorker())
+    # It is large from the start, for the thread.
+    assert min(reads) > MAX_EVENT_LOOP_BYTES
+    assert len(reads) == 1
+
+
+async def test_a_name_in_the_header_is_read() -> None:
+    assert await decode("gzip", gzip_with_name(1000)) == BODY
 
 
 def test_the_header() -> None:
