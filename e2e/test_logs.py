@@ -7,6 +7,7 @@ import logging
 from playwright.async_api import expect
 
 from e2e.conftest import VisitorFactory
+from e2e.shop import save_screenshot
 from tests.conftest import BalancerFactory
 
 log = logging.getLogger("llb.e2e")
@@ -27,6 +28,7 @@ async def test_the_log_of_a_node(make_llb: BalancerFactory, visitors: VisitorFac
     await expect(lines.get_by_text("an odd thing")).to_be_visible()
     log.error("a bad thing")
     await expect(lines.get_by_text("a bad thing")).to_be_visible()
+    await save_screenshot(page, "log")
     # The filters are part of the URL.
     await page.get_by_label("Severity").select_option("Errors")
     await expect(lines.get_by_text("an odd thing")).to_have_count(0)
