@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from urllib.parse import quote
 
 from llb import errors
@@ -18,6 +18,7 @@ from llb.cluster.view import ClusterView, Node
 from llb.engine.model_engine import Lease
 from llb.gateway.admission.controller import AdmissionController, SlotReservation
 from llb.gateway.endpoints.exchange import EndpointContext, EndpointExchange
+from llb.gateway.endpoints.outgoing import OutgoingRequest
 from llb.gateway.endpoints.registry import Place
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.engine_errors import error_from_blame, error_from_engine_response
@@ -28,6 +29,7 @@ from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.prompt_owners import OwnPrompt, PromptOwners, owner_of
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.spend.attempt_spend import AttemptSpend, SpendControl
+from llb.gateway.spend.billed_request import BilledRequest, read_billed_request
 from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH
 from llb.gateway.stream.cached_tokens import LimitedSink, told_tokens
@@ -67,7 +69,7 @@ MAX_CONCURRENT_TOKEN_COUNTS = 4
 # a document only after a second, a client that left a stream at the next token.
 AGGREGATE_ABOVE_S = 0.5
 
-# A larger body is fitted to a chat template in a thread.
+# A larger body is read in a thread.
 MAX_INLINE_FIT_BYTES = 128 * 1024
 
 _CHAT_START_EVENT = ChatStartEvent()
@@ -102,6 +104,19 @@ async def _fit_template(call: InferenceCall, template: TemplateSupport | None) -
     if len(call.body) <= MAX_INLINE_FIT_BYTES:
         return call.fit_template(template)
     return await asyncio.to_thread(call.fit_template, template)
+
+
+async def _read_billed_request(
+    call: InferenceCall, outgoing: OutgoingRequest, context_length: int | None
+) -> BilledRequest:
+    read = partial(
+        read_billed_request,
+        outgoing.path,
+        outgoing.body,
+        generates_text=call.operation.generates_text,
+        context_length=context_length,
+    )
+    return read() if len(outgoing.body) <= MAX_INLINE_FIT_BYTES else await asyncio.to_thread(read)
 
 
 class Attempt:
@@ -211,8 +226,9 @@ class Attempt:
         endpoint_id = self.place_id = place.endpoint.id
         record.node_id, record.endpoint_id = None, endpoint_id
         context.traffic.begin_request(endpoint_id)
-        self._spend = context.spend.reserve(call, place.endpoint, place.served_as, place.context_length)
         self._exchange = EndpointExchange(context.endpoints, call, place)
+        billed = await _read_billed_request(call, await self._exchange.build(), place.context_length)
+        self._spend = context.spend.reserve(call, place.endpoint, place.served_as, billed)
         if call.operation.generates_text:
             self._own_prompt = await context.prompt_owners.begin_request(
                 owner_of(record.principal), endpoint_id, call.model.id, call.body, call.head, is_new=False
@@ -291,8 +307,10 @@ class Attempt:
         if self._spend is not None:
             if result.error is None:
                 self._spend.settle(result.usage)
-            else:
+            elif result.stream:
                 self._spend.settle_partial(result.usage, result.body_bytes)
+            else:
+                self._spend.settle_unknown()
         record.usage = self._tell_usage(result.usage)
         record.is_answered = result.error is None
         record.error_code = None if result.error is None else result.error.code
@@ -359,7 +377,7 @@ class Attempt:
     def report_failure(self, error: errors.LlbError) -> None:
         """Let the engine of this host be checked, after it has failed this request."""
         if self._spend is not None:
-            self._spend.release()
+            self._end_spend(self._spend, is_started=False)
         if self._lease is not None and isinstance(error, errors.UpstreamError):
             target = _engine_target(self._lease.host, self._lease.port, self._lease.api_key)
             self._context.http_client.close_idle(target)
@@ -368,7 +386,7 @@ class Attempt:
     def release(self) -> None:
         """Give back what was taken, in the opposite order. Nothing here awaits or fails."""
         if self._spend is not None:
-            self._end_spend(self._spend)
+            self._end_spend(self._spend, is_started=self._call.record.received_bytes > 0)
         if self._has_token_count_permit:
             self._context.token_count_permits.release()
         if self._lease is not None:
@@ -378,13 +396,18 @@ class Attempt:
         if self._reservation is not None:
             self._reservation.release()
 
-    def _end_spend(self, spend: AttemptSpend) -> None:
-        """Book what is still open: the client has left, or the request was refused."""
+    def _end_spend(self, spend: AttemptSpend, *, is_started: bool) -> None:
+        """Book what is still open: the client has left, or the request was refused or failed.
+
+        Only a stream that has started shows what was generated until then.
+        """
         exchange = self._exchange
-        if exchange is None or not exchange.is_answered:
+        if exchange is None or not exchange.may_be_billed:
             spend.release()
-        else:
+        elif exchange.is_stream and is_started:
             spend.settle_partial(exchange.known_usage, self._call.record.received_bytes)
+        else:
+            spend.settle_unknown()
 
     async def _reserve(self, excluded: frozenset[str]) -> str:
         """Id of the node that the request goes to; with a slot reserved there if the request needs one."""

@@ -153,6 +153,11 @@ def read_choice_plan(call: InferenceCall) -> ChoicePlan | None:
     return ChoicePlan(tuple(specs), tuple(parts), best, bool(fields.logprobs))
 
 
+def count_prompts(raw: Raw) -> int:
+    """Return the number of prompts in `prompt` of a completion."""
+    return len(_read_prompts(raw)) if bytes(memoryview(raw)[:1]) == b"[" else 1
+
+
 def _read_prompts(raw: Raw) -> list[Raw]:
     """Return the prompts of a list; a list of numbers is one prompt: its tokens."""
     items = msgspec.json.decode(raw, type=list[Raw])

@@ -15,8 +15,10 @@ from llb.gateway.admission.quarantine import Quarantine
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter, TokenReservation
 from llb.gateway.attempt import MAX_REQUEST_DURATION_S, Attempt, AttemptContext
 from llb.gateway.choices import (
+    COMPLETION_PATH,
     ChoicePlan,
     count_choices,
+    count_prompts,
     merge_records,
     new_part_record,
     read_choice_plan,
@@ -341,10 +343,12 @@ class Dispatcher:
 
     def _rate_limited(self, call: InferenceCall) -> AbstractContextManager[None]:
         """Hold the request to the limits of its key and of those that it comes from."""
-        completion_tokens = call.max_completion_tokens
+        completion_tokens = call.most_completion_tokens
         if completion_tokens is None:
             completion_tokens = self.performance.expected_completion_tokens(call.model.id)
         completion_tokens *= count_choices(call.head)
+        if call.path == COMPLETION_PATH:
+            completion_tokens *= count_prompts(call.head.prompt)
         return self._rate_limiter.limit_request(
             call.record, TokenReservation(estimate_prompt_tokens(call.body), completion_tokens)
         )

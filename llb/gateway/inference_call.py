@@ -73,6 +73,21 @@ class InferenceCall:
         limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)
         return min([limit for limit in limits if limit is not None], default=None)
 
+    @property
+    def most_completion_tokens(self) -> int | None:
+        """Most tokens of all answers that a target may read from the limits; None for no limit.
+
+        Programs differ in which of several limits they read, and whether zero is one.
+        """
+        if not self.operation.generates_text:
+            return 0
+        head = self.head
+        limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens)
+        given = [limit for limit in limits if limit is not None]
+        if self.model.is_external and given:
+            return max(given) if min(given) > 0 else None
+        return None if self.model.is_external else self.max_completion_tokens
+
 
 class ClientSink(Protocol):
     """The client: `start_response` is called once, then `write` with the bytes of the answer."""

@@ -66,21 +66,28 @@ class EndpointExchange:
         self._outgoing = OutgoingRequest()
         self._translator: TranslatedAnswer | None = None
         self._sent_at = 0.0
-        # The head of an answer has come: the provider bills it.
-        self.is_answered = False
+        # The request has been sent and no error status has come: the provider may bill it.
+        self.may_be_billed = False
+        # The head of a stream has come.
+        self.is_stream = False
 
-    async def open(self) -> UpstreamResponse:
-        """Send the request and return the response once its head has come.
-
-        Raises the error of the endpoint: one of the request itself, or one after which another place may
-        answer.
-        """
+    async def build(self) -> OutgoingRequest:
+        """Build the request. Raises `InvalidRequest` for what cannot be translated."""
         endpoint, call = self.place.endpoint, self._call
         if len(call.body) > MAX_EVENT_LOOP_BYTES:
             self._outgoing = await asyncio.to_thread(build_request, call, endpoint, self.place.served_as)
         else:
             self._outgoing = build_request(call, endpoint, self.place.served_as)
         call.record.ignored_fields = self._outgoing.ignored
+        return self._outgoing
+
+    async def open(self) -> UpstreamResponse:
+        """Send the request that was built, and return the response once its head has come.
+
+        Raises the error of the endpoint: one of the request itself, or one after which another place may
+        answer.
+        """
+        endpoint, call = self.place.endpoint, self._call
         self._sent_at = time.monotonic()
         try:
             response = await self._context.http_client.request(
@@ -91,18 +98,27 @@ class EndpointExchange:
                 self._outgoing.body,
                 connect_timeout_s=CONNECT_TIMEOUT_S,
                 header_timeout_s=endpoint.timeout_s,
+                on_sent=self._mark_sent,
             )
-            if response.status < 300:
-                self.is_answered = True
+            self.may_be_billed = response.status < 300
+            if self.may_be_billed:
+                self.is_stream = is_event_stream(response)
                 call.record.limit_headers = self._limit_headers(response)
                 return response
             try:
                 body = await response.read(MAX_ERROR_BODY_BYTES, ERROR_BODY_TIMEOUT_S)
             finally:
                 response.close()
+        except ConnectError as failure:
+            # A connection of the pool may have been stale.
+            self.may_be_billed = False
+            raise await self._explain_failure(failure) from failure
         except TransportError as failure:
             raise await self._explain_failure(failure) from failure
         raise self._read_error(response, body)
+
+    def _mark_sent(self) -> None:
+        self.may_be_billed = True
 
     async def relay(
         self, response: UpstreamResponse, sink: BodySink, *, on_client_left: Callable[[RelayResult], None]

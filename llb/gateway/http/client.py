@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,20 +99,23 @@ class HttpClient:
         *,
         connect_timeout_s: float,
         header_timeout_s: float,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> UpstreamResponse:
         """Return the response once its head is complete; the caller closes it. Any method but HEAD.
 
-        Raises `TransportError`.
+        `on_sent` is called as soon as the request is written to a connection. Raises `TransportError`.
         """
         head = build_request_head(target, method, path, headers, len(body))
         idle = self._pop_idle(target.pool_key)
         if idle is not None:
             try:
+                on_sent()
                 return await idle.send_request(head, body, header_timeout_s)
             except UpstreamClosed as error:
                 if not error.is_stale:
                     raise
         connection = await self._connect(target.pool_key, connect_timeout_s)
+        on_sent()
         return await connection.send_request(head, body, header_timeout_s)
 
     async def request_streamed(

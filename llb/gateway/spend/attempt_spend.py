@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from llb.errors import InvalidRequest
 from llb.gateway.admission.rate_limiter import BYTES_PER_STREAMED_TOKEN
 from llb.gateway.endpoints.endpoint import Endpoint
 from llb.gateway.inference_call import InferenceCall
-from llb.gateway.routing.affinity import IMAGE_MARKER, estimate_prompt_tokens
+from llb.gateway.routing.affinity import estimate_prompt_tokens
+from llb.gateway.spend.billed_request import BilledRequest
 from llb.gateway.spend.budget_ledger import BudgetLedger, SpendReservation, accounts_of
 from llb.gateway.spend.price_list import PriceList, price_of_rates
 from llb.gateway.stream.usage_parser import Usage
 from llb.policy.spend.price import FREE, ModelPrice, cost_of, worst_cost_of
-
-# Of a request without a limit: few models answer at greater length.
-UNLIMITED_COMPLETION_TOKENS = 32_768
 
 
 class SpendControl:
@@ -31,22 +30,33 @@ class SpendControl:
         return self._prices.price_of(endpoint.kind.value, endpoint.record.base_url, served_as, overrides)
 
     def reserve(
-        self, call: InferenceCall, endpoint: Endpoint, served_as: str, context_length: int | None
+        self, call: InferenceCall, endpoint: Endpoint, served_as: str, billed: BilledRequest
     ) -> AttemptSpend:
-        """Reserve the most that a request can cost. Raises `BudgetExceeded`."""
+        """Reserve the most that a request can cost.
+
+        Raises `BudgetExceeded`, and `InvalidRequest` for a field that changes the price where there is a
+        budget.
+        """
         price = self.price_of(endpoint, served_as)
-        limit = call.max_completion_tokens
         worst_usd = worst_cost_of(
-            price,
-            prompt_tokens=_most_prompt_tokens(call.body, context_length),
-            completion_tokens=UNLIMITED_COMPLETION_TOKENS if limit is None else limit,
+            price, prompt_tokens=billed.prompt_tokens, completion_tokens=billed.completion_tokens
         )
         accounts = accounts_of(call.record.principal, endpoint.id, endpoint.kind.value)
+        name = billed.unusual_field
+        if name is not None and price is not FREE and self.ledger.has_budget(accounts):
+            raise InvalidRequest(
+                f"A budget applies to this request, and '{name}' changes what '{endpoint.name}' bills for "
+                "it: leave it out",
+                param=name,
+            )
         return AttemptSpend(self.ledger.reserve(accounts, worst_usd, target=endpoint.name), price, call)
 
 
 class AttemptSpend:
-    """Spend of one attempt. `settle`, `settle_partial` or `release` ends it; further calls do nothing."""
+    """Spend of one attempt. One of `settle`, `settle_partial`, `settle_unknown` and `release` ends it.
+
+    Further calls do nothing.
+    """
 
     def __init__(self, reservation: SpendReservation, price: ModelPrice | None, call: InferenceCall) -> None:
         self._reservation: SpendReservation | None = reservation
@@ -58,7 +68,7 @@ class AttemptSpend:
         cost_usd = usage.cost_usd if self._price is not FREE else 0.0
         if cost_usd is None:
             cost_usd = self._cost_of(usage)
-        self._end(cost_usd, is_known=cost_usd is not None)
+        self._end(cost_usd)
 
     def settle_partial(self, usage: Usage, received_bytes: int) -> None:
         """Book an answer that broke off: the provider bills the prompt, and what it has generated."""
@@ -71,8 +81,12 @@ class AttemptSpend:
         )
         self.settle(estimated)
 
+    def settle_unknown(self) -> None:
+        """Book what was reserved: the provider has the request, and what it bills is not known."""
+        self._end(None)
+
     def release(self) -> None:
-        """Book nothing: the provider has not answered."""
+        """Book nothing: the provider did not get the request, or has refused it."""
         reservation, self._reservation = self._reservation, None
         if reservation is not None:
             reservation.release()
@@ -86,18 +100,12 @@ class AttemptSpend:
             cache_write_tokens=usage.cache_write_tokens,
         )
 
-    def _end(self, cost_usd: float | None, *, is_known: bool) -> None:
+    def _end(self, cost_usd: float | None) -> None:
         reservation, self._reservation = self._reservation, None
         if reservation is None:
             return
         reservation.settle(cost_usd)
         record = self._call.record
-        if is_known and cost_usd is not None:
+        if cost_usd is not None:
             # One request may have several parts.
             record.cost_usd = (record.cost_usd or 0.0) + cost_usd
-
-
-def _most_prompt_tokens(body: bytes, context_length: int | None) -> int:
-    """The most tokens that a body can have: one for each byte, but for images."""
-    most = estimate_prompt_tokens(body) if IMAGE_MARKER in body else len(body)
-    return most if context_length is None else min(most, context_length)

@@ -157,7 +157,7 @@ class BudgetLedger:
             reservation.release()
 
     def has_budget(self, accounts: Sequence[Account]) -> bool:
-        """Whether a budget applies, so that an unknown price is refused."""
+        """Whether a budget applies, to what these accounts pay."""
         return any(self._applying(accounts))
 
     def book(self, accounts: Iterable[Account], reserved_usd: float, cost_usd: float) -> None:

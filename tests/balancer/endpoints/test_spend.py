@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.balancer.endpoints.matrix import model_of
 from tests.harness import RunningBalancer
@@ -39,7 +40,7 @@ async def test_requests_have_their_cost(
         assert latest["cost_usd"] is not None
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def budgets(llb: RunningBalancer) -> AsyncIterator[Any]:
     async def put(*wanted: dict[str, Any]) -> None:
         answer = await llb.http.put("/api/budgets", json={"budgets": wanted})
@@ -100,6 +101,61 @@ async def test_a_hundred_requests_at_once_do_not_pass_a_budget_for_ten(
     assert (refusal.status_code, refusal.json()["error"]["code"]) == (402, "budget_exceeded")
     assert "price" in refusal.json()["error"]["message"]
     await llb.http.put("/api/budgets", json={"budgets": []})
+
+
+async def test_what_may_be_billed_is_reserved_and_booked(
+    llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn], budgets: Any
+) -> None:
+    stand_in = stand_ins["openai"]
+    [endpoint] = [
+        each
+        for each in (await llb.http.get("/api/endpoints")).json()["endpoints"]
+        if each["name"] == "openai"
+    ]
+    # A token of an answer costs a cent.
+    rates = {stand_in.provider.models[0].id: {"input": 0.0, "output": 10_000.0}}
+    await llb.http.patch(f"/api/endpoints/{endpoint['id']}", json={"prices": rates})
+    limit = {"scope": "provider", "id": endpoint["id"], "period": "day", "limit_usd": 1.0}
+    await budgets(limit)
+    [before] = (await llb.http.get("/api/budgets")).json()["budgets"]
+    limit["limit_usd"] = before["used_usd"] + 1.0
+    await budgets(limit)
+    question: dict[str, Any] = {
+        "model": model_of("openai", stand_in),
+        "messages": [{"role": "user", "content": "one two"}],
+        "max_completion_tokens": 20,
+    }
+    headers = {"Authorization": f"Bearer {key}"}
+
+    async def ask(**fields: Any) -> httpx.Response:
+        body = {**question, **fields}
+        return await llb.http.post("/v1/chat/completions", json=body, headers=headers)
+
+    stand_in.clear_requests()
+    for fields in ({"max_completion_tokens": 128_000, "n_predict": 0}, {"n": 16}):
+        refused = await ask(**fields)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (402, "budget_exceeded"), fields
+    refused = await ask(service_tier="priority")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "service_tier")
+    assert not stand_in.requests_to("/chat/completions")
+    # The provider has the request of a client that leaves before the head of its answer.
+    stand_in.add_fault("hang")
+    asking = asyncio.create_task(ask())
+    await asyncio.to_thread(stand_in.wait_for, "/chat/completions")
+    asking.cancel()
+    await asyncio.wait({asking})
+    async with asyncio.timeout(DEADLINE_S):
+        while (await history_of(llb, question["model"]))[0]["error_code"] != "client_closed":
+            await asyncio.sleep(0.01)
+    [after] = (await llb.http.get("/api/budgets")).json()["budgets"]
+    assert after["used_usd"] == pytest.approx(before["used_usd"] + 0.2)
+    # An error status is not billed.
+    stand_in.clear_faults()
+    stand_in.add_fault("status", status=500)
+    assert (await ask()).status_code >= 500
+    [after_error] = (await llb.http.get("/api/budgets")).json()["budgets"]
+    assert after_error["used_usd"] == after["used_usd"]
+    await llb.http.patch(f"/api/endpoints/{endpoint['id']}", json={"prices": {}})
 
 
 async def test_a_client_that_leaves_is_billed_for_what_was_generated(

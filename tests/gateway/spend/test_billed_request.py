@@ -1,0 +1,93 @@
+"""The most that a provider may bill for a body."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llb.gateway.spend.billed_request import (
+    STORED_PROMPT_TOKENS,
+    UNLIMITED_COMPLETION_TOKENS,
+    BilledRequest,
+    read_billed_request,
+)
+
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+MESSAGES = "/v1/messages"
+
+
+def billed(path: str, context_length: int | None = None, **fields: Any) -> BilledRequest:
+    return read_billed_request(
+        path, json.dumps(fields).encode(), generates_text=True, context_length=context_length
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "tokens"),
+    [
+        (CHAT, {}, UNLIMITED_COMPLETION_TOKENS),
+        (CHAT, {"max_tokens": None}, UNLIMITED_COMPLETION_TOKENS),
+        (CHAT, {"max_tokens": 7}, 7),
+        (CHAT, {"max_tokens": "7"}, 7),
+        (CHAT, {"max_tokens": 6.5}, 7),
+        (CHAT, {"max_tokens": 1, "max_completion_tokens": 128_000}, 128_000),
+        (CHAT, {"max_completion_tokens": 0}, UNLIMITED_COMPLETION_TOKENS),
+        (CHAT, {"max_tokens": -1}, UNLIMITED_COMPLETION_TOKENS),
+        (CHAT, {"max_tokens": "many"}, UNLIMITED_COMPLETION_TOKENS),
+        # A field of another dialect limits nothing.
+        (CHAT, {"max_output_tokens": 3}, UNLIMITED_COMPLETION_TOKENS),
+        (RESPONSES, {"max_tokens": 3, "max_output_tokens": 900}, 900),
+        (MESSAGES, {"max_completion_tokens": 3, "max_tokens": 900}, 900),
+        (CHAT, {"max_tokens": 5, "n": 16}, 80),
+        (COMPLETIONS, {"max_tokens": 5, "best_of": 3, "n": 2, "prompt": ["a", "b"]}, 30),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": [1, 2, 3]}, 5),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": [[1, 2], [3]]}, 10),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": "a"}, 5),
+    ],
+)
+def test_completion_tokens(path: str, fields: dict[str, Any], tokens: int) -> None:
+    assert billed(path, **fields).completion_tokens == tokens
+
+
+def test_what_generates_no_text_has_no_completion_tokens() -> None:
+    found = read_billed_request("/v1/embeddings", b'{"input":"a","max_tokens":9}', generates_text=False)
+    assert (found.completion_tokens, found.prompt_tokens) == (0, 28)
+
+
+def test_prompts_of_one_request_have_a_context_each() -> None:
+    assert billed(COMPLETIONS, 10, prompt=["a" * 100, "b" * 100]).prompt_tokens == 20
+
+
+def test_texts_that_the_provider_stores_are_part_of_the_prompt() -> None:
+    stored: list[dict[str, Any]] = [
+        {"previous_response_id": "resp_1"},
+        {"conversation": {"id": "conv_1"}},
+        {"prompt": {"id": "pmpt_1"}},
+        {"input": [{"type": "input_file", "file_id": "file-1"}]},
+    ]
+    for fields in stored:
+        assert billed(RESPONSES, **fields).prompt_tokens > STORED_PROMPT_TOKENS
+        assert billed(RESPONSES, 4096, **fields).prompt_tokens == 4096
+    assert billed(RESPONSES, input='a "file_id": "x"').prompt_tokens < 100
+
+
+def test_fields_that_change_the_price() -> None:
+    known: list[dict[str, Any]] = [
+        {},
+        {"service_tier": "auto"},
+        {"service_tier": "default"},
+        {"background": False},
+    ]
+    for usual in known:
+        assert billed(RESPONSES, **usual).unusual_field is None
+    unusual: list[tuple[str, Any]] = [
+        ("service_tier", "priority"),
+        ("service_tier", ["priority"]),
+        ("background", True),
+        ("speed", "fast"),
+    ]
+    for name, value in unusual:
+        fields: dict[str, Any] = {name: value}
+        assert billed(RESPONSES, **fields).unusual_field == name
