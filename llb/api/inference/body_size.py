@@ -13,6 +13,7 @@ from msgspec import Raw
 from llb.api.request_body import MAX_EVENT_LOOP_BYTES, RawFields, decode_json
 from llb.errors import ContextLengthExceeded, InvalidRequest, PayloadTooLarge
 from llb.gateway.engine_routes import Operation
+from llb.gateway.normalization.text_repair import repair_text
 
 # Text of a body. Images may have more, up to the limit of the route.
 MAX_TEXT_BYTES = 4 * 1024 * 1024
@@ -96,6 +97,15 @@ def strip_images(body: bytes) -> bytes:
     if stripped.count(b"{") + stripped.count(b"[") > MAX_CONTAINERS:
         raise PayloadTooLarge(f"A request may have {MAX_CONTAINERS} objects and lists")
     return stripped
+
+
+def repair_body(body: bytes) -> bytes:
+    """Return `body` with its broken text repaired (`repair_text`), images included.
+
+    Raises as `strip_images` does, before the text is searched, and `InvalidRequest`.
+    """
+    strip_images(body)
+    return repair_text(body)
 
 
 def _find_base64(body: bytes, begin: int, end: int) -> re.Match[bytes] | None:

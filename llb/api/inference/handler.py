@@ -13,7 +13,7 @@ from sanic import Request
 
 from llb import errors
 from llb.api.error_mapping import http_status_of
-from llb.api.inference.body_size import strip_images
+from llb.api.inference.body_size import repair_body, strip_images
 from llb.api.inference.call_builder import ErrorEventBuilder, ExtraFieldsBuilder, build_call
 from llb.api.inference.client_sinks import ResponseSink, with_transcript
 from llb.api.inference.request_validation import check_bounds
@@ -22,7 +22,6 @@ from llb.api.request_recorder import RequestRecorder
 from llb.api.responses import abort_connection
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.inference_call import ClientSink, InferenceCall
-from llb.gateway.normalization.text_repair import repair_text
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.relay import RelayResult
@@ -99,7 +98,7 @@ class InferenceHandler:
             assert request.route is not None  # noqa: S101
             path = hooks.engine_path or f"/{request.route.path}"
             given = request.body
-            request.body = await self._worker.run(len(given), lambda: repair_text(given))
+            request.body = await self._worker.run(len(given), lambda: repair_body(given))
             path, request.body, hooks = await self._reroute(record, path, request.body, hooks)
             result = await self._dispatch(request, record, response, path, request.body, hooks)
             if result is not None and result.error is not None and not result.stream:

@@ -12,7 +12,7 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.audit_log import AuditLog
-from llb.api.inference.body_size import strip_images
+from llb.api.inference.body_size import repair_body
 from llb.api.inference.call_builder import build_call, parse_keep_alive
 from llb.api.inference.client_sinks import BufferedSink, NdjsonSink, ignored_headers, with_transcript
 from llb.api.request_body import LargeBodyWorker, parse_body
@@ -30,7 +30,6 @@ from llb.gateway.dialects.ollama_response import RequestClock, ResponseShape, Re
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.nodes.node_commands import NodeCommands
-from llb.gateway.normalization.text_repair import repair_text
 from llb.gateway.observability.request_log import RequestRecord
 from llb.security.permissions import has_scope
 from llb.wire import Capability, Scope
@@ -60,9 +59,7 @@ class OllamaHandler:
         """Return the body of `request` and its translation; raises `InvalidRequest`."""
 
         def parse_and_translate() -> tuple[T, R]:
-            request.body = repair_text(request.body)
-            # Only for its check: the translation needs the images.
-            strip_images(request.body)
+            request.body = repair_body(request.body)
             body = parse_body(request, body_type)
             return body, translate(body)
 

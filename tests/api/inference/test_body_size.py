@@ -13,6 +13,7 @@ from llb.api.inference.body_size import (
     MAX_CONTAINERS,
     MAX_SPECIAL_TOKENS,
     MAX_TEXT_BYTES,
+    repair_body,
     require_fitting_text,
     strip_images,
 )
@@ -185,3 +186,14 @@ def test_what_is_stripped_leaves_sound_json(text: str, slash: str) -> None:
 def test_markup_is_no_special_token() -> None:
     body = encode(prompt="<p class='x'>a</p><br>" * MAX_SPECIAL_TOKENS)
     require_fitting_text(body, Operation.COMPLETION, 1_000_000)
+
+
+def test_only_text_of_a_bounded_size_is_repaired() -> None:
+    lone = rb"ab\ud800"
+    too_long = b'{"model":"%b"}' % (lone * (MAX_TEXT_BYTES // len(lone) + 1))
+    # Not the error about broken halves: they are not searched.
+    with pytest.raises(PayloadTooLarge, match="The text of a request"):
+        repair_body(too_long)
+    image = encode(messages=user(DATA_URL))
+    assert repair_body(image) is image
+    assert repair_body(image[:-1] + b',"x":"%b"}' % lone) == image[:-1] + rb',"x":"ab\ufffd"}'

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.gateway.normalization.text_repair import repair_text
+from llb.errors import InvalidRequest
+from llb.gateway.normalization.text_repair import _WINDOW_BYTES, MAX_BROKEN_HALVES, repair_text
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,25 @@ def test_any_text_can_be_decoded_and_keeps_its_other_characters(text: str) -> No
     repaired = msgspec.json.decode(repair_text(json.dumps(text).encode()))
     expected = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     assert repaired == expected
+
+
+@pytest.mark.parametrize("half", [rb"\ud800", b"\xed\xa0\x80"])
+def test_too_many_broken_halves(half: bytes) -> None:
+    repaired = repair_text(b'"%b"' % (half * MAX_BROKEN_HALVES))
+    assert msgspec.json.decode(repaired) == "\ufffd" * MAX_BROKEN_HALVES
+    with pytest.raises(InvalidRequest, match="broken halves") as refused:
+        repair_text(b'"%b"' % (half * (MAX_BROKEN_HALVES + 1)))
+    assert refused.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize("shift", range(8))
+def test_halves_on_the_border_of_a_window(shift: int) -> None:
+    text = b'"' + b"a" * (_WINDOW_BYTES - shift) + b"\xed\xa0\x80" + b"b" * _WINDOW_BYTES + b'"'
+    assert repair_text(text) == text.replace(b"\xed\xa0\x80", b"\xef\xbf\xbd")
+
+
+def test_many_pairs_and_escapes_stay() -> None:
+    body = b'"%b"' % (rb"\ud83d\ude00\/\\ud800" * 5000)
+    assert repair_text(body) is body
+    lone = b'"%b"' % (rb"\ud83d\ude00\/" * 5000 + rb"\ud83d")
+    assert repair_text(lone) == lone.replace(rb'\ud83d"', rb'\ufffd"')
