@@ -232,10 +232,18 @@ def require_model(client: ApiClient, model_id: str) -> ModelWithStatus:
 def unknown_model_message(client: ApiClient, model_id: str) -> str:
     """Error message for an unknown model id, with similar ids."""
     ids = [item.model.id for item in client.get("/api/models", ModelList).models]
-    similar = difflib.get_close_matches(model_id.lower(), ids, n=3)
-    similar = similar or [name for name in ids if model_id.lower() in name][:3]
+    similar = _similar_ids(model_id.lower(), ids)
     hint = f"did you mean {' or '.join(similar)}?" if similar else "'llb models' lists the available ones."
     return f"There is no model '{model_id}': {hint}"
+
+
+def _similar_ids(wanted: str, ids: list[str]) -> list[str]:
+    """At most three ids: those that begin with `wanted`, then those spelled like it, then those with it."""
+    letters = "".join(char for char in wanted if char.isalnum())
+    beginning = [name for name in ids if name.replace("-", "").replace(".", "").startswith(letters)]
+    alike = difflib.get_close_matches(wanted, ids, n=3)
+    containing = [name for name in ids if wanted in name]
+    return list(dict.fromkeys([*(beginning if letters else ()), *alike, *containing]))[:3]
 
 
 def format_status(item: ModelWithStatus) -> str:

@@ -88,7 +88,7 @@ class HubStatsCache:
                     failed.append(repo)
                     self._record_unreachable(error)
                 except HubError as error:
-                    log.info("no statistics for %s: %s", repo, error)
+                    log.debug("no statistics for %s: %s", repo, error)
                 else:
                     failures_in_a_row = 0
                     self._is_unreachable = False

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llb.cli.models import _similar_ids
 from tests.cli.conftest import TINY_BYTES, CommandHost
 from tests.hub import HubStandIn, tiny_gguf
 
@@ -141,3 +142,18 @@ def test_a_fit_that_cannot_be_told(served: CommandHost, tmp_path: Path) -> None:
     )
     assert "There is no model 'chap'" in served.run_command("fit", "chap", expected_status=1).stderr
     assert "is not a size" in served.run_command("fit", "chat", "--vram", "much", expected_status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("llama3.2", ["llama-3.2-1b", "llama-3.2-3b-instruct"]),
+        ("qwen3", ["qwen3-4b", "qwen3-0.6b"]),
+        ("quen3-4b", ["qwen3-4b"]),
+        ("4b", ["qwen3-4b"]),
+        ("--", []),
+    ],
+)
+def test_ids_that_begin_alike_come_first(wanted: str, expected: list[str]) -> None:
+    ids = ["llama-3.2-1b", "llama3.3-70b", "llama-3.2-3b-instruct", "qwen3-4b", "qwen3-0.6b"]
+    assert _similar_ids(wanted, ids)[: len(expected)] == expected
