@@ -53,20 +53,23 @@ class EndpointChecks:
     # --- one check ---
 
     async def check(self, endpoint: Endpoint) -> None:
-        """Check an endpoint now and record the result."""
+        """Check an endpoint now and record the result, unless its address or key has changed meanwhile."""
+        async with self._permits:
+            target = endpoint.target
+            found = await self._try_to_ask(endpoint)
+        if endpoint.target != target:
+            return
+        if not isinstance(found, ModelListing):
+            is_key_refused = isinstance(found, errors.EndpointNeedsKey)
+            self._registry.record_failed_check(endpoint, _message_of(found), is_key_refused=is_key_refused)
+        elif self._registry.set_listing(endpoint, found):
+            await self._on_listed(endpoint)
+
+    async def _try_to_ask(self, endpoint: Endpoint) -> ModelListing | errors.LlbError | TransportError:
         try:
-            async with self._permits:
-                listing = await self.ask(endpoint)
-        except errors.EndpointNeedsKey as error:
-            self._registry.record_failed_check(endpoint, error.message, is_key_refused=True)
-        except errors.LlbError as error:
-            self._registry.record_failed_check(endpoint, error.message, is_key_refused=False)
-        except TransportError as error:
-            message = describe_failure(error)
-            self._registry.record_failed_check(endpoint, message, is_key_refused=False)
-        else:
-            if self._registry.set_listing(endpoint, listing):
-                await self._on_listed(endpoint)
+            return await self.ask(endpoint)
+        except (errors.LlbError, TransportError) as error:
+            return error
 
     async def ask(self, endpoint: Endpoint) -> ModelListing:
         """Return the models of an endpoint. Raises `TransportError` and the errors of `list_models`."""
@@ -172,15 +175,17 @@ class EndpointChecks:
             await self.refresh_cloud(endpoint)
 
     async def _refresh_cloud(self, endpoint: Endpoint) -> None:
-        try:
-            listing = await self.ask(endpoint)
-        except (errors.LlbError, TransportError) as error:
-            message = describe_failure(error) if isinstance(error, TransportError) else error.message
+        target = endpoint.target
+        found = await self._try_to_ask(endpoint)
+        if endpoint.target != target:
+            return
+        if not isinstance(found, ModelListing):
+            message = _message_of(found)
             log.warning("the models of endpoint %s cannot be listed: %s", endpoint.name, message)
-            if isinstance(error, errors.EndpointNeedsKey):
+            if isinstance(found, errors.EndpointNeedsKey):
                 self._registry.record_refused_key(endpoint, message)
             return
-        self._registry.set_listing(endpoint, listing)
+        self._registry.set_listing(endpoint, found)
         await self._on_listed(endpoint)
 
     def _is_list_due(self, endpoint: Endpoint) -> bool:
@@ -199,6 +204,10 @@ class EndpointChecks:
 def _headers_of(kind: EndpointKind | None) -> tuple[tuple[bytes, bytes], ...]:
     """Headers that a list of models needs besides the key."""
     return ((b"anthropic-version", ANTHROPIC_VERSION),) if kind is EndpointKind.ANTHROPIC else ()
+
+
+def _message_of(failure: errors.LlbError | TransportError) -> str:
+    return describe_failure(failure) if isinstance(failure, TransportError) else failure.message
 
 
 def describe_failure(error: TransportError) -> str:

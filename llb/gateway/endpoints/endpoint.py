@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ class Endpoint:
         # Requests of all its clients that waited there at the last check.
         self.reported_waiting: int | None = None
         self.shared_slots = SharedSlots(0)
+        # Held while its row and its record change together.
+        self.change_lock = asyncio.Lock()
 
     def update(self, record: EndpointRecord, key: EndpointKey) -> None:
         """Set the record and the key."""

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import quote
 
 from llb import errors
-from llb.gateway.endpoints.endpoint import ANTHROPIC_VERSION
 from llb.gateway.endpoints.probe_client import ProbeClient, ProbeResult
 from llb.policy.endpoints.names import MAX_MODELS, is_model_name
 from llb.store.tables.endpoints import ListedModel
@@ -17,7 +16,6 @@ from llb.wire import Capability, EndpointKind
 MAX_CONTEXT_TOKENS = 1 << 31
 MAX_PAGES = 20
 _PAGE_SIZE = 1000
-_ANTHROPIC_HEADERS = ((b"anthropic-version", ANTHROPIC_VERSION),)
 _CONTEXT_FIELDS = (
     "max_model_len",
     "context_length",
@@ -156,7 +154,7 @@ async def _list_anthropic(client: ProbeClient) -> ModelListing:
     models: list[ListedModel] = []
     after, latency_ms = "", 0.0
     for _ in range(MAX_PAGES):
-        page = require_ok(await client.get(f"/models?limit={_PAGE_SIZE}{after}", _ANTHROPIC_HEADERS))
+        page = require_ok(await client.get(f"/models?limit={_PAGE_SIZE}{after}"))
         latency_ms = latency_ms or page.latency_ms
         models += parse_openai_list(page.document, EndpointKind.ANTHROPIC)
         last_id = page.document.get("last_id")

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from llb.gateway.http.client import HttpClient, UpstreamTarget
-from llb.gateway.http.upstream_errors import ConnectError, TransportError
+from llb.gateway.http.upstream_errors import ConnectError
 from llb.wire.decoding import DECODE_ERRORS
 
 CONNECT_TIMEOUT_S = 5.0
@@ -43,9 +43,6 @@ class ProbeResult:
         return {}
 
 
-Headers = Sequence[tuple[bytes, bytes]]
-
-
 class ProbeClient:
     """Asks one endpoint."""
 
@@ -61,15 +58,15 @@ class ProbeClient:
         self._root_target = replace(target, base_path=root_path.encode("ascii"))
         self._headers = headers
 
-    async def get(self, path: str, headers: Headers = ()) -> ProbeResult:
+    async def get(self, path: str) -> ProbeResult:
         """Ask a path after `/v1`. Raises `TransportError`."""
-        return await self._get(self._target, path, headers)
+        return await self._get(self._target, path)
 
     async def get_root(self, path: str) -> ProbeResult:
         """Ask a path outside of `/v1`. Raises `TransportError`."""
-        return await self._get(self._root_target, path, ())
+        return await self._get(self._root_target, path)
 
-    async def _get(self, target: UpstreamTarget, path: str, headers: Headers) -> ProbeResult:
+    async def _get(self, target: UpstreamTarget, path: str) -> ProbeResult:
         started_at = time.monotonic()
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -77,7 +74,7 @@ class ProbeClient:
                     target,
                     b"GET",
                     path.encode("ascii"),
-                    (*self._headers, *headers),
+                    self._headers,
                     connect_timeout_s=CONNECT_TIMEOUT_S,
                     header_timeout_s=TIMEOUT_S,
                 )
@@ -88,8 +85,6 @@ class ProbeClient:
                     response.close()
         except TimeoutError:
             raise ConnectError(f"no answer within {TIMEOUT_S:g} s", is_timeout=True) from None
-        except TransportError:
-            raise
         answered = dict(response.headers)
         try:
             document = msgspec.json.decode(body)

@@ -20,7 +20,13 @@ from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.http.client import HttpClient
 from llb.gateway.http.upstream_errors import AddressRefused, TransportError
 from llb.policy.endpoints import names
-from llb.policy.endpoints.addresses import BaseUrl, InvalidBaseUrl, is_private_address, parse_base_url
+from llb.policy.endpoints.addresses import (
+    BaseUrl,
+    ForbiddenAddress,
+    InvalidBaseUrl,
+    is_private_address,
+    parse_base_url,
+)
 from llb.policy.endpoints.dialects import CLOUD_KINDS
 from llb.security import tokens
 from llb.security.redaction import SecretRedactor
@@ -141,10 +147,15 @@ class EndpointService:
         return endpoint
 
     async def change(self, endpoint: Endpoint, patch: EndpointPatch, actor: str) -> None:
-        """Change an endpoint. Raises the errors of `add`."""
+        """Change an endpoint; changes of one endpoint follow one another. Raises the errors of `add`."""
+        async with endpoint.change_lock:
+            await self._change(endpoint, patch, actor)
+
+    async def _change(self, endpoint: Endpoint, patch: EndpointPatch, actor: str) -> None:
+        self._require_present(endpoint)
         self._require_stored(endpoint)
-        record = endpoint.record
-        url, key = endpoint.url, endpoint.key.secret
+        record, own_key = endpoint.record, endpoint.key
+        url, key = endpoint.url, own_key.secret
         if patch.key is not UNSET:
             key = _validated_key(patch.key)
         if patch.base_url is not UNSET:
@@ -178,22 +189,22 @@ class EndpointService:
             settings=settings,
         )
         stored = await self._store(record, key, actor, is_key_changed=is_key_changed)
-        if self._registry.get(endpoint.id) is not endpoint:
-            raise errors.NotFound("There is no such endpoint")
-        endpoint.update(stored, _stored_key(key) if is_key_changed else endpoint.key)
+        endpoint.update(stored, _stored_key(key) if is_key_changed else own_key)
         if is_elsewhere:
             self._registry.reset_health(endpoint)
         self._put(endpoint)
         if listing is not None and self._registry.set_listing(endpoint, listing):
-            await self._store_models(endpoint)
+            await self._write_models(endpoint)
 
     async def remove(self, endpoint: Endpoint) -> None:
         """Remove an endpoint with its key."""
-        self._require_stored(endpoint)
-        async with self._db.write(uses_ballast=True) as tx:
-            await endpoints.remove(tx, endpoint.id)
-        self.checks.forget(endpoint.id)
-        self._registry.remove(endpoint.id)
+        async with endpoint.change_lock:
+            self._require_present(endpoint)
+            self._require_stored(endpoint)
+            async with self._db.write(uses_ballast=True) as tx:
+                await endpoints.remove(tx, endpoint.id)
+            self.checks.forget(endpoint.id)
+            self._registry.remove(endpoint.id)
 
     async def check(self, endpoint: Endpoint) -> None:
         """Check an endpoint now, a cloud too."""
@@ -239,6 +250,12 @@ class EndpointService:
         return record
 
     async def _store_models(self, endpoint: Endpoint) -> None:
+        """Store the list of models that a check has read, unless the endpoint was removed since."""
+        async with endpoint.change_lock:
+            if self._registry.get(endpoint.id) is endpoint:
+                await self._write_models(endpoint)
+
+    async def _write_models(self, endpoint: Endpoint) -> None:
         """Store the list of models, so that it is known after a restart."""
         now = self._db.clock.now()
         models = tuple(endpoint.models.values())
@@ -268,9 +285,9 @@ class EndpointService:
     def _parse_url(self, text: str) -> BaseUrl:
         try:
             url = parse_base_url(text.strip())
+        except ForbiddenAddress as error:
+            raise errors.AddressNotAllowed(f"base_url {error}", param="base_url") from None
         except InvalidBaseUrl as error:
-            if "address that no endpoint may have" in str(error):
-                raise errors.AddressNotAllowed(f"base_url {error}", param="base_url") from None
             raise errors.InvalidRequest(f"base_url {error}", param="base_url") from None
         if self._is_own_address(url):
             raise errors.AddressNotAllowed("base_url is the address of this llb itself", param="base_url")
@@ -291,6 +308,11 @@ class EndpointService:
         other = self._registry.find_by_name(name)
         if other is not None and other is not own and other.key.source is not KeySource.ENVIRONMENT:
             raise errors.Conflict(f"There is an endpoint called '{name}' already")
+
+    def _require_present(self, endpoint: Endpoint) -> None:
+        """Raise `NotFound` for an endpoint that was removed while its change waited for another one."""
+        if self._registry.get(endpoint.id) is not endpoint:
+            raise errors.NotFound("There is no such endpoint")
 
     @staticmethod
     def _require_stored(endpoint: Endpoint) -> None:

@@ -27,6 +27,10 @@ class InvalidBaseUrl(ValueError):
     """Not a base URL of an endpoint. The message is a clause that follows a name."""
 
 
+class ForbiddenAddress(InvalidBaseUrl):
+    """Address that no endpoint may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class BaseUrl:
     """Scheme, host, port and path of an endpoint. The path has no `/` at its end."""
@@ -98,7 +102,7 @@ def parse_base_url(text: str) -> BaseUrl:
     if "%" in host or not host:
         raise InvalidBaseUrl("has a host name that is not valid")
     if is_forbidden_host(host):
-        raise InvalidBaseUrl("has an address that no endpoint may have")
+        raise ForbiddenAddress("has an address that no endpoint may have")
     if any(segment in (".", "..") for segment in parts.path.split("/")):
         raise InvalidBaseUrl("must not have '.' or '..' in its path")
     path = quote(parts.path.rstrip("/"), safe=_PATH_CHARACTERS)

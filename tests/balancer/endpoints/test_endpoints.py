@@ -240,6 +240,40 @@ async def test_a_key_is_encrypted_and_never_shown(front: RunningBalancer, progra
     await front.http.delete(f"/api/endpoints/{added['id']}")
 
 
+async def test_changes_at_the_same_time_follow_one_another(front: RunningBalancer, program: Program) -> None:
+    added = await add(front, program, name="moving", key="sk-provider-0123456789-first")
+    path, new_key = f"/api/endpoints/{added['id']}", "sk-provider-0123456789-second"
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def list_slowly(exchange: Exchange) -> None:
+        asked.set()
+        await go.wait()
+        await exchange.send_json(json.dumps(model_list("m")).encode(), 200)
+
+    async with run_program({"/v1/models": list_slowly, CHAT: chat_answer()}) as elsewhere:
+        move = {"base_url": elsewhere.url, "key": new_key, "kind": "vllm"}
+        moving = asyncio.create_task(front.http.patch(path, json=move))
+        await asked.wait()
+        weighing = asyncio.create_task(front.http.patch(path, json={"weight": 2.0}))
+        # Later than the change above.
+        for _ in range(3):
+            await front.http.get("/api/endpoints")
+        go.set()
+        for answer in await asyncio.gather(moving, weighing):
+            assert answer.status_code == 200, answer.text
+        changed = (await front.http.get(path)).json()
+        assert (changed["base_url"], changed["weight"]) == (elsewhere.url, 2.0)
+        assert (await chat(front, "moving/m")).status_code == 200
+        assert dict(elsewhere.exchanges[-1].headers)["authorization"] == f"Bearer {new_key}"
+        sent = [dict(exchange.headers).get("authorization") for exchange in program.exchanges]
+        assert f"Bearer {new_key}" not in sent
+        # A change that waits for a removal finds nothing.
+        gone = await asyncio.gather(front.http.delete(path), front.http.patch(path, json={"weight": 3.0}))
+        assert gone[0].status_code == 204
+        assert gone[1].status_code in (200, 404)
+        assert (await front.http.get(path)).status_code == 404
+
+
 async def httpx_get(front: RunningBalancer, path: str, key: str) -> dict[str, Any]:
     answer = await front.http.get(path, headers={"Authorization": f"Bearer {key}"})
     assert answer.status_code == 200, answer.text

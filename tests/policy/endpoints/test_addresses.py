@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llb.policy.endpoints.addresses import (
+    ForbiddenAddress,
     InvalidBaseUrl,
     is_forbidden_address,
     is_loopback_host,
@@ -45,6 +46,11 @@ def test_paths(text: str, api_path: str, root_path: str, host_header: str) -> No
 def test_urls_that_are_refused(text: str) -> None:
     with pytest.raises(InvalidBaseUrl):
         parse_base_url(text)
+
+
+def test_an_address_that_none_may_have_is_an_error_of_its_own() -> None:
+    with pytest.raises(ForbiddenAddress):
+        parse_base_url("http://169.254.169.254")
 
 
 @pytest.mark.parametrize(
