@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llb.gateway.normalization.content import as_text, invalid, read_content, read_text
-from llb.gateway.normalization.template_fit import join_contents
+from llb.gateway.normalization.template_fit import join_run
 from llb.gateway.normalization.tool_calls import CallIds, read_calls, result_text
 
 _ROLE_NAMES = {"function": "tool"}
@@ -75,11 +75,10 @@ def _is_part(item: Any) -> bool:
 
 
 def _join_last_answers(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join several answers at the end, which the engine would invalid: the last one is continued."""
-    joined = list(messages)
-    while len(joined) > 1 and all(
-        message["role"] == "assistant" and "tool_calls" not in message for message in joined[-2:]
-    ):
-        first, second = joined[-2:]
-        joined[-2:] = [{**first, **second, "content": join_contents(first["content"], second["content"])}]
-    return joined
+    """Join several answers at the end, which the engine would refuse: the last one is continued."""
+    begin = len(messages)
+    while begin and messages[begin - 1]["role"] == "assistant" and "tool_calls" not in messages[begin - 1]:
+        begin -= 1
+    if len(messages) - begin < 2:
+        return messages
+    return [*messages[:begin], join_run(messages[begin:])]

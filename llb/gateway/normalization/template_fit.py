@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from llb.wire import TemplateSupport
@@ -66,9 +67,17 @@ def text_of(content: Any) -> str:
 
 def join_contents(first: Any, second: Any, text_type: str = "text") -> Any:
     """Return two contents as one; texts have an empty line between them."""
-    if isinstance(first, str) and isinstance(second, str):
-        return _GAP.join(filter(None, (first, second)))
-    return [*_as_parts(first, text_type), *_as_parts(second, text_type)]
+    return join_all_contents((first, second), text_type)
+
+
+def join_all_contents(contents: Sequence[Any], text_type: str = "text") -> Any:
+    """Return contents as one, as `join_contents` does, in linear time."""
+    texts = list(takewhile(lambda content: isinstance(content, str), contents))
+    text = _GAP.join(filter(None, texts))
+    others = contents[len(texts) :]
+    if not others:
+        return text
+    return [part for content in (text, *others) for part in _as_parts(content, text_type)]
 
 
 def _as_parts(content: Any, text_type: str) -> list[dict[str, Any]]:
@@ -96,30 +105,33 @@ def _join_leading_system(messages: list[dict[str, Any]], text_type: str) -> list
 
 
 def _join_all(messages: Sequence[dict[str, Any]], text_type: str) -> dict[str, Any]:
-    joined = dict(messages[0])
-    for message in messages[1:]:
-        joined["content"] = join_contents(joined["content"], message["content"], text_type)
-    return joined
+    return {**messages[0], "content": join_all_contents([each["content"] for each in messages], text_type)}
 
 
 def _join_consecutive(messages: list[dict[str, Any]], text_type: str) -> list[dict[str, Any]]:
     """Join turns of the same role that follow each other; calls and results of tools stay apart."""
-    joined: list[dict[str, Any]] = []
+    runs: list[list[dict[str, Any]]] = []
+    previous_role = None
     for message in messages:
-        previous = joined[-1] if joined else None
-        if previous is not None and _can_join(previous, message):
-            content = join_contents(previous["content"], message["content"], text_type)
-            joined[-1] = {**previous, **message, "content": content}
+        role = message.get("role")
+        can_join = role in ("user", "assistant") and not _has_tool_result(message.get("content"))
+        if can_join and role == previous_role:
+            runs[-1].append(message)
         else:
-            joined.append(message)
+            runs.append([message])
+        previous_role = role if can_join and "tool_calls" not in message else None
+    return [join_run(run, text_type) for run in runs]
+
+
+def join_run(messages: Sequence[dict[str, Any]], text_type: str = "text") -> dict[str, Any]:
+    """Return messages of the same role as one, with the fields of all."""
+    if len(messages) == 1:
+        return messages[0]
+    joined: dict[str, Any] = {}
+    for message in messages:
+        joined.update(message)
+    joined["content"] = join_all_contents([message["content"] for message in messages], text_type)
     return joined
-
-
-def _can_join(previous: dict[str, Any], message: dict[str, Any]) -> bool:
-    role = message.get("role")
-    if role not in ("user", "assistant") or previous.get("role") != role or "tool_calls" in previous:
-        return False
-    return not any(_has_tool_result(each.get("content")) for each in (previous, message))
 
 
 def _has_tool_result(content: Any) -> bool:
@@ -128,26 +140,32 @@ def _has_tool_result(content: Any) -> bool:
 
 def _join_after_results(messages: list[dict[str, Any]], text_type: str) -> list[dict[str, Any]]:
     """Add a user's turn to the result of a tool before it."""
-    joined: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
+    # Turns behind each of them.
+    turns: list[list[Any]] = []
+    is_result = False
     for message in messages:
         content = message.get("content")
-        is_turn = message.get("role") == "user" and not _has_tool_result(content)
-        result = _with_result(joined[-1], content, text_type) if joined and is_turn else None
-        if result is None:
-            joined.append(message)
-        else:
-            joined[-1] = result
-    return joined
+        has_result = _has_tool_result(content)
+        if is_result and message.get("role") == "user" and not has_result:
+            turns[-1].append(content)
+            continue
+        kept.append(message)
+        turns.append([])
+        is_result = (
+            has_result or message.get("role") == "tool" or message.get("type") == "function_call_output"
+        )
+    return [_with_turns(*each, text_type) for each in zip(kept, turns, strict=True)]
 
 
-def _with_result(previous: dict[str, Any], content: Any, text_type: str) -> dict[str, Any] | None:
-    """Return the result of a tool with `content` behind it, in any dialect; None for another message."""
-    if previous.get("role") == "tool":
-        return {**previous, "content": join_contents(previous["content"], content, text_type)}
-    if previous.get("type") == "function_call_output":
-        return {**previous, "output": join_contents(previous["output"], content, text_type)}
-    if _has_tool_result(previous.get("content")):
-        *others, last = previous["content"]
-        result = {**last, "content": join_contents(last["content"], content, text_type)}
-        return {**previous, "content": [*others, result]}
-    return None
+def _with_turns(result: dict[str, Any], turns: list[Any], text_type: str) -> dict[str, Any]:
+    """Return the result of a tool, in any dialect, with the contents of `turns` behind it."""
+    if not turns:
+        return result
+    if result.get("role") == "tool":
+        return {**result, "content": join_all_contents([result["content"], *turns], text_type)}
+    if result.get("type") == "function_call_output":
+        return {**result, "output": join_all_contents([result["output"], *turns], text_type)}
+    *others, last = result["content"]
+    joined = {**last, "content": join_all_contents([last["content"], *turns], text_type)}
+    return {**result, "content": [*others, joined]}

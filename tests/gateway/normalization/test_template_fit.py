@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+from llb.gateway.normalization import chat_messages, template_fit
+from llb.gateway.normalization.template_fit import fit_messages
 from llb.wire import TemplateSupport
 from tests.gateway.normalization.test_scalars import ANTHROPIC, CHAT, RESPONSES
 from tests.gateway.normalization.test_tools import sent
@@ -116,3 +121,37 @@ def test_calls_of_earlier_turns_are_text_for_a_template_without_tools() -> None:
     assert [message["content"] for message in found] == [
         [{"type": "text", "text": text}], [{"type": "text", "text": answer}]
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "tool"])
+def test_many_turns_are_joined_in_linear_time(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = 0
+
+    def count_parts(content: Any, text_type: str) -> list[dict[str, Any]]:
+        nonlocal copied
+        parts = as_parts(content, text_type)
+        copied += len(parts)
+        return parts
+
+    as_parts = template_fit._as_parts
+    monkeypatch.setattr(template_fit, "_as_parts", count_parts)
+    support = TemplateSupport(consecutive_roles=False, user_after_tool=False)
+    image = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    turns = [{"role": "user" if role == "tool" else role, "content": image} for _ in range(200)]
+    first = [{"role": "tool", "content": "r"}] if role == "tool" else []
+    [joined] = fit_messages([*first, *turns], support)
+    assert joined["content"][-200:] == image * 200
+    assert copied <= 2 * 201
+
+
+def test_many_answers_at_the_end_are_joined_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[int] = []
+
+    def join(messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        joined.append(len(messages))
+        return template_fit.join_run(messages)
+
+    monkeypatch.setattr(chat_messages, "join_run", join)
+    [message] = chat_messages.normalize_messages([ANSWER] * 300)
+    assert message["content"] == "\n\n".join(["v"] * 300)
+    assert joined == [300]
