@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import msgspec
@@ -15,15 +16,20 @@ class CallIds:
 
     def __init__(self) -> None:
         self._count = 0
-        self._pending: list[str] = []
+        # How many calls with an id have no result yet, the oldest first, and those of each name. Unlike a dict,
+        # an ordered one finds its first key in constant time after others were removed.
+        self._pending: OrderedDict[str, int] = OrderedDict()
+        self._pending_of: dict[str, OrderedDict[str, None]] = {}
         self._names: dict[str, str] = {}
 
     def begin(self, given: Any, name: str) -> str:
         """Return the id of a call, a new one if it has none."""
         id_ = str(given) if given not in (None, "") else f"call_{self._count}"
         self._count += 1
-        self._pending.append(id_)
+        self._forget_name(id_)
         self._names[id_] = name
+        self._pending[id_] = self._pending.get(id_, 0) + 1
+        self._pending_of.setdefault(name, OrderedDict())[id_] = None
         return id_
 
     def end(self, given: Any, name: str | None = None) -> str:
@@ -31,11 +37,18 @@ class CallIds:
         if given not in (None, ""):
             id_ = str(given)
         else:
-            same_name = [id_ for id_ in self._pending if name is not None and self._names.get(id_) == name]
+            same_name = None if name is None else self._pending_of.get(name)
             id_ = next(iter(same_name or self._pending), f"call_{self._count}")
         if id_ in self._pending:
-            self._pending.remove(id_)
+            self._pending[id_] -= 1
+            if not self._pending[id_]:
+                del self._pending[id_]
+                self._forget_name(id_)
         return id_
+
+    def _forget_name(self, id_: str) -> None:
+        if (same_name := self._pending_of.get(self._names.get(id_, ""))) is not None:
+            same_name.pop(id_, None)
 
 
 def arguments_text(value: Any) -> str:
