@@ -16,8 +16,8 @@ class CallIds:
 
     def __init__(self) -> None:
         self._count = 0
-        # How many calls with an id have no result yet, the oldest first, and those of each name. Unlike a dict,
-        # an ordered one finds its first key in constant time after others were removed.
+        # How many calls with an id have no result yet, the oldest first, and those of each name. Unlike a
+        # dict, an ordered one finds its first key in constant time after others were removed.
         self._pending: OrderedDict[str, int] = OrderedDict()
         self._pending_of: dict[str, OrderedDict[str, None]] = {}
         self._names: dict[str, str] = {}
