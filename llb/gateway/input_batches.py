@@ -18,6 +18,7 @@ from llb.gateway.dialects.embedding_vectors import shorten_vector
 from llb.gateway.dialects.rerank_documents import SHAPE_FIELDS, document_field, read_rank_fields, read_text
 from llb.gateway.engine_routes import Operation
 from llb.gateway.inference_call import InferenceCall
+from llb.gateway.stream.document_buffer import DocumentBuffer
 from llb.gateway.stream.usage_parser import Usage
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -48,11 +49,15 @@ class BatchAnswer:
     """Sink of the answer to one batch."""
 
     def __init__(self) -> None:
-        self.body = b""
+        self._body = DocumentBuffer()
         self.content_type = b""
         self.node_name = ""
         self.queued_ms = 0
         self.usage = Usage()
+
+    @property
+    def body(self) -> bytes:
+        return self._body.document
 
     @property
     def started(self) -> bool:
@@ -60,11 +65,12 @@ class BatchAnswer:
         return False
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
-        self.body, self.content_type = b"", content_type
+        self._body.clear()
+        self.content_type = content_type
         self.node_name, self.queued_ms = node_name, queued_ms
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
-        self.body += data
+        self._body.append(data)
 
 
 class InputList:

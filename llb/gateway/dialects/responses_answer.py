@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from llb.gateway.stream.sse import format_event, iter_data
+from llb.gateway.stream.sse import StreamSplitter, format_event, iter_data
 from llb.wire.decoding import DECODE_ERRORS
 
 # Fields of the request that the answer repeats, with the values of a request that lacks them.
@@ -84,7 +84,7 @@ class ResponsesAnswer:
         self._now = now
         self._created_at = int(now())
         self._sequence_number = 0
-        self._partial_event = b""
+        self._events = StreamSplitter(b"\n\n")
         # By the id of an output item: its position, and the name of the function that it calls.
         self._output_indexes: dict[str, int] = {}
         self._function_names: dict[str, str] = {}
@@ -95,7 +95,7 @@ class ResponsesAnswer:
 
     def complete_events(self, data: bytes) -> bytes:
         """Return the events that `data` completes; what is no event of the dialect stays as it is."""
-        *events, self._partial_event = (self._partial_event + data).split(b"\n\n")
+        events = self._events.feed(data)
         decoded = [_decode_event(event) for event in events]
         ends = [event for event in decoded if event is not None and event["type"] == "response.completed"]
         is_cut = any(self._is_cut(event.get("response") or {}) for event in ends)
@@ -106,8 +106,7 @@ class ResponsesAnswer:
 
     def take_unfinished(self) -> bytes:
         """Return the bytes after the last whole event, at the end of a stream that broke off."""
-        unfinished, self._partial_event = self._partial_event, b""
-        return unfinished
+        return self._events.take_partial()
 
     def _complete_event(self, event: dict[str, Any], *, is_cut: bool) -> bytes:
         kind = event["type"]

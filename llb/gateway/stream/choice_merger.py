@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from llb.errors import EngineFailed
+from llb.gateway.stream.document_buffer import DocumentBuffer
 from llb.gateway.stream.sse import SSE_KEEPALIVE, DataLineReader, format_event
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -173,7 +174,7 @@ class ChoiceSink:
         self._prefix = prefix
         self._lines = DataLineReader()
         self._is_stream = True
-        self._document: list[bytes] = []
+        self._document = DocumentBuffer()
 
     @property
     def started(self) -> bool:
@@ -187,7 +188,7 @@ class ChoiceSink:
     @property
     def document(self) -> bytes:
         """The answer, unless it is a stream."""
-        return b"".join(self._document)
+        return self._document.document
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         if data == SSE_KEEPALIVE:

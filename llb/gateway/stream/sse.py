@@ -10,10 +10,13 @@ from collections.abc import Iterator
 import msgspec
 
 from llb.errors import LlbError
+from llb.gateway.http.upstream_errors import InvalidResponse
 
 SSE_KEEPALIVE = b": heartbeat\n\n"
 # A longer event is passed on in pieces.
 MAX_EVENT_BYTES = 256 * 1024
+# The longest line of a real provider is the last event of a Responses stream, or an image in Base64.
+MAX_LINE_BYTES = 16 * 1024 * 1024
 _DATA = b"data:"
 
 
@@ -40,22 +43,74 @@ def iter_data(events: bytes) -> Iterator[bytes]:
             yield line[len(_DATA) :].strip()
 
 
+class StreamSplitter:
+    """Splits a stream that arrives in pieces of any size.
+
+    The pieces of one long part are joined once, so that its cost grows with its length only.
+    """
+
+    __slots__ = ("_held", "_held_bytes", "_max_bytes", "_separator")
+
+    def __init__(self, separator: bytes, max_bytes: int = MAX_LINE_BYTES) -> None:
+        self._separator = separator
+        self._max_bytes = max_bytes
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+
+    @property
+    def has_partial(self) -> bool:
+        return bool(self._held)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The parts that end in `data`. Raises `InvalidResponse` for one over the limit, and drops it."""
+        overlap = len(self._separator) - 1
+        if overlap and self._held:
+            # The separator may be cut; what is held ends with less of it than its length.
+            last = self._held.pop()
+            start, data = last[:-overlap], last[-overlap:] + data
+            self._held_bytes -= len(last) - len(start)
+            if start:
+                self._held.append(start)
+        head, separator, rest = data.partition(self._separator)
+        if head:
+            self._held.append(head)
+            self._held_bytes += len(head)
+        if self._held_bytes > self._max_bytes:
+            self._held, self._held_bytes = [], 0
+            raise InvalidResponse("a line without an end")
+        if not separator:
+            return []
+        parts = [b"".join(self._held), *rest.split(self._separator)]
+        last = parts.pop()
+        self._held, self._held_bytes = ([last], len(last)) if last else ([], 0)
+        return parts
+
+    def take_partial(self) -> bytes:
+        """The bytes after the last separator, at the end of the stream."""
+        partial = b"".join(self._held)
+        self._held, self._held_bytes = [], 0
+        return partial
+
+
 class DataLineReader:
     """Reads the `data:` lines of a stream that arrives in pieces of any size."""
 
-    __slots__ = ("_partial_line",)
+    __slots__ = ("_lines",)
 
-    def __init__(self) -> None:
-        self._partial_line = b""
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._lines = StreamSplitter(b"\n", max_line_bytes)
 
     @property
     def has_partial_line(self) -> bool:
-        return bool(self._partial_line)
+        return self._lines.has_partial
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Values of the `data:` lines that end in `data`."""
-        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
-        return [value for line in lines if (value := parse_data_line(line)) is not None]
+        """Values of the `data:` lines that end in `data`. Raises `InvalidResponse` for an endless line."""
+        return [value for line in self._lines.feed(data) if (value := parse_data_line(line)) is not None]
+
+    def flush(self) -> list[bytes]:
+        """Values of a last line that the end of the stream ends."""
+        return self.feed(b"\n") if self.has_partial_line else []
 
 
 class SseFramer:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
-from llb.gateway.translation.event_reader import EventReader
+from llb.gateway.http.upstream_errors import InvalidResponse
+from llb.gateway.stream.sse import DataLineReader
 from llb.gateway.translation.provider_errors import ProviderFailure
 from llb.gateway.translation.token_usage import TokenUsage
 
@@ -22,7 +23,7 @@ class AnswerStream(ABC):
         self.has_content = False
         self.is_complete = False
         self.failure: ProviderFailure | None = None
-        self._events = EventReader()
+        self._events = DataLineReader()
 
     @property
     @abstractmethod
@@ -46,7 +47,11 @@ class AnswerStream(ABC):
         """Events for the end of a stream that is not complete. Raises `ProviderFailure`."""
 
     def _feed_lines(self, data: bytes) -> Iterator[bytes]:
-        yield from self._translate(self._events.feed(data))
+        try:
+            events = self._events.feed(data)
+        except InvalidResponse as error:
+            raise ProviderFailure(502, "The endpoint sent a line without an end") from error
+        yield from self._translate(events)
 
     def _finish_lines(self) -> Iterator[bytes]:
         yield from self._translate(self._events.flush())

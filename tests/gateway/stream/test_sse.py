@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from llb.errors import QueueFull
+from llb.gateway.http.upstream_errors import InvalidResponse
+from llb.gateway.stream.document_buffer import DocumentBuffer
 from llb.gateway.stream.sse import (
     MAX_EVENT_BYTES,
     DataLineReader,
     SseFramer,
+    StreamSplitter,
     format_error_event,
     format_event,
     iter_data,
@@ -75,6 +80,49 @@ def test_a_line_that_has_not_ended_is_partial() -> None:
     assert reader.feed(b"data: 1\ndata: 2") == [b"1"]
     assert reader.has_partial_line
     assert reader.feed(b"\n") == [b"2"]
+
+
+def test_a_line_without_an_end_is_bounded() -> None:
+    reader = DataLineReader(max_line_bytes=100)
+    assert reader.feed(b"data: 1\ndata: " + b"x" * 90) == [b"1"]
+    with pytest.raises(InvalidResponse, match="line without an end"):
+        reader.feed(b"x" * 20)
+    # The error event that follows can be read.
+    assert reader.feed(b"\n\ndata: error\n") == [b"error"]
+
+
+def test_a_long_line_is_joined_once() -> None:
+    reader, piece = DataLineReader(), b"data:" + b"x" * 250_000
+    tracemalloc.start()
+    for _ in range(40):
+        assert reader.feed(piece) == []
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The pieces are kept as they came.
+    assert peak_bytes < len(piece)
+    [value] = reader.feed(b"\n")
+    assert len(value) == 40 * len(piece) - len(b"data:")
+
+
+def test_a_separator_may_be_cut_anywhere() -> None:
+    stream = b"a\nb\n\n\n\nc\n\n\nrest\n"
+    for size in range(1, len(stream) + 1):
+        splitter = StreamSplitter(b"\n\n")
+        pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+        parts = [part for piece in pieces for part in splitter.feed(piece)]
+        assert [*parts, splitter.take_partial()] == stream.split(b"\n\n")
+
+
+def test_a_document_is_bounded() -> None:
+    buffer = DocumentBuffer(max_bytes=10)
+    buffer.append(b"12345")
+    buffer.append(b"67890")
+    assert buffer.document == b"1234567890"
+    with pytest.raises(InvalidResponse):
+        buffer.append(b"1")
+    buffer.clear()
+    buffer.append(b"1")
+    assert buffer.document == b"1"
 
 
 def test_other_lines_have_no_data() -> None:

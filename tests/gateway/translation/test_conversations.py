@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llb.errors import InvalidRequest
+from llb.gateway.stream.sse import MAX_LINE_BYTES
 from llb.gateway.translation.answer_stream import AnswerStream
 from llb.gateway.translation.chat_profile import ChatProfile, profile_of
 from llb.gateway.translation.chat_to_messages import translate_chat_request
-from llb.gateway.translation.event_reader import MAX_LINE_BYTES, EventReader
 from llb.gateway.translation.messages_to_chat import translate_messages_request
 from llb.gateway.translation.passthrough import ChatPassStream, MessagesPassStream, pass_message_document
 from llb.gateway.translation.provider_errors import ProviderFailure, parse_error
@@ -362,12 +362,12 @@ def test_events_of_any_shape_are_no_crash(name: str, event: Any) -> None:
 
 
 def test_a_line_without_an_end_is_bounded() -> None:
-    reader = EventReader()
+    stream: AnswerStream = STREAMS["chat"][0]()  # type: ignore[operator]
     piece = b"x" * (1024 * 1024)
     for _ in range(MAX_LINE_BYTES // len(piece)):
-        assert reader.feed(piece) == []
+        assert stream.feed(piece) == b""
     with pytest.raises(ProviderFailure, match="line without an end"):
-        reader.feed(piece)
+        stream.feed(piece)
 
 
 @pytest.mark.parametrize(
