@@ -5,6 +5,7 @@ A few kilobytes can stand for gigabytes: each piece is counted before the next o
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,6 +24,9 @@ PIECE_BYTES = 256 * 1024
 MAX_WINDOW_BYTES = 8 * 1024 * 1024
 # Clients send one. Each costs a decoder, however little is in it.
 MAX_GZIP_MEMBERS = 16
+# For a piece of output. Also what cannot be compressed takes about as much as its output.
+MAX_ZSTD_INPUT_BYTES = 4 * PIECE_BYTES
+_NO_DATA = "it has a long part without data"
 _GZIP_BITS = zlib.MAX_WBITS + 16
 _DECODE_ERRORS = (zlib.error, OSError, EOFError, zstandard.ZstdError)
 
@@ -65,7 +69,7 @@ class _ZlibReader:
                 raise EOFError("it is cut off")
             if given_bytes - len(self._input) >= PIECE_BYTES:
                 # The name of a file in a header, or blocks of nothing.
-                raise EOFError("it has a long part without data")
+                raise EOFError(_NO_DATA)
 
     def _next_input(self) -> bytes:
         begin, self._at = self._at, min(self._at + PIECE_BYTES, len(self._body))
@@ -97,13 +101,34 @@ def _read_deflate(body: bytes) -> PieceReader:
     return _ZlibReader(body, zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
 
 
-def _read_zstd(body: bytes) -> PieceReader:
-    decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
-    return decoder.stream_reader(body, read_across_frames=True)
+class _ZstdReader:
+    """Reader of frames of zstd."""
+
+    def __init__(self, body: bytes) -> None:
+        self._source = _BoundedSource(body)
+        decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+        self._reader = decoder.stream_reader(self._source, read_across_frames=True)
+
+    def read(self, size: int, /) -> bytes:
+        self._source.left_bytes = MAX_ZSTD_INPUT_BYTES
+        return self._reader.read(size)
+
+
+class _BoundedSource(io.BytesIO):
+    """Input of a decoder, of which one piece of output takes `left_bytes` at most."""
+
+    left_bytes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        self.left_bytes -= len(piece)
+        if self.left_bytes < 0:
+            raise EOFError(_NO_DATA)
+        return piece
 
 
 _READERS: Mapping[str, Callable[[bytes], PieceReader]] = MappingProxyType(
-    {"gzip": _read_gzip, "x-gzip": _read_gzip, "deflate": _read_deflate, "zstd": _read_zstd}
+    {"gzip": _read_gzip, "x-gzip": _read_gzip, "deflate": _read_deflate, "zstd": _ZstdReader}
 )
 
 
@@ -145,6 +170,7 @@ async def decode_body(
                 share.add(len(piece))
             decoded += piece
     except _DECODE_ERRORS as error:
+        reason = f": {error}" if isinstance(error, EOFError) else ""
         raise InvalidRequest(
-            f"The request body is not valid {encoding}", code="invalid_json", param=None
+            f"The request body is not valid {encoding}{reason}", code="invalid_json", param=None
         ) from error

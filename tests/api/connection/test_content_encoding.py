@@ -108,6 +108,13 @@ async def test_members_of_gzip() -> None:
     assert await decode("gzip", gzip.compress(large) * 3) == large * 3
 
 
+async def test_frames_of_zstd() -> None:
+    large = random.Random(1).randbytes(MIB)
+    frames = [zstandard.compress(large[at : at + 100]) for at in range(0, MIB, 100)]
+    assert await decode("zstd", b"".join(frames)) == large
+    assert await decode("zstd", zstandard.compress(large) * 3) == large * 3
+
+
 def gzip_with_name(name_bytes: int) -> bytes:
     """Return a body whose header has the name of a file."""
     body = gzip.compress(BODY)
@@ -123,8 +130,9 @@ EMPTY_BLOCK = b"\0\0\0\xff\xff"
         ("gzip", gzip_with_name(2 * PIECE_BYTES)),
         ("gzip", gzip.compress(b"") * 100_000),
         ("deflate", EMPTY_BLOCK * 200_000),
+        ("zstd", zstandard.compress(b"") * 200_000),
     ],
-    ids=["name", "members", "blocks"],
+    ids=["name", "members", "blocks", "frames"],
 )
 async def test_a_body_of_nothing_ends_early(encoding: str, body: bytes) -> None:
     reads: list[int] = []
@@ -134,7 +142,7 @@ async def test_a_body_of_nothing_ends_early(encoding: str, body: bytes) -> None:
             reads.append(size_bytes)
             return work()
 
-    with pytest.raises(InvalidRequest, match=f"not valid {encoding}"):
+    with pytest.raises(InvalidRequest, match=f"not valid {encoding}: it has"):
         await decode_body(body, encoding, max_bytes=64 * MIB, share=None, worker=CountingWorker())
     # It is large from the start, for the thread.
     assert min(reads) > MAX_EVENT_LOOP_BYTES
