@@ -65,9 +65,10 @@ class Transaction(Reader):
         async with self._connection.execute(sql, parameters) as cursor:
             return cursor.lastrowid or 0
 
-    async def execute_many(self, sql: str, rows: Sequence[Parameters]) -> None:
-        async with self._connection.executemany(sql, rows):
-            pass
+    async def execute_many(self, sql: str, rows: Sequence[Parameters]) -> int:
+        """Run one statement for each of `rows`; returns the number of rows it changed."""
+        async with self._connection.executemany(sql, rows) as cursor:
+            return max(0, cursor.rowcount)
 
 
 class Reports(Reader):

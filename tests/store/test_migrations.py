@@ -21,6 +21,7 @@ KEY = "sk-" + "0123456789abcdef" * 3
 ADDED: dict[str, dict[str, object]] = {
     "api_keys": {"limits": None, "ceiling": None, "parent_id": None},
     "audit": {"actor_id": "ann", "class": "login"},
+    "conversations": {"settings_bytes": 65},
     "nodes": {"hop_credential": None, "last_seen": None},
     "registrations": {"pinned": 1, "options": None, "placement": None},
     "requests": {"endpoint_id": None, "cost_usd": None},

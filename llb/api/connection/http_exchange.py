@@ -247,6 +247,11 @@ class ServerHttp(Http):
         if transport is not None and not transport.is_closing() and not transport.is_reading():
             transport.resume_reading()
 
+    def hold(self, share: BodyShare) -> None:
+        """Count `share` in place of the body, until the request has ended."""
+        self.release_body()
+        self.body_share = share
+
     def release_body(self) -> None:
         """Count the body of the request no longer; idempotent."""
         if self.body_share is not None:

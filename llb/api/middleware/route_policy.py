@@ -1,7 +1,7 @@
 """Route policy: who may call a route, declared at its handler.
 
 Each handler has exactly one of `@public`, `@probe`, `@proxied(media_types)`, `@authenticated`,
-`@requires_scope(scope)`, `@node_only` and `@requires_file_token`.
+`@authenticated_up_to(max_body_bytes)`, `@requires_scope(scope)`, `@node_only` and `@requires_file_token`.
 """
 
 from __future__ import annotations
@@ -100,6 +100,11 @@ def proxied(media_types: tuple[str, ...]) -> Callable[[H], H]:
 def authenticated(handler: H) -> H:
     """Let every valid key or session call; the handler decides what it may see."""
     return _attach_policy(handler, RoutePolicy())
+
+
+def authenticated_up_to(max_body_bytes: int) -> Callable[[H], H]:
+    """Let every valid key or session call, with a body up to `max_body_bytes`."""
+    return lambda handler: _attach_policy(handler, RoutePolicy(max_body_bytes=max_body_bytes))
 
 
 def node_only(handler: H) -> H:

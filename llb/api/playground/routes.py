@@ -13,17 +13,18 @@ from llb.api.blueprint import Blueprint
 from llb.api.connection.http_exchange import ServerHttp
 from llb.api.inference.call_builder import append_fields
 from llb.api.middleware.compression import compress_response
-from llb.api.middleware.route_policy import authenticated, requires_scope
+from llb.api.middleware.route_policy import authenticated, authenticated_up_to, requires_scope
 from llb.api.playground.conversation_service import ConversationService
 from llb.api.playground.running_answers import RunningAnswer, RunningAnswers
 from llb.api.reference.operation import ApiOperation, RequestParameter
 from llb.api.request_body import LargeBodyWorker, decode_json, parse_body
-from llb.api.responses import PassthroughResponse, json_response, no_content
+from llb.api.responses import JSON, PassthroughResponse, json_response, no_content
 from llb.errors import (
     Conflict,
     ConversationLimitReached,
     InvalidRequest,
     NotFound,
+    PayloadTooLarge,
     PermissionDenied,
     RateLimited,
     ServerBusy,
@@ -47,6 +48,7 @@ from llb.wire import (
 from llb.wire.conversations import ID_PATTERN, MAX_MODEL_CHARS
 
 MAX_QUERY_CHARS = 200
+MAX_IMPORT_BYTES = 16 * 1024 * 1024
 _encoder = msgspec.json.Encoder()
 _STREAM_FIELDS = {"stream": True, "stream_options": {"include_usage": True}}
 
@@ -90,27 +92,47 @@ def conversations_blueprint(
         return await compress_response(request, json_response(found))
 
     @blueprint.post("/api/conversations/import", name="import")
-    @authenticated
+    @authenticated_up_to(MAX_IMPORT_BYTES)
     @ApiOperation(
         "Import conversations",
-        description="Existing conversations get the messages that they lack, and keep everything else.",
+        description=(
+            "Existing conversations get the messages that they lack, and keep everything else. "
+            "A body may have 16 MiB."
+        ),
         body=ConversationImport,
         response=ConversationImportReply,
-        errors=(PermissionDenied, ConversationLimitReached),
+        errors=(PermissionDenied, ConversationLimitReached, PayloadTooLarge),
     )
     async def import_conversations(request: Request) -> HTTPResponse:
         user_id = user_id_of(request)
-        imported = await worker.run(len(request.body), lambda: parse_body(request, ConversationImport))
-        return json_response(await service.import_all(user_id, imported))
+        prepared = await worker.run(
+            len(request.body), lambda: service.prepare_import(parse_body(request, ConversationImport))
+        )
+        return json_response(await service.import_all(user_id, prepared))
 
     @blueprint.get("/api/conversations/<conversation_id:str>", name="get")
     @authenticated
     @ApiOperation(
-        "Show a conversation with its messages", response=Conversation, errors=(PermissionDenied, NotFound)
+        "Show a conversation with its messages",
+        response=Conversation,
+        errors=(PermissionDenied, NotFound, RateLimited, ServerBusy),
     )
     async def get_conversation(request: Request, conversation_id: str) -> HTTPResponse:
-        found = await service.get(user_id_of(request), conversation_id)
-        return await compress_response(request, json_response(found))
+        user_id = user_id_of(request)
+        # Until the response is sent: a slow client keeps it in memory.
+        share = request.app.ctx.connections.body_budget.open(request.ctx.principal)
+        try:
+            found = await service.get(user_id, conversation_id, share.add)
+            response = HTTPResponse(found, content_type=JSON)
+            response = await compress_response(request, response)
+        except BaseException:
+            share.release()
+            raise
+        if isinstance(request.stream, ServerHttp):
+            request.stream.hold(share)
+        else:
+            share.release()
+        return response
 
     @blueprint.patch("/api/conversations/<conversation_id:str>", name="change")
     @authenticated

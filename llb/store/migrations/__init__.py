@@ -18,6 +18,7 @@ from llb.store.migrations import (
     m0010_endpoints,
     m0011_cost,
     m0012_load_options,
+    m0013_conversation_sizes,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -35,6 +36,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0010_endpoints.migrate,
     m0011_cost.migrate,
     m0012_load_options.migrate,
+    m0013_conversation_sizes.migrate,
 )
 
 

@@ -1,4 +1,4 @@
-"""Conversations of the users, with their sizes and their search."""
+"""Conversations of the users, with their sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from llb.store.database import Reader, Transaction
 from llb.wire import ChatSettings, ConversationPatch
 
 PREVIEW_CHARS = 200
-EXCERPT_CHARS, EXCERPT_BEFORE_CHARS = 120, 40
 
 _PREVIEW = f"""
     coalesce((SELECT substr(text, 1, {PREVIEW_CHARS}) FROM conversation_messages AS m
@@ -20,7 +19,6 @@ _PREVIEW = f"""
     (SELECT count(*) FROM conversation_messages AS m
         WHERE m.user_id = c.user_id AND m.conversation_id = c.id) AS message_count
 """  # noqa: S608  # constants
-_ORDER = "ORDER BY pinned DESC, updated_at DESC, c.rowid DESC"
 
 
 class ConversationRow(Struct, frozen=True, kw_only=True):
@@ -36,7 +34,7 @@ class ConversationRow(Struct, frozen=True, kw_only=True):
 
 
 class SummaryRow(Struct, frozen=True, kw_only=True):
-    """Conversation in a list; `excerpt`: text around the match of a search."""
+    """Conversation in a list."""
 
     id: str
     title: str
@@ -45,38 +43,24 @@ class SummaryRow(Struct, frozen=True, kw_only=True):
     created_at: float
     updated_at: float
     message_count: int
-    excerpt: str | None = None
 
 
 async def list_summaries(db: Reader, user_id: str) -> list[SummaryRow]:
     """All conversations of a user, pinned ones first, then the last changed first."""
     rows = await db.fetch_all(
-        f"SELECT c.*, NULL AS excerpt, {_PREVIEW} FROM conversations AS c WHERE user_id = ? {_ORDER}",  # noqa: S608
+        f"SELECT id, title, pinned, created_at, updated_at, {_PREVIEW} "  # noqa: S608  # constants
+        "FROM conversations AS c WHERE user_id = ? "
+        "ORDER BY pinned DESC, updated_at DESC, rowid DESC",
         (user_id,),
     )
     return [_summary_from_row(row) for row in rows]
 
 
-async def search(db: Reader, user_id: str, text: str) -> list[SummaryRow]:
-    """Conversations of a user whose title or messages contain `text`, in any case of ASCII letters."""
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    rows = await db.fetch_all(
-        f"""
-        SELECT * FROM (
-            SELECT c.*, c.rowid AS number, {_PREVIEW}, (
-                SELECT substr(text, max(1, instr(lower(text), lower(:text)) - {EXCERPT_BEFORE_CHARS}),
-                              {EXCERPT_CHARS})
-                FROM conversation_messages AS m
-                WHERE m.user_id = c.user_id AND m.conversation_id = c.id AND text LIKE :pattern ESCAPE '\\'
-                ORDER BY m.created_at, m.rowid LIMIT 1
-            ) AS excerpt
-            FROM conversations AS c WHERE user_id = :user_id
-        ) WHERE excerpt IS NOT NULL OR title LIKE :pattern ESCAPE '\\'
-        ORDER BY pinned DESC, updated_at DESC, number DESC
-        """,  # noqa: S608  # constants
-        {"text": text, "pattern": f"%{escaped}%", "user_id": user_id},  # type: ignore[arg-type]
+async def exists(db: Reader, user_id: str, conversation_id: str) -> bool:
+    row = await db.fetch_one(
+        "SELECT 1 FROM conversations WHERE user_id = ? AND id = ?", (user_id, conversation_id)
     )
-    return [_summary_from_row(row) for row in rows]
+    return row is not None
 
 
 async def get(db: Reader, user_id: str, conversation_id: str) -> ConversationRow | None:
@@ -103,9 +87,11 @@ async def count(db: Reader, user_id: str) -> int:
 
 
 async def used_bytes(db: Reader, user_id: str) -> int:
-    """Bytes of all messages of a user."""
+    """Bytes of all messages and settings of a user."""
     row = await db.fetch_one(
-        "SELECT coalesce(sum(size_bytes), 0) AS size FROM conversation_messages WHERE user_id = ?", (user_id,)
+        "SELECT (SELECT coalesce(sum(size_bytes), 0) FROM conversation_messages WHERE user_id = ?) + "
+        "(SELECT coalesce(sum(settings_bytes), 0) FROM conversations WHERE user_id = ?) AS size",
+        (user_id, user_id),
     )
     assert row is not None  # noqa: S101  # an aggregate
     return int(row["size"])
@@ -131,7 +117,8 @@ async def change(tx: Transaction, user_id: str, conversation_id: str, patch: Con
     if patch.pinned is not UNSET:
         values["pinned"] = int(patch.pinned)
     if patch.settings is not UNSET:
-        values["settings"] = msgspec.json.encode(patch.settings).decode()
+        settings = msgspec.json.encode(patch.settings)
+        values |= {"settings": settings.decode(), "settings_bytes": len(settings)}
     if patch.leaf_id is not UNSET:
         values["leaf_id"] = patch.leaf_id
     if values:
@@ -166,5 +153,4 @@ def _summary_from_row(row: sqlite3.Row) -> SummaryRow:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         message_count=row["message_count"],
-        excerpt=row["excerpt"],
     )
