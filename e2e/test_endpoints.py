@@ -78,3 +78,18 @@ async def test_a_change_by_somebody_else_shows_at_once(
     new = {"base_url": vllm.base_url, "name": "box", "key": KEY}
     assert (await llb.http.post("/api/endpoints", json=new)).status_code == 201
     await expect(page.get_by_role("region", name="box")).to_contain_text("Healthy")
+
+
+async def test_its_models_answer_in_the_playground(
+    make_llb: BalancerFactory, visitors: VisitorFactory, vllm: ProviderStandIn
+) -> None:
+    llb = await make_llb(name="attic").start()
+    await llb.wait_until_online()
+    new = {"base_url": vllm.base_url, "name": "box", "key": KEY}
+    assert (await llb.http.post("/api/endpoints", json=new)).status_code == 201
+    page = await (await visitors(llb)).open("/playground")
+    await page.get_by_label("Model").select_option("box/Qwen/Qwen3-8B")
+    await page.get_by_role("textbox", name="Message").fill("Hello")
+    await page.get_by_role("button", name="Send").click()
+    await expect(page.get_by_text("tokens/s")).to_be_visible()
+    assert any(request.path.endswith("/chat/completions") for request in vllm.requests)

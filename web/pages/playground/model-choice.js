@@ -68,6 +68,7 @@ export function createContextLengths(app) {
   return {
     of(item) {
       if (item?.status !== 'Ready') return null;
+      if (item.isElsewhere) return item.model.context_length;
       const loaded = Math.max(0, ...enginesOf(item).map(({ context_length: length }) => length ?? 0));
       if (loaded) return loaded;
       if (!planned.has(item.model.id)) ask(item.model.id);

@@ -26,6 +26,7 @@ import {
   selectModel,
   supportsImages,
 } from './model-choice.js';
+import { createEndpointModels } from './endpoint-models.js';
 import { parameterPanel } from './settings/parameters.js';
 import { defaultSettings } from './settings/presets.js';
 import { handleShortcut, showShortcuts } from './shortcuts.js';
@@ -59,6 +60,7 @@ export function open(app, route) {
   let wasConnected = true;
   let typingTimer = null;
   const contextLengths = createContextLengths(app);
+  const endpointModels = createEndpointModels(app);
   const menu = { id: null };
   const pulling = { error: null };
 
@@ -105,8 +107,9 @@ export function open(app, route) {
 
   // --- models -------------------------------------------------------------------------------------
 
-  const firstModel = () => selectModel(app.store.state, requestedModel);
-  const modelOf = (column, at) => (at ? (app.store.state.models.get(column.model) ?? null) : firstModel());
+  const allState = () => endpointModels.withAll(app.store.state);
+  const firstModel = () => selectModel(allState(), requestedModel);
+  const modelOf = (column, at) => (at ? (allState().models.get(column.model) ?? null) : firstModel());
 
   /** Takes the model out of the URL, so that a reload returns to the open conversation. */
   function requestModel(id) {
@@ -134,7 +137,7 @@ export function open(app, route) {
   function toggleComparison() {
     if (chat.columns.length > 1) return chat.setColumns(null);
     const first = firstModel();
-    const others = [...app.store.state.models.values()].filter(
+    const others = [...allState().models.values()].filter(
       (item) => isChatModel(item) && item.status === 'Ready' && item !== first,
     );
     const known = others.find(({ model }) => model.id === readPreference('compare_model'));
@@ -296,7 +299,7 @@ export function open(app, route) {
   }
 
   const secondModels = (model) =>
-    selectableModels(app.store.state, model).filter(([kind]) => kind === 'chat');
+    selectableModels(allState(), model).filter(([kind]) => kind === 'chat');
 
   function columnHead(column, at, model, messages) {
     const rate = messages.at(-1)?.stats?.tokens_per_second;
@@ -400,10 +403,12 @@ export function open(app, route) {
       saveDraft();
       listeners.abort();
       unsubscribe();
+      endpointModels.close();
       chat.close();
       for (const log of logs) log.close();
     },
-    view(state) {
+    view(ownState) {
+      const state = endpointModels.withAll(ownState);
       if (!state.models) {
         return html`
           <div class="page">
