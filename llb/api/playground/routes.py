@@ -261,13 +261,15 @@ def answers_blueprint(
         "Follow an answer that is being generated",
         description="From its beginning. One that has ended is a message of its conversation.",
         stream_event=AnswerEvent,
-        errors=(PermissionDenied, NotFound),
+        errors=(PermissionDenied, NotFound, RateLimited),
     )
     async def follow_answer(request: Request, conversation_id: str, answer_id: str) -> None:
-        answer = answers.get((user_id_of(request), conversation_id, answer_id))
+        key = (user_id_of(request), conversation_id, answer_id)
+        answer = answers.get(key)
         if answer is None:
             raise NotFound("This answer is not being generated")
-        await _stream(request, answer)
+        with answers.followed(key):
+            await _stream(request, answer)
 
     @blueprint.delete("/api/conversations/<conversation_id:str>/answers/<answer_id:str>", name="stop")
     @requires_scope(Scope.INFERENCE)
@@ -282,6 +284,11 @@ def answers_blueprint(
             raise NotFound("This answer is not being generated")
         return no_content()
 
+    async def _encode_event(event: AnswerEvent) -> bytes:
+        # Only the last event can be large.
+        chars = 0 if event.message is None else len(event.message.text) + len(event.message.reasoning)
+        return await worker.run(chars, lambda: format_event(_encoder.encode(event)))
+
     async def _stream(request: Request, answer: RunningAnswer) -> None:
         response = await request.respond(PassthroughResponse(headers={}, content_type="text/event-stream"))
         assert response is not None  # noqa: S101  # it was given
@@ -290,7 +297,7 @@ def answers_blueprint(
             # The head of the response leaves with it: the answer has begun.
             await response.send(SSE_KEEPALIVE)
             async for event in answer.follow():
-                data = SSE_KEEPALIVE if event is None else format_event(_encoder.encode(event))
+                data = SSE_KEEPALIVE if event is None else await _encode_event(event)
                 await response.send(data)
 
         with principal_watch.open(request.ctx.principal) as work:

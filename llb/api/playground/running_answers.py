@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 ENDPOINT = "/v1/chat/completions"
 MAX_RUNNING_PER_USER, MAX_RUNNING = 8, 128
 MAX_ANSWER_CHARS = 2_000_000
+# Connections that read an answer: each holds what its client has not read yet.
+MAX_FOLLOWERS, MAX_FOLLOWERS_PER_USER = 4, 16
+# Of the text that was there at the beginning; the next part follows when the client has read this one.
+INITIAL_EVENT_CHARS = 64 * 1024
 # What a crash of the server loses at most.
 SAVE_INTERVAL_S = 5.0
 RETRY_AFTER_S = 5
@@ -215,8 +220,10 @@ class RunningAnswer:
 
         A slow reader gets more text with each event.
         """
-        if self._initial.text or self._initial.reasoning:
-            yield AnswerEvent(text=self._initial.text, reasoning=self._initial.reasoning)
+        text, reasoning = self._initial.text, self._initial.reasoning
+        for start in range(0, max(len(text), len(reasoning)), INITIAL_EVENT_CHARS):
+            end = start + INITIAL_EVENT_CHARS
+            yield AnswerEvent(text=text[start:end], reasoning=reasoning[start:end])
         read = 0
         while True:
             changed = self._changed
@@ -263,6 +270,7 @@ class RunningAnswers:
         self._inference = inference
         self._running: dict[AnswerKey, RunningAnswer] = {}
         self._reserved: set[AnswerKey] = set()
+        self._followers: Counter[AnswerKey] = Counter()
         self._tasks = TaskSupervisor("answers")
 
     def start(self) -> None:
@@ -312,6 +320,24 @@ class RunningAnswers:
             yield
         finally:
             self._reserved.discard(key)
+
+    @contextmanager
+    def followed(self, key: AnswerKey) -> Iterator[None]:
+        """Count a connection that reads an answer in the block. Raises `RateLimited` beyond the limits."""
+        of_user = sum(number for (user_id, _, _), number in self._followers.items() if user_id == key[0])
+        if self._followers[key] >= MAX_FOLLOWERS or of_user >= MAX_FOLLOWERS_PER_USER:
+            raise RateLimited(
+                f"At most {MAX_FOLLOWERS} connections may follow an answer, and {MAX_FOLLOWERS_PER_USER} "
+                "all answers of a user: close one",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._followers[key] += 1
+        try:
+            yield
+        finally:
+            self._followers[key] -= 1
+            if not self._followers[key]:
+                del self._followers[key]
 
     def begin(
         self,

@@ -269,3 +269,41 @@ async def test_the_name_of_a_model_is_bounded(playground: Playground) -> None:
     refused = await playground.call("POST", "/api/conversations/c1/answers", body)
     assert (refused.status, refused.json["error"]["param"]) == (400, "model")
     assert (await playground.call("GET", "/api/conversations/c1")).status == 404
+
+
+async def test_the_connections_that_read_an_answer_are_limited(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running_answers, "MAX_FOLLOWERS_PER_USER", 6)
+    answer_id, stream = await playground.begin()
+    path = f"/api/conversations/c1/answers/{answer_id}"
+    for _ in range(4):
+        await playground.open_stream("GET", path)
+    refused = await playground.call("GET", path)
+    assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
+    # All answers of a user together.
+    second_id, second = await playground.begin("c2")
+    for _ in range(2):
+        await playground.open_stream("GET", f"/api/conversations/c2/answers/{second_id}")
+    assert (await playground.call("GET", f"/api/conversations/c2/answers/{second_id}")).status == 429
+    for _ in range(2):
+        playground.inference.finish()
+    await last_message(stream)
+    await last_message(second)
+    await wait_until(lambda: not playground.answers._followers)
+
+
+async def test_the_text_that_was_there_comes_in_parts(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running_answers, "INITIAL_EVENT_CHARS", 4)
+    body = playground.answer_request()
+    stream, _ = await playground.open_stream("POST", "/api/conversations/c1/answers", body)
+    playground.inference.say("One, two, ")
+    playground.inference.finish("length")
+    await last_message(stream)
+    more = {**body, "question": None, "continues": True}
+    stream, _ = await playground.open_stream("POST", "/api/conversations/c1/answers", more)
+    assert [(await next_event(stream))["text"] for _ in range(3)] == ["One,", " two", ", "]
+    playground.inference.finish()
+    assert (await last_message(stream))["text"] == "One, two, "
