@@ -46,9 +46,10 @@ class OpeningFilter:
 
     start_event: StartEvent | None = None
 
-    def __init__(self, endpoint_name: str) -> None:
+    def __init__(self, endpoint_name: str, redact: Callable[[str], str]) -> None:
         self.is_finished = False
         self._endpoint_name = endpoint_name
+        self._redact = redact
         self._held = b""
 
     def filter_events(self, events: bytes) -> bytes:
@@ -77,7 +78,8 @@ class OpeningFilter:
         except DECODE_ERRORS:
             return False
         if bytes(event.error) not in (b"", b"null"):
-            raise EndpointFailed(f"Endpoint '{self._endpoint_name}' failed: {_message_of(event.error)}")
+            reason = safe_message(_message_of(event.error), self._redact) or "no reason is given"
+            raise EndpointFailed(f"Endpoint '{self._endpoint_name}' failed: {reason}")
         if event.type is not None:
             return event.type in _OPENING_EVENTS
         return _has_no_content(event.choices)
@@ -104,7 +106,7 @@ def _message_of(raw: Raw) -> str:
     except DECODE_ERRORS:
         error = ""
     message = error.get("message") if isinstance(error, dict) else error
-    return safe_message(message if isinstance(message, str) else "") or "no reason is given"
+    return message if isinstance(message, str) else ""
 
 
 class AnswerSink:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
-from typing import Any
-
-import msgspec
 
 from llb import errors
 from llb.gateway.http.engine_errors import safe_message
-from llb.wire.decoding import DECODE_ERRORS
+from llb.gateway.translation.provider_errors import ProviderFailure, generic_message, parse_error
 
 ANTHROPIC_OVERLOADED_STATUS = 529
 MAX_RETRY_AFTER_S = 3600
-# Of accounts without credit: waiting does not help.
-_NO_CREDIT_CODES = ("insufficient_quota", "billing_hard_limit_reached", "credit_balance_too_low")
-_CONTEXT_PATTERN = re.compile(
-    r"maximum context length|context[_ ]length[_ ]exceeded|context (length|size|window)|prompt is too long"
-    r"|longer than the model's context|input (is too long|length)|too many tokens|max_model_len"
-    r"|exceeds? the (available )?context",
-    re.IGNORECASE,
-)
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
 )
@@ -51,11 +40,16 @@ class EndpointError:
 
 
 def read_error(
-    endpoint_name: str, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    endpoint_name: str,
+    status: int,
+    headers: Sequence[tuple[bytes, bytes]],
+    body: bytes,
+    redact: Callable[[str], str],
 ) -> EndpointError:
     """Translate a response with a status of 300 or more. Its text never has addresses or keys."""
-    fields = _error_fields(body)
-    message = safe_message(str(fields.get("message") or ""))
+    failure = parse_error(status, body)
+    is_generic = failure.message == generic_message(status)
+    message = "" if is_generic else safe_message(failure.message, redact)
     said = f": {message}" if message else ""
     if status < 400:
         return EndpointError(
@@ -65,13 +59,13 @@ def read_error(
         return EndpointError(
             errors.EndpointUnavailable(f"Endpoint '{endpoint_name}' refuses llb's key"), Effect.REFUSED_KEY
         )
-    if status == 402 or fields.get("code") in _NO_CREDIT_CODES or fields.get("type") in _NO_CREDIT_CODES:
+    if failure.is_out_of_quota:
         return EndpointError(
             errors.EndpointUnavailable(f"The account at endpoint '{endpoint_name}' has no credit{said}"),
             Effect.REFUSED_KEY,
         )
     if status in (429, ANTHROPIC_OVERLOADED_STATUS):
-        retry_after_s = retry_after_of(dict(headers), fields)
+        retry_after_s = retry_after_of(dict(headers), failure.retry_after_s)
         wait_s = 1 if retry_after_s is None else max(1, round(retry_after_s))
         error = errors.EndpointRateLimited(
             f"Endpoint '{endpoint_name}' accepts no more requests for now{said}", retry_after_s=wait_s
@@ -82,7 +76,7 @@ def read_error(
             errors.EndpointTimeout(f"Endpoint '{endpoint_name}' did not answer in time"), Effect.FAILURE
         )
     if status == 503:
-        retry_after_s = retry_after_of(dict(headers), fields)
+        retry_after_s = retry_after_of(dict(headers), failure.retry_after_s)
         effect = Effect.FAILURE if retry_after_s is None else Effect.RATE_LIMIT
         return EndpointError(
             errors.EndpointUnavailable(f"Endpoint '{endpoint_name}' is not available{said}"),
@@ -93,27 +87,27 @@ def read_error(
         return EndpointError(
             errors.EndpointFailed(f"Endpoint '{endpoint_name}' failed with {status}{said}"), Effect.FAILURE
         )
-    return EndpointError(_rejection(endpoint_name, status, fields, message), Effect.NONE)
+    return EndpointError(_rejection(endpoint_name, failure, message), Effect.NONE)
 
 
-def _rejection(endpoint_name: str, status: int, fields: dict[str, Any], message: str) -> errors.LlbError:
+def _rejection(endpoint_name: str, failure: ProviderFailure, message: str) -> errors.LlbError:
+    status, param = failure.status, failure.param
     text = message or f"Endpoint '{endpoint_name}' refuses the request with {status}"
-    is_context = fields.get("code") == "context_length_exceeded" or (
-        status in (400, 413, 422) and _CONTEXT_PATTERN.search(message) is not None
-    )
-    if is_context:
+    if failure.is_context_overflow:
         return errors.error_from_code(errors.ContextLengthExceeded.code, text, {}, None)
     if status == 404:
         return errors.EndpointFailed(f"Endpoint '{endpoint_name}' does not have this model or route: {text}")
     if status == 413:
         return errors.PayloadTooLarge(text)
-    param = fields.get("param")
-    details = {"param": param} if isinstance(param, str) and param.isprintable() else {}
+    details = {"param": param} if param is not None and param.isprintable() else {}
     return errors.ProviderRejected(text, **details)
 
 
-def retry_after_of(headers: dict[bytes, bytes], fields: dict[str, Any]) -> float | None:
-    """Return the seconds to wait that a response gives, in any of the usual ways."""
+def retry_after_of(headers: dict[bytes, bytes], said_s: float | None = None) -> float | None:
+    """Return the seconds to wait that a response gives, in any of the usual ways.
+
+    `said_s` is what its body says.
+    """
     for name, scale in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
         value = headers.get(name, b"").decode("latin-1").strip()
         try:
@@ -141,14 +135,7 @@ def retry_after_of(headers: dict[bytes, bytes], fields: dict[str, Any]) -> float
                 continue
     if resets:
         return _bounded(max(resets))
-    details = fields.get("details")
-    for detail in details if isinstance(details, list) else ():
-        # Google's RetryInfo.
-        if isinstance(detail, dict) and isinstance(delay := detail.get("retryDelay"), str):
-            seconds = _parse_duration(delay.encode("ascii", "replace"))
-            if seconds is not None:
-                return _bounded(seconds)
-    return None
+    return None if said_s is None else _bounded(said_s)
 
 
 def _bounded(seconds: float) -> float | None:
@@ -162,23 +149,3 @@ def _parse_duration(value: bytes) -> float | None:
         return None
     factors = (3600.0, 60.0, 1.0, 0.001)
     return sum(float(part) * factor for part, factor in zip(match.groups(), factors, strict=True) if part)
-
-
-def _error_fields(body: bytes) -> dict[str, Any]:
-    """Return the error of a body: OpenAI's, Anthropic's, Google's in a list, Ollama's, or a flat one."""
-    try:
-        document = msgspec.json.decode(body)
-    except DECODE_ERRORS:
-        return {}
-    if isinstance(document, list) and document:
-        document = document[0]
-    if not isinstance(document, dict):
-        return {}
-    error = document.get("error")
-    if isinstance(error, dict):
-        return error
-    if isinstance(error, str):
-        return {**document, "message": error}
-    if isinstance(document.get("detail"), str):
-        return {"message": document["detail"]}
-    return document

@@ -135,7 +135,7 @@ class EndpointExchange:
             raise self._failed("it answers a request for a stream with something else")
         if self._outgoing.make_stream is not None and self._outgoing.translate_document is not None:
             self._translator = TranslatedAnswer(
-                self._outgoing.make_stream(), self._outgoing.translate_document
+                self._outgoing.make_stream(), self._outgoing.translate_document, self._context.redact
             )
         translator = self._translator
         answer = AnswerSink(
@@ -153,7 +153,7 @@ class EndpointExchange:
                 idle_timeout_s=min(IDLE_TIMEOUT_S, endpoint.timeout_s),
                 first_event_timeout_s=endpoint.timeout_s,
                 format_error_event=call.format_error_event,
-                progress_filter=OpeningFilter(endpoint.name) if is_stream else None,
+                progress_filter=OpeningFilter(endpoint.name, self._context.redact) if is_stream else None,
                 translator=translator if is_stream else None,
                 explain_failure=self._explain_failure,
                 on_client_left=lambda left: on_client_left(self._with_usage(left)),
@@ -165,7 +165,6 @@ class EndpointExchange:
             # A document that cannot be translated; nothing was written.
             raise await self._explain_failure(failure) from failure
         except errors.EndpointFailed as error:
-            error.message = self._context.redact(error.message)
             if not isinstance(error.__cause__, TransportError):
                 self._context.registry.record_failure(endpoint, error.message, is_unreachable=False)
             raise
@@ -209,9 +208,8 @@ class EndpointExchange:
 
     def _read_error(self, response: UpstreamResponse, body: bytes) -> errors.LlbError:
         endpoint, registry = self.place.endpoint, self._context.registry
-        found = read_error(endpoint.name, response.status, response.headers, body)
+        found = read_error(endpoint.name, response.status, response.headers, body, self._context.redact)
         error = found.error
-        error.message = self._context.redact(error.message)
         if endpoint.kind is EndpointKind.LLB and response.status == 503:
             # Of one model: it is loading there, or its queue is full.
             return error
@@ -229,9 +227,7 @@ class EndpointExchange:
     async def _explain_failure(self, failure: TransportError) -> errors.LlbError:
         """Return the error for the client, and record the failure."""
         endpoint = self.place.endpoint
-        message = describe_failure(failure)
-        if isinstance(failure, AnswerFailed):
-            message = self._context.redact(str(failure))
+        message = str(failure) if isinstance(failure, AnswerFailed) else describe_failure(failure)
         self._context.registry.record_failure(
             endpoint, message, is_unreachable=isinstance(failure, ConnectError)
         )
@@ -249,8 +245,14 @@ class EndpointExchange:
 class TranslatedAnswer:
     """Translator of one answer, with failures as those of the exchange."""
 
-    def __init__(self, stream: AnswerStream, translate: Callable[[bytes], tuple[bytes, TokenUsage]]) -> None:
+    def __init__(
+        self,
+        stream: AnswerStream,
+        translate: Callable[[bytes], tuple[bytes, TokenUsage]],
+        redact: Callable[[str], str],
+    ) -> None:
         self._stream = stream
+        self._redact = redact
         self._translate = translate
         self._document_usage: TokenUsage | None = None
         self._received_bytes = 0
@@ -267,26 +269,25 @@ class TranslatedAnswer:
         try:
             return self._stream.feed(data)
         except ProviderFailure as failure:
-            raise _answer_failed(failure) from failure
+            raise self._answer_failed(failure) from failure
 
     def finish(self) -> bytes:
         try:
             return self._stream.finish()
         except ProviderFailure as failure:
-            raise _answer_failed(failure) from failure
+            raise self._answer_failed(failure) from failure
 
     def raise_failure(self) -> None:
         """Raise a failure that came after what `feed` returned last."""
         if self._stream.failure is not None:
-            raise _answer_failed(self._stream.failure)
+            raise self._answer_failed(self._stream.failure)
 
     def translate_document(self, body: bytes) -> bytes:
         try:
             document, self._document_usage = self._translate(body)
         except ProviderFailure as failure:
-            raise _answer_failed(failure) from failure
+            raise self._answer_failed(failure) from failure
         return document
 
-
-def _answer_failed(failure: ProviderFailure) -> AnswerFailed:
-    return AnswerFailed(safe_message(failure.message) or "no reason is given")
+    def _answer_failed(self, failure: ProviderFailure) -> AnswerFailed:
+        return AnswerFailed(safe_message(failure.message, self._redact) or "no reason is given")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +28,7 @@ NODE_ERROR_HEADER = b"x-llb-error"
 
 MAX_MESSAGE_CHARS = 500
 MAX_ECHO_CHARS = 2 * MAX_MESSAGE_CHARS
+MAX_REDACTED_CHARS = 64 * 1024
 
 # llama-server responds 500 to these although the request is at fault (std::exception, not invalid_argument).
 CLIENT_ERROR_PATTERN = re.compile(
@@ -135,9 +136,13 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
     return _invalid_request(error.message)
 
 
-def safe_message(message: str) -> str:
-    """Return the text of another program's error without addresses and paths of hosts, cut to a sentence."""
-    return _HOST_DETAILS.sub("…", message[:MAX_ECHO_CHARS])[:MAX_MESSAGE_CHARS]
+def safe_message(message: str, redact: Callable[[str], str]) -> str:
+    """Return the text of another program's error without secrets, addresses and paths, cut to a sentence.
+
+    A secret at the cut would no longer be known: it is redacted before.
+    """
+    redacted = redact(message[:MAX_REDACTED_CHARS])
+    return _HOST_DETAILS.sub("…", redacted[:MAX_ECHO_CHARS])[:MAX_MESSAGE_CHARS]
 
 
 def _template_reason(message: str) -> str | None:

@@ -9,23 +9,42 @@ import msgspec
 
 from llb.wire.decoding import DECODE_ERRORS
 
-MAX_MESSAGE_CHARS = 1000
+# Of the text that is looked at. What a client gets is shorter, and redacted before it is cut.
+MAX_MESSAGE_CHARS = 64 * 1024
 # Phrases of prompts that are too long: OpenAI and llama-server, vLLM, SGLang, TGI, Anthropic, Gemini.
 _CONTEXT_PHRASES = (
     "context_length_exceeded",
-    "maximum context length",
+    "context length",
+    "context size",
+    "context window",
+    "maximum context",
     "exceed_context_size",
+    "exceed context",
+    "exceeds context",
+    "exceed the context",
+    "exceeds the context",
+    "exceed the available context",
     "exceeds the available context",
-    "longer than the model's context length",
-    "exceeds the model's maximum context",
+    "longer than the model's context",
     "max_total_tokens",
-    "must be <= ",
+    "max_model_len",
+    "`max_new_tokens` must be <= ",
     "prompt is too long",
     "input token count",
     "input is too long",
+    "input length",
+    "too many tokens",
 )
 # Codes of an account that has no money left: waiting does not help.
-_QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_error", "spend_limit")
+_QUOTA_CODES = (
+    "insufficient_quota",
+    "billing_hard_limit_reached",
+    "billing_error",
+    "spend_limit",
+    "credit_balance_too_low",
+)
+# Anthropic says it with the code of any invalid request.
+_QUOTA_PHRASE = "credit balance is too low"
 _GENERIC_MESSAGES = {
     401: "The endpoint refused its key",
     403: "The endpoint does not permit the request",
@@ -64,6 +83,8 @@ class ProviderFailure(Exception):
     @property
     def is_context_overflow(self) -> bool:
         """Whether the prompt is longer than the context of the model."""
+        if self.code == "context_length_exceeded":
+            return 400 <= self.status < 500
         if self.status not in (400, 413, 422):
             return False
         text = f"{self.code or ''} {self.message}".lower()
@@ -73,12 +94,8 @@ class ProviderFailure(Exception):
     def is_out_of_quota(self) -> bool:
         """Whether the account of the provider is used up, so that no retry helps."""
         text = f"{self.code} {self.kind}".lower()
-        return self.status == 402 or (self.status == 429 and any(code in text for code in _QUOTA_CODES))
-
-    @property
-    def is_client_error(self) -> bool:
-        """Whether the request itself is at fault."""
-        return self.status in (400, 404, 405, 413, 415, 422)
+        is_refused = any(code in text for code in _QUOTA_CODES) or _QUOTA_PHRASE in self.message.lower()
+        return self.status == 402 or (400 <= self.status < 500 and is_refused)
 
 
 def parse_error(status: int, body: bytes) -> ProviderFailure:

@@ -414,16 +414,3 @@ def test_documents_are_passed_on_under_the_name_that_the_client_used() -> None:
 def test_errors_are_read_in_each_shape(status: int, body: str, message: str, code: str | None) -> None:
     failure = parse_error(status, body.encode())
     assert (failure.status, failure.message, failure.code) == (status, message, code)
-
-
-def test_a_used_up_account_is_told_from_a_rate_limit() -> None:
-    used_up = (
-        (429, '{"error": {"message": "m", "type": "insufficient_quota", "code": "insufficient_quota"}}'),
-        (402, "{}"),
-        (
-            429,
-            '{"type":"error","error":{"type":"rate_limit_error","message":"m","details":{"error_code":"spend_limit"}}}',
-        ),
-    )
-    assert all(parse_error(status, body.encode()).is_out_of_quota for status, body in used_up)
-    assert not parse_error(429, b'{"error": {"message": "m", "code": "rate_limit_exceeded"}}').is_out_of_quota
