@@ -7,6 +7,7 @@ import {
   fenced,
   fileName,
   fromJson,
+  importSteps,
 } from '/web/pages/playground/conversations/transfer.js';
 import { equal, ok, test } from './runner.js';
 
@@ -93,4 +94,33 @@ test('a list of messages becomes a chain', () => {
   equal(settings.parameters, { temperature: 1 });
   equal(convert({ ...old, messages: [] }), null);
   equal(convert(null), null);
+});
+
+test('a large import is made in several steps, which add up', () => {
+  const messages = (count) =>
+    Array.from({ length: count }, (_, at) => ({ id: `m${at}`, role: 'user', text: 'x'.repeat(100) }));
+  const conversations = [
+    { id: 'c1', messages: messages(2) },
+    { id: 'c2', messages: messages(9) },
+    { id: 'c3', messages: [] },
+    { id: 'c4' },
+  ];
+  equal(importSteps(conversations), [conversations]);
+  const steps = importSteps(conversations, 600);
+  ok(steps.length > 2);
+  ok(steps.every((step) => JSON.stringify(step).length < 900));
+  const merged = new Map();
+  for (const { id, messages: some } of steps.flat())
+    merged.set(id, [...(merged.get(id) ?? []), ...(some ?? [])]);
+  equal(
+    [...merged].map(([id, all]) => [id, all.length]),
+    [
+      ['c1', 2],
+      ['c2', 9],
+      ['c3', 0],
+      ['c4', 0],
+    ],
+  );
+  // A message that is larger than a step is in one of its own.
+  equal(importSteps([{ id: 'c1', messages: messages(3) }], 50).length, 3);
 });

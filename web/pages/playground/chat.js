@@ -14,6 +14,7 @@ import {
   pathTo,
   withoutMessage,
 } from './conversations/message-tree.js';
+import { importSteps } from './conversations/transfer.js';
 
 const SETTINGS_DELAY_MS = 500;
 // While answers are generated that this page does not follow.
@@ -138,7 +139,7 @@ export function createChat(app, { onChange, onError }) {
     const storage = createBrowserStorage(owner);
     for (const { key, conversation } of storage.read()) {
       try {
-        await client.importAll([conversation]);
+        for (const step of importSteps([conversation])) await client.importAll(step);
         storage.remove(key);
       } catch (error) {
         onError(error);
@@ -238,8 +239,16 @@ export function createChat(app, { onChange, onError }) {
   }
 
   async function importAll(conversations) {
-    const added = await client.importAll(conversations);
-    changed();
+    const added = { conversations: 0, messages: 0 };
+    try {
+      for (const step of importSteps(conversations)) {
+        const more = await client.importAll(step);
+        added.conversations += more.conversations;
+        added.messages += more.messages;
+      }
+    } finally {
+      changed();
+    }
     return added;
   }
 

@@ -50,3 +50,53 @@ export function fromJson(text) {
   if (document?.format !== FORMAT || !Array.isArray(document.conversations)) throw new Error('format');
   return document.conversations;
 }
+
+// Below the limits of an import.
+const STEP_BYTES = 12 * 2**20;
+const STEP_CONVERSATIONS = 500;
+const STEP_MESSAGES = 20_000;
+
+/**
+ * Parts of `conversations` for one import each. A large conversation is in several, whose messages add up.
+ */
+export function importSteps(conversations, stepBytes = STEP_BYTES) {
+  const sizeOf = (value) => new Blob([JSON.stringify(value)]).size;
+  const steps = [];
+  let step = null;
+  let bytes = 0;
+  let messageCount = 0;
+  const begin = () => {
+    step = [];
+    steps.push(step);
+    bytes = messageCount = 0;
+  };
+  const add = (conversation, size) => {
+    if (step.length && (bytes + size > stepBytes || step.length === STEP_CONVERSATIONS)) begin();
+    step.push({ ...conversation, messages: [] });
+    bytes += size;
+  };
+  begin();
+  for (const conversation of conversations) {
+    const { messages, ...head } = conversation ?? {};
+    // The server says what is wrong with it.
+    if (!Array.isArray(messages)) {
+      add(head, sizeOf(head));
+      step[step.length - 1] = conversation;
+      continue;
+    }
+    const headSize = sizeOf(head);
+    add(head, headSize);
+    for (const message of messages) {
+      const size = sizeOf(message) + 1;
+      const isAlone = bytes <= headSize;
+      if ((bytes + size > stepBytes && !isAlone) || messageCount === STEP_MESSAGES) {
+        begin();
+        add(head, headSize);
+      }
+      step.at(-1).messages.push(message);
+      bytes += size;
+      messageCount += 1;
+    }
+  }
+  return steps;
+}
