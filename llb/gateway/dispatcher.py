@@ -157,7 +157,8 @@ class Dispatcher:
         async def generate(index: int) -> None:
             choice_sink = merger.sink_of(index)
             async with permits:
-                part = replace(call, record=records[index], body=plan.body_of(call.body, index))
+                body = await plan.copy_body(call.body, index)
+                part = replace(call, record=records[index], body=body)
                 self._quarantine.check(part.model.id, part.record.principal, part.body)
                 result = await self._dispatch_with_failover(part, choice_sink)
             if result.error is not None:

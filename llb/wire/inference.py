@@ -31,6 +31,7 @@ class InferenceFields(Struct, frozen=True):
     top_n: int | None = None
     return_progress: bool | None = None
     prompt_cache_key: str | None = None
+    seed: Raw = Raw()
     prompt: Raw = Raw()
     messages: Raw = Raw()
     input: Raw = Raw()
