@@ -47,6 +47,10 @@ class _GenerationRequest(ModelRequest, frozen=True, kw_only=True, omit_defaults=
     max_tokens: TokenLimit | None = None
     n: ChoiceCount | None = None
     n_cmpl: ChoiceCount | None = None
+    seed: (
+        Annotated[int, Meta(description="The seed of the first choice; each further one has the next.")]
+        | None
+    ) = None
     n_predict: TokenLimit | None = None
     n_probs: ProbabilityCount | None = None
     id_slot: UnpinnedSlot | None = None
