@@ -59,6 +59,8 @@ export function open(app, route) {
   let announcement = '';
   let wasConnected = true;
   let typingTimer = null;
+  // Whether the composer gets the focus when it is there.
+  let isFocusWanted = false;
   const contextLengths = createContextLengths(app);
   const endpointModels = createEndpointModels(app);
   const menu = { id: null };
@@ -79,9 +81,15 @@ export function open(app, route) {
   loadMarkdown().then(app.requestRender, app.requestRender);
   chat.start({ isNew: isNewWanted }).then(() => {
     if (isNewWanted) applyDefaults();
-    if (!matchMedia('(pointer: coarse)').matches && document.activeElement?.matches('body, h1, main'))
-      composer.focus();
+    isFocusWanted = !matchMedia('(pointer: coarse)').matches;
+    focusComposer();
   });
+
+  /** Once the composer is there: the conversations may be loaded before the models, or after them. */
+  function focusComposer() {
+    if (!isFocusWanted) return;
+    isFocusWanted = document.activeElement?.matches('body, h1, main') && !composer.focus();
+  }
 
   const composer = createComposer({
     onInput() {
@@ -409,6 +417,8 @@ export function open(app, route) {
     },
     view(ownState) {
       const state = endpointModels.withAll(ownState);
+      // After this render.
+      if (isFocusWanted) setTimeout(focusComposer);
       if (!state.models) {
         return html`
           <div class="page">

@@ -130,7 +130,13 @@ export function createComposer({ onInput, onChange, send, stop, cancelEditing, e
       </form>`;
   };
 
-  return { view, dropHandlers, focus: () => input?.focus() };
+  /** Returns whether the input is there. */
+  function focus() {
+    input?.focus();
+    return Boolean(input);
+  }
+
+  return { view, dropHandlers, focus };
 }
 
 const chooser = (key, iconName, accept, choose) => html`
