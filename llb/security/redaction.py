@@ -42,10 +42,6 @@ class SecretRedactor:
             text = self._pattern.sub(REDACTED, text)
         return _CREDENTIAL_FORMS.sub(_redact_match, text)
 
-    def redact_bytes(self, data: bytes) -> bytes:
-        """Return `data` without secrets; bytes that are no UTF-8 stay."""
-        return self.redact(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-
 
 class RedactingFormatter(logging.Formatter):
     """Formatter that redacts the finished line of another one, with its traceback."""

@@ -25,7 +25,6 @@ def test_registered_secrets_are_redacted_in_each_form(redactor: SecretRedactor) 
     encoded = "p4ss%20%22word%22%2Fwith%2Bsigns%3D%3D"
     text = f'{SECRET} ?key={encoded} {{"key": "{escaped}"}}'
     assert redactor.redact(text) == f'{REDACTED} ?key={REDACTED} {{"key": "{REDACTED}"}}'
-    assert redactor.redact_bytes(b"\xff " + SECRET.encode()) == b"\xff " + REDACTED.encode()
     assert (
         redactor.redact("abc is too short to be told from a word")
         == "abc is too short to be told from a word"

@@ -9,7 +9,7 @@ from llb.cli import output
 from llb.cli.errors import CommandError
 from llb.cli.options import client_of
 from llb.cli.tables import print_table
-from llb.wire import SpillRule, SpillRuleList, SpillRules
+from llb.wire import SpillRuleList, SpillRules
 
 EMPTY_CELL = "-"
 
@@ -51,7 +51,3 @@ def _print_rules(rules: list[tuple[str, SpillRules]]) -> None:
         for rule in each.routes
     ]
     print_table(("MODEL", "GOES TO", "WHEN", "AFTER"), rows, flexible=1)
-
-
-def _format_wait(rule: SpillRule) -> str:
-    return f"{rule.after_s:g} s" if "busy" in rule.when else EMPTY_CELL

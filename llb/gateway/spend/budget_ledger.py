@@ -11,7 +11,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 from llb.base.tasks import TaskSupervisor
@@ -144,17 +144,6 @@ class BudgetLedger:
         for account in accounts:
             self._reserved[account] = self._reserved.get(account, 0.0) + usd
         return SpendReservation(self, accounts, usd)
-
-    @contextmanager
-    def reserving(
-        self, accounts: Sequence[Account], worst_usd: float | None, *, target: str
-    ) -> Iterator[SpendReservation]:
-        """`reserve` for a block, at whose end an open reservation is released."""
-        reservation = self.reserve(accounts, worst_usd, target=target)
-        try:
-            yield reservation
-        finally:
-            reservation.release()
 
     def has_budget(self, accounts: Sequence[Account]) -> bool:
         """Whether a budget applies, to what these accounts pay."""

@@ -10,32 +10,25 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from llb.gateway.stream.sse import format_event
 from llb.gateway.translation.answer_stream import AnswerStream
 from llb.gateway.translation.chat_answer import ChatChoice, ChatDocument, decode_chat
 from llb.gateway.translation.chat_profile import ChatProfile
 from llb.gateway.translation.messages_answer import DONE, INCOMPLETE_MESSAGE, UNDECODABLE_MESSAGE
-from llb.gateway.translation.provider_errors import ProviderFailure, failure_from_document
+from llb.gateway.translation.provider_errors import ProviderFailure
 from llb.gateway.translation.thinking_blocks import SKIPPED_SIGNATURE
 from llb.gateway.translation.token_usage import (
     ChatUsage,
-    MessagesUsage,
     TokenUsage,
-    merge_messages_usage,
     usage_from_chat,
-    usage_from_messages,
 )
 from llb.gateway.translation.tool_calls import ToolCallTracker
-from llb.wire.decoding import DECODE_ERRORS
 
 _encode = msgspec.json.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _EXTRA_MESSAGE_FIELDS = ("reasoning", "reasoning_content", "reasoning_details", "thinking_blocks")
-
-
-# --- chat --------------------------------------------------------------------------------------------
 
 
 def clean_chat_messages(messages: list[dict[str, Any]], profile: ChatProfile) -> list[dict[str, Any]]:
@@ -178,85 +171,3 @@ class ChatPassStream(AnswerStream):
         if choice.get("finish_reason") == "stop" and choice.get("index", 0) in self._trackers:
             cut = self._trackers[choice.get("index", 0)].is_cut
             choice["finish_reason"] = "length" if cut else "tool_calls"
-
-
-# --- Messages ----------------------------------------------------------------------------------------
-
-
-class _MessageHead(Struct):
-    type: str = "message"
-    usage: MessagesUsage | None = None
-
-
-def pass_message_document(body: bytes, *, model: str) -> tuple[bytes, TokenUsage]:
-    """A complete message under the name `model`, and its counts. Raises `ProviderFailure`."""
-    try:
-        head = msgspec.json.decode(body, type=_MessageHead)
-        fields = _decode_fields(body)
-    except DECODE_ERRORS:
-        raise ProviderFailure(502, UNDECODABLE_MESSAGE) from None
-    if head.type == "error" or "error" in fields:
-        raise failure_from_document(msgspec.json.decode(body))
-    if "content" not in fields:
-        raise ProviderFailure(502, UNDECODABLE_MESSAGE)
-    fields["model"] = Raw(_encode(model))
-    return _encode(fields), usage_from_messages(head.usage or MessagesUsage())
-
-
-class _MessageEvent(Struct):
-    type: str = ""
-    message: Raw = Raw()
-    usage: MessagesUsage | None = None
-
-
-_decode_event = msgspec.json.Decoder(_MessageEvent).decode
-
-
-class MessagesPassStream(AnswerStream):
-    """Passes the events of a message on."""
-
-    def __init__(self, *, model: str) -> None:
-        super().__init__()
-        self._model = Raw(_encode(model))
-        self._usage = MessagesUsage()
-
-    @property
-    def usage(self) -> TokenUsage:
-        return usage_from_messages(self._usage)
-
-    def _end_stream(self) -> Iterator[bytes]:
-        raise ProviderFailure(502, INCOMPLETE_MESSAGE)
-
-    def _translate(self, events: Iterable[bytes]) -> Iterator[bytes]:
-        for data in events:
-            if self.is_complete or data == b"[DONE]":
-                continue
-            try:
-                event = _decode_event(data)
-            except DECODE_ERRORS:
-                raise ProviderFailure(502, UNDECODABLE_MESSAGE) from None
-            match event.type:
-                case "message_start":
-                    yield self._start(data, event)
-                    continue
-                case "content_block_start":
-                    self.has_content = True
-                case "message_delta":
-                    self._usage = merge_messages_usage(self._usage, event.usage or MessagesUsage())
-                case "message_stop":
-                    self.is_complete = True
-                case "error" | "":
-                    raise failure_from_document(msgspec.json.decode(data))
-            yield format_event(data, event.type.encode())
-
-    def _start(self, data: bytes, event: _MessageEvent) -> bytes:
-        try:
-            head = msgspec.json.decode(event.message, type=_MessageHead)
-            message = _decode_fields(event.message)
-        except DECODE_ERRORS:
-            raise ProviderFailure(502, UNDECODABLE_MESSAGE) from None
-        self._usage = head.usage or self._usage
-        message["model"] = self._model
-        fields = _decode_fields(data)
-        fields["message"] = Raw(_encode(message))
-        return format_event(_encode(fields), b"message_start")

@@ -17,7 +17,7 @@ from llb.gateway.translation.answer_stream import AnswerStream
 from llb.gateway.translation.chat_profile import ChatProfile, profile_of
 from llb.gateway.translation.chat_to_messages import translate_chat_request
 from llb.gateway.translation.messages_to_chat import translate_messages_request
-from llb.gateway.translation.passthrough import ChatPassStream, MessagesPassStream, pass_message_document
+from llb.gateway.translation.passthrough import ChatPassStream
 from llb.gateway.translation.provider_errors import ProviderFailure, parse_error
 from tests.gateway.translation.validation import (
     chat_of_events,
@@ -293,7 +293,6 @@ STREAMS = {
     "messages to chat": (chat_stream, message_bytes()),
     "chat to messages": (messages_stream, chat_bytes()),
     "chat": (lambda: ChatPassStream(model="m", include_usage=False), chat_bytes()),
-    "messages": (lambda: MessagesPassStream(model="m"), message_bytes()),
 }
 
 
@@ -382,15 +381,6 @@ def test_documents_that_are_no_answers_fail(body: bytes) -> None:
         translate_chat_document(body, model="m", message_id="i", tool_names={})
     with pytest.raises(ProviderFailure):
         pass_chat_document(body, model="m")
-    with pytest.raises(ProviderFailure):
-        pass_message_document(body, model="m")
-
-
-def test_documents_are_passed_on_under_the_name_that_the_client_used() -> None:
-    message = anthropic_side.message_document("claude", brain.Answer(pieces=["a"], prompt_tokens=3))
-    passed, usage = pass_message_document(json.dumps(message).encode(), model="anthropic:claude")
-    assert json.loads(passed) == {**message, "model": "anthropic:claude"}
-    assert usage.prompt_tokens == 3
 
 
 @pytest.mark.parametrize(
