@@ -1,4 +1,4 @@
-"""The mistakes of other gateways, by their numbers; see `test_numbered_bugs_1_to_14`. With those of Google's base."""
+"""Mistakes that other gateways make in errors, limits, tools and counts, and those of Google's base."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from tests.providers.kinds.clouds import GeminiProvider
         ("none", {"type": "none"}),
     ],
 )
-def test_15_whether_calls_are_parallel_is_a_part_of_the_choice(choice: str | None, expected: Any) -> None:
+def test_whether_calls_are_parallel_is_a_part_of_the_choice(choice: str | None, expected: Any) -> None:
     body = {"messages": [USER], "tools": [TOOL], "parallel_tool_calls": False, "tool_choice": choice}
     request = translate_chat_request(body, MODEL)
     assert request.document["tool_choice"] == expected
@@ -59,7 +59,7 @@ def test_15_whether_calls_are_parallel_is_a_part_of_the_choice(choice: str | Non
     assert "tool_choice" not in translate_chat_request({**body, "tools": []}, MODEL).document
 
 
-def test_16_later_system_messages_stay_in_their_place() -> None:
+def test_later_system_messages_stay_in_their_place() -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "developer", "content": "Be kind."},
@@ -76,7 +76,7 @@ def test_16_later_system_messages_stay_in_their_place() -> None:
     assert [m["role"] for m in back] == ["system", "user", "assistant", "system", "user"]
 
 
-def test_17_an_error_after_the_head_is_an_error() -> None:
+def test_an_error_after_the_head_is_an_error() -> None:
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
     stream = chat_stream()
     stream.feed(sse(start()))
@@ -101,14 +101,14 @@ def test_17_an_error_after_the_head_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("reader", [chat_stream, messages_stream])
-def test_17_a_stream_that_is_cut_is_an_error(reader: Any) -> None:
+def test_a_stream_that_is_cut_is_an_error(reader: Any) -> None:
     stream = reader()
     stream.feed(sse(start()) if reader is chat_stream else sse(chunk({"content": "a"})))
     with pytest.raises(ProviderFailure, match="before its answer was complete"):
         stream.finish()
 
 
-def test_19_a_count_of_zero_is_no_missing_count() -> None:
+def test_a_count_of_zero_is_no_missing_count() -> None:
     stream = chat_stream()
     data = [start(input_tokens=0, cache_read_input_tokens=0), *block(0, {"type": "text", "text": "a"})]
     translate_whole(stream, b"".join(map(sse, [*data, *end("end_turn", output_tokens=0)])))
@@ -122,7 +122,7 @@ def test_19_a_count_of_zero_is_no_missing_count() -> None:
     assert silent.usage.prompt_tokens is None
 
 
-def test_22_the_token_limit_is_kept_for_each_target() -> None:
+def test_the_token_limit_is_kept_for_each_target() -> None:
     body = {"max_tokens": 77, "messages": [USER]}
     assert translate_messages_request(body, "m", profile_of("ollama")).document["max_tokens"] == 77
     openai_body = translate_messages_request(body, "gpt-5", profile_of("openai")).document
@@ -135,7 +135,7 @@ def test_22_the_token_limit_is_kept_for_each_target() -> None:
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-def test_23_thinking_is_kept_under_both_of_its_names(field: str) -> None:
+def test_thinking_is_kept_under_both_of_its_names(field: str) -> None:
     chunks = [chunk({field: "Hm"}), chunk({field: "m."}), chunk({"content": "a"}), chunk({}, "stop")]
     for told in (message_of_chunks(chunks), message_of_chat(chat({field: "Hmm.", "content": "a"}))):
         assert isinstance(told.content[0], ThinkingBlock)
@@ -150,7 +150,7 @@ def test_23_thinking_is_kept_under_both_of_its_names(field: str) -> None:
     check_chat_request(strict)
 
 
-def test_24_payloads_of_tools_are_not_altered() -> None:
+def test_payloads_of_tools_are_not_altered() -> None:
     arguments: dict[str, Any] = {
         "text": 'Ünï "quoted"\n\\',
         "list": [1, 2.5, None, {"deep": []}],
@@ -170,13 +170,13 @@ def test_24_payloads_of_tools_are_not_altered() -> None:
     assert tool_calls[0].function.arguments == "".join(pieces)
 
 
-def test_28_the_field_of_the_limit_goes_by_the_target() -> None:
+def test_the_field_of_the_limit_goes_by_the_target() -> None:
     both = {"max_tokens": 5, "max_completion_tokens": 7, "messages": [USER]}
     assert translate_chat_request(both, MODEL).document["max_tokens"] == 7
     assert "max_completion_tokens" not in translate_chat_request(both, MODEL).document
 
 
-def test_28_names_and_ids_of_tools_are_those_that_each_provider_accepts() -> None:
+def test_names_and_ids_of_tools_are_those_that_each_provider_accepts() -> None:
     name = "mcp__a-server-with-a-long-name__and.a.tool/with:characters_that_are_too_many_to_be_accepted"
     tool = {"type": "function", "function": {"name": name, "parameters": {}}}
     call = {"id": "functions.f:0", "type": "function", "function": {"name": name, "arguments": "{}"}}
@@ -198,7 +198,7 @@ def test_28_names_and_ids_of_tools_are_those_that_each_provider_accepts() -> Non
     assert used.content[0].name == name
 
 
-def test_28_calls_of_clients_have_no_index() -> None:
+def test_calls_of_clients_have_no_index() -> None:
     turn = (
         chat_of_events([start(), *tool_use(0, "f", "{}"), *end("tool_use")]).choices[0].message.model_dump()
     )
@@ -208,7 +208,7 @@ def test_28_calls_of_clients_have_no_index() -> None:
     check_chat_request(translate_messages_request(request.document, "m").document)
 
 
-def test_28_counts_after_the_end_are_counted() -> None:
+def test_counts_after_the_end_are_counted() -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 2}
     told = message_of_chunks([chunk({"content": "a"}), chunk({}, "stop"), {"choices": [], "usage": usage}])
     assert (told.usage.input_tokens, told.usage.output_tokens, told.stop_reason) == (3, 2, "end_turn")

@@ -1,7 +1,6 @@
-"""The mistakes of other gateways, by their numbers in the project's list of facts about engines and clouds.
+"""Mistakes that other gateways make in calls, thinking, counts and messages.
 
-Each has a test here, or is named with the place of its test: those of routing and of the wire are
-17 (where it falls over), 18, 20, 21, 25, 26 and 27.
+The others are in `test_answer_pitfalls`.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ from tests.providers.dialects.anthropic import SIGNATURE
 from tests.providers.http import sse
 
 
-def test_01_a_streamed_call_stops_with_tool_use() -> None:
+def test_a_streamed_call_stops_with_tool_use() -> None:
     chunks = [
         chunk({"content": "Let me look."}),
         chunk(call_delta("{}", id="a", name="f")),
@@ -56,7 +55,7 @@ def test_01_a_streamed_call_stops_with_tool_use() -> None:
     assert message_of_chunks(chunks).stop_reason == "tool_use"
 
 
-def test_02_an_end_with_calls_is_tool_calls() -> None:
+def test_an_end_with_calls_is_tool_calls() -> None:
     call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     passed, _ = pass_chat_document(json.dumps(chat({"tool_calls": [call]})).encode(), model="m")
     assert json.loads(passed)["choices"][0]["finish_reason"] == "tool_calls"
@@ -70,7 +69,7 @@ def test_02_an_end_with_calls_is_tool_calls() -> None:
     assert chat_of_message(message([{"type": "text", "text": "a"}])).choices[0].finish_reason == "stop"
 
 
-def test_03_a_call_without_arguments_has_an_empty_object() -> None:
+def test_a_call_without_arguments_has_an_empty_object() -> None:
     for pieces in ((), ("",), ("", "")):
         called = chat_of_events([start(), *tool_use(0, "now", *pieces), *end("tool_use")])
         assert called.choices[0].message.tool_calls[0].function.arguments == "{}"  # type: ignore[index, union-attr]
@@ -85,7 +84,7 @@ def test_03_a_call_without_arguments_has_an_empty_object() -> None:
     check_messages_request(request.document)
 
 
-def test_04_a_call_that_was_cut_reports_the_length() -> None:
+def test_a_call_that_was_cut_reports_the_length() -> None:
     cut = [chunk(call_delta('{"city": "Par', id="a", name="f")), chunk({}, "stop")]
     assert message_of_chunks(cut).stop_reason == "max_tokens"
     data = b"".join(map(sse, cut)) + sse("[DONE]")
@@ -96,7 +95,7 @@ def test_04_a_call_that_was_cut_reports_the_length() -> None:
     assert b'"finish_reason":"length"' in translated
 
 
-def test_05_calls_of_google_have_their_arguments() -> None:
+def test_calls_of_google_have_their_arguments() -> None:
     chunks = [
         chunk({"role": "assistant", **call_delta('{"city": "Paris"}', id="a", name="weather")}),
         chunk(call_delta('{"city": "Rome"}', id="b", name="weather"), "stop"),
@@ -128,7 +127,7 @@ def thinking_turn() -> dict[str, Any]:
     return chat_of_events(events).choices[0].message.model_dump(exclude_none=True)
 
 
-def test_06_thinking_comes_back_before_its_call() -> None:
+def test_thinking_comes_back_before_its_call() -> None:
     turn = thinking_turn()
     assert turn["reasoning_content"] == "It asks for weather."
     body = {"messages": [USER, turn, result("toolu_2")], "tools": [TOOL], "reasoning_effort": "high"}
@@ -140,7 +139,7 @@ def test_06_thinking_comes_back_before_its_call() -> None:
     assert not request.ignored
 
 
-def test_06_a_client_that_keeps_no_thinking_is_answered_without_it() -> None:
+def test_a_client_that_keeps_no_thinking_is_answered_without_it() -> None:
     turn = thinking_turn()
     del turn["thinking_blocks"]
     body = {"messages": [USER, turn, result("toolu_2")], "tools": [TOOL], "reasoning_effort": "high"}
@@ -154,7 +153,7 @@ def test_06_a_client_that_keeps_no_thinking_is_answered_without_it() -> None:
     ).think
 
 
-def test_07_a_block_with_a_signature_alone_is_kept() -> None:
+def test_a_block_with_a_signature_alone_is_kept() -> None:
     silent = {"type": "thinking", "thinking": "", "signature": SIGNATURE}
     for turn in (
         chat_of_message(message([silent, {"type": "text", "text": "a"}])).choices[0].message,
@@ -175,7 +174,7 @@ def test_07_a_block_with_a_signature_alone_is_kept() -> None:
         assert request.document["messages"][1]["content"][0] == silent
 
 
-def test_08_thinking_is_neither_reordered_nor_altered() -> None:
+def test_thinking_is_neither_reordered_nor_altered() -> None:
     content: list[dict[str, Any]] = [
         {"type": "thinking", "thinking": " First,\n\n", "signature": SIGNATURE},
         {"type": "redacted_thinking", "data": "b3BhcXVl"},
@@ -218,7 +217,7 @@ def test_08_thinking_is_neither_reordered_nor_altered() -> None:
     assert request.document["messages"][1]["content"] == content
 
 
-def test_09_cached_tokens_are_part_of_the_one_count_and_not_of_the_other() -> None:
+def test_cached_tokens_are_part_of_the_one_count_and_not_of_the_other() -> None:
     counts: Any = {"input_tokens": 10, "cache_read_input_tokens": 90, "cache_creation_input_tokens": 20}
     text = [{"type": "text", "text": "a"}]
     for answer in (
@@ -244,7 +243,7 @@ def test_09_cached_tokens_are_part_of_the_one_count_and_not_of_the_other() -> No
         assert (told.input_tokens, told.cache_read_input_tokens, told.output_tokens) == (10, 90, 5)
 
 
-def test_11_results_of_parallel_calls_are_one_message() -> None:
+def test_results_of_parallel_calls_are_one_message() -> None:
     calls = [
         {"id": name, "type": "function", "function": {"name": "weather", "arguments": "{}"}} for name in "abc"
     ]
@@ -263,7 +262,7 @@ def test_11_results_of_parallel_calls_are_one_message() -> None:
     check_chat_request(back.document)
 
 
-def test_12_empty_text_is_left_out() -> None:
+def test_empty_text_is_left_out() -> None:
     turn = {
         "role": "assistant",
         "content": "",
@@ -300,7 +299,7 @@ def test_12_empty_text_is_left_out() -> None:
         ("", base64.b64encode(b"GIF89a" + bytes(20)).decode(), "image/gif"),
     ],
 )
-def test_13_the_type_of_an_image_is_that_of_its_bytes(declared: str, data: str, actual: str) -> None:
+def test_the_type_of_an_image_is_that_of_its_bytes(declared: str, data: str, actual: str) -> None:
     part = {"type": "image_url", "image_url": {"url": f"data:{declared};base64,{data}"}}
     request = translate_chat_request({"messages": [{"role": "user", "content": [part]}]}, MODEL)
     assert check_messages_request(request.document).images == [actual]
@@ -311,7 +310,7 @@ def test_13_the_type_of_an_image_is_that_of_its_bytes(declared: str, data: str, 
     assert check_chat_request(back.document).images == [actual]
 
 
-def test_14_a_url_stays_a_url_and_a_source_an_object() -> None:
+def test_a_url_stays_a_url_and_a_source_an_object() -> None:
     url = "https://example.com/cat.png"
     part = {"type": "image_url", "image_url": {"url": url, "detail": "high"}}
     request = translate_chat_request({"messages": [{"role": "user", "content": [part]}]}, MODEL)
