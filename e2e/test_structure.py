@@ -30,14 +30,11 @@ MAX_MODULES_PER_FOLDER = 14
 MAX_COLUMNS = 110
 
 # Never asked for: a name to read paths against, and the name of a format.
-# The base URLs are texts that the server gets.
+# The base URL is an example in a hint.
 OTHER_ORIGINS = {
     "http://page.invalid",
     "http://www.w3.org/2000/svg",
     "http://gpu-box:8000/v1",
-    "https://api.openai.com/v1",
-    "https://api.anthropic.com/v1",
-    "https://generativelanguage.googleapis.com/v1beta/openai",
 }
 
 # Wherever they stand; the one module that may is named.

@@ -30,6 +30,7 @@ from llb.api.request_body import LargeBodyWorker
 from llb.api.request_recorder import RequestRecorder
 from llb.api.routes.accounts import accounts_blueprint
 from llb.api.routes.audit import audit_blueprint
+from llb.api.routes.budgets import budgets_blueprint
 from llb.api.routes.endpoints.management import endpoints_blueprint
 from llb.api.routes.endpoints.spill_rules import spill_rules_blueprint
 from llb.api.routes.event_stream import EventFeed, event_stream_blueprint
@@ -45,7 +46,6 @@ from llb.api.routes.page import page_blueprint
 from llb.api.routes.requests import requests_blueprint
 from llb.api.routes.system import system_blueprint
 from llb.api.routes.tls import tls_blueprint
-from llb.api.spend.budgets import budgets_blueprint
 from llb.base import data_dir
 from llb.base.events import EventBus
 from llb.base.logs.log_buffer import LogBuffer

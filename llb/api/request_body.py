@@ -13,7 +13,7 @@ from msgspec import Raw
 from sanic import Request
 
 from llb import errors
-from llb.wire.decoding import DECODE_ERRORS
+from llb.wire.decoding import DECODE_ERRORS, MAX_EVENT_LOOP_BYTES
 
 T = TypeVar("T")
 # An object whose fields are not decoded yet. One object, by which msgspec finds its decoder again.
@@ -21,8 +21,6 @@ RawFields = dict[str, Raw]
 
 # Images travel inside the body.
 MAX_BODY_BYTES = 64 * 1024 * 1024
-# What a body of this size costs to parse and walk, the event loop can afford: a few milliseconds.
-MAX_EVENT_LOOP_BYTES = 128 * 1024
 MAX_PARALLEL_LARGE_BODIES = 2
 _FIELD_IN_ERROR = re.compile(r"(?:at `\$\.([^`]+)`|field `([^`]+)`)")
 

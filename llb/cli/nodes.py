@@ -12,10 +12,8 @@ from llb.cli import output
 from llb.cli.client import ApiClient
 from llb.cli.errors import CommandError
 from llb.cli.options import client_of
-from llb.cli.tables import print_table
+from llb.cli.tables import EMPTY_CELL, print_table
 from llb.wire import NodeList, NodeStatus, NodeView, ReachView, ReplicaState
-
-EMPTY_CELL = "-"
 
 
 def list_nodes(options: argparse.Namespace) -> int:

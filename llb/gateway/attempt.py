@@ -20,7 +20,7 @@ from llb.gateway.admission.controller import AdmissionController, SlotReservatio
 from llb.gateway.endpoints.exchange import EndpointContext, EndpointExchange
 from llb.gateway.endpoints.outgoing import OutgoingRequest
 from llb.gateway.endpoints.registry import Place
-from llb.gateway.http.client import HttpClient, UpstreamTarget
+from llb.gateway.http.client import JSON_HEADER, HttpClient, UpstreamTarget
 from llb.gateway.http.engine_errors import error_from_blame, error_from_engine_response
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import EngineEnded, TransportError, UpstreamTimeout
@@ -54,6 +54,7 @@ from llb.gateway.stream.usage_parser import Usage
 from llb.node.agent import NodeAgent
 from llb.policy.routing import RequestEstimate
 from llb.wire import TemplateSupport
+from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
 # Connecting to an engine of this host.
 ENGINE_CONNECT_TIMEOUT_S = 5.0
@@ -69,12 +70,7 @@ MAX_CONCURRENT_TOKEN_COUNTS = 4
 # a document only after a second, a client that left a stream at the next token.
 AGGREGATE_ABOVE_S = 0.5
 
-# A larger body is read in a thread.
-MAX_INLINE_FIT_BYTES = 128 * 1024
-
 _CHAT_START_EVENT = ChatStartEvent()
-# The body was read as JSON, whatever content type the client gave it.
-_JSON_HEADER = (b"content-type", b"application/json")
 # The target of an engine is needed again at every request.
 _engine_target = lru_cache(maxsize=256)(UpstreamTarget)
 
@@ -101,7 +97,7 @@ class AttemptContext:
 
 
 async def _fit_template(call: InferenceCall, template: TemplateSupport | None) -> InferenceCall:
-    if len(call.body) <= MAX_INLINE_FIT_BYTES:
+    if len(call.body) <= MAX_EVENT_LOOP_BYTES:
         return call.fit_template(template)
     return await asyncio.to_thread(call.fit_template, template)
 
@@ -116,7 +112,7 @@ async def _read_billed_request(
         generates_text=call.operation.generates_text,
         context_length=context_length,
     )
-    return read() if len(outgoing.body) <= MAX_INLINE_FIT_BYTES else await asyncio.to_thread(read)
+    return read() if len(outgoing.body) <= MAX_EVENT_LOOP_BYTES else await asyncio.to_thread(read)
 
 
 class Attempt:
@@ -262,7 +258,7 @@ class Attempt:
         body_sink = sink if limited is None else limited
         sink.start_response(
             response.status,
-            response.content_type if aggregator is None else _JSON_HEADER[1],
+            response.content_type if aggregator is None else JSON_HEADER[1],
             node_name=node.hello.name,
             queued_ms=0 if self._reservation is None else self._reservation.queued_ms,
         )
@@ -272,7 +268,7 @@ class Attempt:
                     response,
                     body_sink,
                     format_error_event=call.format_error_event,
-                    progress_filter=ProgressFilter(start_event) if self._streams_progress else None,
+                    opening_filter=ProgressFilter(start_event) if self._streams_progress else None,
                     explain_failure=self._explain_failure,
                     on_client_left=self._record_result,
                     on_tokens=self._count_tokens,
@@ -452,7 +448,8 @@ class Attempt:
     ) -> Awaitable[UpstreamResponse]:
         """Ask the leased engine of this host, or another host, whose hop route leases one of its own."""
         call, context, lease = self._call, self._context, self._lease
-        headers = (_JSON_HEADER, *call.record.trace_headers)
+        # The body was read as JSON, whatever content type the client gave it.
+        headers = (JSON_HEADER, *call.record.trace_headers)
         if lease is not None:
             return context.http_client.request(
                 _engine_target(lease.host, lease.port, lease.api_key),

@@ -15,10 +15,11 @@ from llb.gateway.inference_call import InferenceCall
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.stream.choice_merger import ChoiceSpec
 from llb.gateway.stream.usage_parser import Usage
+from llb.policy.endpoints import dialects
 from llb.policy.request_bounds import MAX_CHOICES
 from llb.wire import InferenceFields
 
-CHAT_PATH, COMPLETION_PATH = b"/v1/chat/completions", b"/v1/completions"
+CHAT_PATH, COMPLETION_PATH = dialects.CHAT.encode("ascii"), dialects.COMPLETIONS.encode("ascii")
 # A request must not take all slots of an engine at once.
 MAX_PARALLEL_CHOICES = 4
 # Bodies of a request's choices that are in memory at the same time; always one.

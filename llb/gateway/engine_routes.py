@@ -9,6 +9,7 @@ from types import MappingProxyType
 from llb.engine.plan import engine_kind_of
 from llb.engine.spec import EngineKind
 from llb.errors import InvalidRequest
+from llb.policy.endpoints import dialects
 from llb.wire import Model
 
 
@@ -46,14 +47,14 @@ _KIND_DESCRIPTIONS = {
 
 OPERATION_OF_PATH: Mapping[str, Operation] = MappingProxyType(
     {
-        "/v1/chat/completions": Operation.CHAT,
-        "/v1/completions": Operation.COMPLETION,
-        "/v1/embeddings": Operation.EMBEDDINGS,
-        "/v1/responses": Operation.CHAT,
-        "/v1/responses/input_tokens": Operation.COUNTING,
-        "/v1/messages": Operation.CHAT,
-        "/v1/messages/count_tokens": Operation.COUNTING,
-        "/v1/rerank": Operation.RERANKING,
+        dialects.CHAT: Operation.CHAT,
+        dialects.COMPLETIONS: Operation.COMPLETION,
+        dialects.EMBEDDINGS: Operation.EMBEDDINGS,
+        dialects.RESPONSES: Operation.CHAT,
+        dialects.INPUT_TOKENS: Operation.COUNTING,
+        dialects.MESSAGES: Operation.CHAT,
+        dialects.COUNT_TOKENS: Operation.COUNTING,
+        dialects.RERANK: Operation.RERANKING,
     }
 )
 

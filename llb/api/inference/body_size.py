@@ -10,10 +10,11 @@ from typing import Any
 
 from msgspec import Raw
 
-from llb.api.request_body import MAX_EVENT_LOOP_BYTES, RawFields, decode_json
+from llb.api.request_body import RawFields, decode_json
 from llb.errors import ContextLengthExceeded, InvalidRequest, PayloadTooLarge
 from llb.gateway.engine_routes import Operation
 from llb.gateway.normalization.text_repair import repair_text
+from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
 # Text of a body. Images may have more, up to the limit of the route.
 MAX_TEXT_BYTES = 4 * 1024 * 1024

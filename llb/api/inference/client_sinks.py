@@ -15,7 +15,7 @@ from llb.gateway.dialects.ollama_response import ResponseTranslator
 from llb.gateway.dialects.responses_answer import ResponsesAnswer
 from llb.gateway.inference_call import ClientSink
 from llb.gateway.observability.request_log import RequestRecord
-from llb.gateway.stream.sse import SSE_KEEPALIVE
+from llb.gateway.stream.sse import SSE_KEEPALIVE, is_event_stream_type
 from llb.gateway.stream.transcript import Transcript, extract_prompt
 
 NDJSON_CONTENT_TYPE = b"application/x-ndjson"
@@ -183,7 +183,7 @@ class ResponsesSink:
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
         self._sink.start_response(status, content_type, node_name=node_name, queued_ms=queued_ms)
-        self._is_stream = content_type.startswith(b"text/event-stream")
+        self._is_stream = is_event_stream_type(content_type)
         self._held.clear()
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None:

@@ -20,6 +20,7 @@ from llb.base.tasks import TaskSupervisor
 from llb.errors import Conflict, LlbError, RateLimited, ServerBusy
 from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S
 from llb.gateway.stream.sse import DataLineReader
+from llb.policy.endpoints import dialects
 from llb.store.database import Database
 from llb.store.tables.playground import conversations, messages
 from llb.wire import AnswerError, AnswerEvent, AnswerStats, ConversationMessage
@@ -28,7 +29,6 @@ from llb.wire.decoding import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 
-ENDPOINT = "/v1/chat/completions"
 MAX_RUNNING_PER_USER, MAX_RUNNING = 8, 128
 MAX_ANSWER_CHARS = 2_000_000
 # Connections that read an answer: each holds what its client has not read yet.
@@ -358,7 +358,7 @@ class RunningAnswers:
     ) -> None:
         error: LlbError | None = None
         try:
-            await self._inference.answer_into(request, answer, ENDPOINT, body)
+            await self._inference.answer_into(request, answer, dialects.CHAT, body)
         except asyncio.CancelledError:
             # Stopped by the user, or with the server.
             pass

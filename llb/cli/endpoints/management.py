@@ -12,10 +12,9 @@ from llb.cli import output
 from llb.cli.client import ApiClient
 from llb.cli.errors import CommandError
 from llb.cli.options import client_of
-from llb.cli.tables import print_table
+from llb.cli.tables import EMPTY_CELL, print_table
 from llb.wire import EndpointList, EndpointStatus, EndpointView
 
-EMPTY_CELL = "-"
 # Detection asks up to a dozen routes of a program that may be slow.
 ADD_TIMEOUT_S = 120.0
 

@@ -8,10 +8,8 @@ from urllib.parse import quote
 from llb.cli import output
 from llb.cli.errors import CommandError
 from llb.cli.options import client_of
-from llb.cli.tables import print_table
+from llb.cli.tables import EMPTY_CELL, print_table
 from llb.wire import SpillRuleList, SpillRules
-
-EMPTY_CELL = "-"
 
 
 def show_routes(options: argparse.Namespace) -> int:

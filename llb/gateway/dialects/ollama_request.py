@@ -12,8 +12,7 @@ from llb.errors import InvalidRequest
 from llb.gateway.normalization.content import read_content
 from llb.gateway.normalization.scalars import read_flag, read_token_limit, read_whole_number
 from llb.gateway.normalization.tool_calls import CallIds, arguments_text, result_text
-
-CHAT_PATH, COMPLETION_PATH, EMBEDDINGS_PATH = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+from llb.policy.endpoints import dialects
 
 # llama.cpp counts tokens with 32 bits.
 MAX_TOKENS = 2**31 - 1
@@ -162,7 +161,7 @@ def translate_chat(request: ChatRequest) -> EngineRequest | None:
     }
     if request.tools:
         document["tools"] = request.tools
-    return EngineRequest(CHAT_PATH, {**document, **_thinking_fields(request.think)})
+    return EngineRequest(dialects.CHAT, {**document, **_thinking_fields(request.think)})
 
 
 def translate_generate(request: GenerateRequest) -> EngineRequest | None:
@@ -185,7 +184,7 @@ def translate_generate(request: GenerateRequest) -> EngineRequest | None:
         if request.system or request.images:
             raise InvalidRequest("A raw prompt cannot have a system message or images", param="raw")
         return EngineRequest(
-            COMPLETION_PATH,
+            dialects.COMPLETIONS,
             {"prompt": request.prompt, **_generation_fields(request), **_json_schema_field(request.format)},
         )
     messages = [Message("user", request.prompt, images=request.images)]
@@ -196,7 +195,7 @@ def translate_generate(request: GenerateRequest) -> EngineRequest | None:
         **_generation_fields(request),
         **_response_format(request.format),
     }
-    return EngineRequest(CHAT_PATH, {**document, **_thinking_fields(request.think)})
+    return EngineRequest(dialects.CHAT, {**document, **_thinking_fields(request.think)})
 
 
 def translate_embed(request: EmbedRequest) -> EngineRequest | None:
@@ -209,19 +208,19 @@ def translate_embed(request: EmbedRequest) -> EngineRequest | None:
     document: dict[str, Any] = {"input": request.input, "truncate": request.truncate is not False}
     if request.dimensions:
         document["dimensions"] = request.dimensions
-    return EngineRequest(EMBEDDINGS_PATH, document)
+    return EngineRequest(dialects.EMBEDDINGS, document)
 
 
 def translate_legacy_embed(request: OldEmbedRequest) -> EngineRequest | None:
     """Translate a request of older clients for one embedding; None without a text."""
-    return EngineRequest(EMBEDDINGS_PATH, {"input": request.prompt}) if request.prompt else None
+    return EngineRequest(dialects.EMBEDDINGS, {"input": request.prompt}) if request.prompt else None
 
 
 def build_load_request(*, is_embedding: bool) -> EngineRequest:
     """Return the cheapest request that is answered only once the model is loaded."""
     if is_embedding:
-        return EngineRequest(EMBEDDINGS_PATH, {"input": " "})
-    return EngineRequest(COMPLETION_PATH, {"prompt": "", "max_tokens": 1})
+        return EngineRequest(dialects.EMBEDDINGS, {"input": " "})
+    return EngineRequest(dialects.COMPLETIONS, {"prompt": "", "max_tokens": 1})
 
 
 # --- parts of a request ------------------------------------------------------------------------------

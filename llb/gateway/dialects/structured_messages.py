@@ -17,14 +17,14 @@ from msgspec import Struct
 from llb.errors import EngineFailed, InvalidRequest
 from llb.gateway.dialects.request_fields import OUTPUT_EFFORT
 from llb.gateway.inference_call import ClientSink, InferenceCall
-from llb.gateway.stream.sse import SSE_KEEPALIVE
+from llb.gateway.stream.sse import SSE_KEEPALIVE, is_event_stream_type
 from llb.gateway.translation.chat_answer import ChatToMessagesStream, translate_chat_document
 from llb.gateway.translation.messages_to_chat import translate_messages_request
 from llb.gateway.translation.provider_errors import ProviderFailure
 from llb.gateway.translation.translated_request import TranslatedRequest
+from llb.policy.endpoints import dialects
 from llb.wire.decoding import DECODE_ERRORS
 
-CHAT_PATH = "/v1/chat/completions"
 _SCHEMA_TYPE = "json_schema"
 _EVENT_LINE = b"event: "
 _UNREADABLE_MESSAGE = "The engine ended its answer with an error"
@@ -45,7 +45,7 @@ class _Head(Struct):
 class StructuredMessages:
     """A request of Messages as a chat."""
 
-    path = CHAT_PATH
+    path = dialects.CHAT
     request: TranslatedRequest
     # What the client asked for and does not get.
     ignored: tuple[str, ...]
@@ -124,7 +124,7 @@ class MessagesSink:
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
         self._sink.start_response(status, content_type, node_name=node_name, queued_ms=queued_ms)
-        is_stream = content_type.startswith(b"text/event-stream")
+        is_stream = is_event_stream_type(content_type)
         self._stream = ChatToMessagesStream(**self._answer) if is_stream else None
         self._held.clear()
 

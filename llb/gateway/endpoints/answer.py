@@ -109,7 +109,7 @@ def _message_of(raw: Raw) -> str:
     return message if isinstance(message, str) else ""
 
 
-class AnswerSink:
+class EndpointAnswerSink:
     """Sink for the answer of an endpoint: rewrites what has to be, and bounds its size.
 
     The model's name in an answer is what the client asked for, where the endpoint repeats the name that it

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from llb import errors
-from llb.gateway.endpoints.answer import MAX_ANSWER_BYTES, AnswerSink, OpeningFilter
+from llb.gateway.endpoints.answer import MAX_ANSWER_BYTES, EndpointAnswerSink, OpeningFilter
 from llb.gateway.endpoints.answer_errors import Effect, read_error
 from llb.gateway.endpoints.checks import describe_failure
 from llb.gateway.endpoints.endpoint import ANTHROPIC_VERSION
 from llb.gateway.endpoints.outgoing import OutgoingRequest, build_request
 from llb.gateway.endpoints.registry import EndpointRegistry, Place
-from llb.gateway.http.client import HttpClient
+from llb.gateway.http.client import JSON_HEADER, HttpClient
 from llb.gateway.http.engine_errors import safe_message
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import AnswerFailed, ConnectError, TransportError, UpstreamTimeout
@@ -28,19 +28,17 @@ from llb.gateway.translation.provider_errors import ProviderFailure
 from llb.gateway.translation.token_usage import TokenUsage
 from llb.policy.endpoints import dialects
 from llb.wire import EndpointKind
+from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BODY_BYTES = 64 * 1024
 ERROR_BODY_TIMEOUT_S = 5.0
-# What a body of this size costs to take apart, the event loop can afford.
-MAX_EVENT_LOOP_BYTES = 128 * 1024
 # Events before the first content of an answer that is translated, such as pings.
 MAX_OPENING_BYTES = 1024 * 1024
 # A hostile endpoint may have any header.
 _LIMIT_HEADER = re.compile(rb"[a-z-]{1,64}:[ -~]{0,128}")
 _LIMIT_PREFIXES = (b"anthropic-ratelimit-", b"x-ratelimit-")
 _VERSION_HEADER = b"anthropic-version"
-_JSON_HEADER = (b"content-type", b"application/json")
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class EndpointExchange:
                 self._outgoing.make_stream(), self._outgoing.translate_document, self._context.redact
             )
         translator = self._translator
-        answer = AnswerSink(
+        answer = EndpointAnswerSink(
             sink,
             served_as=self.place.served_as,
             model_id=call.model.id,
@@ -153,7 +151,7 @@ class EndpointExchange:
                 idle_timeout_s=min(IDLE_TIMEOUT_S, endpoint.timeout_s),
                 first_event_timeout_s=endpoint.timeout_s,
                 format_error_event=call.format_error_event,
-                progress_filter=OpeningFilter(endpoint.name, self._context.redact) if is_stream else None,
+                opening_filter=OpeningFilter(endpoint.name, self._context.redact) if is_stream else None,
                 translator=translator if is_stream else None,
                 explain_failure=self._explain_failure,
                 on_client_left=lambda left: on_client_left(self._with_usage(left)),
@@ -195,7 +193,7 @@ class EndpointExchange:
 
     def _headers(self) -> tuple[tuple[bytes, bytes], ...]:
         call = self._call
-        headers: tuple[tuple[bytes, bytes], ...] = (_JSON_HEADER,)
+        headers: tuple[tuple[bytes, bytes], ...] = (JSON_HEADER,)
         if self._outgoing.path.startswith(dialects.MESSAGES):
             headers += call.dialect_headers
             if not any(name == _VERSION_HEADER for name, _ in call.dialect_headers):

@@ -14,7 +14,7 @@ from llb import errors
 from llb.gateway.endpoints.checks import EndpointChecks, describe_failure
 from llb.gateway.endpoints.detection import detect_kind, kind_of_host
 from llb.gateway.endpoints.endpoint import NO_KEY, Endpoint, EndpointKey
-from llb.gateway.endpoints.environment import is_key, read_cloud_endpoints
+from llb.gateway.endpoints.environment import DEFAULT_CLOUD_URLS, is_key, read_cloud_endpoints
 from llb.gateway.endpoints.model_lists import ModelListing, list_models
 from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.http.client import HttpClient
@@ -100,7 +100,7 @@ class EndpointService:
         Raises `InvalidRequest`, `EndpointUnreachable`, `EndpointUnknown`, `EndpointNeedsKey`,
         `AddressNotAllowed` and `Conflict`.
         """
-        url = self._parse_url(new.base_url)
+        url = self._parse_url(base_url_of(new))
         key = _validated_key(new.key)
         kind, listing = await self._detect(url, new.kind, key)
         taken = {endpoint.name for endpoint in self._registry}
@@ -328,6 +328,14 @@ def _stored_key(key: str | None) -> EndpointKey:
 
 def _secret_owner(record: EndpointRecord) -> SecretOwner:
     return SecretOwner(SECRET_TABLE, record.id, record.base_url)
+
+
+def base_url_of(new: NewEndpoint) -> str:
+    """Return the base URL of an endpoint to add: of a cloud's kind without one its own."""
+    url = DEFAULT_CLOUD_URLS.get(new.kind) if new.base_url is None and new.kind is not None else new.base_url
+    if url is None:
+        raise errors.InvalidRequest("base_url is missing: only a cloud's kind has one", param="base_url")
+    return url
 
 
 def _validated_key(key: str | None) -> str | None:

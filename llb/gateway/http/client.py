@@ -27,6 +27,7 @@ TUNNEL_KEEPALIVE_EXPIRY_S = 60.0
 MAX_ADDRESSES = 4
 # Port in the pool key of tunnels
 TUNNEL_PORT = 0
+JSON_HEADER = (b"content-type", b"application/json")
 # Framing and routing belong to this client, and a caller's credentials must never reach an engine.
 NON_FORWARDED_HEADERS = HOP_BY_HOP_HEADERS | {
     b"authorization",

@@ -14,6 +14,7 @@ import msgspec
 from llb import errors
 from llb.base.tasks import TaskSupervisor
 from llb.cluster.view import ClusterView, Node
+from llb.gateway.http.client import JSON_HEADER
 from llb.gateway.http.upstream_errors import ConnectError, TransportError
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.node.agent import LOAD_TIMEOUT_S, NodeAgent
@@ -147,7 +148,7 @@ class NodeCommands:
         self, node: Node, model_id: str, command: str, *, timeout_s: float, body: bytes = b""
     ) -> None:
         path = f"/hop/models/{quote(model_id)}/{command}"
-        headers = ((b"content-type", b"application/json"),) if body else ()
+        headers = (JSON_HEADER,) if body else ()
         try:
             response = await self._node_connections.request(
                 node.id, b"POST", path.encode("ascii"), headers, body, header_timeout_s=timeout_s

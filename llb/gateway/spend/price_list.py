@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -14,10 +13,11 @@ import msgspec
 from msgspec import Struct
 
 from llb.base.resources import resource_path
+from llb.policy.endpoints.addresses import is_public_host
+from llb.policy.endpoints.dialects import CLOUD_KINDS
 from llb.policy.spend.price import FREE, ModelPrice, Rate
 
 FILE_NAME = "prices.json"
-CLOUD_KINDS = ("openai", "anthropic", "google")
 # Kinds that tell nothing about who runs the endpoint.
 _ANYBODY = "openai-compatible"
 
@@ -76,7 +76,7 @@ class PriceList:
         provider = self.provider_of(kind, base_url)
         if provider is not None:
             return self.find(provider, model)
-        return None if kind == _ANYBODY and _is_public(base_url) else FREE
+        return None if kind == _ANYBODY and is_public_host(urlsplit(base_url).hostname or "") else FREE
 
 
 def _find(provider: _Provider, name: str) -> ModelPrice | None:
@@ -121,13 +121,3 @@ def _matches(term: Any, name: str) -> bool:
 @lru_cache(maxsize=1024)
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text)
-
-
-def _is_public(base_url: str) -> bool:
-    """Whether an address may be that of a service which bills: neither loopback nor of a private network."""
-    host = urlsplit(base_url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_global
-    except ValueError:
-        # A name without a dot is one of the local network.
-        return "." in host and not host.endswith((".local", ".lan", ".internal", ".localhost", ".home.arpa"))

@@ -7,29 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from llb.errors import EngineFailed
+from llb.gateway.inference_call import ClientSink
 from llb.gateway.stream.document_buffer import DocumentBuffer
 from llb.gateway.stream.sse import SSE_KEEPALIVE, DataLineReader, format_event
 from llb.wire.decoding import DECODE_ERRORS
 
 _DONE = b"[DONE]"
 _JSON = b"application/json"
-
-
-class AnswerSink(Protocol):
-    """The client."""
-
-    @property
-    def started(self) -> bool: ...
-
-    def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None: ...
-
-    async def write(self, data: bytes, /, *, last: bool = False) -> None: ...
 
 
 class ChoiceSpec(Struct, frozen=True):
@@ -44,7 +34,7 @@ class ChoiceMerger:
 
     def __init__(
         self,
-        sink: AnswerSink,
+        sink: ClientSink,
         choices: Sequence[ChoiceSpec],
         *,
         best: int | None = None,

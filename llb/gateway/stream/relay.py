@@ -14,7 +14,7 @@ from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, TransportError, UpstreamTimeout
 from llb.gateway.stream.aggregator import StreamAggregator
 from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S, BodySink
-from llb.gateway.stream.sse import SSE_KEEPALIVE, SseFramer, format_error_event
+from llb.gateway.stream.sse import SSE_KEEPALIVE, SseFramer, format_error_event, is_event_stream_type
 from llb.gateway.stream.start_event import StartEvent
 from llb.gateway.stream.usage_parser import Usage, UsageParser, has_answer_end
 
@@ -79,7 +79,7 @@ async def explain_failure(failure: TransportError) -> LlbError:
 
 
 def is_event_stream(response: UpstreamResponse) -> bool:
-    return response.content_type.startswith(b"text/event-stream")
+    return is_event_stream_type(response.content_type)
 
 
 async def relay_response(
@@ -90,13 +90,13 @@ async def relay_response(
     idle_timeout_s: float = IDLE_TIMEOUT_S,
     first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
     format_error_event: Callable[[LlbError], bytes] = format_error_event,
-    progress_filter: OpeningEvents | None = None,
+    opening_filter: OpeningEvents | None = None,
     translator: StreamTranslator | None = None,
     explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
     on_client_left: Callable[[RelayResult], None] = lambda _result: None,
     on_tokens: Callable[[int], None] = lambda _tokens: None,
 ) -> RelayResult:
-    """Pass the body on and return its outcome. A `progress_filter` holds back what precedes the first token.
+    """Pass the body on and return its outcome. A `opening_filter` holds back what precedes the first token.
 
     Raises `EngineFailed` or `EngineTimeout` while nothing has been written, so that another node may be
     tried, and what the sink raises. The response is closed in every case.
@@ -129,7 +129,7 @@ async def relay_response(
                 keepalive_interval_s,
                 idle_timeout_s,
                 first_event_timeout_s,
-                progress_filter,
+                opening_filter,
                 translator,
                 on_tokens,
             )
@@ -212,7 +212,7 @@ async def _relay_events(
     keepalive_interval_s: float,
     idle_timeout_s: float,
     first_event_timeout_s: float,
-    progress_filter: OpeningEvents | None,
+    opening_filter: OpeningEvents | None,
     translator: StreamTranslator | None,
     on_tokens: Callable[[int], None],
 ) -> None:
@@ -221,7 +221,7 @@ async def _relay_events(
     Only whole events are written, so that comments and an error stand between events, never inside one.
     """
     framer = SseFramer()
-    if progress_filter is None:
+    if opening_filter is None:
         response.mark_started()
     silent_s = 0.0
     # When the client last received something, while the progress filter holds everything back.
@@ -240,7 +240,7 @@ async def _relay_events(
             continue
         silent_s = 0.0
         if not data:
-            rest = (b"" if progress_filter is None else progress_filter.flush()) + framer.flush()
+            rest = (b"" if opening_filter is None else opening_filter.flush()) + framer.flush()
             if translator is not None:
                 rest += translator.finish()
             if rest:
@@ -250,17 +250,17 @@ async def _relay_events(
         events = framer.feed(data if translator is None else translator.feed(data))
         if not events:
             continue
-        if progress_filter is not None:
-            events = progress_filter.filter_events(events)
-            if not progress_filter.is_finished:
+        if opening_filter is not None:
+            events = opening_filter.filter_events(events)
+            if not opening_filter.is_finished:
                 response.reset_started()
                 if time.monotonic() - last_write_at >= keepalive_interval_s:
                     await sink.write(SSE_KEEPALIVE)
                     last_write_at = time.monotonic()
                 continue
-            if progress_filter.start_event is not None:
-                events = await progress_filter.start_event.missing_prefix(events) + events
-            progress_filter = None
+            if opening_filter.start_event is not None:
+                events = await opening_filter.start_event.missing_prefix(events) + events
+            opening_filter = None
             response.mark_started()
         usage_parser.feed(events)
         on_tokens(events.count(EVENT_END))

@@ -20,6 +20,11 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 _DATA = b"data:"
 
 
+def is_event_stream_type(content_type: bytes) -> bool:
+    """Whether a body of this content type is a stream of server-sent events."""
+    return content_type.startswith(b"text/event-stream")
+
+
 def format_event(data: bytes, name: bytes = b"") -> bytes:
     """One event with `data`, a single line, and its `name` if it has one."""
     return (b"event: " + name + b"\n" if name else b"") + _DATA + b" " + data + b"\n\n"

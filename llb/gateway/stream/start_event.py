@@ -15,11 +15,12 @@ from msgspec import Struct
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import InvalidResponse
 from llb.gateway.stream.sse import format_event
+from llb.policy.endpoints import dialects
 from llb.wire.decoding import DECODE_ERRORS
 
-CHAT_PATH = b"/v1/chat/completions"
-MESSAGES_PATH = b"/v1/messages"
-COUNT_TOKENS_PATH = MESSAGES_PATH + b"/count_tokens"
+CHAT_PATH = dialects.CHAT.encode("ascii")
+MESSAGES_PATH = dialects.MESSAGES.encode("ascii")
+COUNT_TOKENS_PATH = dialects.COUNT_TOKENS.encode("ascii")
 MAX_COUNT_RESPONSE_BYTES = 4096
 _MESSAGE_START = b"message_start"
 _MESSAGE_START_EVENT = b"event: " + _MESSAGE_START + b"\n"

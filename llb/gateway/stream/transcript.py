@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Raw, Struct
 
-from llb.gateway.stream.sse import iter_data
+from llb.gateway.stream.sse import is_event_stream_type, iter_data
 from llb.wire import RequestText
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -184,7 +184,7 @@ class Transcript:
         self._is_stream = False
 
     def set_content_type(self, content_type: bytes) -> None:
-        self._is_stream = content_type.startswith(b"text/event-stream")
+        self._is_stream = is_event_stream_type(content_type)
 
     def feed(self, data: bytes) -> None:
         """Take bytes of the answer; of a stream whole lines."""

@@ -18,9 +18,12 @@ _METADATA_ADDRESSES = frozenset(
 )
 _NAT64 = IPv6Network("64:ff9b::/96")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
-# What a path may have besides letters and digits; `%` belongs to an escape that is there already.
 _VERSION_SEGMENT = re.compile(r"v\d+\w*|openai")
+# What a path may have besides letters and digits; `%` belongs to an escape that is there already.
 _PATH_CHARACTERS = "/-._~%:@!$&'()*+,;="
+
+# Of names in local networks.
+_LOCAL_SUFFIXES = (".local", ".lan", ".internal", ".localhost", ".home.arpa")
 
 
 class InvalidBaseUrl(ValueError):
@@ -133,6 +136,15 @@ def is_loopback_host(host: str) -> bool:
         return any(address.is_loopback for address in _with_embedded(host))
     except ValueError:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+def is_public_host(host: str) -> bool:
+    """Whether `host` may belong to a service that bills: neither of this host nor of a private network."""
+    try:
+        return not is_private_address(host)
+    except ValueError:
+        # A name without a dot is one of the local network.
+        return "." in host and not host.lower().endswith(_LOCAL_SUFFIXES)
 
 
 def _with_embedded(text: str) -> list[IPv4Address | IPv6Address]:

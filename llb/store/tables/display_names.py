@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from llb.wire import OLLAMA_PORT_KEY_ID, EndpointKind
-
-CLOUD_KINDS = (EndpointKind.OPENAI, EndpointKind.ANTHROPIC, EndpointKind.GOOGLE)
+from llb.policy.endpoints.dialects import CLOUD_KINDS
+from llb.wire import OLLAMA_PORT_KEY_ID
 
 KEY_NAME_SQL = f"""coalesce(
     (SELECT name FROM api_keys WHERE api_keys.id = {{id}}),
@@ -21,4 +20,4 @@ NODE_NAME_SQL = f"""coalesce(
     (SELECT name FROM nodes WHERE nodes.id = {{id}}),
     (SELECT name FROM endpoints WHERE endpoints.id = {{id}}),
     (SELECT name FROM former_names WHERE former_names.id = {{id}}),
-    iif({{id}} IN ({", ".join(f"'{kind}'" for kind in CLOUD_KINDS)}), {{id}}, NULL))"""  # noqa: S608
+    iif({{id}} IN ({", ".join(f"'{kind}'" for kind in sorted(CLOUD_KINDS))}), {{id}}, NULL))"""  # noqa: S608

@@ -119,9 +119,9 @@ class EndpointList(Struct, frozen=True):
 
 
 class NewEndpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Endpoint to add. Without `kind` llb finds out what answers at `base_url`."""
+    """Endpoint to add. Without `kind` llb finds out what answers at `base_url`; a cloud's kind has one."""
 
-    base_url: str
+    base_url: str | None = None
     name: str | None = None
     kind: EndpointKind | None = None
     key: str | None = None

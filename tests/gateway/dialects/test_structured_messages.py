@@ -10,7 +10,6 @@ import pytest
 
 from llb.errors import EngineFailed, InvalidRequest, LlbError
 from llb.gateway.dialects.structured_messages import (
-    CHAT_PATH,
     MessagesSink,
     StructuredMessages,
     read_structured_messages,
@@ -46,7 +45,7 @@ def read(body: object) -> StructuredMessages | None:
 def test_a_schema_makes_a_chat_of_the_request(fields: dict[str, Any]) -> None:
     structured = read({**BODY, **fields, "stream": True})
     assert structured is not None
-    assert (structured.path, structured.model) == (CHAT_PATH, "m")
+    assert (structured.path, structured.model) == ("/v1/chat/completions", "m")
     chat = json.loads(structured.encode())
     assert chat["response_format"]["json_schema"]["schema"] == SCHEMA
     assert [message["role"] for message in chat["messages"]] == ["system", "user"]

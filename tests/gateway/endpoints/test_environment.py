@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pytest
 
-from llb.errors import SetupError
+from llb.errors import InvalidRequest, SetupError
 from llb.gateway.endpoints.environment import read_cloud_endpoints
-from llb.wire import KeySource
+from llb.gateway.endpoints.service import base_url_of
+from llb.policy.endpoints.dialects import CLOUD_KINDS
+from llb.wire import EndpointKind, KeySource, NewEndpoint
 
 
 def test_a_cloud_for_each_key() -> None:
@@ -39,3 +43,17 @@ def test_a_cloud_for_each_key() -> None:
 def test_bad_values_stop_the_start(environment: dict[str, str]) -> None:
     with pytest.raises(SetupError):
         read_cloud_endpoints(environment)
+
+
+def test_a_clouds_kind_has_a_base_url() -> None:
+    hosts = {kind: urlsplit(base_url_of(NewEndpoint(kind=kind))).hostname for kind in CLOUD_KINDS}
+    assert hosts == {
+        EndpointKind.OPENAI: "api.openai.com",
+        EndpointKind.ANTHROPIC: "api.anthropic.com",
+        EndpointKind.GOOGLE: "generativelanguage.googleapis.com",
+    }
+    own = "http://127.0.0.1:9/v1"
+    assert base_url_of(NewEndpoint(kind=EndpointKind.OPENAI, base_url=own)) == own
+    for new in (NewEndpoint(), NewEndpoint(kind=EndpointKind.VLLM)):
+        with pytest.raises(InvalidRequest, match="base_url is missing"):
+            base_url_of(new)

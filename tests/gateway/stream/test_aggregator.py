@@ -379,7 +379,7 @@ async def test_the_first_byte_is_the_first_of_the_answer(http_client: HttpClient
             served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
         )
         task = asyncio.ensure_future(
-            relay_response(response, sink, keepalive_interval_s=0.01, progress_filter=ProgressFilter())
+            relay_response(response, sink, keepalive_interval_s=0.01, opening_filter=ProgressFilter())
         )
         await sink.until(2)  # silence is filled all the same
         assert response.first_byte_at is None

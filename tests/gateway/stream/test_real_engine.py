@@ -130,7 +130,7 @@ async def test_leaving_beside_somebody_elses_stream(
 
     async def leaver() -> None:
         if stream:
-            await relay_response(response, Sink(), progress_filter=ProgressFilter())
+            await relay_response(response, Sink(), opening_filter=ProgressFilter())
         else:
             await relay_aggregated(response, Sink(), whole)
 

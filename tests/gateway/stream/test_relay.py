@@ -142,7 +142,7 @@ async def test_an_answer_is_heard_of_when_the_client_gets_some(http_client: Http
             await relay_aggregated(response, sink, ChatAggregator())
         else:
             await relay_response(
-                response, sink, progress_filter=ProgressFilter() if way == "with a prelude" else None
+                response, sink, opening_filter=ProgressFilter() if way == "with a prelude" else None
             )
     assert unheard == {"stream": [False, False], "with a prelude": [True, False], "whole": [True, True]}[way]
     assert heard.is_set()
@@ -182,7 +182,7 @@ async def test_a_message_begins_with_its_start(http_client: HttpClient, sent: by
             assert message["content"] == [{"type": "text", "text": "🌟"}]
             assert message["stop_reason"] == "end_turn"
         else:
-            result = await relay_response(response, sink, progress_filter=ProgressFilter(opening))
+            result = await relay_response(response, sink, opening_filter=ProgressFilter(opening))
             assert sink.got.endswith(REST)
             assert sink.got.count(b"message_start\n") == 1
             message = json.loads(sink.got.split(b"\n")[1].removeprefix(b"data: "))["message"]
@@ -207,7 +207,7 @@ async def test_a_message_whose_prompt_cannot_be_counted_is_asked_for_elsewhere(
         relaying = (
             relay_aggregated(response, sink, MessagesAggregator(), start_event=opening)
             if whole
-            else relay_response(response, sink, progress_filter=ProgressFilter(opening))
+            else relay_response(response, sink, opening_filter=ProgressFilter(opening))
         )
         with pytest.raises(EngineFailed):
             await relaying
@@ -225,7 +225,7 @@ async def test_an_error_is_no_message_without_a_start(http_client: HttpClient) -
         await relay_response(
             await ask(http_client, served),
             sink,
-            progress_filter=ProgressFilter(MessagesStartEvent("chat", "007", count)),
+            opening_filter=ProgressFilter(MessagesStartEvent("chat", "007", count)),
         )
     assert sink.got == failed
 
@@ -258,7 +258,7 @@ async def test_a_chat_begins_with_its_role(http_client: HttpClient, sent: bytes,
     sink = Sink()
     async with run_fake_engine(stream(sent)) as served:
         await relay_response(
-            await ask(http_client, served), sink, progress_filter=ProgressFilter(ChatStartEvent())
+            await ask(http_client, served), sink, opening_filter=ProgressFilter(ChatStartEvent())
         )
     assert sink.got == expected
 

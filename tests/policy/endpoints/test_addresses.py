@@ -10,6 +10,7 @@ from llb.policy.endpoints.addresses import (
     is_forbidden_address,
     is_loopback_host,
     is_private_address,
+    is_public_host,
     parse_base_url,
 )
 
@@ -75,3 +76,9 @@ def test_addresses(address: str, forbidden: bool, private: bool) -> None:
 def test_loopback() -> None:
     hosts = {host: is_loopback_host(host) for host in ("localhost", "127.0.0.2", "::1", "box", "10.0.0.1")}
     assert hosts == {"localhost": True, "127.0.0.2": True, "::1": True, "box": False, "10.0.0.1": False}
+
+
+def test_hosts_of_services_that_may_bill() -> None:
+    public = {"api.example.com", "8.8.8.8", "2606:4700::1111"}
+    private = {"localhost", "box", "BOX.Local", "gpu.home.arpa", "10.0.0.1", "::1", "::ffff:192.168.0.1", ""}
+    assert {host for host in public | private if is_public_host(host)} == public

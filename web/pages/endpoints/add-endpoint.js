@@ -7,12 +7,8 @@ import { formDialog } from '../../components/forms/dialog.js';
 import { field } from '../../components/forms/field.js';
 
 const ENGINE = 'engine';
-// Base URLs of the clouds; an engine has the address of its host.
-const CLOUDS = {
-  openai: 'https://api.openai.com/v1',
-  anthropic: 'https://api.anthropic.com/v1',
-  google: 'https://generativelanguage.googleapis.com/v1beta/openai',
-};
+// Kinds whose base URL llb knows; an engine has the address of its host.
+const CLOUDS = ['openai', 'anthropic', 'google'];
 
 /** Resolves to true if an endpoint was added. */
 export const askForEndpoint = (app) =>
@@ -29,7 +25,7 @@ export const askForEndpoint = (app) =>
           autofocus
           @change=${(event) => update({ what: event.target.value })}
         >
-          ${[ENGINE, ...Object.keys(CLOUDS)].map(
+          ${[ENGINE, ...CLOUDS].map(
             (what) => html`
               <option value=${what} .selected=${what === state.what}>
                 ${t(`endpoints.add.what.${what}`)}
@@ -64,8 +60,7 @@ export const askForEndpoint = (app) =>
     perform(form) {
       const what = form.get('what');
       return app.api.post('/api/endpoints', {
-        base_url: CLOUDS[what] ?? form.get('base_url').trim(),
-        ...(what === ENGINE ? {} : { kind: what }),
+        ...(what === ENGINE ? { base_url: form.get('base_url').trim() } : { kind: what }),
         ...(form.get('key') ? { key: form.get('key') } : {}),
         ...(form.get('name').trim() ? { name: form.get('name').trim() } : {}),
       });

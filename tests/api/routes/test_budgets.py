@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llb.api.audit_log import AuditLog
-from llb.api.spend.budgets import budgets_blueprint
+from llb.api.routes.budgets import budgets_blueprint
 from llb.gateway.spend.budget_ledger import Account, BudgetLedger
 from llb.store.database import Database
 from llb.store.tables import keys
