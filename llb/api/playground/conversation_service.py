@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import UNSET, structs
 
-from llb.api.request_body import MAX_EVENT_LOOP_BYTES
 from llb.base.timestamps import from_iso, to_iso
 from llb.errors import ConversationLimitReached, InvalidRequest, NotFound
 from llb.store.database import Database, Transaction
@@ -28,6 +27,7 @@ from llb.wire import (
     Preset,
     PresetList,
 )
+from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
 # Of one user.
 MAX_CONVERSATIONS = 2000

@@ -21,12 +21,9 @@ from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.relay import RelayResult
 from llb.policy.endpoints.spill import busy_wait_s, matching_rules, trigger_of
 from llb.wire import InferenceFields, SpillRule, TemplateSupport
-from llb.wire.decoding import DECODE_ERRORS
+from llb.wire.decoding import DECODE_ERRORS, MAX_EVENT_LOOP_BYTES
 
 log = logging.getLogger(__name__)
-
-# A larger body is normalized in a thread.
-MAX_EVENT_LOOP_BYTES = 128 * 1024
 
 Dispatch = Callable[[InferenceCall], Awaitable[RelayResult]]
 

@@ -21,8 +21,9 @@ from llb.api.connection.content_encoding import (
     decode_body,
     take_content_encoding,
 )
-from llb.api.request_body import MAX_EVENT_LOOP_BYTES, LargeBodyWorker
+from llb.api.request_body import LargeBodyWorker
 from llb.errors import InvalidRequest, PayloadTooLarge, RateLimited, UnsupportedMediaType
+from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 from tests.harness import RunningBalancer
 
 T = TypeVar("T")
