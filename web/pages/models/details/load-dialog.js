@@ -55,7 +55,7 @@ export function openLoadDialog(app, item, load) {
           begun = true;
           queueMicrotask(() => element.closest('form') && begin(element.closest('form'), update));
         }}
-        @change=${(event) => begin(event.currentTarget.closest('form'), update)}
+        @input=${(event) => begin(event.currentTarget.closest('form'), update)}
       >
         ${select('context', t('load.context'), state.chosen.context, contextChoices(model, options))}
         <div class="field">
