@@ -296,7 +296,7 @@ class JoinedNode:
         try:
             await asyncio.to_thread(store)
         except OSError as error:
-            # The balancer tells the name again at the next connection.
+            # The balancer sends the name again at the next connection.
             log.warning("the name of this node could not be stored: %s", error.strerror or error)
 
     def _advertised_addresses(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from llb.wire import KeyView, NewKey, Scope
 KEY_NAME_MAX_LENGTH = 64
 # A service that makes keys for its own users needs many.
 MAX_KEYS_OF_USER, MAX_KEYS_OF_ADMIN = 100, 10_000
-# A program needs no more; whoever forgets to choose gives nothing away.
+# A program needs no more; a forgotten choice grants nothing more.
 DEFAULT_KEY_SCOPES = frozenset({Scope.INFERENCE, Scope.MODELS_READ})
 
 
@@ -89,7 +89,7 @@ def key_view(key: ApiKey) -> KeyView:
 def can_manage(principal: Principal, key: ApiKey) -> bool:
     """Whether `principal` may limit and revoke `key`.
 
-    A key manages only itself unless it has the scope `admin`: somebody else than its owner may hold it.
+    A key manages only itself unless it has the scope `admin`: it may be held by someone other than its owner.
     """
     if has_scope(principal, Scope.ADMIN):
         return True

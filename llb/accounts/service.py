@@ -244,7 +244,7 @@ class AccountService:
         new_hash = None
         if patch.password is not None:
             if actor.user_id == user_id:
-                # Otherwise somebody at an unlocked browser could take over the account.
+                # Otherwise anyone at an unlocked browser could take over the account.
                 raise PermissionDenied("Change your own password with your current one")
             passwords.check_new_password(patch.password, "password")
             new_hash = await self._hash_in_thread(passwords.hash_password, patch.password)
@@ -307,7 +307,7 @@ class AccountService:
     async def _login_attempt(
         self, username: str, user: User | None, source: LoginSource, session_id: str | None
     ) -> LoginAttempt:
-        """Describe an attempt; the same work for every name, so that the time tells nothing."""
+        """Describe an attempt; the same work for every name, so that the duration reveals nothing."""
         user_id = None if user is None else user.id
         secret = await self._device_secret()
         known_addresses = await sessions.list_addresses(self._db, user_id or "")

@@ -58,7 +58,7 @@ class AuditLog:
             await self._tasks.run_shielded(self._store_result(record_id, action, result), "store-result")
 
     async def record(self, request: Request, action: str, target: str) -> None:
-        """Record one completed action; it stands also if that cannot be written now."""
+        """Record one completed action; the action is not undone if that cannot be written now."""
         try:
             await self._add_record(request, action, target, "ok")
         except sqlite3.Error as error:

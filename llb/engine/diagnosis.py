@@ -45,7 +45,7 @@ _FATAL_LINE = re.compile(
 
 
 def diagnose_exit(returncode: int, log_lines: Sequence[str], *, was_ready: bool) -> FailureDiagnosis:
-    """Diagnose a worker that ended by itself; `was_ready` is whether it had loaded its model."""
+    """Diagnose a worker that was not stopped; `was_ready` is whether it had loaded its model."""
     errors = [text for level, text in map(_parse_log_line, log_lines) if level == "E"]
     memory_error = next((text for text in errors if _OUT_OF_MEMORY.search(text)), None)
     if memory_error is not None and not (was_ready and returncode >= 0):

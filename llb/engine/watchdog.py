@@ -1,4 +1,4 @@
-"""Engine watchdog: ends engines that hang, and restarts those that work on a request which nobody awaits.
+"""Engine watchdog: ends engines that hang, and restarts those that work on an abandoned request.
 
 Two kinds of evidence: the answers to health checks, which other threads of llama-server give, and the bytes
 of the answers to requests.

@@ -87,7 +87,7 @@ class Dispatcher:
             if error is None and deadline.is_expired:
                 error = errors.EngineTimeout("The answer took longer than a request may take")
             if error is None or deadline.task.uncancel():
-                # Somebody else cancelled the request, too.
+                # The request was cancelled from elsewhere, too.
                 raise
             return await self._report_error(call, sink, error)
         except errors.LlbError as error:

@@ -19,7 +19,7 @@ from llb.wire.decoding import DECODE_ERRORS
 MAX_PROMPTS = 20_000
 # What an owner sent longer ago may have left the cache, and another's prompt may have come into it.
 OWN_PROMPT_LIFETIME_S = 600.0
-# An earlier prompt of a conversation ended at most so many turns before the end of this one.
+# An earlier prompt of a conversation ended at most this number of turns before the end of this one.
 MAX_NEW_TURNS = 16
 # A longer body, which has images, is digested in a thread: 64 MiB take a fifth of a second.
 MAX_EVENT_LOOP_BYTES = 512 * 1024
@@ -61,7 +61,7 @@ class PromptOwners:
     async def begin_request(
         self, owner: str, node_id: str, model_id: str, body: bytes, head: InferenceFields, *, is_new: bool
     ) -> OwnPrompt | None:
-        """Count a request of `owner`; returns its prompt, or None if the engine has served nobody else.
+        """Count a request of `owner`; returns its prompt, or None if the engine has served no other owner.
 
         `is_new`: an engine that is not known yet cannot hold prompts from before this process.
         """

@@ -43,7 +43,7 @@ _ALLOWED_ENV_PREFIXES = (
 # The threads of an engine wait for each other hundreds of times per token. By default they spin, for tens of
 # milliseconds if necessary. On shared cores a thread then spins for another one that is not running, and a
 # loaded machine becomes twenty times slower (bench/README.md, "Shared cores"). With this limit a thread
-# sleeps after so many iterations.
+# sleeps after this number of iterations.
 _SPIN_ENV = {"GOMP_SPINCOUNT": "1000"}
 _SECRET_ENV_WORDS = ("TOKEN", "SECRET", "PASSWORD", "_KEY")
 

@@ -1,6 +1,6 @@
 """NVIDIA's driver: its version, and which GPUs programs can compute on. No nvidia-smi is needed.
 
-For a child process: a broken driver may hang or crash whoever loads it.
+For a child process: a broken driver may hang or crash the process that loads it.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class HubClient:
 
         Raises `HubUnreachable`.
 
-        It honours HTTPS_PROXY and NO_PROXY, sends no credential by itself and follows no redirects by
+        It honours HTTPS_PROXY and NO_PROXY, sends no credential of its own accord and follows no redirects by
         default.
         """
         with self._lock:

@@ -19,7 +19,7 @@ MAX_PATTERN_CHARS = 500
 MAX_WAYS = 50_000
 WINDOW_CHARS = 10
 # A set of more characters than any alphabet has, such as `[^a]`, reads nearly every token to its end; `[a-z]`
-# reads few of them. Measured, that takes so many times as long.
+# reads few of them. Measured, that takes this many times as long.
 BROAD_SET_CHARS = 1000
 _BROAD_WEIGHT = 8
 # Each alternative at one place is a pass over the vocabulary.
@@ -213,7 +213,7 @@ class _Automaton:
 
 
 def _character_masks(char_sets: Sequence[CharSet]) -> list[int]:
-    """Return for each set a mask: one bit for each class of characters that some set tells from others."""
+    """Return for each set a mask: one bit for each class of characters that some set separates."""
     distinct = dict.fromkeys(char_sets)
     examples = sorted({code for chars in distinct for low, high in chars for code in (low, high + 1)})
     columns: dict[tuple[bool, ...], None] = {}
@@ -432,7 +432,7 @@ _NAME = re.compile(r"[A-Za-z0-9-]+")
 
 
 class _GrammarReader(_Reader):
-    """Reads GBNF. A rule is read anew at each place that refers to it, a recursive one once."""
+    """Reads GBNF. A rule is read again at each place that refers to it, a recursive one once."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

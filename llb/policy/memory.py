@@ -77,7 +77,7 @@ class FreeMemory:
     """Memory that is free; negative if more is reserved than exists.
 
     `is_shared`: the GPU uses the RAM of the host (Apple silicon, GB10, Jetson, integrated GPUs). VRAM is then
-    a permission to use a part of `ram_bytes`, and what lies in VRAM counts against both.
+    a permission to use a part of `ram_bytes`, and what is in VRAM counts against both.
     """
 
     ram_bytes: int = 0
@@ -95,7 +95,7 @@ class FreeMemory:
         return replace(self, ram_bytes=self.ram_bytes - ram_bytes, vram_bytes=vram_bytes)
 
     def reduced(self, failures: int) -> FreeMemory:
-        """Return what a plan may use after so many loads that ran out of memory.
+        """Return what a plan may use after this number of loads that ran out of memory.
 
         Each leaves 85 %; after three the GPUs are given up, whose memory others may use too.
         """
@@ -309,7 +309,7 @@ class GpuShare:
 def assign_layers(
     shape: ModelShape, gpu_layers: Sequence[int], expert_layers_on_host: int = 0
 ) -> tuple[GpuShare, ...]:
-    """Return what lies on each GPU for these numbers of layers, of which the output is the last one."""
+    """Return what is placed on each GPU for these numbers of layers, of which the output is the last one."""
     total = sum(gpu_layers)
     position = max(0, shape.max_gpu_layers - total)
     used = [index for index, count in enumerate(gpu_layers) if count]
@@ -349,7 +349,7 @@ def layer_gpu_bytes(shape: ModelShape, layer: Layer, *, context_length: int, uba
 
 
 def pipeline_bytes(shape: ModelShape, *, context_length: int, ubatch: int, gpus: int) -> int:
-    """Return the further copies of the inputs of a model that lies on `gpus` GPUs and not in RAM
+    """Return the further copies of the inputs of a model that is on `gpus` GPUs and not in RAM
     (`GGML_SCHED_MAX_COPIES`).
     """
     if gpus < 2:

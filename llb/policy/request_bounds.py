@@ -1,7 +1,7 @@
 """Bounds of the fields of inference requests: every field that llama-server reads, in one table. Pure.
 
 The engine allocates memory or computes in proportion to many of them, in the loop that all slots share. Each
-field therefore has a bound, or is harmless with a reason. Nobody reads the fields that are not in the table;
+field therefore has a bound, or is harmless with a reason. Fields that are not in the table are not read;
 together they may have `MAX_UNKNOWN_BYTES`. `python -m bench.request_bounds` shows what the engine needs at
 each bound.
 """

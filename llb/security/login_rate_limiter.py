@@ -85,7 +85,7 @@ class LoginRateLimiter:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._accounts = self._new_table(self.ACCOUNT_DELAY_MAX_S)
-        # As accounts, so that no delay tells which names exist.
+        # As accounts, so that no delay reveals which names exist.
         self._unknown_names = self._new_table(self.ACCOUNT_DELAY_MAX_S)
         self._addresses = self._new_table(self.ADDRESS_DELAY_MAX_S)
         self._devices = self._new_table(self.ADDRESS_DELAY_MAX_S)

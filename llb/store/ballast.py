@@ -25,7 +25,7 @@ class Ballast:
     """File with allocated blocks beside the database, of which a part is freed for a write that must succeed.
 
     Deletions, revocations and logins use it when the disk is full. Several processes may share one file.
-    Every method blocks. None raises OSError: without ballast a write fails by itself.
+    Every method blocks. None raises OSError: without ballast the write itself fails.
     """
 
     def __init__(self, path: Path) -> None:

@@ -81,7 +81,7 @@ def _prepare_lock(path: Path) -> Iterator[None]:
 def save_copy(connection: sqlite3.Connection, target: Path, *, with_checksum: bool = True) -> None:
     """Write a consistent copy of the open database to `target`, complete or not at all. Raises OSError.
 
-    The checksum stands behind the database, where SQLite does not look.
+    The checksum follows the database, where SQLite does not read.
     """
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)

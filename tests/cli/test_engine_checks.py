@@ -52,7 +52,7 @@ def test_a_refused_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     store.mark_refused(overlay, "libcublas.so.12:\n cannot open")
     refused = findings(monkeypatch, tmp_path, (CPU,))[1]
     assert refused.detail == "build cu128 does not work: libcublas.so.12: cannot open"
-    assert refused.remedy == f"mend that, then llb engine install cu128; or delete {overlay.directory}"
+    assert refused.remedy == f"fix that, then llb engine install cu128; or delete {overlay.directory}"
 
 
 def test_an_engine_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ class ConnectionLimiter:
                 return
 
     def evict_anonymous_body(self) -> bool:
-        """Close the oldest connection whose body nobody has authorised; False without one."""
+        """Close the oldest connection whose body has not been authorised; False without one."""
         for connection in self._connections:
             if connection.eviction_rank is EvictionRank.ANONYMOUS_BODY:
                 self.remove(connection)

@@ -112,7 +112,7 @@ class ServerHttp(Http):
         self.protocol.note_principal(getattr(self.request.ctx, "principal", None))
 
     async def _discard_body(self) -> None:
-        """Discard the rest of a body that nobody has read, if it comes soon; else give up the connection."""
+        """Discard the rest of a body that was not read, if it comes soon; else give up the connection."""
         self.request_max_size = min(self.request_max_size, self.protocol.request_max_size)
         try:
             async with asyncio.timeout(LINGER_TIMEOUT_S):

@@ -47,7 +47,7 @@ _NON_TEXT_FIELDS = frozenset(
 )  # fmt: skip
 _BASE64_START = re.compile(rb';base64,|"(?:data|images|multimodal_data)"\s*:\s*(?:\[\s*)?"')
 _NEXT_ITEM = re.compile(rb'"\s*,\s*"')
-# Shorter images stay, and the beginning of the others, which tells them apart.
+# Shorter images stay, and the beginning of the others, which distinguishes them.
 MIN_STRIPPED_BYTES = 4096
 _KEPT_BYTES = 64
 # In place of the rest: how long it was.
@@ -62,7 +62,7 @@ def strip_images(body: bytes) -> bytes:
     """Return `body` without most of the Base64 in it, for everything that has to be parsed.
 
     Raises `PayloadTooLarge` if the rest has too much text, or too many objects and lists. What is left out is
-    always inside of a JSON string; a placeholder tells its length, should it be no image after all. Parses
+    always inside of a JSON string; a placeholder has its length, should it be no image after all. Parses
     nothing, and stops at the bound.
     """
     if len(body) <= MAX_EVENT_LOOP_BYTES:

@@ -42,7 +42,7 @@ PAGE_PATHS = (
 # Pages of one model, and of the log of one node.
 PAGE_PATTERNS = ("/models/<model_id:str>", "/nodes/<node_id:str>/logs")
 INDEX_FILE = "index.html"
-# Stands in index.html for the address of the assets.
+# In index.html, in place of the address of the assets.
 ASSETS_PLACEHOLDER = b"{{assets}}"
 
 _HTML_CONTENT_TYPE = "text/html; charset=utf-8"
@@ -129,7 +129,7 @@ def _content_hash(contents: Mapping[str, bytes]) -> str:
 
 
 def assets_base_of(request: Request) -> str:
-    """Return what stands before `/assets` in a link of the page at the address of `request`.
+    """Return what precedes `/assets` in a link of the page at the address of `request`.
 
     Relative: of a proxy that cuts off a path, the server knows only what is left. A path that is known is
     used, because at that path without a slash at its end a relative link would lead out of it.

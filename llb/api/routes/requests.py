@@ -228,7 +228,7 @@ async def _flush_briefly(request_log: RequestLog) -> None:
 def _visible_to(principal: Principal) -> OwnerFilter:
     """Return the owner of the requests that `principal` may see.
 
-    A key with fewer rights than its owner sees only its own requests: somebody else may hold it.
+    A key with fewer rights than its owner sees only its own requests: another person may hold it.
     """
     if has_scope(principal, Scope.ADMIN):
         return OwnerFilter()

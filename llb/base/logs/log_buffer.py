@@ -116,7 +116,7 @@ class LogBuffer(logging.Handler):
             )
             lines = tuple(islice(filter(query.matches, newest), query.limit))[::-1]
             return LogPage(lines=lines, next=last, sources=sources)
-        # A client of an earlier process begins anew.
+        # A client of an earlier process starts again.
         after = query.after if query.after <= last else 0
         merged = heapq.merge(*rings, key=lambda line: line.seq)
         found = tuple(

@@ -87,11 +87,11 @@ def check_engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]
 
 
 def _describe_problem(problem: str) -> Finding:
-    """Finding for a problem, with the command that mends it if there is one; else the text has its remedy."""
+    """Finding for a problem, with the command that fixes it if there is one; else the text has its remedy."""
     if INSTALL_COMMAND in problem:
         return warn("engine", problem, INSTALL_COMMAND)
     return Finding(Level.WARN, "engine", problem)
 
 
 def _remedy_of(refused: Overlay) -> str:
-    return f"mend that, then {INSTALL_COMMAND} {refused.variant}; or delete {refused.directory}"
+    return f"fix that, then {INSTALL_COMMAND} {refused.variant}; or delete {refused.directory}"

@@ -52,7 +52,7 @@ def rotate(options: argparse.Namespace) -> int:
 
 
 async def _rotate(home: Path) -> tuple[int, list[str]]:
-    """Encrypt all stored keys anew; returns their number, and the endpoints whose keys cannot be read."""
+    """Encrypt all stored keys again; returns their number, and the endpoints whose keys cannot be read."""
     async with open_database(home) as db:
         if not any(record.key for record in await endpoints.list_endpoints(db)):
             return 0, []

@@ -161,7 +161,7 @@ def _store_of(options: argparse.Namespace) -> OverlayStore:
 
 
 class _Consent:
-    """Answer of the user to downloads of which nobody has checked the files: asked once."""
+    """Answer of the user about downloads whose files have no known hash; asked once."""
 
     def __init__(self, variant: str, *, assume_yes: bool) -> None:
         self._variant = variant

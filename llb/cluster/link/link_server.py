@@ -161,7 +161,7 @@ class LinkServer:
     async def _replace_session(self, session: _LinkSession, hello: Hello) -> bool:
         """Make `session` the node's only link; False if another host is connected as the same node.
 
-        When a node reconnects, its old link may still be registered because nobody has noticed that it broke.
+        When a node reconnects, its old link may still be registered because its end has not been noticed.
         That link is silent; the link of another host, with a copy of the home directory, is not.
         """
         while (previous := self._sessions.get(hello.node_id)) is not None:

@@ -1,6 +1,6 @@
 """Tiny model with random weights, for trying a build: the same bytes everywhere, half a megabyte.
 
-Its matrices are quantised as those of most models (Q4_K), so that the same kernels run. Random weights need
+Its matrices are quantised like those of most models (Q4_K), so that the same kernels run. Random weights need
 no quantisation: random bytes are one.
 """
 

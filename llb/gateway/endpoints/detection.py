@@ -63,7 +63,7 @@ async def detect_kind(client: ProbeClient) -> EndpointKind:
 
 
 def kind_of_list(listed: ProbeResult) -> EndpointKind | None:
-    """Return the kind that a list of models tells."""
+    """Return the kind that a list of models shows."""
     document = listed.document
     if isinstance(document, dict) and document.get("type") == "error" and "error" in document:
         # It asks for headers of its own.

@@ -241,7 +241,7 @@ class EndpointExchange:
 
 
 class TranslatedAnswer:
-    """Translator of one answer, with failures as those of the exchange."""
+    """Translator of one answer, with failures like those of the exchange."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ _NULL = b"null"
 
 
 class RequestDocument:
-    """Fields of one body. Fields that nobody reads are copied as they are: images are not decoded."""
+    """Fields of one body. Fields that are not read are copied unchanged: images are not decoded."""
 
     def __init__(self, raw_fields: dict[str, Raw]) -> None:
         self._raw_fields = raw_fields

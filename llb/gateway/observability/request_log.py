@@ -42,7 +42,7 @@ HOURLY_RETENTION_S, DAILY_RETENTION_S = 35 * 86_400, 400 * 86_400
 PRUNE_INTERVAL_S = 60.0
 # The pause lets other writers in between.
 PRUNE_BATCH_SIZE, PRUNE_PAUSE_S = 500, 0.02
-# Somebody waits for it.
+# A person waits for it.
 CLEAR_BATCH_SIZE = 5000
 
 MAX_MODEL_NAME_CHARS = 200
@@ -124,7 +124,7 @@ class RequestRecord:
     def ttft_s(self) -> float | None:
         """Return the time to the first token in seconds, as the engine measured it, or None.
 
-        The first byte is no measure by itself: it may belong to a comment, or the whole body may arrive at
+        The first byte alone is no measure: it may belong to a comment, or the whole body may arrive at
         the end. It is used for streams that were cut before the engine's measurement.
         """
         candidates = []

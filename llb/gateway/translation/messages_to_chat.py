@@ -28,7 +28,7 @@ _TRANSLATED_FIELDS = frozenset(
 )
 # Fields that run something at Anthropic.
 _IMPOSSIBLE_FIELDS = ("mcp_servers", "container")
-# From so many tokens of thinking on, the effort is this.
+# Least number of thinking tokens of each effort.
 _EFFORT_BY_BUDGET = ((16_000, "high"), (6_000, "medium"), (0, "low"))
 _EFFORT_NAMES = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 

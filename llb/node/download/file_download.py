@@ -133,7 +133,7 @@ class FileDownload:
         if body is not None:
             body.abort()
         if is_connecting:
-            # Nothing can interrupt a connect, but the thread touches no file after it: nobody has to wait.
+            # Nothing can interrupt a connect, but the thread touches no file after it, so it is left.
             self.growing_file.close()
             self._finish(DownloadCancelled())
 
@@ -176,7 +176,7 @@ class FileDownload:
                 self._failure = failure
                 done.set_result(None)
 
-        # The event loop may have been closed, and then nobody waits any more.
+        # The event loop may have been closed, and then there is no waiter left.
         with suppress(RuntimeError):
             done.get_loop().call_soon_threadsafe(set_done)
 

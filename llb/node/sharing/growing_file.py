@@ -121,7 +121,7 @@ class GrowingFile:
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
-            # The event loop may have been closed, and then nobody waits any more.
+            # The event loop may have been closed, and then there is no waiter left.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(wake_event.set)
 

@@ -27,7 +27,7 @@ class InstalledBuild:
 
 @dataclass(frozen=True)
 class BuildAdvice:
-    """`reason`: why a better build is not in use. `problem`: the same, for somebody who can mend it."""
+    """`reason`: why a better build is not in use. `problem`: the same, for a person who can fix it."""
 
     reason: str | None = None
     problem: str | None = None
@@ -50,13 +50,13 @@ def advise(facts: HostFacts, build: InstalledBuild, unusable: Sequence[str] = ()
     if choice.builds[0] == CPU:
         if choice.problem is not None:
             return BuildAdvice(present + _lower(choice.problem), present + _lower(choice.problem))
-        # Nothing to mend: an integrated GPU is not faster than its processor.
+        # Nothing to fix: an integrated GPU is not faster than its processor.
         return BuildAdvice(present + "no build is faster on it.")
     untried = [variant for variant in choice.builds if variant not in (CPU, *dict(build.rejected))]
     if not untried:
         variant = next(variant for variant in choice.builds if variant in dict(build.rejected))
         text = f"{present}build {variant} does not work: {dict(build.rejected)[variant]}. "
-        text += f"Mend that, then run '{INSTALL_COMMAND}'."
+        text += f"Fix that, then run '{INSTALL_COMMAND}'."
         return BuildAdvice(text, text)
     size = format_size(DOWNLOAD_BYTES[untried[0]])
     text = f"{present}run '{INSTALL_COMMAND}' (about {size})."

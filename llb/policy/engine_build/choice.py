@@ -16,7 +16,7 @@ CPU = "cpu"
 CUDA_12, CUDA_13, ROCM_7, VULKAN = "cu128", "cu132", "rocm-7.2.4", "vulkan"
 # Builds beside the installed package; of several that work, the first is the fastest.
 GPU_BUILDS = (CUDA_13, CUDA_12, ROCM_7, VULKAN)
-# About what is downloaded: those of CUDA with NVIDIA's libraries. Nobody measured ROCm's.
+# Approximate download sizes: CUDA's include NVIDIA's libraries; ROCm's is not measured.
 DOWNLOAD_BYTES = {CUDA_13: 1_100_000_000, CUDA_12: 1_100_000_000, ROCM_7: 400_000_000, VULKAN: 70_000_000}
 
 # Of the driver: the version of CUDA that each build needs.

@@ -1,6 +1,6 @@
 """Endpoints and spill rules, and the endpoint that answered a request.
 
-In the totals of usage the id of an endpoint stands in `node_id`.
+In the totals of usage the id of an endpoint is in `node_id`.
 """
 
 from __future__ import annotations

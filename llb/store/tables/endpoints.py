@@ -108,7 +108,7 @@ async def set_models(
 
 
 async def set_key(tx: Transaction, endpoint_id: str, key: str) -> None:
-    """Store the key of an endpoint, encrypted anew."""
+    """Store the key of an endpoint, encrypted again."""
     await tx.execute("UPDATE endpoints SET key = ? WHERE id = ?", (key, endpoint_id))
 
 

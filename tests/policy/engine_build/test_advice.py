@@ -44,7 +44,7 @@ def cpu(**values: Any) -> InstalledBuild:
          PRESENT + "run 'llb engine install' (about 70 MB).", True),
         (host(ADA), cpu(rejected=((CUDA_12, "libcublas.so.12 is missing"), (VULKAN, "it finds no GPU"))),
          PRESENT + "build cu128 does not work: libcublas.so.12 is missing. "
-         "Mend that, then run 'llb engine install'.", True),
+         "Fix that, then run 'llb engine install'.", True),
         (host(ADA), InstalledBuild(kind="cuda", variant=CUDA_12),
          PRESENT + "the CUDA build finds no GPU; see 'llb doctor'.", True),
         (host(ADA), InstalledBuild(kind="vulkan", variant=VULKAN, gpu_count=1,

@@ -166,7 +166,7 @@ const ABILITIES = [
   ['order', 'reranking', (model) => model.capabilities.includes('Reranking')],
 ];
 
-/** What a model can do besides chat, as icons. */
+/** What a model can do apart from chat, as icons. */
 export const abilities = (model) => html`
   <ul class="abilities" aria-label=${t('model.abilities')}>
     ${ABILITIES.filter(([, , has]) => has(model)).map(

@@ -6,7 +6,7 @@ import { meter } from '../../components/progress.js';
 import { sparkline } from '../../components/chart.js';
 
 const SPAN_MS = 5 * 60_000;
-// Heartbeats come every 5 s; a line across a longer gap would show values that nobody measured.
+// Heartbeats come every 5 s; a line across a longer gap would show values that were not measured.
 const GAP_MS = 15_000;
 
 /** `traffic`: the node's metrics in the store; undefined before the first heartbeat. */

@@ -37,7 +37,7 @@ export function requestBody(model, { system = '', parameters = {}, stop = '' }, 
   };
 }
 
-/** Body that continues the answer at the end of `messages`, without reasoning anew. */
+/** Body that continues the answer at the end of `messages`, without another reasoning. */
 export const continuationBody = (model, settings, messages) => ({
   ...requestBody(model, settings, messages),
   chat_template_kwargs: { enable_thinking: false },

@@ -3,7 +3,7 @@
 import { textWithFiles } from './chat-request.js';
 import { splitThinking } from './messages/markdown-blocks.js';
 
-// Of a message, besides its text.
+// Of a message, in addition to its text.
 const TURN_TOKENS = 5;
 const IMAGE_TOKENS = 600;
 const LATIN_CHARS_PER_TOKEN = 3.7;

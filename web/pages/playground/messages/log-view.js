@@ -51,7 +51,7 @@ export function createLog(requestRender) {
 
   return {
     scrollToEnd,
-    /** Begin anew at the end, for another conversation. */
+    /** Start again at the end, for another conversation. */
     reset() {
       count = WINDOW;
       isAtEnd = true;
