@@ -52,7 +52,8 @@ from llb.base.logs.log_buffer import LogBuffer
 from llb.base.tasks import TaskSupervisor
 from llb.catalog import load_catalog
 from llb.cluster.download_settings import DownloadSettings
-from llb.cluster.link.link_server import LinkServer, create_local_link
+from llb.cluster.link.link_server import LinkServer
+from llb.cluster.link.local_link import run_local_link
 from llb.cluster.members import Members
 from llb.cluster.memory_estimates import MemoryEstimates
 from llb.cluster.node_traffic import NodeTraffic
@@ -100,8 +101,6 @@ from llb.store.integrity_check import IntegrityCheck
 from llb.store.storage_monitor import StorageMonitor
 from llb.store.tables import settings, users
 from llb.wire import (
-    EndpointKind,
-    EndpointStatusChanged,
     Event,
     Hello,
     HfStats,
@@ -113,8 +112,6 @@ from llb.wire import (
 
 log = logging.getLogger(__name__)
 
-# Before a failed local link is opened again.
-LOCAL_LINK_RETRY_DELAY_S = 1.0
 LOCAL_JOIN_TIMEOUT_S = 2.0
 
 
@@ -278,7 +275,7 @@ class Balancer:
         self.storage_monitor = StorageMonitor(
             self.db, config.models_dir, download_reserve_bytes=DISK_RESERVE_BYTES
         )
-        self.event_feed = EventFeed(self.event_bus, self.view, self._endpoint_events)
+        self.event_feed = EventFeed(self.event_bus, self.view, self.endpoints.list_events)
         self.tasks = TaskSupervisor("llb")
         self._data_dir_lock: data_dir.DataDirLock | None = None
         # Secret of the local node's file tokens; kept in the database.
@@ -340,7 +337,7 @@ class Balancer:
             ),
             presets_blueprint(self.conversations),
             requests_blueprint(self.db, self.history, self.view, self.chart_history),
-            budgets_blueprint(self.db, self.budgets, self._is_provider, audit),
+            budgets_blueprint(self.db, self.budgets, self.endpoints.is_provider, audit),
             event_stream_blueprint(self.event_feed, self.principal_watch),
             metrics_blueprint(self.metrics),
             peer_files_blueprint(
@@ -436,7 +433,7 @@ class Balancer:
         self.tasks.spawn(self.storage_monitor.run(), "storage")
         self.tasks.spawn(self.integrity_check.run(), "integrity-check")
         self.tasks.spawn(self.clock_keeper.run(), "clock")
-        self.tasks.spawn(self._run_local_link(), "local-link")
+        self.tasks.spawn(run_local_link(self.link_server, self.agent), "local-link")
         self.tasks.spawn(self.hub_stats.run(), "hub-stats")
         self.tasks.spawn(self.members.run_flush_loop(), "members")
         if self.tls is not None:
@@ -492,10 +489,6 @@ class Balancer:
         """Return a token with which the first password can be chosen; None once there is one."""
         return self.accounts.setup_token.issue() if await self.uses_default_password() else None
 
-    def _is_provider(self, name: str) -> bool:
-        """Whether a budget may have this id: that of an endpoint, or a kind of endpoint."""
-        return self.endpoints.get(name) is not None or name in set(EndpointKind)
-
     def _problems(self) -> tuple[str, ...]:
         damage = self.integrity_check.problem
         return (
@@ -510,22 +503,8 @@ class Balancer:
         is_this_host = is_loopback_host(host) or host == self.config.name.lower()
         return is_this_host and url.port == self.port
 
-    def _endpoint_events(self) -> list[EndpointStatusChanged]:
-        return [self._endpoint_event(endpoint, is_removed=False) for endpoint in self.endpoints]
-
     def _publish_endpoint(self, endpoint: Endpoint, is_removed: bool) -> None:
-        self.event_bus.publish(self._endpoint_event(endpoint, is_removed=is_removed))
-
-    def _endpoint_event(self, endpoint: Endpoint, *, is_removed: bool) -> EndpointStatusChanged:
-        return EndpointStatusChanged(
-            endpoint_id=endpoint.id,
-            name=endpoint.name,
-            status=self.endpoints.status_of(endpoint),
-            removed=is_removed,
-            latency_ms=endpoint.latency_ms,
-            active_requests=endpoint.shared_slots.busy,
-            models=len(endpoint.models),
-        )
+        self.event_bus.publish(self.endpoints.event_of(endpoint, is_removed=is_removed))
 
     def _node_id_of(self, credential: str) -> str | None:
         record = self.members.find_by_credential(credential)
@@ -568,32 +547,13 @@ class Balancer:
         self.link_server.push_desired_state()
 
     def _on_load_ended(self, node_id: str, model_id: str, duration_s: float, has_failed: bool) -> None:
+        # The metrics are made after the performance model, which they show.
         self.metrics.record_load(node_id, model_id, duration_s, has_failed)
 
     def _on_replica_report(self, node_id: str, report: ReplicaReport) -> None:
         self.metrics.record_replica(node_id, report)
         self.members.on_replica_report(node_id, report)
         self.registrations.on_replica_report(node_id, report)
-
-    async def _run_local_link(self) -> None:
-        """Run the link of the local node, which uses the protocol of a joined node inside the process.
-
-        A failure at either end closes the link only; both ends then synchronise their whole state again.
-        """
-        while True:
-            node_end, balancer_end = create_local_link()
-            try:
-                async with asyncio.TaskGroup() as both_ends:
-                    both_ends.create_task(
-                        self.link_server.serve_link(
-                            balancer_end, node_id=self.agent.node_id, silence_timeout_s=None
-                        ),
-                        name="llb.local-link.balancer",
-                    )
-                    both_ends.create_task(self.agent.run_link(node_end), name="llb.local-link.node")
-            except* Exception as failed:
-                log.error("the link to the local node failed; opening it again", exc_info=failed)
-            await asyncio.sleep(LOCAL_LINK_RETRY_DELAY_S)
 
     def _on_stats_changed(self, repo: str, stats: HfStats) -> None:
         for model in self.catalog:

@@ -21,7 +21,8 @@ from llb.api.middleware.error_handler import install_error_handler
 from llb.base.events import EventBus
 from llb.base.tasks import TaskSupervisor
 from llb.catalog import load_catalog
-from llb.cluster.link.link_server import LinkServer, create_local_link
+from llb.cluster.link.link_server import LinkServer
+from llb.cluster.link.local_link import create_local_link
 from llb.cluster.peer_sources import PeerSources
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
 
 from msgspec import structs
 
@@ -19,15 +18,12 @@ from llb.wire import (
     PROTOCOL_VERSION,
     BadSourceReport,
     BalancerLink,
-    BalancerMessage,
     DesiredState,
     Drain,
     Heartbeat,
     Hello,
     LinkClosed,
     LinkRejected,
-    NodeLink,
-    NodeMessage,
     OpenTunnels,
     ReplicaReport,
     Welcome,
@@ -267,41 +263,3 @@ def _hello_refusal(node_id: str, hello: Hello) -> str | None:
     if hello.node_id != node_id:
         return FOREIGN_HELLO_MESSAGE
     return protocol_incompatibility(hello.protocol, hello.version)
-
-
-SentT = TypeVar("SentT")
-ReceivedT = TypeVar("ReceivedT")
-
-
-class _InProcessLink(Generic[SentT, ReceivedT]):
-    """One end of an in-process link, which passes message objects without encoding them."""
-
-    def __init__(self, outbox: asyncio.Queue[SentT | None], inbox: asyncio.Queue[ReceivedT | None]) -> None:
-        self._outbox = outbox
-        self._inbox = inbox
-        self._closed = False
-
-    async def send(self, message: SentT) -> None:
-        if self._closed:
-            raise LinkClosed
-        self._outbox.put_nowait(message)
-
-    async def receive(self) -> ReceivedT:
-        message = None if self._closed else await self._inbox.get()
-        if message is None:
-            self._closed = True
-            raise LinkClosed
-        return message
-
-    async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            # The other end reads the messages sent before, then the end.
-            self._outbox.put_nowait(None)
-
-
-def create_local_link() -> tuple[NodeLink, BalancerLink]:
-    """Create the two ends of the local node's link."""
-    to_balancer: asyncio.Queue[NodeMessage | None] = asyncio.Queue()
-    to_node: asyncio.Queue[BalancerMessage | None] = asyncio.Queue()
-    return _InProcessLink(to_balancer, to_node), _InProcessLink(to_node, to_balancer)

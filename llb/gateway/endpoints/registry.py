@@ -20,7 +20,7 @@ from llb.policy.endpoints import names
 from llb.policy.endpoints.health import EndpointHealth
 from llb.security import tokens
 from llb.store.tables.endpoints import ListedModel
-from llb.wire import Capability, EndpointStatus, Model, ModelObject
+from llb.wire import Capability, EndpointKind, EndpointStatus, EndpointStatusChanged, Model, ModelObject
 
 _LISTED_STATUSES = frozenset({EndpointStatus.HEALTHY, EndpointStatus.BUSY, EndpointStatus.RATE_LIMITED})
 
@@ -86,6 +86,26 @@ class EndpointRegistry:
 
     def status_of(self, endpoint: Endpoint) -> EndpointStatus:
         return endpoint.status(self._clock())
+
+    def is_provider(self, name: str) -> bool:
+        """Return whether this is the id of an endpoint, or a kind of endpoint."""
+        return name in self._endpoints or name in set(EndpointKind)
+
+    def list_events(self) -> list[EndpointStatusChanged]:
+        """Return an event for each endpoint, as if all had just changed."""
+        return [self.event_of(endpoint) for endpoint in self]
+
+    def event_of(self, endpoint: Endpoint, *, is_removed: bool = False) -> EndpointStatusChanged:
+        """Return the event that describes an endpoint as it is now."""
+        return EndpointStatusChanged(
+            endpoint_id=endpoint.id,
+            name=endpoint.name,
+            status=self.status_of(endpoint),
+            removed=is_removed,
+            latency_ms=endpoint.latency_ms,
+            active_requests=endpoint.shared_slots.busy,
+            models=len(endpoint.models),
+        )
 
     def places_of(self, model_id: str) -> Mapping[str, Place]:
         """Return the endpoints that have a model, by their ids."""
