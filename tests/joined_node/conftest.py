@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import BalancerFactory, JoinedNodeFactory
@@ -21,3 +23,12 @@ async def cluster(
     await node.wait_until_online()
     await llb.pull_model("chat")
     return llb, node
+
+
+@pytest.fixture
+async def anonymous_client(
+    cluster: tuple[RunningBalancer, RunningJoinedNode],
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the joined node without credentials."""
+    async with httpx.AsyncClient(base_url=cluster[1].url, timeout=30, trust_env=False) as client:
+        yield client

@@ -27,7 +27,7 @@ from tests.clients.models import write_scripted_model
 from tests.gateway.conftest import Engines
 from tests.gateway.fake_engine import SSE_HEAD, Exchange, run_fake_engine
 from tests.gateway.real_engine import RealEngine, post_json
-from tests.gateway.stream.test_relay import Sink
+from tests.gateway.stream.relay_fixture import Sink
 
 CHAT, TEXT, RESPONSES, MESSAGES = AGGREGATOR_OF_PATH
 PARAMETERS = {
