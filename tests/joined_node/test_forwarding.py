@@ -1,4 +1,4 @@
-"""What reaches the other host: headers of a client at the balancer, load options at a joined node."""
+"""What reaches the other host: headers of a client, load options, and back why they are refused."""
 
 from __future__ import annotations
 
@@ -55,3 +55,14 @@ async def test_load_options_hold_on_a_joined_host(
     assert loaded.status_code == 200, loaded.text
     [report] = node.app.agent.engine_pool.engine_reports()
     assert report.slots == 1
+
+
+async def test_why_a_joined_host_does_not_load_is_told(
+    cluster: tuple[RunningBalancer, RunningJoinedNode],
+) -> None:
+    llb, node = cluster
+    [file] = node.home.rglob("chat.gguf")
+    file.write_bytes(b"no weights" * 100)
+    refused = await llb.http.post("/api/models/chat/load", json={"options": {"slots": 1}})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_error")
+    assert "file changed since it was verified: chat.gguf" in refused.json()["error"]["message"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, Callable
-from typing import cast
+from collections.abc import AsyncIterable, Callable, Coroutine
+from functools import wraps
+from typing import Any, cast
 
 from sanic import Request
 from sanic.response import HTTPResponse
@@ -29,6 +30,8 @@ from llb.security import tokens
 from llb.wire import LoadOptions
 
 log = logging.getLogger(__name__)
+
+Handler = Callable[..., Coroutine[Any, Any, HTTPResponse | None]]
 
 FORWARDED_HEADERS = ("content-type", "x-request-id", "traceparent", "tracestate")
 CONNECT_TIMEOUT_S = 5.0
@@ -65,15 +68,10 @@ def node_api_blueprint(
 
     @blueprint.post("/hop/v1/<path:path>", name="infer")
     @node_only
+    @_answers_node_errors
     async def infer(request: Request, path: str) -> HTTPResponse | None:
-        try:
-            with in_flight.track():
-                return await _infer(request, path)
-        except errors.LlbError as error:
-            log.warning("a request for %s failed: %s", request.args.get("model"), error.message)
-            response = error_response(error)
-            response.headers[NODE_ERROR_HEADER.decode("ascii")] = error.hop_code or error.code
-            return response
+        with in_flight.track():
+            return await _infer(request, path)
 
     async def _infer(request: Request, path: str) -> HTTPResponse | None:
         model_id = request.args.get("model") or ""
@@ -114,6 +112,7 @@ def node_api_blueprint(
 
     @blueprint.post("/hop/models/<model_id:str>/load", name="load")
     @node_only
+    @_answers_node_errors
     async def load(request: Request, model_id: str) -> HTTPResponse:
         options = parse_body(request, LoadOptions) if request.body else None
         await agent.load_model(model_id, options)
@@ -121,17 +120,36 @@ def node_api_blueprint(
 
     @blueprint.post("/hop/models/<model_id:str>/unload", name="unload")
     @node_only
+    @_answers_node_errors
     async def unload(_request: Request, model_id: str) -> HTTPResponse:
         await agent.unload_model(model_id)
         return no_content()
 
     @blueprint.post("/hop/models/<model_id:str>/discard", name="discard")
     @node_only
+    @_answers_node_errors
     async def discard(_request: Request, model_id: str) -> HTTPResponse:
         await agent.discard_partial(model_id)
         return no_content()
 
     return blueprint
+
+
+def _answers_node_errors(handler: Handler) -> Handler:
+    """Answer the handler's errors with the header from which the balancer restores them."""
+
+    @wraps(handler)
+    async def answer(request: Request, **params: Any) -> HTTPResponse | None:
+        try:
+            return await handler(request, **params)
+        except errors.LlbError as error:
+            model_id = params.get("model_id") or request.args.get("model")
+            log.warning("%s for %s failed: %s", request.path, model_id, error.message)
+            response = error_response(error)
+            response.headers[NODE_ERROR_HEADER.decode("ascii")] = error.hop_code or error.code
+            return response
+
+    return answer
 
 
 def _keep_alive_of(request: Request) -> KeepAlive | None:

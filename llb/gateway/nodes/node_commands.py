@@ -15,6 +15,8 @@ from llb import errors
 from llb.base.tasks import TaskSupervisor
 from llb.cluster.view import ClusterView, Node
 from llb.gateway.http.client import JSON_HEADER
+from llb.gateway.http.engine_errors import NODE_ERROR_HEADER, error_from_engine_response
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, TransportError
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.node.agent import LOAD_TIMEOUT_S, NodeAgent
@@ -22,6 +24,8 @@ from llb.wire import LoadOptions, ReplicaState
 
 # An engine unloads when its running requests have ended.
 UNLOAD_TIMEOUT_S = 60.0
+# The body of an error follows its head at once.
+MAX_ERROR_BODY_BYTES, ERROR_BODY_TIMEOUT_S = 64 * 1024, 5.0
 # Before the same node gets another command to preload the same model: after a success, after a failure.
 PRELOAD_COOLDOWN_S, FAILED_PRELOAD_COOLDOWN_S = 5.0, 60.0
 
@@ -153,9 +157,20 @@ class NodeCommands:
             response = await self._node_connections.request(
                 node.id, b"POST", path.encode("ascii"), headers, body, header_timeout_s=timeout_s
             )
-            response.close()
+            try:
+                refusal = await _read_refusal(response)
+            finally:
+                response.close()
         except TransportError as error:
             problem = "cannot be reached" if isinstance(error, ConnectError) else "did not respond"
             raise errors.EngineFailed(f"Node '{node.hello.name}' {problem}") from None
         if response.status >= 400:
-            raise errors.EngineFailed(f"Node '{node.hello.name}' failed to {command} the model")
+            raise refusal or errors.EngineFailed(f"Node '{node.hello.name}' failed to {command} the model")
+
+
+async def _read_refusal(response: UpstreamResponse) -> errors.LlbError | None:
+    """Return the error that the node itself raised; None without one, as from an older node."""
+    if NODE_ERROR_HEADER not in dict(response.headers):
+        return None
+    body = await response.read(MAX_ERROR_BODY_BYTES, ERROR_BODY_TIMEOUT_S)
+    return error_from_engine_response(response.status, response.headers, body)

@@ -70,3 +70,12 @@ async def test_load_options_reach_a_joined_node(fake_node: FakeNode, commands: N
     await request.respond(b"{}", status=500)
     with pytest.raises(errors.EngineFailed, match="Node 'cellar' failed to unload the model"):
         await unloading
+
+
+async def test_a_node_s_refusal_keeps_its_code(fake_node: FakeNode, commands: NodeCommands) -> None:
+    loading = asyncio.ensure_future(commands.load("tiny", options=LoadOptions(slots=9), node_ids=None))
+    request = await fake_node.next_request()
+    body = {"error": {"message": "There is no room for 9 slots", "type": "insufficient_resources"}}
+    await request.respond(msgspec.json.encode(body), b"X-LLB-Error: insufficient_memory", status=400)
+    with pytest.raises(errors.InsufficientMemory, match="There is no room for 9 slots"):
+        await loading
