@@ -370,10 +370,12 @@ async def test_a_reranking_model_orders_documents(page: Page) -> None:
     await page.get_by_role("button", name="Rank").click()
     await expect(page.get_by_role("alert")).to_contain_text("Enter a query")
     await page.get_by_role("textbox", name="Query").fill("number")
-    await page.get_by_role("textbox", name="Documents").fill("first\nsecond\nthird")
+    await page.get_by_role("textbox", name="Documents").fill(
+        "\n".join(f"text {number}" for number in range(70))
+    )
     await page.get_by_role("button", name="Rank").click()
     scores = page.get_by_role("region", name="Result").locator(".score-value")
-    await expect(scores).to_have_count(3, timeout=REAL_MS)
+    await expect(scores).to_have_count(70, timeout=REAL_MS)
     values = [float(text) for text in await scores.all_inner_texts()]
     assert values == sorted(values, reverse=True)
 

@@ -172,7 +172,7 @@ export default {
   'playground.embedding.texts': 'Texts',
   'playground.embedding.example':
     'How do I reset my password?\nI forgot my login.\nThe weather is nice today.',
-  'playground.embedding.hint': 'One per line, up to 64. Each is compared with the first.',
+  'playground.embedding.hint': 'One per line. Each is compared with the first.',
   'playground.embedding.two': 'Enter at least two texts, one per line.',
   'playground.embedding.run': 'Compare',
   'playground.embedding.summary':
@@ -181,7 +181,7 @@ export default {
   'playground.rerank.text': 'A reranking model scores how well each document answers a query.',
   'playground.rerank.query': 'Query',
   'playground.rerank.documents': 'Documents',
-  'playground.rerank.hint': 'One per line, up to 64.',
+  'playground.rerank.hint': 'One per line.',
   'playground.rerank.both': 'Enter a query and at least one document.',
   'playground.rerank.run': 'Rank',
   'playground.rerank.summary': 'Best first, in {time}. Scores are relative to each other.',

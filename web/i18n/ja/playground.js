@@ -171,7 +171,7 @@ export default {
   'playground.embedding.texts': 'テキスト',
   'playground.embedding.example':
     'パスワードを再設定するには？\nログイン情報を忘れました。\n今日はいい天気です。',
-  'playground.embedding.hint': '1 行に 1 つ、64 行まで。それぞれを 1 行目と比較します。',
+  'playground.embedding.hint': '1 行に 1 つ。それぞれを 1 行目と比較します。',
   'playground.embedding.two': '2 つ以上のテキストを、1 行に 1 つ入力してください。',
   'playground.embedding.run': '比較する',
   'playground.embedding.summary': '{dimensions} 次元、{tokens} トークン、{time}。1 行目とのコサイン類似度：',
@@ -179,7 +179,7 @@ export default {
   'playground.rerank.text': 'リランキングモデルは、各文書がクエリにどれだけ合うかを採点します。',
   'playground.rerank.query': 'クエリ',
   'playground.rerank.documents': '文書',
-  'playground.rerank.hint': '1 行に 1 つ、64 行まで。',
+  'playground.rerank.hint': '1 行に 1 つ。',
   'playground.rerank.both': 'クエリと、1 つ以上の文書を入力してください。',
   'playground.rerank.run': '並べ替える',
   'playground.rerank.summary': '関連度の高い順（{time}）。スコアは相対的な値です。',

@@ -5,15 +5,12 @@ import { f, t } from '../../../core/i18n.js';
 import { alertBox, errorMessage } from '../../../components/feedback.js';
 import { progressBar } from '../../../components/progress.js';
 
-const MAX_LINES = 64;
-
 /** Texts of a field with one text per line. */
 export const linesOf = (text) =>
   text
     .split('\n')
     .map((line) => line.trim())
-    .filter(Boolean)
-    .slice(0, MAX_LINES);
+    .filter(Boolean);
 
 /** `problem`: why `ask` is not called. The result of `ask` gets its duration as `ms`. */
 export async function runTool(app, state, { problem, ask }) {
