@@ -145,10 +145,10 @@ class Inspector:
     def say(self, key: str, **values: object) -> str:
         return translate(self.locale, key, **values)
 
-    async def open(self, address: str, *, anew: bool = False) -> Page:
-        """The page at `address`, when it shows what it is about; as a link would lead there, or `anew`."""
+    async def open(self, address: str, *, reload: bool = False) -> Page:
+        """The page at `address`, when it shows what it is about; through a link, or with `reload` as a new load."""
         pages = self.visitor.context.pages
-        if anew or not pages or await pages[0].get_by_role("dialog").count():
+        if reload or not pages or await pages[0].get_by_role("dialog").count():
             for page in pages:
                 await page.close()
             page = await self.visitor.open(address)
@@ -256,12 +256,12 @@ async def look_at_nodes(see: Inspector) -> None:
     await expect(page.get_by_role("dialog").locator("code").first).to_contain_text("--join")
     await see.look(page, "nodes, dialog that adds one")
     await page.close()
-    page = await see.open("/nodes", anew=True)
+    page = await see.open("/nodes", reload=True)
     await page.get_by_role("link", name=see.say("node.logs"), exact=True).click()
     await expect(page.get_by_role("region", name=see.say("logs.lines"))).to_be_visible()
     await see.look(page, "log of a node")
     await page.close()
-    page = await see.open("/nodes/endpoints", anew=True)
+    page = await see.open("/nodes/endpoints", reload=True)
     with ProviderStandIn("vllm") as vllm:
         new = {"base_url": vllm.base_url, "name": "box"}
         assert (await see.visitor.llb.http.post("/api/endpoints", json=new)).status_code == 201
@@ -280,7 +280,7 @@ async def look_at_nodes(see: Inspector) -> None:
         await route.fulfill(response=real, json={"nodes": cluster(node)})
 
     await see.visitor.context.route("**/api/nodes", answer)
-    page = await see.open("/nodes", anew=True)
+    page = await see.open("/nodes", reload=True)
     await expect(page.get_by_role("heading", level=2)).to_have_count(12)
     await see.look(page, "nodes, each in another state")
     for opener in ("node.edit", "node.remove"):
@@ -380,7 +380,7 @@ async def test_nothing_to_object_to(
         await visitor.context.add_init_script(AXE.read_text("utf-8"))
         return Inspector(visitor, locale, place)
 
-    # First, while the download that stands still has not been begun anew.
+    # First, while the download that stands still has not been restarted.
     owner = await inspector(house)
     for look in LOOKS:
         await look(owner)

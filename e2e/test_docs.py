@@ -1,4 +1,4 @@
-"""The reference of the API: read, searched and linked to, by whoever is signed in and whoever is not."""
+"""The reference of the API: read, searched and linked to, signed in and signed out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.harness import RunningBalancer
 CHAT = "openai.chat_completions"
 
 
-async def test_whoever_is_not_signed_in_can_read_it_and_sign_in_from_there(
+async def test_signed_out_visitors_can_read_it_and_sign_in_from_there(
     llb: RunningBalancer, visitors: VisitorFactory
 ) -> None:
     page = await (await visitors(llb, signed_in=False)).open("/docs")

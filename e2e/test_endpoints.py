@@ -68,7 +68,7 @@ async def test_an_endpoint_from_adding_to_removing(
     await expect(page.get_by_role("heading", name="No endpoints yet")).to_be_visible()
 
 
-async def test_a_change_by_somebody_else_shows_at_once(
+async def test_a_change_by_another_user_shows_at_once(
     make_llb: BalancerFactory, visitors: VisitorFactory, vllm: ProviderStandIn
 ) -> None:
     llb = await make_llb(name="attic").start()

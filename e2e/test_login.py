@@ -258,7 +258,7 @@ async def test_the_way_back_never_leads_elsewhere(
     await log_in(page)
     await expect(page.get_by_role("heading", level=1)).to_have_text("Models")
     await expect(page).to_have_url(f"{llb.url}/models")
-    # Nor does it for somebody who is signed in already.
+    # Nor does it for a user who is signed in already.
     await page.goto(f"{llb.url}/login?next={target}")
     await expect(page).to_have_url(f"{llb.url}/models")
 

@@ -70,7 +70,7 @@ def uniform_shape(
 
 
 def with_projector(shape: ModelShape, size_bytes: int) -> ModelShape:
-    """`shape` with the projector that lies in a file of its own."""
+    """`shape` with the projector in a file of its own."""
     return replace(shape, projector_bytes=size_bytes)
 
 

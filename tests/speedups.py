@@ -93,7 +93,7 @@ def _share_tls_contexts() -> None:
 
 
 def _share_sanic_rewrite() -> None:
-    """Sanic compiles its own methods anew for each app in test mode, by the signals which that app has."""
+    """Sanic recompiles its own methods for each app in test mode, for the signals of that app."""
     rewrite: Any = TouchUp.run
     rewritten_for: list[frozenset[str]] = []
 

@@ -56,7 +56,7 @@ def test_what_is_tested_is_what_is_locked() -> None:
     for pin in parse_lock_file(TEST_LOCK_FILE):
         if pin.is_applicable:
             assert metadata.version(pin.name) == pin.version, (
-                f"{pin.name}: ./install.sh lock, or install anew"
+                f"{pin.name}: ./install.sh lock, or install again"
             )
 
 

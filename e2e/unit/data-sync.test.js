@@ -182,7 +182,7 @@ test('what was heard before the question is not applied to its answer', () =>
     equal(store.state.models.get('a').status, 'Ready');
   }));
 
-test('a first answer that does not come is told; the next Hello mends it', () =>
+test('a first answer that does not come is told; the next Hello repairs it', () =>
   withDataSync(async ({ api, clock, store, sockets, tell, restart }) => {
     const error = new Error('away');
     await api.answer({ ...ANSWERS, '/api/nodes': error });
@@ -211,7 +211,7 @@ test('a question that fails is not asked again and again', () =>
     equal(api.news(), ['/api/models/a']);
   }));
 
-test('Resync has everything asked for anew', () =>
+test('Resync asks for everything again', () =>
   withDataSync(async ({ api, tell }) => {
     await api.answer();
     api.news();
@@ -220,7 +220,7 @@ test('Resync has everything asked for anew', () =>
     await api.answer();
   }));
 
-test('a server that starts its count anew is heard', () =>
+test('a server that restarts its count is heard', () =>
   withDataSync(async ({ api, clock, tell, store, sockets, restart }) => {
     await api.answer();
     for (let at = 0; at < 50; at += 1) tell('Unknown');

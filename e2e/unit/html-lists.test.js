@@ -232,7 +232,7 @@ test('a thousand random changes of a list end as a naive model says', () => {
 
 // --- memo --------------------------------------------------------------------------------------------
 
-test('a memo is made anew only when a dependency is another one', () => {
+test('a memo is rebuilt only when a dependency changes', () => {
   let made = 0;
   const view = (...deps) =>
     html`<p>${memo(deps, () => {
@@ -251,7 +251,7 @@ test('a memo is made anew only when a dependency is another one', () => {
   equal(made, 4);
 });
 
-test('a memo that something else took the place of is made anew', () => {
+test('a memo is rebuilt after other content replaced it', () => {
   let made = 0;
   const remembered = memo([1], () => {
     made += 1;
@@ -287,7 +287,7 @@ test('an item of a list may be a memo', () => {
   equal([made, element.textContent], [['a', 'b', 'a'], '23']);
 });
 
-test('a memo is made anew after something else failed in its place', async () => {
+test('a memo is rebuilt after other content failed in its place', async () => {
   const view = (text, run) => html`<p>${text}${run && memo([run], run)}</p>`;
   const broken = () => {
     throw new Error('broken view');

@@ -161,7 +161,7 @@ test('null, undefined and false remove an attribute, true leaves it empty, zero 
   equal([null, 'page', undefined, 0, false, true, ''].map(now), [null, 'page', null, '0', null, '', '']);
 });
 
-test('nothing stands in a mixed attribute for null, undefined and false', () => {
+test('null, undefined and false are empty in a mixed attribute', () => {
   const element = place();
   const view = (a, b) => html`<p class="card ${a} ${b}"></p>`;
   const now = (...values) => draw(view(...values), element).firstElementChild.className;

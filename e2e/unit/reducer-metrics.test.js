@@ -85,7 +85,7 @@ test('what was answered makes the node and what it has loaded outdated', () => {
 
 const told = (state) => state.toasts.map(({ kind, key, values }) => `${kind} ${key} ${values.name}`);
 
-test('a pull that ends is told once, whoever says it first', () => {
+test('the end of a pull is told once, whichever message comes first', () => {
   const begun = hear(withModels(model('a')), statusChanged('a', 'Registered'), downloading('a', 0.5));
   equal(told(begun), []);
   const byEvent = hear(begun, statusChanged('a', 'Ready'));

@@ -102,8 +102,8 @@ test('no figure of a node runs backwards while it goes on', () => {
     [gotOn(verifying, 'n'), shareOn(verifying, 'n'), verifying.nodes.get('n').replicas[0].state],
     [1000, 1, 'verifying'],
   );
-  const anew = hear(verifying, nodeChanged('n', [comingTo('a', 0)]));
-  equal([gotOn(anew, 'n'), shareOn(anew, 'n')], [0, 0], 'what was wrong is fetched anew');
+  const again = hear(verifying, nodeChanged('n', [comingTo('a', 0)]));
+  equal([gotOn(again, 'n'), shareOn(again, 'n')], [0, 0], 'what was wrong is fetched again');
 });
 
 test('a replica that ends on one node is asked for, though the model is as it was', () => {

@@ -262,7 +262,7 @@ test('an answer that is older than the events does not turn it back', () => {
   equal(progressOf(reduce(state, models({ ...answer, download_progress: 0.7 })), 'a'), 0.7);
 });
 
-test('a download that begins anew begins anew', () => {
+test('a download that restarts starts at zero', () => {
   for (const between of ['Error', 'Available', 'Registered', 'Ready']) {
     const state = hear(
       withModels(model('a')),

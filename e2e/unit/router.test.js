@@ -230,7 +230,7 @@ test('other presses are left to the browser', () => {
   left(place());
 });
 
-test('a link that somebody else has taken is left', () => {
+test('a link that another handler has taken is left alone', () => {
   const element = link('/nodes');
   element.addEventListener('click', (event) => event.preventDefault());
   press(element);

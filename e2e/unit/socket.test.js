@@ -73,7 +73,7 @@ test('events are handed over once a frame, in order, with the time', () =>
     stop();
   }));
 
-test('Resync asks for everything anew, and is no new connection', () =>
+test('Resync asks for everything again, without a new connection', () =>
   withFakes(async ({ sockets }) => {
     const { stop, told, statuses } = listen();
     sockets[0].tell({ type: 'Hello', seq: 1 });
@@ -211,7 +211,7 @@ test('a page that is hidden before its frame came hands over at once', () =>
     stop();
   }));
 
-test('whoever comes back to the page, or to the network, does not wait', () =>
+test('returning to the page, or to the network, reconnects at once', () =>
   withFakes(async ({ sockets, clock, page }) => {
     const { stop } = listen();
     for (const back of [
@@ -249,7 +249,7 @@ test('reconnect() connects at once, and once', () =>
     await clock.pass(14_000);
     equal(sockets.length, length + 1, 'the pause that was under way is over');
     sockets.at(-1).end();
-    ok(told.status.at(-1).retryAt - clock.now <= 500, 'whoever asks for it does not wait long');
+    ok(told.status.at(-1).retryAt - clock.now <= 500, 'a requested reconnect does not wait long');
     stop();
   }));
 

@@ -64,7 +64,7 @@ test('each event is there as soon as its bytes are', async () => {
   await reading.return();
 });
 
-test('whoever stops reading ends the stream', async () => {
+test('a reader that stops ends the stream', async () => {
   const ended = {};
   for await (const { data } of events(
     streamOf([bytes('data: 1\n\n'), bytes('data: 2\n\n'), bytes('data: 3\n\n')], ended),

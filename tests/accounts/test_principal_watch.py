@@ -1,4 +1,4 @@
-"""Principal watch: what is open ends with its key, its session and its user, whoever ends them."""
+"""Principal watch: open connections end with their key, session or user."""
 
 from __future__ import annotations
 

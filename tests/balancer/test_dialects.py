@@ -56,7 +56,7 @@ async def ask(llb: RunningBalancer, **change: Any) -> httpx.Response:
 async def test_a_full_queue(chatting: RunningBalancer) -> None:
     """Counting tokens needs no slot."""
     assert (await ask(chatting)).status_code == 200
-    slot = await chatting.app.admission.reserve_slot("chat", key_id="somebody")
+    slot = await chatting.app.admission.reserve_slot("chat", key_id="another")
     try:
         refused = await ask(chatting)
         assert error_of(refused) == (529, "overloaded_error", "queue_full")

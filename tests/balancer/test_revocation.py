@@ -48,7 +48,7 @@ async def llb(
     running = await make_llb(catalog=catalog, parallel=1).start()
     await running.wait_until_online()
     await running.pull_model("chat")
-    slot = await running.app.admission.reserve_slot("chat", key_id="somebody")
+    slot = await running.app.admission.reserve_slot("chat", key_id="another")
     yield running
     slot.release()
 

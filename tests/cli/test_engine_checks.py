@@ -1,4 +1,4 @@
-"""Checks of the engine: one command for a problem that a command mends."""
+"""Checks of the engine: one command for each problem that a command fixes."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.clients", description=__doc__)
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=", ".join(PROGRAMS))
     parser.add_argument("--all", action="store_true", help="run all programs")
-    parser.add_argument("--document", action="store_true", help="only write the document anew")
+    parser.add_argument("--document", action="store_true", help="only rewrite the document")
     arguments = parser.parse_args()
     if arguments.document:
         write_document()

@@ -149,7 +149,7 @@ def test_a_moment_years_ahead_deletes_nothing(served: ShiftedClockProcess, years
     assert problem.startswith(f"The clock of this host has jumped forward by {years * 365}.0 days:")
     served.shift(0)
     assert [text for text in http.get("/api/system").json()["problems"] if "clock" in text] == []
-    # The sessions of before are there, those of meanwhile would last too long.
+    # Earlier sessions remain; those created meanwhile would last too long.
     wait_until(lambda: http.get("/api/auth/me", headers=session).status_code == 200)
     wait_until(lambda: http.get("/api/auth/me", headers=ahead).status_code == 401)
     times = [record["time"] for record in http.get("/api/requests?limit=10").json()["requests"]]

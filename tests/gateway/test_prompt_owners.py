@@ -29,9 +29,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def owners(clock: Clock) -> PromptOwners:
-    """An engine that has served somebody else before."""
+    """An engine that has served another user before."""
     made = PromptOwners(clock)
-    begin(made, "somebody", text="x")
+    begin(made, "another", text="x")
     return made
 
 
@@ -94,7 +94,7 @@ def test_what_explains_nothing(owners: PromptOwners) -> None:
     assert own_tokens(owners, "b", turns=["one", "two"], tools=[1]) == 0
     assert own_tokens(owners, "a", turns=["one", "two"], tools=[2]) == 0
     assert own_tokens(owners, "a", turns=["one", "two"]) == 0
-    begin(owners, "somebody", node="there", text="x")
+    begin(owners, "another", node="there", text="x")
     assert own_tokens(owners, "a", node="there", turns=["one", "two"], tools=[1]) == 0
 
 

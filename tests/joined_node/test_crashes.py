@@ -54,7 +54,7 @@ async def test_a_request_that_ends_the_engine_of_a_node_is_refused_from_then_on(
         for stream in (True, False):
             refused = await ask(llb, poison, key=attacker, stream=stream, max_tokens=1000)
             assert (refused.status_code, error_code(refused)) == (400, "request_crashes_engine")
-            # The same again is refused, whoever sends it.
+            # The same request is refused, from any sender.
             again = await ask(llb, poison, key=good, stream=stream, max_tokens=1000)
             assert (again.status_code, error_code(again)) == (400, "request_crashes_engine")
             assert (await ask(llb, key=good)).status_code == 200

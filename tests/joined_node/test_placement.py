@@ -168,7 +168,7 @@ async def test_a_balancer_that_restarts_waits_for_the_holder(
 # --- deletion -------------------------------------------------------------------------------------
 
 
-async def test_a_deletion_waits_for_whoever_was_told_to_hold_the_model(llb: RunningBalancer) -> None:
+async def test_a_deletion_waits_for_nodes_that_were_told_to_hold_the_model(llb: RunningBalancer) -> None:
     joined = await join_node(llb, "relic")
     async with open_link(llb, joined.credential) as relic:
         await relic.send_hello(joined.node_id)

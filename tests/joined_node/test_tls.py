@@ -328,7 +328,7 @@ async def impostor(
 
 
 @pytest.mark.parametrize("certificate_source", ["its own", "the real one"])
-async def test_the_token_is_not_told_to_somebody_with_another_certificate(
+async def test_the_token_is_not_sent_to_a_host_with_another_certificate(
     chatting: RunningBalancer, make_node: JoinedNodeFactory, tmp_path: Path, certificate_source: str
 ) -> None:
     token = await chatting.create_join_token()

@@ -22,8 +22,9 @@ CHAT_MEMORY_BYTES = 300_000_000
 
 
 class LabCluster:
-    """`with Cluster(lan, folder, {"chat": path}) as cluster:` has a Hub with these models and a balancer;
-    nodes `join`.
+    """Hub with the given models and a balancer, each on its own host; `join_node` adds nodes.
+
+    with LabCluster(lan, folder, {"chat": path}) as cluster: ...
     """
 
     def __init__(

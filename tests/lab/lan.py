@@ -47,7 +47,7 @@ class Lan:
         raise NotImplementedError("loopback has no cables")
 
     def close(self) -> None:
-        """Remove all of it; idempotent. Processes on its hosts are ended by whoever started them."""
+        """Remove all of it; idempotent. The caller ends the processes it started on its hosts."""
 
     def __enter__(self) -> Lan:
         return self

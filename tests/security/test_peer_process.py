@@ -120,7 +120,7 @@ def test_what_else_the_program_does(
         assert (report.doubt, report.reaches_outside) == (doubt, reaches_outside)
 
 
-def test_a_program_that_serves_somebody_else_is_a_relay_until_they_leave(server: Server) -> None:
+def test_a_program_that_serves_another_host_is_a_relay_until_it_leaves(server: Server) -> None:
     serving = "import socket, sys; kept = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); input()"
     with running_client(server, "serve") as process:
         assert process.stdout is not None

@@ -76,7 +76,7 @@ async def test_a_bomb_is_stopped_at_the_limit(encoding: str, encode: Callable[[b
 async def test_each_piece_counts_in_the_budget(encoding: str, encode: Callable[[bytes], bytes]) -> None:
     budget = BodyBudget(1024 * MIB)
     budget.owner_bytes = 2 * MIB
-    share = BodyShare(budget, "somebody")
+    share = BodyShare(budget, "user")
     with pytest.raises(RateLimited):
         await decode(encoding, encode(bytes(64 * MIB)), share=share)
     assert 2 * MIB - PIECE_BYTES <= budget.used_bytes <= 2 * MIB

@@ -253,7 +253,7 @@ async def test_a_lesser_key_does_not_revoke_its_owners_greater_ones(server: ApiS
     lesser = await _make(server, await server.log_in(), name="lesser", scopes=["inference"])
     other = await _make(server, await server.log_in(), name="other", scopes=["inference"])
     assert await _listed(server, _bearer(lesser)) == {"lesser", "other"}
-    # Nor those that can do as much: somebody else may hold it.
+    # Nor those with the same rights: another person may hold it.
     assert (await server.call("DELETE", f"/api/keys/{other.json['id']}", _bearer(lesser))).status == 404
     limits = {"limits": {"requests_per_minute": 1}}
     response = await server.call("PATCH", f"/api/keys/{other.json['id']}", _bearer(lesser), json_body=limits)

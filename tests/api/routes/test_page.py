@@ -195,7 +195,7 @@ async def test_another_version_is_gone(server: ApiServer, tmp_path: Path, versio
 
 
 @pytest.mark.parametrize("path", ["/", "main.js", "styles/page.css"])
-async def test_text_travels_compressed_to_whoever_takes_it(
+async def test_text_is_compressed_for_clients_that_accept_it(
     tmp_path: Path, web: Path, version: str, path: str
 ) -> None:
     (web / "index.html").write_text(FILES["main.js"])

@@ -35,7 +35,7 @@ def quarantine(clock: Clock) -> Quarantine:
     return Quarantine(clock=clock)
 
 
-def test_a_crash_is_the_requests_whoever_sends_it(quarantine: Quarantine) -> None:
+def test_a_crash_counts_for_the_request_not_its_sender(quarantine: Quarantine) -> None:
     quarantine.check("m", KEY, b"poison")
     quarantine.record_crash("m", KEY, b"poison")
     for caller in (KEY, OTHER):

@@ -28,7 +28,7 @@ def test_the_breaker_opens_after_failures_in_a_row() -> None:
     assert failed(MAX_FAILURES - 1).status(0) is EndpointStatus.HEALTHY
     opened = failed(MAX_FAILURES)
     assert (opened.status(0), opened.slots(8, 0), opened.last_error) == (EndpointStatus.OFFLINE, 0, "broken")
-    # A success in between begins the count anew.
+    # A success in between resets the count.
     recovered = failed(MAX_FAILURES - 1).after_success(0)
     assert failed(MAX_FAILURES - 1, recovered).status(0) is EndpointStatus.HEALTHY
 

@@ -350,7 +350,7 @@ class CompatibleProvider(Provider):
 
     kind = "openai-compatible"
     default_models = ("some-model",)
-    owned_by = "somebody"
+    owned_by = "owner"
 
     def add_routes(self) -> None:
         self.add_openai_routes()

@@ -1,4 +1,4 @@
-"""Audit log: pages, and what it keeps when somebody floods it."""
+"""Audit log: pages, and what it keeps when it is flooded."""
 
 from __future__ import annotations
 
