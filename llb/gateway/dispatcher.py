@@ -29,16 +29,14 @@ from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.input_batches import BatchAnswer, InputBatch, InputList, read_input_list
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.routing.affinity import compute_affinity_key, estimate_prompt_tokens
+from llb.gateway.routing.place_filter import PlaceFilter, RefusedPlaces
 from llb.gateway.spill.dispatch import dispatch_with_spill
 from llb.gateway.stream.choice_merger import ChoiceMerger
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import RelayResult
 from llb.gateway.stream.usage_parser import Usage
-from llb.policy.endpoints.dialects import path_at
 from llb.policy.retry import NODE_SPECIFIC_ERRORS, RetryState
 from llb.policy.routing import RequestEstimate
-from llb.security.permissions import has_scope
-from llb.wire import EndpointKind, Scope
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +57,7 @@ class Dispatcher:
         )
         self.performance = context.performance
         self._context = context
+        self._place_filter = PlaceFilter(context.endpoints.registry)
         self._rate_limiter = rate_limiter
         self._quarantine = Quarantine()
         self._suspect_lock = asyncio.Lock()
@@ -221,8 +220,8 @@ class Dispatcher:
     async def _dispatch_with_failover(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
         """Try one node after another, by `policy.retry`, until one answers or none is left."""
         estimate = self._estimate_request(call)
-        refused = self._refused_places(call)
-        retry = RetryState(excluded=frozenset(refused))
+        refused = self._place_filter.refused_places(call)
+        retry = RetryState(excluded=refused.ids)
         last_failure: errors.LlbError | None = None
         while True:
             attempt = Attempt(self._context, call, estimate)
@@ -270,34 +269,11 @@ class Dispatcher:
                 if has_turn:
                     self._suspect_lock.release()
 
-    def _refused_places(self, call: InferenceCall) -> dict[str, errors.LlbError]:
-        """Return the endpoints that must not get this request, with the reason."""
-        places = self._context.endpoints.registry.places_of(call.model.id)
-        if not places:
-            return {}
-        may_use_clouds = has_scope(call.record.principal, Scope.CLOUD)
-        path = call.path.decode("ascii")
-        refused: dict[str, errors.LlbError] = {}
-        via_name = self._context.endpoints.registry.via_name
-        for endpoint_id, place in places.items():
-            if place.endpoint.kind is EndpointKind.LLB and via_name in call.via:
-                refused[endpoint_id] = errors.EndpointUnavailable(
-                    f"The request has come from endpoint '{place.endpoint.name}' itself"
-                )
-            elif place.is_cloud and not may_use_clouds:
-                refused[endpoint_id] = errors.CloudNotAllowed(place.endpoint.name)
-            elif path_at(place.endpoint.kind, path) is None:
-                refused[endpoint_id] = errors.InvalidRequest(
-                    f"Endpoint '{place.endpoint.name}' ({place.endpoint.kind.value}) does not answer {path}",
-                    param="model",
-                )
-        return refused
-
     def _final_error(
         self,
         call: InferenceCall,
         last_failure: errors.LlbError | None,
-        refused: dict[str, errors.LlbError],
+        refused: RefusedPlaces,
         error: errors.LlbError,
     ) -> errors.LlbError:
         """Return the error of a request for which no place is left."""
@@ -306,9 +282,10 @@ class Dispatcher:
         if not isinstance(error, errors.NoNodeAvailable):
             return error
         registry = self._context.endpoints.registry
-        usable = registry.places_of(call.model.id).keys() - refused.keys()
-        if refused and not usable:
-            return next(iter(refused.values()))
+        usable = registry.places_of(call.model.id).keys() - refused.ids
+        refusal = refused.error()
+        if refusal is not None and not usable:
+            return refusal
         return registry.unavailable_error(call.model.id) if usable else error
 
     async def _wait_for_turn(self) -> bool:

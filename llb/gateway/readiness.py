@@ -43,10 +43,13 @@ class ModelReadiness:
             or self._endpoints.has_usable_place(model.id)
         ]
 
-    def list_model_objects(self, *, with_clouds: bool) -> list[ModelObject]:
-        """Return all models that can be used, those of the catalogue first."""
-        own = [self._own_model_object(model) for model in self.ready_models()]
-        return [*own, *self._endpoints.list_models(with_clouds=with_clouds)]
+    def own_model_objects(self) -> list[ModelObject]:
+        """Return the models of the catalogue that can be used."""
+        return [self._own_model_object(model) for model in self.ready_models()]
+
+    def endpoint_model_objects(self, *, with_clouds: bool) -> list[ModelObject]:
+        """Return the models that only endpoints have, with their contexts."""
+        return self._endpoints.list_models(with_clouds=with_clouds)
 
     def _own_model_object(self, model: Model) -> ModelObject:
         registration = self._view.registrations.get(model.id)

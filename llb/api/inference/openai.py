@@ -67,11 +67,10 @@ def openai_blueprint(
     async def model_list_response(request: Request) -> HTTPResponse:
         with_clouds = has_scope(request.ctx.principal, Scope.CLOUD)
         headers = await cloud_list_headers() if with_clouds else {}
-        listed = dispatcher.readiness.list_model_objects(with_clouds=with_clouds)
-        return json_response(
-            ModelObjects(data=tuple([await with_context_length(each) for each in listed])),
-            headers=headers,
-        )
+        readiness = dispatcher.readiness
+        own = [await with_context_length(each) for each in readiness.own_model_objects()]
+        elsewhere = readiness.endpoint_model_objects(with_clouds=with_clouds)
+        return json_response(ModelObjects(data=(*own, *elsewhere)), headers=headers)
 
     @blueprint.get("/v1/models", name="models")
     @requires_scope(Scope.INFERENCE)

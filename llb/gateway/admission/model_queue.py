@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from llb.errors import NoNodeAvailable, QueueFull
-from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, RoutingCandidate, SharedSlots, Throughput
+from llb.policy.routing import (
+    DEFAULT_LOAD_S,
+    CandidateTable,
+    RequestEstimate,
+    RoutingCandidate,
+    SharedSlots,
+    Throughput,
+    ring_samples,
+)
 
 NodeSelector = Callable[[Sequence[RoutingCandidate], RequestEstimate], RoutingCandidate | None]
 
@@ -142,6 +150,8 @@ class ModelQueue:
         # of request bodies, which stay in memory meanwhile
         self.queued_bytes = 0
         self._present_nodes: tuple[NodeSlots, ...] = ()
+        # The present nodes, made again for the first request after they have changed.
+        self._table: CandidateTable | None = None
         self._clock = clock
         self._on_load_wanted = on_load_wanted
         self._nonempty_since: float | None = None
@@ -159,21 +169,23 @@ class ModelQueue:
 
         Raises ValueError for a wrong choice.
         """
-        candidates: Sequence[NodeSlots] = self._present_nodes
-        if exclude:
-            candidates = [node for node in candidates if node.node_id not in exclude]
-        selected = select_node(candidates, request)
+        candidates = self._candidates
+        selected = select_node(candidates.without(exclude) if exclude else candidates, request)
         if selected is None:
             return None
         node = self.nodes.get(selected.node_id)
         if node is None or node is not selected or node.free_slots <= 0:
             raise ValueError(f"the selected node {selected.node_id} is not a candidate")
         node.reserve(request)
+        candidates.update(node)
         return node
 
     def release_slot(self, node: NodeSlots, request: RequestEstimate) -> None:
         """Free a slot and grant it to a queued request."""
         node.release(request)
+        # Its throughput, too, was measured before.
+        if self._table is not None:
+            self._table.update(node)
         self._discard_if_gone(node)
         self._measure_completion_gap()
         # Requests that left a slot unused because it is not loaded have no new reason to want it.
@@ -324,15 +336,21 @@ class ModelQueue:
     ) -> None:
         """Add or update a node; see `AdmissionController.set_capacity`."""
         node = self.nodes.setdefault(node_id, NodeSlots(node_id))
-        node.priority, node.weight = priority, weight
         if node.shared is None and not node.busy:
             node.shared = shared
+        arrangement = (node.is_present, node.loaded, node.context_length, node.priority, node.weight)
         before = (node.is_present, node.slots, node.loaded, node.context_length)
         node.is_present, node.slots, node.loaded, node.context_length = True, slots, loaded, context_length
-        node.load_s = load_s
+        node.priority, node.weight, node.load_s = priority, weight, load_s
         if throughput is not None:
             node.throughput = throughput
-        self._update_present_nodes()
+        if arrangement != (True, loaded, context_length, priority, weight):
+            self._arrange_nodes()
+            if self.node_count > 1:
+                # A millisecond for a node that is new to this process, which no request should wait for.
+                ring_samples(node_id)
+        elif self._table is not None:
+            self._table.update(node)
         if (True, slots, loaded, context_length) != before:
             self.grant_free_slots()
 
@@ -341,14 +359,21 @@ class ModelQueue:
         node = self.nodes.get(node_id)
         if node is not None:
             node.is_present, node.slots = False, 0
-            self._update_present_nodes()
+            self._arrange_nodes()
             self._discard_if_gone(node)
             self.fail_requests(no_node_error, only_unservable=True)
             # Requests that waited for this node may now want one that is not loaded.
             self.grant_free_slots()
 
-    def _update_present_nodes(self) -> None:
+    def _arrange_nodes(self) -> None:
         self._present_nodes = tuple(node for node in self.nodes.values() if node.is_present)
+        self._table = None
+
+    @property
+    def _candidates(self) -> CandidateTable:
+        if self._table is None:
+            self._table = CandidateTable(self._present_nodes)
+        return self._table
 
     @property
     def node_count(self) -> int:
@@ -358,9 +383,7 @@ class ModelQueue:
     @property
     def max_context_length(self) -> int | None:
         """Longest context of the present nodes, in tokens; None while one of them has not told its own."""
-        lengths = [node.context_length for node in self._present_nodes]
-        known = [length for length in lengths if length is not None]
-        return max(known, default=None) if len(known) == len(lengths) else None
+        return self._candidates.max_context_length
 
     def select_without_slot(self, exclude: frozenset[str]) -> NodeSlots | None:
         """Return the least busy node that has the model loaded, else the fastest to load it, or None."""

@@ -55,6 +55,8 @@ class EndpointRegistry:
         self._admission = admission
         self._performance = performance
         self._clock = clock
+        # Increased whenever models come, go or move.
+        self.places_revision = 0
         self._endpoints: dict[str, Endpoint] = {}
         # By name here: models of the catalogue that are mapped, and all others under their full names.
         self._places: dict[str, dict[str, Place]] = {}
@@ -149,7 +151,15 @@ class EndpointRegistry:
                     continue
                 if model.name in endpoint.record.settings.mapped:
                     continue
-                found.append(ModelObject(id=endpoint.full_name(name), owned_by=endpoint.name))
+                length = model.context_length
+                found.append(
+                    ModelObject(
+                        id=endpoint.full_name(name),
+                        owned_by=endpoint.name,
+                        context_length=length,
+                        max_model_len=length,
+                    )
+                )
         return found
 
     def usable_models(self, *, with_clouds: bool) -> list[Model]:
@@ -201,6 +211,7 @@ class EndpointRegistry:
         if endpoint is None:
             return
         self._cancel_timer(endpoint_id)
+        self.places_revision += 1
         for name in self._names_of.pop(endpoint_id, set()):
             self._remove_place(endpoint, name)
         self._set_bare_names(endpoint, set())
@@ -276,10 +287,11 @@ class EndpointRegistry:
             for name in self._names_of.get(endpoint.id, ()):
                 self._set_capacity(endpoint, name)
         self._set_timer(endpoint, now)
-        status = endpoint.status(now)
-        if self._statuses.get(endpoint.id) is not status or always_publish:
+        before, status = self._statuses.get(endpoint.id), endpoint.status(now)
+        if before is not status or always_publish:
             self._statuses[endpoint.id] = status
-            self._lists.clear()
+            if always_publish or (before in _LISTED_STATUSES) != (status in _LISTED_STATUSES):
+                self._lists.clear()
             self.changed.publish(endpoint, False)
 
     def _set_capacity(self, endpoint: Endpoint, model_id: str) -> None:
@@ -300,6 +312,7 @@ class EndpointRegistry:
         )
 
     def _update_names(self, endpoint: Endpoint) -> None:
+        self.places_revision += 1
         wanted: dict[str, ListedModel] = {}
         bare_names = set()
         for name, model in endpoint.offered_models():

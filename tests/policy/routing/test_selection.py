@@ -8,35 +8,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llb.policy.routing import (
-    GRADE_HYSTERESIS,
     LOAD_BOUND_FACTOR,
     RING_POSITIONS,
     RequestEstimate,
     RoutingCandidate,
     Throughput,
-    estimate_wait_s,
     hash64,
-    rank_nodes,
     select_node,
 )
-
-# A loaded machine must not fail the test.
-UNHURRIED = settings(deadline=None)
-KEYS = [hash64(b"%d" % number) for number in range(2000)]
-
-
-def named(chosen: RoutingCandidate | None) -> str | None:
-    return chosen.node_id if chosen is not None else None
-
-
-def speed(prefill: float, decode: float) -> Throughput:
-    known = Throughput()
-    known.update(prefill, decode)
-    return known
+from llb.policy.routing.candidate import GRADE_HYSTERESIS
+from llb.policy.routing.columns import CandidateColumns
+from llb.policy.routing.ring import ring_divisors, ring_samples, ring_scores
+from tests.policy.routing.candidates import KEYS, NODE_IDS, candidates_of, named, requests, speed
 
 
 def node(
@@ -165,18 +152,24 @@ def test_a_longer_context_is_waited_for() -> None:
 # --- the ring ----------------------------------------------------------------------------------------
 
 
+def rank_nodes(node_ids: Sequence[str], grades: Sequence[int], position: int) -> list[int]:
+    """Return the rows of the nodes in the order of a position of the ring."""
+    samples = [ring_samples(node_id) for node_id in node_ids]
+    scores = ring_scores(samples, ring_divisors(grades), position)
+    return sorted(range(len(node_ids)), key=scores.__getitem__, reverse=True)
+
+
 def firsts(node_ids: Sequence[str], grades: Sequence[int], places: int = RING_POSITIONS) -> list[str]:
     """Return the preferred node of each of the first positions of the ring."""
-    return [node_ids[rank_nodes(tuple(node_ids), tuple(grades), place)[0]] for place in range(places)]
+    return [node_ids[rank_nodes(node_ids, grades, place)[0]] for place in range(places)]
 
 
 rings = st.lists(
-    st.tuples(st.text(max_size=8), st.integers(-12, 12)), min_size=2, max_size=24,
+    st.tuples(st.sampled_from(NODE_IDS), st.integers(-12, 12)), min_size=2, max_size=24,
     unique_by=lambda node: node[0]
 )  # fmt: skip
 
 
-@UNHURRIED
 @given(rings, st.data())
 def test_who_leaves_moves_its_own_places_only(ring: list[tuple[str, int]], data: st.DataObject) -> None:
     gone = data.draw(st.integers(0, len(ring) - 1))
@@ -203,7 +196,6 @@ def test_places_in_proportion_to_the_speed() -> None:
         assert owners[node_id] / RING_POSITIONS == pytest.approx(share, abs=0.05)
 
 
-@UNHURRIED
 @given(st.floats(0.1, 10_000), st.lists(st.floats(-0.15, 0.15), max_size=30))
 def test_a_speed_that_wavers_moves_no_key(tokens_per_s: float, wavering: list[float]) -> None:
     known = speed(tokens_per_s, tokens_per_s)
@@ -213,7 +205,6 @@ def test_a_speed_that_wavers_moves_no_key(tokens_per_s: float, wavering: list[fl
         assert known.grade == before
 
 
-@UNHURRIED
 @given(st.floats(0.1, 10_000), st.floats(0.1, 10_000))
 def test_the_grade_follows_the_speed(first: float, then: float) -> None:
     known = speed(first, first)
@@ -257,46 +248,6 @@ def test_a_prompt_that_was_never_measured_is_read_ten_times_as_fast_as_text_is_w
 
 # --- properties --------------------------------------------------------------------------------------
 
-speeds = st.one_of(
-    st.builds(Throughput), st.builds(speed, st.floats(1, 5000), st.floats(0.5, 500)),
-    st.builds(Throughput, st.floats(1, 5000))
-)  # fmt: skip
-
-
-@st.composite
-def candidates_of(draw: st.DrawFn, *, measured: bool = False, loaded: bool = False) -> list[RoutingCandidate]:
-    names = draw(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=8, unique=True))
-    found = []
-    for name in names:
-        slots, busy = draw(st.integers(0, 8)), draw(st.integers(0, 8))
-        found.append(
-            RoutingCandidate(
-                name,
-                slots,
-                busy,
-                loaded or draw(st.booleans()),
-                draw(st.floats(0, 100)),
-                prompt_tokens=busy * draw(st.integers(0, 4000)),
-                completion_tokens=busy * draw(st.integers(0, 500)),
-                context_length=draw(st.sampled_from([None, 2048, 8192])),
-                throughput=draw(
-                    st.builds(speed, st.floats(1, 5000), st.floats(0.5, 500)) if measured else speeds
-                ),
-            )
-        )
-    return found
-
-
-requests = st.builds(
-    RequestEstimate,
-    st.integers(0, 8000),
-    st.integers(0, 1000),
-    st.integers(0, 10_000),
-    st.none() | st.sampled_from(KEYS),
-    st.integers(0, 600),
-    st.floats(0, 200),
-)
-
 
 def fits(candidate: RoutingCandidate, request: RequestEstimate) -> bool:
     return candidate.context_length is None or candidate.context_length >= request.context_tokens
@@ -310,7 +261,6 @@ def finish_s(candidate: RoutingCandidate, request: RequestEstimate) -> float:
     ) / candidate.throughput.decode_tokens_per_s
 
 
-@UNHURRIED
 @given(candidates_of(), requests)
 def test_a_choice_has_a_free_slot_and_a_loaded_one_is_never_left_waiting(
     candidates: list[RoutingCandidate], request: RequestEstimate
@@ -328,7 +278,6 @@ def test_a_choice_has_a_free_slot_and_a_loaded_one_is_never_left_waiting(
         assert not cold or request.waited_s < max(node.load_s for node in cold)
 
 
-@UNHURRIED
 @given(candidates_of(), requests, st.randoms())
 def test_the_choice_does_not_depend_on_the_order(
     candidates: list[RoutingCandidate], request: RequestEstimate, chance: object
@@ -337,7 +286,6 @@ def test_the_choice_does_not_depend_on_the_order(
     assert select_node(candidates, request) is select_node(shuffled, request)
 
 
-@UNHURRIED
 @given(candidates_of(measured=True, loaded=True), requests)
 def test_the_load_is_bounded(candidates: list[RoutingCandidate], request: RequestEstimate) -> None:
     """The node of a key has at most 1.25 of the mean work; if none has, the first to finish is chosen."""
@@ -353,7 +301,6 @@ def test_the_load_is_bounded(candidates: list[RoutingCandidate], request: Reques
     assert finish_s(chosen, request) <= max(bound, soonest) * (1 + 1e-9)
 
 
-@UNHURRIED
 @given(candidates_of(measured=True, loaded=True), requests, st.data())
 def test_a_faster_node_is_not_less_preferred(
     candidates: list[RoutingCandidate], request: RequestEstimate, data: st.DataObject
@@ -371,7 +318,6 @@ def test_a_faster_node_is_not_less_preferred(
     assert select_node(candidates, request) is chosen
 
 
-@UNHURRIED
 @given(st.integers(2, 16), st.integers(0, 3), st.sampled_from(KEYS), st.integers(1, 5000))
 def test_a_conversation_stays_while_the_cluster_is_balanced(
     count: int, busy: int, key: int, tokens: int
@@ -386,7 +332,7 @@ def test_who_must_leave_the_nodes_of_its_key_goes_to_the_next() -> None:
     candidates = [node(f"node-{number}", 1, tokens=200) for number in range(6)]
     for key in KEYS[:200]:
         preferred = [candidates[index] for index in rank_nodes(
-            tuple(node.node_id for node in candidates), (0,) * 6, key % RING_POSITIONS)]  # fmt: skip
+            [node.node_id for node in candidates], [0] * 6, key % RING_POSITIONS)]  # fmt: skip
         first, second, third = preferred[:3]
         request = RequestEstimate(100, 100, affinity_key=key)
         assert select_node(candidates, request) is first
@@ -412,6 +358,6 @@ def test_keys_move_no_more_than_they_must() -> None:
 
 
 def test_nothing_is_known_of_how_long_a_wait_is() -> None:
-    assert estimate_wait_s([], 0) == math.inf
-    assert estimate_wait_s([node("a", 4)], 3) == math.inf
-    assert estimate_wait_s([node("a", 4, tokens=200)], 3) == pytest.approx(4 * 4.0 / 4)
+    assert CandidateColumns([]).wait_s(0) == math.inf
+    assert CandidateColumns([node("a", 4)]).wait_s(3) == math.inf
+    assert CandidateColumns([node("a", 4, tokens=200)]).wait_s(3) == pytest.approx(4 * 4.0 / 4)
