@@ -95,6 +95,7 @@ from llb.security import tokens
 from llb.security.certificates import create_server_tls
 from llb.security.redaction import SecretRedactor, redact_logs
 from llb.security.secret_box import KEY_FILE_NAME, SecretBox
+from llb.store.backup_rotation import BackupTimer
 from llb.store.clock_keeper import ClockKeeper
 from llb.store.database import Database
 from llb.store.integrity_check import IntegrityCheck
@@ -123,7 +124,7 @@ class Balancer:
         self.config = config
         # The server replaces it by the port that was bound.
         self.port = config.port
-        self.catalog = load_catalog(config.catalog)
+        catalog = load_catalog(config.catalog)
         self.local_token = tokens.new_local_token()
         self.event_bus: EventBus[Event] = EventBus()
         self.redactor = SecretRedactor()
@@ -131,9 +132,7 @@ class Balancer:
         self.db = Database(config.database_path)
         self.clock_keeper = ClockKeeper(self.db)
         self.hub = HubClient(config.hub_endpoint, config.hub_token, offline=config.hub_offline)
-        self.hub_stats = HubStatsCache(
-            self.hub, [model.repo for model in self.catalog], self._on_stats_changed
-        )
+        self.hub_stats = HubStatsCache(self.hub, [model.repo for model in catalog], self._on_stats_changed)
 
         self.tls = create_server_tls(config)
         self.http_client = HttpClient()
@@ -142,7 +141,7 @@ class Balancer:
         )
         self.traffic = NodeTraffic()
         self.view = ClusterView(
-            self.catalog,
+            catalog,
             self.event_bus,
             self.hub_stats.get,
             address_of=self.node_connections.base_url_of,
@@ -272,6 +271,13 @@ class Balancer:
             lambda: {queue.model_id: queue.queued for queue in self.admission.snapshot() if queue.queued},
         )
         self.integrity_check = IntegrityCheck(config.database_path)
+        self.backup_timer = (
+            None
+            if config.backup_every_s is None
+            else BackupTimer(
+                self.db, config.backup_dir, interval_s=config.backup_every_s, keep=config.backup_keep
+            )
+        )
         self.storage_monitor = StorageMonitor(
             self.db, config.models_dir, download_reserve_bytes=DISK_RESERVE_BYTES
         )
@@ -432,6 +438,8 @@ class Balancer:
             raise
         self.tasks.spawn(self.storage_monitor.run(), "storage")
         self.tasks.spawn(self.integrity_check.run(), "integrity-check")
+        if self.backup_timer is not None:
+            self.tasks.spawn(self.backup_timer.run(), "backup")
         self.tasks.spawn(self.clock_keeper.run(), "clock")
         self.tasks.spawn(run_local_link(self.link_server, self.agent), "local-link")
         self.tasks.spawn(self.hub_stats.run(), "hub-stats")
@@ -442,6 +450,29 @@ class Balancer:
         # the delay by a slow GPU driver.
         with suppress(TimeoutError):
             await asyncio.wait_for(self.agent.desired_state_received.wait(), LOCAL_JOIN_TIMEOUT_S)
+
+    async def reload(self) -> None:
+        """Read the certificate and the catalogue again, without touching connections and engines.
+
+        A file that cannot be used is logged and leaves the present one in force.
+        """
+        if self.tls is not None:
+            await self.tls.reload()
+        try:
+            catalog = await asyncio.to_thread(load_catalog, self.config.catalog)
+        except SetupError as error:
+            log.error("the catalogue in use stays: %s", error)
+            return
+        previous = {model.id for model in self.view.catalog}
+        ids = {model.id for model in catalog}
+        self.view.replace_catalog(catalog)
+        self.hub_stats.set_repos([model.repo for model in catalog])
+        log.info(
+            "the catalogue was read again: %d models, %d of them new, %d removed",
+            len(ids),
+            len(ids - previous),
+            len(previous - ids),
+        )
 
     async def drain(self, timeout_s: float) -> None:
         """Accept no new requests; let running answers end for up to `timeout_s`."""
@@ -491,8 +522,9 @@ class Balancer:
 
     def _problems(self) -> tuple[str, ...]:
         damage = self.integrity_check.problem
+        backup_failure = None if self.backup_timer is None else self.backup_timer.problem
         return (
-            *(() if damage is None else (damage,)),
+            *(problem for problem in (damage, backup_failure) if problem is not None),
             *self.agent.hardware_problems,
             *self.auth_middleware.local_proof.knocks.problems(),
         )
@@ -556,6 +588,6 @@ class Balancer:
         self.registrations.on_replica_report(node_id, report)
 
     def _on_stats_changed(self, repo: str, stats: HfStats) -> None:
-        for model in self.catalog:
+        for model in self.view.catalog:
             if model.repo == repo:
                 self.event_bus.publish(ModelStatsUpdated(model_id=model.id, hf_stats=stats))

@@ -171,6 +171,11 @@ class JoinedNode:
         if self.tls is not None:
             self.tasks.spawn(self.tls.run_renewal(), "tls")
 
+    async def reload(self) -> None:
+        """Read the certificate again, without touching connections and engines."""
+        if self.tls is not None:
+            await self.tls.reload()
+
     async def drain(self, timeout_s: float) -> None:
         """Close the link, so that the balancer sends no more requests, and let running answers end."""
         await self.tasks.close()

@@ -13,19 +13,22 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
 from sanic import Sanic
 
 from llb import __version__
 from llb.api.connection.http_protocol import ServerProtocol
 from llb.app import create_app, create_ollama_app
 from llb.balancer import Balancer
-from llb.base import installation, platform_compat, runfile
+from llb.base import installation, platform_compat, runfile, service_notify
 from llb.base.logs import log_setup
+from llb.base.logs.log_output import LogOutput
 from llb.base.node_identity import Membership
 from llb.base.runfile import RunInfo
 from llb.config import ALL_INTERFACES, DEFAULT_HOST, DEFAULT_PASSWORD, Config
@@ -251,27 +254,35 @@ class Server:
             await listener.close()
 
 
+@dataclass(frozen=True)
+class Signals:
+    """What signals have asked for. A reload is cleared when it begins."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    reload: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 def run(config: Config) -> int:
     """Run the server until a signal; returns the exit status. Raises `SetupError`."""
-    log_setup.configure_logging(config.log_level, config.log_format)
+    log_output = log_setup.configure_logging(config.log_level, config.log_format, config.log_file)
     platform_compat.raise_descriptor_limit()
     with asyncio.Runner(loop_factory=platform_compat.new_event_loop) as runner:
-        return runner.run(_serve(config))
+        return runner.run(_serve(config, log_output))
 
 
-async def _serve(config: Config) -> int:
-    stop = asyncio.Event()
-    _install_signal_handlers(asyncio.get_running_loop(), stop)
+async def _serve(config: Config, log_output: LogOutput) -> int:
+    signals = Signals()
+    _install_signal_handlers(asyncio.get_running_loop(), signals)
     running = runfile.find_running_server(config.home)
     if running is not None:
         raise SetupError(f"llb is already running on {config.home}: process {running.pid}, at {running.url}.")
-    while await _serve_once(config, stop):
+    while await _serve_once(config, signals, log_output):
         config = dataclasses.replace(config, join=None, join_token=None)
     return 0
 
 
-async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
-    """Serve until `stop`. True if the joined host has left its cluster, and continues as a balancer."""
+async def _serve_once(config: Config, signals: Signals, log_output: LogOutput) -> bool:
+    """Serve until a stop signal. True if the joined host has left its cluster; it continues as a balancer."""
     app = create_app(config)
     with ExitStack() as bound:
         main = bound.enter_context(closing(bind_main_port(config)))
@@ -296,10 +307,18 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
         anchor="" if llb.tls is None else llb.tls.anchor,
     )
     joined = llb if isinstance(llb, JoinedNode) else None
-    try:
+
+    def write_run_info() -> None:
+        current = run_info if llb.tls is None else structs.replace(run_info, anchor=llb.tls.anchor)
         # Commands need it, also those that empty a full disk.
         with llb.db.ballast.released():
-            runfile.write_run_info(config.home, run_info)
+            runfile.write_run_info(config.home, current)
+
+    try:
+        write_run_info()
+        if llb.tls is not None:
+            # Commands verify the server by it.
+            llb.tls.anchor_changed.subscribe(write_run_info)
         print_banner(
             config,
             run_info,
@@ -308,24 +327,41 @@ async def _serve_once(config: Config, stop: asyncio.Event) -> bool:
             setup_token=await llb.issue_setup_token(),
             engine=llb.agent.engine_info,
             problems=[port.problem for port in (main, ollama) if port is not None and port.problem],
+            log_destination=log_output.description,
         )
-        await _wait_for_stop(stop, joined.left_cluster if joined else None)
-        if stop.is_set():
+        service_notify.notify_ready(f"listens on {run_info.url}")
+        await _reload_until_stop(llb, signals, log_output)
+        if signals.stop.is_set():
             log.info("stopping; running answers may continue for %.0f s", config.drain_timeout_s)
         else:
             log.info("this host has left its cluster and continues on its own")
     finally:
-        if stop.is_set():
-            _arm_exit_timer(config.drain_timeout_s + STOP_DEADLINE_S)
+        if signals.stop.is_set():
+            deadline_s = config.drain_timeout_s + STOP_DEADLINE_S
+            _arm_exit_timer(deadline_s)
+            service_notify.notify_stopping(deadline_s)
         # Before the data directory is unlocked: afterwards the file may be another server's.
         runfile.remove_run_info(config.home)
         await server.stop(config.drain_timeout_s)
-    return not stop.is_set()
+    return not signals.stop.is_set()
 
 
-async def _wait_for_stop(stop: asyncio.Event, left_cluster: asyncio.Event | None) -> None:
-    """Wait for a signal, or until this host has left its cluster."""
-    waits = [asyncio.ensure_future(event.wait()) for event in (stop, left_cluster) if event is not None]
+async def _reload_until_stop(llb: Balancer | JoinedNode, signals: Signals, log_output: LogOutput) -> None:
+    """Reload at each reload signal, until a stop signal, or until this host has left its cluster."""
+    ends = [signals.stop, *([llb.left_cluster] if isinstance(llb, JoinedNode) else [])]
+    while not any(event.is_set() for event in ends):
+        if signals.reload.is_set():
+            signals.reload.clear()
+            service_notify.notify_reloading(time.monotonic_ns() // 1000)
+            log_output.reopen()
+            await llb.reload()
+            service_notify.notify_ready("reloaded")
+        else:
+            await _wait_for_any(*ends, signals.reload)
+
+
+async def _wait_for_any(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -333,17 +369,33 @@ async def _wait_for_stop(stop: asyncio.Event, left_cluster: asyncio.Event | None
             wait.cancel()
 
 
-def _install_signal_handlers(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """The first signal starts a graceful stop, the second one ends the process at once."""
+def _install_signal_handlers(loop: asyncio.AbstractEventLoop, signals: Signals) -> None:
+    """The first stop signal starts a graceful stop, the second one ends the process at once.
 
-    def handle_signal(number: int, _frame: object) -> None:
-        if stop.is_set():
+    SIGHUP reloads. It also means that the terminal was closed, which stops llb, as it always did, unless the
+    signal was ignored at the start (nohup).
+    """
+
+    def handle_stop(number: int, _frame: object) -> None:
+        if signals.stop.is_set():
             # The engines exit too when their standard input closes.
             os._exit(128 + number)
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(signals.stop.set)
 
     for number in platform_compat.stop_signals():
-        signal.signal(number, handle_signal)
+        signal.signal(number, handle_stop)
+    reload_number = platform_compat.reload_signal()
+    if reload_number is None:
+        return
+    is_bound_to_terminal = (
+        platform_compat.has_terminal() and signal.getsignal(reload_number) is not signal.SIG_IGN
+    )
+
+    def handle_reload(_number: int, _frame: object) -> None:
+        was_closed = is_bound_to_terminal and not platform_compat.has_terminal()
+        loop.call_soon_threadsafe((signals.stop if was_closed else signals.reload).set)
+
+    signal.signal(reload_number, handle_reload)
 
 
 def _arm_exit_timer(deadline_s: float) -> None:
@@ -367,16 +419,20 @@ def print_banner(
     setup_token: str | None,
     engine: EngineInfo | None = None,
     problems: Sequence[str] = (),
+    log_destination: str | None = None,
 ) -> None:
-    """Print address, data directory and first steps to standard output; the log is on standard error.
+    """Print address, data directory and first steps to standard output.
 
     `engine` is None while the hardware is not known. `setup_token` is given while the default password is in
-    use. A standard output that takes nothing, such as a file on a full disk, does not stop the server.
+    use, `log_destination` where the log does not go to standard error. A standard output that takes nothing,
+    such as a file on a full disk, does not stop the server.
     """
     lines = [
         f"llb {__version__} listens on {run_info.url}",
         f"Data: {config.home}. Commands: {installation.command_path()} --help",
     ]
+    if log_destination is not None:
+        lines.append(log_destination)
     if engine is not None:
         lines.append(summarise_engine(engine))
     if membership is not None:

@@ -17,7 +17,8 @@ DEFAULT_QUEUE_LIMIT = 256
 class Subscription(Generic[E]):
     """Queue of one subscriber; a context manager that unsubscribes at its end.
 
-    After an overflow `get()` raises `SubscriptionOverflow` once, and the queue starts empty again.
+    After an overflow, and where a snapshot is required, `get()` raises `SubscriptionOverflow` once, and the
+    queue starts empty again.
     """
 
     def __init__(self, bus: EventBus[E], limit: int) -> None:
@@ -29,11 +30,16 @@ class Subscription(Generic[E]):
 
     def put(self, event: E) -> None:
         if len(self._queue) >= self._limit:
-            # A silent gap would leave the subscriber with a wrong picture: it has to start from a snapshot.
-            self._overflowed = True
-            self._queue.clear()
+            # A silent gap would leave the subscriber with a wrong picture.
+            self.require_snapshot()
         if not self._overflowed:
             self._queue.append(event)
+        self._wake.set()
+
+    def require_snapshot(self) -> None:
+        """Drop what is queued, so that the subscriber starts from a new snapshot."""
+        self._overflowed = True
+        self._queue.clear()
         self._wake.set()
 
     async def get(self) -> E:
@@ -59,7 +65,7 @@ class Subscription(Generic[E]):
 
 
 class SubscriptionOverflow(Exception):
-    """Events were dropped because the queue was full; the subscriber needs a new snapshot."""
+    """Events were dropped, or cannot tell what has changed: the subscriber needs a new snapshot."""
 
 
 class EventBus(Generic[E]):
@@ -71,6 +77,11 @@ class EventBus(Generic[E]):
     def publish(self, event: E) -> None:
         for subscription in tuple(self._subscriptions):
             subscription.put(event)
+
+    def require_snapshots(self) -> None:
+        """Have every subscriber start from a new snapshot: no event tells what has changed."""
+        for subscription in tuple(self._subscriptions):
+            subscription.require_snapshot()
 
     def subscribe(self, limit: int = DEFAULT_QUEUE_LIMIT) -> Subscription[E]:
         """Open a subscription that holds at most `limit` events that were not read yet."""

@@ -23,5 +23,10 @@ def command_path() -> str:
     return ".venv/bin/llb" if _is_checkout() else PACKAGE_COMMAND
 
 
+def program_command() -> list[str]:
+    """Command line of this program, for a service that starts it."""
+    return [sys.executable, "-m", "llb"]
+
+
 def _is_checkout() -> bool:
     return Path(sys.prefix).with_name("install.sh").is_file()

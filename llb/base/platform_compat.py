@@ -276,6 +276,20 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     return tuple(getattr(signal, name) for name in names)
 
 
+def reload_signal() -> signal.Signals | None:
+    """Return the signal that asks this process to read its files again; None where there is none."""
+    return getattr(signal, "SIGHUP", None)
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal, which it loses when the terminal is closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
+
+
 def open_missing_streams() -> None:
     """Open the null device as each standard stream that this process was started without.
 

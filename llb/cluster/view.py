@@ -127,6 +127,14 @@ class ClusterView:
             urgent_part_of=model_views.urgent_part_of,
         )
 
+    def replace_catalog(self, catalog: Catalog) -> None:
+        """Offer the models of `catalog` from now on. Registered models that it lacks stay.
+
+        Every subscriber starts from a new snapshot, because no event tells of new models.
+        """
+        self.catalog = catalog
+        self._event_bus.require_snapshots()
+
     # --- reports ------------------------------------------------------------------------------------
 
     def on_hello(self, hello: Hello, *, draining: bool = False, tags: tuple[str, ...] = ()) -> Node:

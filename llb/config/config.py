@@ -81,8 +81,14 @@ class Config:
     # 0: only totals are kept, no requests.
     history_days: int = 7
     history_text: bool = False
+    # None: no automatic backups.
+    backup_every_s: float | None = None
+    backup_to: Path | None = None
+    backup_keep: int = 7
     log_level: str = "info"
     log_format: str = "text"
+    # None: standard error.
+    log_file: Path | None = None
     hub_endpoint: str = DEFAULT_HUB_ENDPOINT
     hub_token: str | None = None
     # The Hub is not asked.
@@ -105,6 +111,11 @@ class Config:
     @property
     def database_path(self) -> Path:
         return self.home / "llb.db"
+
+    @property
+    def backup_dir(self) -> Path:
+        """Directory of the automatic backups."""
+        return self.home / "backups" if self.backup_to is None else self.backup_to
 
 
 def default_home() -> Path:

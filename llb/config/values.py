@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from llb.base.units import format_size, parse_duration, parse_size
+from llb.base.units import format_duration, format_size, parse_duration, parse_size
 
 TLS_AUTO, TLS_OFF = "auto", "off"
 MAX_DRAIN_TIMEOUT_S = 3600.0
+MIN_BACKUP_INTERVAL_S = 60.0
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _MAX_BASE_PATH_CHARS = 200
 # A base path that begins like one of llb's own would hide it.
@@ -105,6 +106,19 @@ def parse_drain_timeout(text: str) -> float:
     if not 0 <= value <= MAX_DRAIN_TIMEOUT_S:
         raise ValueError("is not between 0 and 1h")
     return value
+
+
+def parse_backup_interval(text: str) -> float | None:
+    if text == "off":
+        return None
+    value = parse_duration(text)
+    if value < MIN_BACKUP_INTERVAL_S:
+        raise ValueError("is less than a minute; off means no automatic backups")
+    return value
+
+
+def format_backup_interval(value: float | None) -> str:
+    return "off" if value is None else format_duration(value)
 
 
 def parse_positive_duration(text: str) -> float:

@@ -46,6 +46,12 @@ class HubStatsCache:
         self._stats: dict[str, HfStats] = {}
         self._is_unreachable = False
         self._retry_after_s = 0.0
+        self._repos_changed = asyncio.Event()
+
+    def set_repos(self, repos: Sequence[str]) -> None:
+        """Refresh the statistics of `repos` from now on, and of those that are new at once."""
+        self._repos = tuple(dict.fromkeys(repos))
+        self._repos_changed.set()
 
     def get(self, repo: str) -> HfStats | None:
         """Return the last known statistics, or None."""
@@ -57,16 +63,26 @@ class HubStatsCache:
         Runs until cancelled.
         """
         await asyncio.sleep(self._start_delay_s)
+        pending = list(self._repos)
         while True:
             next_refresh_at = time.monotonic() + self._interval_s
-            pending = list(self._repos)
+            self._repos_changed.clear()
             backoff = Backoff(self._initial_retry_delay_s, max(self._initial_retry_delay_s, self._interval_s))
             while pending := await self._refresh(pending):
                 delay_s = max(backoff.next_delay_s(), self._retry_after_s)
                 if time.monotonic() + delay_s >= next_refresh_at:
                     break
                 await asyncio.sleep(delay_s)
-            await asyncio.sleep(max(0.0, next_refresh_at - time.monotonic()))
+            pending = await self._wait_for_next(max(0.0, next_refresh_at - time.monotonic()))
+
+    async def _wait_for_next(self, delay_s: float) -> list[str]:
+        """Wait for the next refresh, or for other repositories; returns those to refresh."""
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._repos_changed.wait()
+        except TimeoutError:
+            return list(self._repos)
+        return [repo for repo in self._repos if repo not in self._stats]
 
     async def _refresh(self, repos: list[str]) -> list[str]:
         """Fetch the statistics of `repos`, a few at a time, until the Hub seems unreachable; returns those to

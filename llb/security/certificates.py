@@ -9,6 +9,7 @@ import logging
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from llb.base import platform_compat
+from llb.base.events import Topic
 from llb.base.net_addresses import list_host_addresses
 from llb.config import TLS_AUTO, Config
 from llb.errors import SetupError
@@ -74,6 +76,7 @@ class ServerTls:
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.set_alpn_protocols(["http/1.1"])
         self.anchor = ""
+        self.anchor_changed: Topic[()] = Topic()
         self._config = config
         self._files = (
             None
@@ -102,9 +105,34 @@ class ServerTls:
         while True:
             await asyncio.sleep(RENEWAL_CHECK_INTERVAL_S)
             try:
-                await asyncio.to_thread(self.renew_if_needed)
+                await self._publishing_anchor(self.renew_if_needed)
             except (SetupError, OSError) as error:
                 log.error("the certificate was not renewed: %s", error)
+
+    async def reload(self) -> None:
+        """Load the user's certificate again, changed or not; renew an issued one if that is necessary.
+
+        Open connections are not affected. A pair that cannot be used is logged, and the one in use stays.
+        """
+
+        def load() -> None:
+            if self._files is None:
+                self.renew_if_needed()
+                return
+            self._load_files(self._files)
+            log.info("the certificate was loaded again")
+
+        try:
+            await self._publishing_anchor(load)
+        except (SetupError, OSError) as error:
+            log.error("the certificate in use stays: %s", error)
+
+    async def _publishing_anchor(self, change: Callable[[], None]) -> None:
+        """Run `change` in a thread, then publish the anchor if it is another one."""
+        previous = self.anchor
+        await asyncio.to_thread(change)
+        if self.anchor != previous:
+            self.anchor_changed.publish()
 
     def renew_if_needed(self) -> None:
         """Renew a certificate that expires soon, names other addresses than the host has, or has changed on

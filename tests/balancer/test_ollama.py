@@ -170,7 +170,7 @@ async def test_embeddings(talking: RunningBalancer, keyed: ollama.AsyncClient) -
 async def test_ready_and_loaded_models(talking: RunningBalancer, keyless: ollama.AsyncClient) -> None:
     [listed] = (await keyless.list()).models
     assert listed.model == "smollm2:latest"
-    assert listed.size == talking.app.catalog.models[0].size_bytes
+    assert listed.size == talking.app.view.catalog.models[0].size_bytes
     assert listed.details is not None
     assert (listed.details.parameter_size, listed.details.quantization_level) == ("135M", "Q4_1")
     shown = await keyless.show("smollm2:latest")

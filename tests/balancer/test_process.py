@@ -181,3 +181,18 @@ def test_kill_9_ends_the_engines(served: LlbProcess) -> None:
     os.kill(served.pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(engines, timeout=10)
     assert alive == []
+
+
+def test_sighup_reloads_and_interrupts_no_stream(served: LlbProcess) -> None:
+    served.register_model("smollm2")
+    served.wait_for_status("smollm2", "Ready")
+    with served.http.stream(
+        "POST", "/v1/chat/completions", json={**QUESTION, "max_tokens": 60, "ignore_eos": True}
+    ) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        os.kill(served.pid, signal.SIGHUP)
+        wait_until(lambda: "the catalogue was read again: 2 models, 0 of them new" in served.log.read_text())
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert served.stop() == 0

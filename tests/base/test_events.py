@@ -29,6 +29,23 @@ async def test_a_slow_reader_is_told_of_its_gap_once_and_goes_on() -> None:
         assert await reader.get() == 10
 
 
+async def test_every_reader_starts_again_where_a_snapshot_is_required() -> None:
+    bus: EventBus[int] = EventBus()
+    with bus.subscribe() as one, bus.subscribe() as two:
+        bus.publish(1)
+        waiting = asyncio.ensure_future(two.get())
+        assert await waiting == 1
+        waiting = asyncio.ensure_future(two.get())
+        await asyncio.sleep(0)
+        bus.require_snapshots()
+        bus.publish(2)
+        for reading in (one.get(), waiting):
+            with pytest.raises(SubscriptionOverflow):
+                await reading
+        bus.publish(3)
+        assert [await one.get(), await two.get()] == [3, 3]
+
+
 async def test_a_waiting_reader_wakes() -> None:
     bus: EventBus[str] = EventBus()
     with bus.subscribe() as reader:

@@ -182,3 +182,14 @@ def test_the_function_of_every_command_exists() -> None:
     assert len(named) > 15
     for module, function in named:
         assert callable(getattr(importlib.import_module(f"llb.cli.{module}"), function)), (module, function)
+
+
+def test_an_llb_whose_terminal_is_closed_stops_in_order(host: CommandHost) -> None:
+    with host.open_terminal("--port", "0") as terminal:
+        terminal.expect("listens on")
+        null = os.open(os.devnull, os.O_RDWR)
+        # Closes the terminal, as its window does.
+        os.dup2(null, terminal._master)
+        os.close(null)
+        assert terminal.process.wait(30) == 0
+    assert not (host.home / "run.json").exists()

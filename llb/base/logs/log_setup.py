@@ -1,4 +1,4 @@
-"""Logging: one line per record on standard error, as text or JSON, with the request id and the trace id.
+"""Logging: one line per record, as text or JSON, with the request id and the trace id.
 
 Records hold text of clients, nodes and the Hub. So nothing in them can end a line or reach the terminal.
 """
@@ -6,13 +6,14 @@ Records hold text of clients, nodes and the Hub. So nothing in them can end a li
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from llb.base.logs.log_output import LogOutput
 from llb.base.logs.visible_text import make_lines_visible, make_visible
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -45,6 +46,20 @@ class TextFormatter(logging.Formatter):
         text = super().format(record)
         ids = [value for value in (request_id.get(), trace_id.get()) if value]
         return f"{text} [{' '.join(ids)}]" if ids else text
+
+
+class JournalFormatter(TextFormatter):
+    """Formats a record for the journal, which has the time, and reads the level as sd-daemon(3) says."""
+
+    _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.NOTSET, 7))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._style = logging.PercentStyle("%(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next(number for level, number in self._PRIORITIES if record.levelno >= level)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -91,10 +106,15 @@ class _FrameworkNoise(logging.Filter):
         )
 
 
-def configure_logging(level: str, log_format: str) -> None:
-    """Send all logs of the process to standard error in `log_format`, in place of the handlers set before."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+def configure_logging(level: str, log_format: str, log_file: Path | None = None) -> LogOutput:
+    """Send all logs of the process to `log_file`, else to standard error, in place of earlier handlers.
+
+    Raises `SetupError` if the file cannot be written.
+    """
+    log_output = LogOutput(log_file)
+    handler = log_output.handler
+    text_formatter = JournalFormatter if log_output.is_journal else TextFormatter
+    handler.setFormatter(JsonFormatter() if log_format == "json" else text_formatter())
     handler.addFilter(_FrameworkNoise())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -106,3 +126,4 @@ def configure_logging(level: str, log_format: str) -> None:
     # Sanic logs each start and stop of its worker, and the libraries log each request that they make.
     for name in ("sanic.root", "sanic.server", "httpx2", "httpcore2", "websockets", "asyncio", "aiosqlite"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    return log_output

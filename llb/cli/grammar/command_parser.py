@@ -137,6 +137,7 @@ class CommandAdder:
         return parser
 
 
-def add_actions(parser: CommandParser) -> CommandAdder:
-    """Give a command actions, such as `llb keys list`."""
-    return CommandAdder(parser.add_subparsers(title="actions", metavar="ACTION", dest="action"))
+def add_actions(parser: CommandParser, *, is_required: bool = False) -> CommandAdder:
+    """Give a command actions, such as `llb keys list`; without `is_required`, it also works without one."""
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=is_required)
+    return CommandAdder(actions)

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-from llb.cli.grammar.command_parser import CommandAdder, add_actions
-from llb.cli.grammar.flags import add_json_flag, add_settings, add_yes_flag
+from llb.cli.grammar.command_parser import CommandAdder, CommandParser, add_actions
+from llb.cli.grammar.flags import add_json_flag, add_settings, add_yes_flag, parse_positive_int
 from llb.policy.engine_build.choice import GPU_BUILDS
+
+# Of --keep.
+KEPT_BACKUPS = 7
 
 
 def add_host_commands(commands: CommandAdder) -> None:
-    """Add `doctor`, `engine`, `backup`, `restore`, `completion`, `version`."""
+    """Add `doctor`, `engine`, `service`, `backup`, `restore`, `support-bundle`, `completion`, `version`."""
     doctor = commands.add(
         "doctor", "find problems of this host, and their remedies", "host.doctor:run_doctor"
     )
     add_settings(doctor, excluded="home")
     add_json_flag(doctor)
     _add_engine(commands)
+    _add_service(commands)
     backup = commands.add(
         "backup",
         "save the database, also while the server runs",
         "host.database:backup",
-        examples=("llb backup ~/llb.backup", "llb backup ~/llb.backup --models /mnt/usb/models"),
+        examples=(
+            "llb backup ~/llb.backup",
+            "llb backup ~/llb.backup --models /mnt/usb/models",
+            "llb backup --to /mnt/usb/backups --keep 14",
+            "llb backup verify ~/llb.backup",
+        ),
+        details="'verify' restores a backup, or the newest of a directory, into a temporary directory and "
+        "says what it would bring back (default: the newest automatic backup).",
     )
-    backup.add_argument("file", metavar="FILE")
+    backup.add_argument("file", nargs="?", metavar="FILE", default=None, help="file to write, or: verify")
+    backup.add_argument("verified", nargs="?", metavar="BACKUP", default=None, help="after verify")
+    backup.add_argument("--to", metavar="DIR", default=None, help="write a new file into DIR instead")
+    backup.add_argument(
+        "--keep",
+        metavar="N",
+        type=parse_positive_int,
+        default=None,
+        help=f"with --to: remove all but the N newest backups of DIR (default: {KEPT_BACKUPS})",
+    )
     backup.add_argument("--force", action="store_true", default=False, help="replace FILE if it exists")
     backup.add_argument(
         "--models", metavar="DIR", default=None, help="also copy the verified model files to DIR"
@@ -43,6 +63,16 @@ def add_host_commands(commands: CommandAdder) -> None:
         help="also bring back keys, users, nodes and passwords that were revoked since",
     )
     add_yes_flag(restore)
+    bundle = commands.add(
+        "support-bundle",
+        "write what a maintainer needs to help, without secrets and addresses",
+        "host.support_bundle:write_bundle",
+        details="Shows the text first, then asks. Nothing is sent.",
+    )
+    bundle.add_argument(
+        "file", nargs="?", metavar="FILE", default=None, help="default: llb-support-….txt here"
+    )
+    add_yes_flag(bundle)
     completion = commands.add(
         "completion",
         "print a completion script for bash, zsh or fish",
@@ -57,6 +87,42 @@ def add_host_commands(commands: CommandAdder) -> None:
         "shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish"
     )
     commands.add("version", "print the version", "main:version")
+
+
+def _add_service(commands: CommandAdder) -> None:
+    service = commands.add(
+        "service",
+        "run llb as a service of systemd: install, status, uninstall",
+        None,
+        examples=(
+            "sudo llb service install",
+            "llb service install --user --port 8081",
+            "llb service install --print",
+        ),
+    )
+    actions = add_actions(service, is_required=True)
+    install = actions.add(
+        "install",
+        "write the unit, enable and start it; again to change it",
+        "host.service:install",
+        details="The flags become those of the service. Secrets of this command (LLB_ADMIN_PASSWORD, "
+        "HF_TOKEN, the join token) are stored in a file of their own, readable by root or by the user.",
+    )
+    _add_user_flag(install)
+    install.add_argument(
+        "--print", action="store_true", default=False, help="print the unit, and change nothing"
+    )
+    add_settings(install, excluded="home")
+    _add_user_flag(actions.add_json("status", "show whether the service runs", "host.service:status"))
+    _add_user_flag(
+        actions.add("uninstall", "stop and remove the service; its data stays", "host.service:uninstall")
+    )
+
+
+def _add_user_flag(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--user", action="store_true", default=False, help="the service of this user, without root"
+    )
 
 
 def _add_engine(commands: CommandAdder) -> None:

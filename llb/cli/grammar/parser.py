@@ -16,7 +16,7 @@ from llb.cli.grammar.node_commands import add_node_commands
 from llb.config import SETTINGS
 
 # Commands that accept all settings; the others accept --home only.
-COMMANDS_WITH_SETTINGS = frozenset({"serve", "doctor"})
+COMMANDS_WITH_SETTINGS = frozenset({"serve", "doctor", "service"})
 
 
 def build_parser() -> OverviewParser:

@@ -16,7 +16,7 @@ from llb.cli.grammar.parser import build_parser
 # Command that lists the values of an argument, by its metavar: the first column below a heading.
 _VALUE_COMMANDS = {"ID": "models", "NODE": "nodes", "KEY": "keys"}
 # Arguments that are files.
-_FILES = frozenset({"FILE", "DIR", "ID|FILE.gguf"})
+_FILES = frozenset({"FILE", "DIR", "BACKUP", "ID|FILE.gguf"})
 
 
 @dataclass

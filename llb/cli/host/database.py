@@ -13,11 +13,14 @@ from pathlib import Path
 from llb.accounts.audit_actor import audit_actor_of
 from llb.base import data_dir, platform_compat, runfile
 from llb.cli import output
-from llb.cli.errors import CommandError
+from llb.cli.errors import CommandError, UsageError
+from llb.cli.grammar.host_commands import KEPT_BACKUPS
+from llb.cli.host.backup_verification import VERIFY, verify_backup
 from llb.cli.options import home_of
 from llb.config import load_config, make_config
 from llb.security.permissions import LOCAL_PRINCIPAL
 from llb.store.backup import Restored, open_read_only, restore_database
+from llb.store.backup_rotation import save_backup
 from llb.store.database import Database
 from llb.store.tables import audit, registrations, replicas, settings
 from llb.store.tables.replicas import FileFingerprint
@@ -49,30 +52,41 @@ def require_database(home: Path) -> None:
 
 
 def backup(options: argparse.Namespace) -> int:
-    """`llb backup FILE`"""
-    home, target = home_of(options), _resolve_target(options.file)
+    """`llb backup FILE`, `llb backup --to DIR`, `llb backup verify`"""
+    if options.file == VERIFY:
+        return verify_backup(options)
+    if options.verified is not None:
+        raise UsageError("'llb backup' writes one file; a second one is checked with 'llb backup verify'.")
+    if (options.file is None) == (options.to is None):
+        raise UsageError("Give a file to write, or a directory with --to.")
+    if options.keep is not None and options.to is None:
+        raise UsageError("--keep counts the backups of a directory: give it with --to.")
+    home = home_of(options)
+    target = None if options.file is None else _resolve_target(options.file)
     require_database(home)
-    _check_backup_path(database_path(home), target, force=options.force)
+    if target is not None:
+        _check_backup_path(database_path(home), target, force=options.force)
 
-    async def save() -> list[tuple[str, FileFingerprint]]:
+    directory, keep = Path(options.to or "").expanduser().absolute(), options.keep or KEPT_BACKUPS
+
+    async def save() -> tuple[Path, list[tuple[str, FileFingerprint]]]:
+        actor = audit_actor_of(LOCAL_PRINCIPAL)
         async with open_database(home) as db:
+            if target is None:
+                return await save_backup(db, directory, keep=keep, actor=actor), await list_verified_files(db)
             async with db.write() as tx:
-                await audit.record(
-                    tx, actor=audit_actor_of(LOCAL_PRINCIPAL), action="database.backup", target=target.name
-                )
+                await audit.record(tx, actor=actor, action="database.backup", target=target.name)
             await db.backup(target)
-            return await list_verified_files(db)
+            return target, await list_verified_files(db)
 
-    files = asyncio.run(save())
-    summary = f"Saved to {target} ({output.format_size(target.stat().st_size)})."
+    saved, files = asyncio.run(save())
+    summary = f"Saved to {saved} ({output.format_size(saved.stat().st_size)})."
     if options.models is None:
         output.print_line(f"{summary} It contains no model files: they are downloaded again.")
         return 0
-    directory = Path(options.models).expanduser().absolute()
-    count, size_bytes = copy_files(files, load_config({"home": str(home)}).models_dir, directory)
-    output.print_line(
-        f"{summary} {count} model files copied to {directory} ({output.format_size(size_bytes)})."
-    )
+    models = Path(options.models).expanduser().absolute()
+    count, size_bytes = copy_files(files, load_config({"home": str(home)}).models_dir, models)
+    output.print_line(f"{summary} {count} model files copied to {models} ({output.format_size(size_bytes)}).")
     return 0
 
 

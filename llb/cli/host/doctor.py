@@ -48,7 +48,7 @@ def run_doctor(options: argparse.Namespace) -> int:
 def run_checks(options: argparse.Namespace) -> Iterator[Finding]:
     """Run all checks; yields each finding as soon as it is known."""
     yield from program_checks.check_versions()
-    config, finding = _load_config_or_default(options)
+    config, finding = load_config_or_default(options)
     info = None
     # `check_home` reports a directory that cannot be read.
     with suppress(OSError):
@@ -72,7 +72,7 @@ def run_checks(options: argparse.Namespace) -> Iterator[Finding]:
     yield from network_checks.check_hub(config, catalog.models)
 
 
-def _load_config_or_default(options: argparse.Namespace) -> tuple[Config, Finding]:
+def load_config_or_default(options: argparse.Namespace) -> tuple[Config, Finding]:
     """Load the settings; use the defaults if they are invalid, so that the other checks can run."""
     try:
         config = load_config(flags_of(options))

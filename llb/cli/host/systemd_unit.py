@@ -1,0 +1,138 @@
+"""Unit of systemd that runs llb: its text, for the whole system or for one user. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+UNIT_NAME = "llb.service"
+# The first line of a unit that may be replaced and removed.
+MARKER = "# Written by 'llb service install', which replaces it. Own lines belong into 'systemctl edit llb'."
+# After what the server takes itself: it ends its process if a disk or a driver hangs.
+STOP_MARGIN_S = 15.0
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+
+# An engine on a GPU needs its devices and compiles code: no PrivateDevices, no MemoryDenyWriteExecute, and no
+# ProtectClock, which limits the devices to that of the clock. llb finds out which program calls it and how
+# much memory there is: no ProtectProc, no ProcSubset. The sandbox of the engines needs Landlock and seccomp,
+# which @system-service of systemd 252 does not have.
+_HARDENING = """\
+NoNewPrivileges=yes
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictNamespaces=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+SystemCallArchitectures=native
+SystemCallFilter=@system-service seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
+SystemCallErrorNumber=EPERM
+KeyringMode=private
+UMask=0077
+"""
+# Only the manager of the system can do these.
+_SYSTEM_HARDENING = """\
+ProtectSystem=strict
+ProtectHome=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+PrivateTmp=yes
+RemoveIPC=yes
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceUnit:
+    """What a unit says. `groups` and `writable_paths` are for the system's unit only.
+
+    `nvidia_modprobe` makes the devices of NVIDIA's driver, which no unprivileged process can after a reboot.
+    """
+
+    command: Sequence[str]
+    home: Path
+    environment_file: Path
+    stop_timeout_s: float
+    user: str | None = None
+    groups: Sequence[str] = ()
+    writable_paths: Sequence[Path] = ()
+    needs_low_port: bool = False
+    nvidia_modprobe: Path | None = None
+
+
+def render_unit(unit: ServiceUnit) -> str:
+    """Return the text of the unit; `unit.user` is None for the unit of one user."""
+    is_system = unit.user is not None
+    lines = [
+        MARKER,
+        "",
+        "[Unit]",
+        "Description=llb, one address for local language models",
+        *(["Wants=network-online.target", "After=network-online.target"] if is_system else []),
+        "StartLimitIntervalSec=300",
+        "StartLimitBurst=5",
+        "",
+        "[Service]",
+        "Type=notify",
+        f"ExecStart={join_words(unit.command)}",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "Restart=on-failure",
+        "RestartSec=2",
+        # Wrong usage does not become right.
+        "RestartPreventExitStatus=2",
+        # The first start may have to migrate a large database.
+        "TimeoutStartSec=600",
+        f"TimeoutStopSec={round(unit.stop_timeout_s + STOP_MARGIN_S)}",
+        # The engines answer until the server has drained, and end with it.
+        "KillMode=mixed",
+        # The kernel may end an engine that needs too much memory; the server starts it again.
+        "OOMPolicy=continue",
+        "LimitNOFILE=65536",
+        f"Environment={join_words([f'LLB_HOME={unit.home}'])}",
+        f"EnvironmentFile=-{escape_specifiers(str(unit.environment_file))}",
+    ]
+    if unit.user is not None:
+        lines += _system_lines(unit, unit.user)
+    lines += ["", *_HARDENING.splitlines(), *(_SYSTEM_HARDENING.splitlines() if is_system else [])]
+    lines += ["", "[Install]", f"WantedBy={'multi-user' if is_system else 'default'}.target", ""]
+    return "\n".join(lines)
+
+
+def _system_lines(unit: ServiceUnit, user: str) -> list[str]:
+    capability = "CAP_NET_BIND_SERVICE" if unit.needs_low_port else ""
+    lines = [
+        f"User={user}",
+        f"Group={user}",
+        f"SupplementaryGroups={' '.join(unit.groups)}",
+        "StateDirectory=llb",
+        "StateDirectoryMode=0700",
+        "CacheDirectory=llb",
+        "CacheDirectoryMode=0700",
+        "Environment=HOME=/var/lib/llb XDG_CACHE_HOME=/var/cache/llb",
+        f"AmbientCapabilities={capability}",
+        f"CapabilityBoundingSet={capability}",
+        *(f"ReadWritePaths={join_words([str(path)])}" for path in unit.writable_paths),
+    ]
+    if unit.nvidia_modprobe is not None:
+        # With root's rights, and no reason not to start if it fails.
+        lines.append(f"ExecStartPre=-+{join_words([str(unit.nvidia_modprobe), '-u', '-c=0'])}")
+    return lines
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return words as a command line of a unit: quoted, and without specifiers and variables."""
+    return " ".join(_quote(escape_specifiers(word).replace("$", "$$")) for word in words)
+
+
+def escape_specifiers(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _quote(word: str) -> str:
+    if _PLAIN_WORD.fullmatch(word):
+        return word
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

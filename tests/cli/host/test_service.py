@@ -1,0 +1,171 @@
+"""`llb service`: the unit, what it needs of the host, and where it is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from llb.cli.errors import CommandError
+from llb.cli.host import service
+from llb.cli.host.systemd_unit import ServiceUnit, join_words, render_unit
+from llb.config import DEFAULT_HOST
+from tests.cli.conftest import CommandHost
+
+SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
+systemd_analyze = pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason="systemd-analyze is not installed")
+# Of `systemd-analyze security`, times ten; the worst is 100.
+MAX_EXPOSURE = 25
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(SYSTEMD_ANALYZE), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def unit_of(**changes: object) -> ServiceUnit:
+    values: dict[str, object] = {
+        "command": ["/bin/true"],
+        "home": Path("/var/lib/llb"),
+        "environment_file": Path("/etc/llb/llb.env"),
+        "stop_timeout_s": 74.0,
+        "user": "daemon",
+        "groups": ["video"],
+        "writable_paths": [Path("/srv/my models")],
+        "nvidia_modprobe": Path("/bin/true"),
+    }
+    return ServiceUnit(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def write_unit(tmp_path: Path) -> Callable[[ServiceUnit], str]:
+    def write(unit: ServiceUnit) -> str:
+        path = tmp_path / "llb.service"
+        path.write_text(render_unit(unit))
+        return str(path)
+
+    return write
+
+
+@systemd_analyze
+@pytest.mark.parametrize(
+    "unit",
+    [unit_of(), unit_of(needs_low_port=True), unit_of(user=None)],
+    ids=["system", "low port", "user"],
+)
+def test_systemd_accepts_the_unit(unit: ServiceUnit, write_unit: Callable[[ServiceUnit], str]) -> None:
+    done = analyze("verify", write_unit(unit))
+    # Also a line that is only ignored is wrong.
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@systemd_analyze
+def test_the_unit_is_hardened(write_unit: Callable[[ServiceUnit], str]) -> None:
+    flags = ["--offline=true", "--no-pager", f"--threshold={MAX_EXPOSURE}"]
+    done = analyze("security", *flags, write_unit(unit_of()))
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_engine_on_a_gpu_survives_the_hardening() -> None:
+    names = {line.partition("=")[0] for line in render_unit(unit_of()).splitlines()}
+    for name in ("PrivateDevices", "MemoryDenyWriteExecute", "ProtectClock", "DeviceAllow", "ProtectProc"):
+        assert name not in names
+    # Else the engines would get the stop signal, and answers would end.
+    assert "KillMode=mixed" in render_unit(unit_of())
+
+
+def test_words_of_a_command_line_are_taken_literally() -> None:
+    words = ["/opt/my llb/python", "--name", 'a"b\\c', "100%", "$HOME", "50%$x"]
+    assert join_words(words) == r'"/opt/my llb/python" --name "a\"b\\c" 100%% "$$HOME" "50%%$$x"'
+
+
+def test_flags_become_those_of_the_service(host: CommandHost, tmp_path: Path) -> None:
+    flags = ("--port", "443", "--drain-timeout", "5m", "--catalog", "c.json", "--history-text")
+    secrets = {"LLB_ADMIN_PASSWORD": "secret words", "LLB_PORT": "1234"}
+    shown = host.run_command("service", "install", "--print", "--token", "llbj-x", *flags, env=secrets).stdout
+    [command] = [line for line in shown.splitlines() if line.startswith("ExecStart=")]
+    assert command.endswith(
+        f" -m llb --port 443 --catalog {Path.cwd() / 'c.json'} --drain-timeout 5m --history-text"
+    )
+    assert "secret words" not in shown
+    assert "llbj-x" not in shown
+    # The server ends its process 14 s after the drain.
+    assert "TimeoutStopSec=329" in shown
+    assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE" in shown
+    assert "User=llb" in shown
+    own = host.run_command("service", "install", "--print", "--user").stdout
+    assert "User=" not in own
+    assert f"LLB_HOME={host.home}" in own
+    assert "ProtectHome" not in own
+
+
+def test_secrets_are_stored_apart_and_other_lines_stay(tmp_path: Path) -> None:
+    path = tmp_path / "etc" / "llb.env"
+    service.write_environment_file(path, {"LLB_ADMIN_PASSWORD": "first", "PATH": "/bin"}, {})
+    path.write_text(path.read_text() + "HTTPS_PROXY=http://proxy:3128\n")
+    service.write_environment_file(path, {"LLB_ADMIN_PASSWORD": 'se"cond'}, {"join_token": "llbj-x"})
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text().splitlines()[1:] == [
+        "HTTPS_PROXY=http://proxy:3128",
+        'LLB_ADMIN_PASSWORD="se\\"cond"',
+        'LLB_JOIN_TOKEN="llbj-x"',
+    ]
+
+
+NOBODY = 65_534
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A directory that everybody can read, unlike `tmp_path`."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_a_place_that_the_service_cannot_use_is_refused(
+    public_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = public_path / "opt" / "llb"
+    program.mkdir(parents=True)
+    for directory in (program, program.parent):
+        directory.chmod(0o755)
+    service.require_access(program, NOBODY, [NOBODY])
+    with pytest.raises(CommandError, match="cannot write"):
+        service.require_access(program, NOBODY, [NOBODY], is_written=True)
+    service.require_access(program, os.geteuid(), [], is_written=True)
+    program.parent.chmod(0o700)
+    with pytest.raises(CommandError, match=f"cannot read {program.parent}"):
+        service.require_access(program, NOBODY, [NOBODY])
+    with pytest.raises(CommandError, match="does not exist"):
+        service.require_access(public_path / "missing", NOBODY, [NOBODY])
+    monkeypatch.setattr(service, "HIDDEN_DIRECTORIES", (public_path,))
+    with pytest.raises(CommandError, match="into /opt/llb"):
+        service.require_access(program, os.geteuid(), [])
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="this host runs systemd")
+def test_without_systemd_it_is_refused_with_a_sentence(host: CommandHost) -> None:
+    for action in ("install", "status", "uninstall"):
+        assert "does not run systemd" in host.run_failing_command("service", action)
+    assert "ACTION" in host.run_command("service", expected_status=2).stderr
+
+
+def test_root_is_needed_for_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(CommandError, match="sudo llb service install"):
+        service.require_root("llb service install")
+
+
+def test_the_network_needs_a_password(tmp_path: Path) -> None:
+    scope = service.scope_of(is_user=False)
+    options = {"home": str(tmp_path / "home")}
+    assert service._config_of(options, scope).listen_host == DEFAULT_HOST
+    service._require_password(service._config_of(options, scope))
+    with pytest.raises(CommandError, match="LLB_ADMIN_PASSWORD"):
+        service._require_password(service._config_of({**options, "host": "0.0.0.0"}, scope))
