@@ -37,6 +37,7 @@ test('the end of a pull is told by its notice, not twice', () => {
       'a cancelled one has none',
     );
   }
+  equal(said(known(model('a')), known(model('a', { status: 'Ready', pulled: true }))), []);
 });
 
 test('a pull is told by quarters, not by every per cent', () => {

@@ -1,9 +1,8 @@
 /** Announcements for screen readers: start, quarters and end of a download rather than every percent. */
 
-const quarter = (model) => Math.floor((model.download_progress ?? 0) * 4 + 1e-9);
+import { hasEndedPull, UNDER_WAY } from './toasts.js';
 
-const UNDER_WAY = new Set(['Registered', 'Downloading']);
-const ENDED = new Set(['Ready', 'Error']);
+const quarter = (model) => Math.floor((model.download_progress ?? 0) * 4 + 1e-9);
 
 /** Announcements for a change from one map of models to the next: [{key, values}]. */
 export function announcements(before, after) {
@@ -13,9 +12,8 @@ export function announcements(before, after) {
     const was = before.get(id);
     if (!was || was === now) continue;
     const { name } = now.model;
-    const pulled = UNDER_WAY.has(was.status) && ENDED.has(now.status);
     // Its toast is a live region as well.
-    if (pulled) continue;
+    if (hasEndedPull(was, now)) continue;
     if (was.status !== now.status) {
       const cancelled = now.status === 'Available' && UNDER_WAY.has(was.status);
       messages.push({ key: `announcement.${cancelled ? 'Cancelled' : now.status}`, values: { name } });

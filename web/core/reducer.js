@@ -10,7 +10,7 @@
  *   toasts      messages to show, oldest first
  */
 
-import { addToast, withToasts } from './toasts.js';
+import { addToast, UNDER_WAY, withToasts } from './toasts.js';
 
 // Data points kept per node: 15 minutes of heartbeats.
 export const HISTORY_LENGTH = 180;
@@ -127,6 +127,7 @@ export const eventHandlers = {
         eta_seconds: event.eta_seconds,
         available_nodes: event.available_nodes ?? before.available_nodes,
         error: event.error,
+        pulled: before.status === event.status ? before.pulled : UNDER_WAY.has(before.status),
       }),
     );
     const partial = before.partial?.disk_bytes ?? 0;

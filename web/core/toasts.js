@@ -5,6 +5,16 @@
 
 const MAX_TOASTS = 5;
 
+export const UNDER_WAY = new Set(['Registered', 'Downloading']);
+const ENDED = new Set(['Ready', 'Error']);
+
+/**
+ * Whether a pull has ended between two states of a model. A small one begins and ends between two frames: then
+ * only the reducer has seen it under way, and noted `pulled`.
+ */
+export const hasEndedPull = (before, now) =>
+  before.status !== now.status && ENDED.has(now.status) && (UNDER_WAY.has(before.status) || now.pulled === true);
+
 /**
  * `state` with one more toast: {kind: success | error | info, key, values} or {kind, text}. A new toast
  * replaces an older one with the same `about`: a node that is back is no longer offline.
@@ -26,11 +36,10 @@ export function withToasts(before, after) {
 function* modelToasts(before, after) {
   for (const [id, now] of after) {
     const previous = before.get(id);
-    if (!previous || previous.status === now.status) continue;
-    const pending = previous.status === 'Downloading' || previous.status === 'Registered';
+    if (!previous || !hasEndedPull(previous, now)) continue;
     const toast = { values: { name: now.model.name }, about: `model ${id}` };
-    if (pending && now.status === 'Ready') yield { kind: 'success', key: 'toast.ready', ...toast };
-    if (pending && now.status === 'Error') yield { kind: 'error', key: 'toast.failed', ...toast };
+    if (now.status === 'Ready') yield { kind: 'success', key: 'toast.ready', ...toast };
+    else yield { kind: 'error', key: 'toast.failed', ...toast };
   }
 }
 
