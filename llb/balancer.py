@@ -449,7 +449,8 @@ class Balancer:
         # A model that was Ready before the restart is Ready from the first request on. The timeout limits
         # the delay by a slow GPU driver.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.agent.desired_state_received.wait(), LOCAL_JOIN_TIMEOUT_S)
+            async with asyncio.timeout(LOCAL_JOIN_TIMEOUT_S):
+                await self.agent.desired_state_received.wait()
 
     async def reload(self) -> None:
         """Read the certificate and the catalogue again, without touching connections and engines.

@@ -119,7 +119,8 @@ class PrincipalWatch:
         while True:
             await self._has_open.wait()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._check_wanted.wait(), self._check_interval_s)
+                async with asyncio.timeout(self._check_interval_s):
+                    await self._check_wanted.wait()
             self._check_wanted.clear()
             if not self._open:
                 self._has_open.clear()

@@ -221,7 +221,8 @@ class Members:
         """Store the replicas and last-seen times of nodes periodically, until cancelled."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._flush_needed.wait(), LAST_SEEN_INTERVAL_S)
+                async with asyncio.timeout(LAST_SEEN_INTERVAL_S):
+                    await self._flush_needed.wait()
                 await asyncio.sleep(FLUSH_DELAY_S)
             await self.flush()
 

@@ -252,7 +252,8 @@ class EngineProcess:
             await self._read_ready(child.stdout)
             returncode = await child.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(log_task, LOG_DRAIN_TIMEOUT_S)
+                async with asyncio.timeout(LOG_DRAIN_TIMEOUT_S):
+                    await log_task
         except BaseException:
             self._send_signal(child.kill)
             raise

@@ -101,7 +101,8 @@ class Dispatcher:
         """Take no new requests and let running answers end for `timeout_s`."""
         self._context.admission.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle_event.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._idle_event.wait()
 
     async def close(self) -> None:
         self._context.admission.close()

@@ -44,7 +44,8 @@ class InFlightCounter:
     async def wait_idle(self, timeout_s: float) -> None:
         """Wait until no request is in flight, at most `timeout_s`."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
 
 
 def select_headers(request: Request, names: Sequence[str]) -> list[tuple[bytes, bytes]]:

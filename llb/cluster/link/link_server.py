@@ -121,7 +121,8 @@ class LinkServer:
         `observed_address` is the address from which the node connected.
         """
         try:
-            hello = await asyncio.wait_for(link.receive(), HELLO_TIMEOUT_S)
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                hello = await link.receive()
         except (LinkClosed, TimeoutError):
             await link.close()
             return
@@ -164,7 +165,8 @@ class LinkServer:
             if previous.instance != session.instance:
                 previous.activity.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(previous.activity.wait(), DUPLICATE_CHECK_TIMEOUT_S)
+                    async with asyncio.timeout(DUPLICATE_CHECK_TIMEOUT_S):
+                        await previous.activity.wait()
                     if not previous.is_closed:
                         return False
             if self._sessions.get(hello.node_id) is previous:

@@ -227,13 +227,15 @@ class RequestLog:
             await self._has_pending.wait()
             with suppress(TimeoutError):
                 delay_s = RETRY_DELAY_S if self._is_failing else WRITE_DELAY_S
-                await asyncio.wait_for(self._closing.wait(), delay_s)
+                async with asyncio.timeout(delay_s):
+                    await self._closing.wait()
             is_closing = self._closing.is_set()
             await self._flush()
 
     async def _flush(self) -> None:
         async with self._write_lock:
-            self._has_pending.clear()
+            if not self._closing.is_set():  # else the writer, which must end, would wait for ever
+                self._has_pending.clear()
             records = list(self._pending)
             self._pending.clear()
             self._report(records)

@@ -195,9 +195,8 @@ class BudgetLedger:
             await self._has_unsaved.wait()
             if not self._closing.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(
-                        self._closing.wait(), RETRY_DELAY_S if is_failing else WRITE_DELAY_S
-                    )
+                    async with asyncio.timeout(RETRY_DELAY_S if is_failing else WRITE_DELAY_S):
+                        await self._closing.wait()
             is_failing = not await self._write()
 
     async def _write(self) -> bool:

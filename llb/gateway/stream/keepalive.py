@@ -76,4 +76,5 @@ class SseKeepalive:
                 self._error = error
                 return
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), self._interval_s)
+                async with asyncio.timeout(self._interval_s):
+                    await self._stop.wait()

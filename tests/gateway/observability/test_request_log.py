@@ -208,6 +208,22 @@ async def test_a_flush_continues_when_its_caller_is_cancelled(db: Database) -> N
         await until_written(db, 1)
 
 
+async def test_a_flush_beside_the_close_does_not_hold_up_the_stop(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WRITE_DELAY_S", 0)
+    async with asyncio.timeout(20), running(db) as log:
+        async with db.write():
+            log_request(log)
+            flush = asyncio.create_task(log.flush())
+            for _ in range(20):  # the writer waits for the lock that the flush holds
+                await asyncio.sleep(0)
+            closing = asyncio.create_task(log.close())
+            await asyncio.sleep(0)
+        await asyncio.gather(flush, closing)
+    assert len(await rows(db)) == 1
+
+
 async def test_kill_9_loses_nothing_that_was_flushed(tmp_path: Path) -> None:
     code = (
         "import asyncio, os, signal, sys\n"
