@@ -152,7 +152,8 @@ unpack_proxies() {
 run_tests() {
   unpack_proxies
   # Two at a time, whatever the machine has: browsers and engines fill the cores that these leave.
-  local suite=(-n 2 --dist loadgroup --no-loadscope-reorder)
+  # A test that ends its worker would end the next one as well.
+  local suite=(-n 2 --max-worker-restart 0 --dist loadgroup --no-loadscope-reorder)
   if [ "${1:-}" = --fast ]; then
     shift
     suite+=(--ignore=tests/lab --ignore=e2e)
@@ -161,7 +162,7 @@ run_tests() {
     install_iproute2
   fi
   if [ $# -gt 0 ]; then
-    [ "${#suite[@]}" -gt 5 ] || suite=()
+    [ "${#suite[@]}" -gt 7 ] || suite=()
     exec .venv/bin/python -m pytest "${suite[@]}" "$@"
   fi
   .venv/bin/ruff check .

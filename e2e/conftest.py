@@ -29,8 +29,9 @@ from tests.conftest import (
 from tests.harness import PASSWORD, RunningBalancer
 from tests.hub import HubStandIn
 from tests.processes import wait_until
+from tests.timeouts import pytest_timeout_set_timer
 
-__all__ = ["catalog", "chat_gguf", "hub", "smollm2"]
+__all__ = ["catalog", "chat_gguf", "hub", "pytest_timeout_set_timer", "smollm2"]
 
 # Playwright's driver belongs to one event loop, and starting it takes longer than most tests do. All tests
 # here, and all fixtures that await something, share the loop of the session; tests elsewhere have a loop

@@ -15,6 +15,9 @@ from tests import prefork, speedups
 from tests.ggufs import write_chat_model
 from tests.harness import RunningBalancer, RunningJoinedNode, write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
+from tests.timeouts import pytest_timeout_set_timer
+
+__all__ = ["pytest_timeout_set_timer"]
 
 TINY_BYTES = 300_000
 
