@@ -255,3 +255,10 @@ def test_the_token(with_models: CommandHost, models_hub: HubStandIn) -> None:
 def test_no_finding_for_a_good_password(host: CommandHost) -> None:
     host.run_command("password", stdin=f"{PASSWORD}\n")
     only(findings(host, "--port", "0"), "accounts", "ok")
+
+
+def test_the_health_check_asks_the_running_server(host: CommandHost) -> None:
+    assert "is not running" in host.run_failing_command("doctor", "--health")
+    host.start_server()
+    assert host.run_command("doctor", "--health").stdout == f"llb at {host.url} is ready\n"
+    assert host.run_json_command("doctor", "--health")["status"] == "ready"

@@ -25,6 +25,7 @@ from llb.config import Config
 from llb.engine.sandbox.restrictions import SandboxReport
 from llb.errors import SetupError
 from llb.hardware import engine_command, engine_environment
+from llb.security import tls_trust
 from llb.wire import Model, Readiness
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -104,6 +105,18 @@ def check_server(config: Config, info: RunInfo | None) -> Iterator[Finding]:
         )
     else:
         yield ok("server", f"runs at {info.url} (process {info.pid})")
+
+
+def request_readiness(info: RunInfo) -> Readiness:
+    """What the running server says about itself. Raises `CommandError` if it does not answer."""
+    import httpx2
+
+    verify = tls_trust.get_client_context(info.anchor) if info.tls else True
+    try:
+        answer = httpx2.get(f"{info.url}/readyz", timeout=RESPONSE_TIMEOUT_S, trust_env=False, verify=verify)
+        return msgspec.json.decode(answer.content, type=Readiness)
+    except (httpx2.HTTPError, OSError, *DECODE_ERRORS) as error:
+        raise CommandError(f"llb at {info.url} does not answer: {error or type(error).__name__}") from None
 
 
 def _check_port(config: Config) -> Finding:

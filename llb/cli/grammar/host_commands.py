@@ -16,6 +16,12 @@ def add_host_commands(commands: CommandAdder) -> None:
         "doctor", "find problems of this host, and their remedies", "host.doctor:run_doctor"
     )
     add_settings(doctor, excluded="home")
+    doctor.add_argument(
+        "--health",
+        action="store_true",
+        default=False,
+        help="only ask the server whether it can serve requests, for health checks",
+    )
     add_json_flag(doctor)
     _add_engine(commands)
     _add_service(commands)

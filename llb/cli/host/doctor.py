@@ -17,6 +17,7 @@ from llb.cli.checks import network as network_checks
 from llb.cli.checks import program as program_checks
 from llb.cli.checks import settings as settings_checks
 from llb.cli.checks import tls as tls_checks
+from llb.cli.errors import CommandError
 from llb.cli.grammar.flags import flags_of
 from llb.cli.options import home_of
 from llb.config import Config, load_config, make_config
@@ -27,6 +28,8 @@ _LEVEL_LABELS = {Level.OK: "ok", Level.WARN: "warn", Level.BAD: "bad"}
 
 def run_doctor(options: argparse.Namespace) -> int:
     """`llb doctor`: exit status 1 if a finding is bad."""
+    if options.health:
+        return _check_health(options)
     found: list[Finding] = []
     for finding in run_checks(options):
         found.append(finding)
@@ -43,6 +46,20 @@ def run_doctor(options: argparse.Namespace) -> int:
     else:
         output.print_line(f"{counts[Level.BAD]} bad, {counts[Level.WARN]} warnings, {counts[Level.OK]} ok.")
     return int(is_bad)
+
+
+def _check_health(options: argparse.Namespace) -> int:
+    """`llb doctor --health`: exit status 1 unless the server of this data directory can serve requests."""
+    info = runfile.find_running_server(home_of(options))
+    if info is None:
+        raise CommandError(f"llb is not running on {home_of(options)}.")
+    readiness = program_checks.request_readiness(info)
+    if options.json:
+        output.print_json(readiness)
+    else:
+        reason = f": {readiness.reason}" if isinstance(readiness.reason, str) else ""
+        output.print_line(f"llb at {info.url} is {readiness.status}{reason}")
+    return int(readiness.status != "ready")
 
 
 def run_checks(options: argparse.Namespace) -> Iterator[Finding]:
