@@ -14,6 +14,7 @@ llb: one address for the local language models of a few machines
   ./install.sh test --fast   the same without the laboratory and the browser: under two minutes
   ./install.sh install       only install
   ./install.sh engine [BUILD]  install llama.cpp for the GPU of this machine: llb engine install (docs/gpu.md)
+  ./install.sh build         build what a release has into dist/: llb.pyz, wheel, sdist, checksums (docs/packaging.md)
   ./install.sh lock          lock the newest packages that pyproject.toml allows, with their hashes, licences and SBOM
 
 After that, .venv/bin/llb is the command: llb models, llb pull ID, llb chat ID, llb doctor.
@@ -93,6 +94,8 @@ lock() {
     --no-header --no-annotate --quiet --upgrade --system-certs)
   "${compile[@]}" --extra build --output-file requirements.lock
   "${compile[@]}" --extra build --extra test --constraint requirements.lock --output-file requirements-test.lock
+  printf 'pip\n' | "$tools/bin/uv" pip compile - --universal --python-version 3.11 --generate-hashes --no-header \
+    --no-annotate --quiet --upgrade --system-certs --output-file tools/onefile/requirements.lock
   install_into_venv test
   .venv/bin/python -m tests.licences >docs/licences.md
   "$tools/bin/uv" venv --quiet --python .venv/bin/python "$tools/run"
@@ -196,6 +199,11 @@ case "${1:-}" in
     shift
     install_into_venv run
     exec .venv/bin/python -m llb engine install "$@"
+    ;;
+  build)
+    shift
+    install_into_venv run
+    exec .venv/bin/python -m tools.onefile "$@"
     ;;
   lock)
     lock

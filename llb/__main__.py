@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from llb.base import platform_compat
+from llb.base import installation, platform_compat
 from llb.cli import main as command_line
 from llb.config import Config
 
 
-def main() -> int:
-    """Run the command line; returns the exit status."""
+def main(program_file: Path | None = None) -> int:
+    """Run the command line; returns the exit status. `program_file`: llb.pyz, if this is started from it."""
+    if program_file is not None:
+        installation.use_program_file(program_file)
     platform_compat.open_missing_streams()
     return command_line.main(sys.argv[1:], serve=_serve)
 

@@ -20,6 +20,7 @@ from llb.config.settings import (
     CLI_ENVIRONMENT,
     DEFAULT_HOST,
     DEFAULT_HUB_ENDPOINT,
+    FILE_ENVIRONMENT,
     SECRET_FIELDS,
     SETTINGS,
     Setting,
@@ -142,7 +143,7 @@ def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | N
     `flags` has texts by `Setting.field`; a repeatable flag has a list of texts.
     """
     env = os.environ if env is None else env
-    known = {setting.env for setting in SETTINGS} | CLI_ENVIRONMENT
+    known = {setting.env for setting in SETTINGS} | CLI_ENVIRONMENT | FILE_ENVIRONMENT
     for name in sorted(env):
         if name.startswith("LLB_") and name not in known:
             raise SetupError(f"Unknown setting {name} in the environment.")

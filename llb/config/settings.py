@@ -390,4 +390,6 @@ SETTINGS: tuple[Setting, ...] = (
 
 # Environment variables of the command line, which are no settings of the server.
 CLI_ENVIRONMENT = frozenset({"LLB_URL", "LLB_API_KEY"})
+# Read before the program starts, by the start of llb.pyz.
+FILE_ENVIRONMENT = frozenset({"LLB_CACHE_DIR"})
 SECRET_FIELDS = frozenset({"admin_password", "hub_token", "join_token"})

@@ -1,0 +1,1 @@
+"""What runs first in llb.pyz."""
