@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from dataclasses import replace
@@ -171,6 +172,28 @@ async def test_no_other_model_continues_choices_that_have_begun(monkeypatch: pyt
         assert asked == []
         assert call.record.error_code is not None
         assert len(target.bodies) <= 2
+
+
+async def test_a_request_waits_on_where_no_target_can_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with gateway_of("a") as gateway:
+        gateway.admission.set_capacity("a", "m", 1)
+        Target(gateway, monkeypatch, document(ANSWER))
+        rules = (SpillRule(target="full", when=("busy",), after_s=0.01),)
+        monkeypatch.setattr(gateway.context.spill_book, "rules_of", lambda _model_id: rules)
+        running = await gateway.admission.reserve_slot("m", key_id="other")
+
+        def refuse(_name: str) -> Model:
+            # The slot becomes free only after the wait of the rule is over.
+            asyncio.get_running_loop().call_soon(running.release)
+            raise errors.BudgetExceeded("Nothing is left")
+
+        monkeypatch.setattr(gateway.dispatcher.readiness, "resolve_model", refuse)
+        call = replace(
+            spilling_call(Operation.CHAT, messages=[{"role": "user", "content": "x"}]), model=model("m")
+        )
+        sink = FakeSink()
+        await gateway.dispatcher.dispatch(call, sink)
+        assert json.loads(sink.body) == ANSWER
 
 
 async def test_copies_of_the_body_count_in_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,12 @@ class ProviderStandIn:
             self._state.faults.append(fault)
         return fault
 
+    @property
+    def faults(self) -> list[Fault]:
+        """The faults that further requests will have."""
+        with self._changed:
+            return list(self._state.faults)
+
     def clear_faults(self) -> None:
         with self._changed:
             self._state.faults.clear()

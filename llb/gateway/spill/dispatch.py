@@ -34,7 +34,7 @@ async def dispatch_with_spill(
     """Have `call` answered by its model, else by the targets of the rules of the model, in their order.
 
     `dispatch` raises while the client has received nothing. Raises the error of the model itself if no target
-    can answer.
+    can answer; a request that has waited only for as long as a rule says then waits on.
     """
     rules = book.rules_of(call.model.id)
     if not rules:
@@ -60,6 +60,9 @@ async def dispatch_with_spill(
         book.uses[call.model.id, spilled.model.id, trigger] += 1
         return result
     call.record.model_id = call.model.id
+    if wait_s is not None and isinstance(first, errors.QueueTimeout):
+        # The rules have shortened the wait for nothing.
+        return await dispatch(call)
     if trigger == "unavailable":
         # Why the model itself cannot answer.
         readiness.require_ready(call.model)

@@ -64,10 +64,16 @@ class EndpointHealth:
         )
 
     def after_failure(self, now: float, message: str, *, is_unreachable: bool = False) -> EndpointHealth:
-        """A request failed: no answer, or a 5xx."""
+        """A request failed: no answer, or a 5xx.
+
+        While the breaker is open, it is one of those that were under way before: the requests of one crash
+        must not make the wait longer each.
+        """
         failures = self.failures + 1
-        was_trial = self.open_until is not None
         changed = replace(self, failures=failures, last_error=message)
+        was_trial = self.open_until is not None
+        if self.open_until is not None and now < self.open_until:
+            return changed
         if failures < MAX_FAILURES and not was_trial and not is_unreachable:
             return changed
         open_s = min(MAX_OPEN_S, OPEN_S * 2**self.opened)

@@ -49,6 +49,13 @@ def test_a_failed_trial_doubles_the_wait() -> None:
     assert again.after_success(again.open_until).opened == 0
 
 
+def test_requests_that_were_under_way_do_not_open_the_breaker_again() -> None:
+    opened = failed(MAX_FAILURES)
+    for late in range(20):
+        opened = opened.after_failure(OPEN_S - 1, f"broken {late}", is_unreachable=True)
+    assert (opened.open_until, opened.opened) == (OPEN_S, 1)
+
+
 def test_a_good_check_does_not_close_the_breaker() -> None:
     checked = failed(MAX_FAILURES).after_check(1.0)
     assert checked.status(1.0) is EndpointStatus.OFFLINE

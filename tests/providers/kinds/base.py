@@ -42,6 +42,8 @@ class Provider:
         self.key = key
         # Requests that made tokens: a health check must make none.
         self.generations = 0
+        # What they made.
+        self.completion_tokens = 0
         # Of every prompt, as if it had been seen before.
         self.cached_tokens = 0
         # Requests that run and wait, as its metrics say.
@@ -198,7 +200,9 @@ class Provider:
 
     def think(self, question: brain.Question) -> brain.Answer:
         self.generations += 1
-        return brain.answer(question, cached_tokens=min(self.cached_tokens, question.prompt_words))
+        answer = brain.answer(question, cached_tokens=min(self.cached_tokens, question.prompt_words))
+        self.completion_tokens += answer.completion_tokens
+        return answer
 
     def stream(self, pieces: list[bytes], headers: dict[str, str]) -> HttpReply:
         async def body() -> AsyncIterator[bytes]:
