@@ -1,7 +1,8 @@
 """Makes `prices.json` from the data of the package genai-prices: `python -m tools.make_prices DIRECTORY`.
 
 DIRECTORY is an unpacked wheel (`pip download --no-deps genai-prices`, then unzip). The file has the prices of
-the day it is made on; batch prices and those of audio, images and searches are left out.
+the day it is made on: of text, audio, images, requests and service tiers. Those of batches and of searches
+are left out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import datetime
 import importlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,14 @@ TARGET = Path(__file__).resolve().parent.parent / "prices.json"
 # Without an OpenAI- or Anthropic-compatible address, or resellers whose prices change by the hour.
 LEFT_OUT = ("aws", "cursor", "elevenlabs", "github-copilot", "openai-decisions", "quicksilverpro", "typesafe")
 PRICE_FIELDS = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
+MEDIA_FIELDS = {
+    "input_audio": "input_audio_mtok",
+    "output_audio": "output_audio_mtok",
+    "input_image": "input_image_mtok",
+    "output_image": "output_image_mtok",
+}
+# Conditions of a price that are a tier of llb.
+TIER_CONDITIONS = ("service_tier", "speed")
 MAX_FILE_BYTES = 150_000
 
 
@@ -51,13 +61,40 @@ def rate_of(price: Any) -> Any:
     return float(price)
 
 
-def model_entry(model: Any, now: datetime.datetime) -> list[Any] | None:
-    prices = vars(model.get_prices(now))
+def text_rates(prices: Mapping[str, Any]) -> list[Any]:
+    """Rates of text, without the missing ones at the end."""
     rates = [rate_of(prices.get(name)) for name in PRICE_FIELDS]
-    if rates[0] is None and rates[1] is None:
-        return None
-    while rates[-1] is None:
+    while rates and rates[-1] is None:
         rates.pop()
+    return rates
+
+
+def further_rates(model: Any, now: datetime.datetime) -> dict[str, Any]:
+    """Rates of audio and images, of a request, and of the service tiers that have prices of their own."""
+    prices = vars(model.get_prices(now))
+    further = {
+        name: rate_of(prices[field]) for name, field in MEDIA_FIELDS.items() if prices.get(field) is not None
+    }
+    if prices.get("requests_kcount") is not None:
+        further["request"] = float(prices["requests_kcount"]) / 1000
+    tiers = {}
+    # Which of the rates of audio and images a tier changes is not told: it stays unknown for such models.
+    for variant in () if further else model.price_variants or ():
+        [(condition, value), *others] = variant.when.items()
+        if condition in TIER_CONDITIONS and not others:
+            rates = text_rates(vars(model.get_prices(now, variant.when)))
+            if rates != text_rates(prices):
+                tiers[value] = rates
+    return further | ({"service_tiers": tiers} if tiers else {})
+
+
+def model_entry(model: Any, now: datetime.datetime) -> list[Any] | None:
+    rates = text_rates(vars(model.get_prices(now)))
+    if not rates:
+        return None
+    further = further_rates(model, now)
+    if further:
+        rates += [None] * (len(PRICE_FIELDS) - len(rates)) + [further]
     return [match_terms(model.match), *rates]
 
 

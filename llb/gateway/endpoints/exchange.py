@@ -184,7 +184,10 @@ class EndpointExchange:
         """Return `result` with the counts that the translator has read, where it has."""
         if self._translator is None or self._translator.usage.prompt_tokens is None:
             return result
-        return replace(result, usage=replace(self._translator.usage, cost_usd=result.usage.cost_usd))
+        read, translated = result.usage, self._translator.usage
+        tier = read.media.service_tier or translated.media.service_tier
+        media = replace(read.media, service_tier=tier)
+        return replace(result, usage=replace(translated, cost_usd=read.cost_usd, media=media))
 
     @property
     def known_usage(self) -> Usage:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llb.errors import InvalidRequest
 from llb.gateway.admission.rate_limiter import BYTES_PER_STREAMED_TOKEN
 from llb.gateway.endpoints.endpoint import Endpoint
@@ -11,7 +13,15 @@ from llb.gateway.spend.billed_request import BilledRequest
 from llb.gateway.spend.budget_ledger import BudgetLedger, SpendReservation, accounts_of
 from llb.gateway.spend.price_list import PriceList, price_of_rates
 from llb.gateway.stream.usage_parser import Usage
-from llb.policy.spend.price import FREE, ModelPrice, cost_of, worst_cost_of
+from llb.policy.spend.price import (
+    FAST_TIER,
+    FREE,
+    BilledTokens,
+    ModelPrice,
+    cost_of,
+    price_at_tier,
+    worst_cost_of,
+)
 
 
 class SpendControl:
@@ -24,7 +34,18 @@ class SpendControl:
     def price_of(self, endpoint: Endpoint, served_as: str) -> ModelPrice | None:
         """Price of a model at an endpoint, None if it is unknown."""
         overrides = {
-            name: price_of_rates(rates.input, rates.output, rates.cache_read, rates.cache_write)
+            name: price_of_rates(
+                rates.input,
+                rates.output,
+                rates.cache_read,
+                rates.cache_write,
+                {
+                    "input_audio": rates.input_audio,
+                    "output_audio": rates.output_audio,
+                    "input_image": rates.input_image,
+                    "output_image": rates.output_image,
+                },
+            )
             for name, rates in endpoint.record.settings.prices.items()
         }
         return self._prices.price_of(endpoint.kind.value, endpoint.record.base_url, served_as, overrides)
@@ -34,22 +55,28 @@ class SpendControl:
     ) -> AttemptSpend:
         """Reserve the most that a request can cost.
 
-        Raises `BudgetExceeded`, and `InvalidRequest` for a field that changes the price where there is a
-        budget.
+        Raises `BudgetExceeded`, and `InvalidRequest` for a field that makes the price unknown where there is
+        a budget.
         """
         price = self.price_of(endpoint, served_as)
         worst_usd = worst_cost_of(
-            price, prompt_tokens=billed.prompt_tokens, completion_tokens=billed.completion_tokens
+            price,
+            prompt_tokens=billed.prompt_tokens,
+            completion_tokens=billed.completion_tokens,
+            content=billed.content,
         )
         accounts = accounts_of(call.record.principal, endpoint.id, endpoint.kind.value)
         name = billed.unusual_field
+        if name is None and price is not None and price_at_tier(price, billed.content.service_tier) is None:
+            name = "service_tier"
         if name is not None and price is not FREE and self.ledger.has_budget(accounts):
             raise InvalidRequest(
                 f"A budget applies to this request, and '{name}' changes what '{endpoint.name}' bills for "
                 "it: leave it out",
                 param=name,
             )
-        return AttemptSpend(self.ledger.reserve(accounts, worst_usd, target=endpoint.name), price, call)
+        reservation = self.ledger.reserve(accounts, worst_usd, target=endpoint.name)
+        return AttemptSpend(reservation, price, billed, call)
 
 
 class AttemptSpend:
@@ -58,9 +85,16 @@ class AttemptSpend:
     Further calls do nothing.
     """
 
-    def __init__(self, reservation: SpendReservation, price: ModelPrice | None, call: InferenceCall) -> None:
+    def __init__(
+        self,
+        reservation: SpendReservation,
+        price: ModelPrice | None,
+        billed: BilledRequest,
+        call: InferenceCall,
+    ) -> None:
         self._reservation: SpendReservation | None = reservation
         self._price = price
+        self._billed = billed
         self._call = call
 
     def settle(self, usage: Usage) -> None:
@@ -92,13 +126,23 @@ class AttemptSpend:
             reservation.release()
 
     def _cost_of(self, usage: Usage) -> float | None:
-        return cost_of(
-            self._price,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens if self._call.operation.generates_text else 0,
-            cached_tokens=usage.cached_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
+        if self._billed.unusual_field is not None and self._price is not FREE:
+            return None
+        media, content = usage.media, self._billed.content
+        tokens = BilledTokens(
+            usage.prompt_tokens,
+            usage.completion_tokens if self._call.operation.generates_text else 0,
+            usage.cached_tokens,
+            usage.cache_write_tokens,
+            media.prompt_audio_tokens,
+            media.completion_audio_tokens,
+            media.prompt_image_tokens,
+            media.completion_image_tokens,
         )
+        # The answer says which tier it got; a fast answer of Anthropic is one of its usual tier besides.
+        if media.service_tier is not None and content.service_tier != FAST_TIER:
+            content = replace(content, service_tier=media.service_tier)
+        return cost_of(self._price, tokens, content)
 
     def _end(self, cost_usd: float | None) -> None:
         reservation, self._reservation = self._reservation, None

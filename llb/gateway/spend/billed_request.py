@@ -14,6 +14,7 @@ from msgspec import Raw
 from llb.gateway.choices import count_prompts
 from llb.gateway.routing.affinity import IMAGE_MARKER, estimate_prompt_tokens
 from llb.policy.endpoints import dialects
+from llb.policy.spend.price import TEXT_ONLY, BilledContent
 from llb.wire.decoding import DECODE_ERRORS
 
 # Of a request without a limit: few models answer at greater length.
@@ -36,21 +37,31 @@ _STORED_TEXT = re.compile(rb'"(?:file_id|file_url|previous_response_id|conversat
 # that change nothing.
 _USUAL_VALUES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
-        "service_tier": (None, "auto", "default", "standard_only"),
-        "speed": (None, "standard"),
         "inference_geo": (None, "global"),
         "background": (None, False),
+        # Searches have prices of their own.
+        "web_search_options": (None,),
     }
 )
+# Tools that run at the provider, which bills each use.
+_HOSTED_TOOL = re.compile(
+    rb'"type"\s*:\s*"(?:web_search|web_fetch|file_search|code_interpreter|code_execution|image_generation)[\w-]*"'
+)
+_IMAGE_PART = re.compile(rb'"(?:image_url|input_image)"|"type"\s*:\s*"image"')
+_AUDIO_PART = b'"input_audio"'
 
 
 @dataclass(frozen=True, slots=True)
 class BilledRequest:
-    """The most tokens that a request can have. `unusual_field` is one that changes its price."""
+    """The most tokens that a request can have, and what else its price depends on.
+
+    `unusual_field` is one that makes its price unknown.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     unusual_field: str | None = None
+    content: BilledContent = TEXT_ONLY
 
 
 def read_billed_request(
@@ -76,13 +87,35 @@ def read_billed_request(
     return BilledRequest(
         _most_prompt_tokens(path, fields, body, None if context_length is None else context_length * prompts),
         completion_tokens,
-        next((name for name, usual in _USUAL_VALUES.items() if _decode(fields.get(name)) not in usual), None),
+        _unusual_field(fields),
+        _read_content(fields, body),
+    )
+
+
+def _unusual_field(fields: dict[str, Raw]) -> str | None:
+    for name, usual in _USUAL_VALUES.items():
+        if _decode(fields.get(name)) not in usual:
+            return name
+    return "tools" if _HOSTED_TOOL.search(fields.get("tools", b"")) else None
+
+
+def _read_content(fields: dict[str, Raw], body: bytes) -> BilledContent:
+    modalities = _decode(fields.get("modalities"))
+    # Anthropic's fast mode is a tier of its own.
+    speed, tier = _decode(fields.get("speed")), _decode(fields.get("service_tier"))
+    wanted = tier if speed in (None, "standard") else speed
+    return BilledContent(
+        has_audio=_AUDIO_PART in body,
+        has_images=_IMAGE_PART.search(body) is not None,
+        wants_audio=isinstance(modalities, list) and "audio" in modalities,
+        service_tier=None if wanted is None else str(wanted),
     )
 
 
 def _most_prompt_tokens(path: str, fields: dict[str, Raw], body: bytes, context_tokens: int | None) -> int:
     """The most tokens that a prompt can have: one for each byte, but for images and stored texts."""
-    most = estimate_prompt_tokens(body) if IMAGE_MARKER in body else len(body)
+    has_images_only = IMAGE_MARKER in body and _AUDIO_PART not in body
+    most = estimate_prompt_tokens(body) if has_images_only else len(body)
     has_template = path == dialects.RESPONSES and bytes(fields.get("prompt", b"null")) != b"null"
     if has_template or _STORED_TEXT.search(body) is not None:
         most += STORED_PROMPT_TOKENS

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,11 +16,12 @@ from msgspec import Struct
 from llb.base.resources import resource_path
 from llb.policy.endpoints.addresses import is_public_host
 from llb.policy.endpoints.dialects import CLOUD_KINDS
-from llb.policy.spend.price import FREE, ModelPrice, Rate
+from llb.policy.spend.price import FREE, MediaRates, ModelPrice, Rate
 
 FILE_NAME = "prices.json"
 # Kinds that tell nothing about who runs the endpoint.
 _ANYBODY = "openai-compatible"
+NO_FURTHER_RATES: Mapping[str, Any] = MappingProxyType({})
 
 
 class _Provider(Struct, frozen=True):
@@ -87,12 +89,32 @@ def _find(provider: _Provider, name: str) -> ModelPrice | None:
 
 
 def price_of_rates(
-    input_rate: Any, output_rate: Any = None, cache_read: Any = None, cache_write: Any = None
+    input_rate: Any,
+    output_rate: Any = None,
+    cache_read: Any = None,
+    cache_write: Any = None,
+    further: Mapping[str, Any] = NO_FURTHER_RATES,
 ) -> ModelPrice:
-    rates = [
-        None if rate is None else _rate(rate) for rate in (input_rate, output_rate, cache_read, cache_write)
-    ]
-    return ModelPrice(rates[0] or Rate(0.0), *rates[1:])
+    """Return a price of rates as in the file; `further` are those of audio, images, requests and tiers."""
+    tiers = {name: price_of_rates(*values) for name, values in further.get("service_tiers", {}).items()}
+    return ModelPrice(
+        _optional_rate(input_rate) or Rate(0.0),
+        _optional_rate(output_rate),
+        _optional_rate(cache_read),
+        _optional_rate(cache_write),
+        audio=_media_rates("audio", further),
+        image=_media_rates("image", further),
+        request_usd=further.get("request", 0.0),
+        service_tiers=tiers,
+    )
+
+
+def _media_rates(kind: str, rates: Mapping[str, Any]) -> MediaRates:
+    return MediaRates(_optional_rate(rates.get(f"input_{kind}")), _optional_rate(rates.get(f"output_{kind}")))
+
+
+def _optional_rate(value: Any) -> Rate | None:
+    return None if value is None else _rate(value)
 
 
 def _rate(value: Any) -> Rate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields, replace
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +28,20 @@ _END_HINTS = (b'_reason":"', b'_reason": "', b"[DONE]", b"message_stop", b"respo
 
 
 @dataclass(frozen=True, slots=True)
+class MediaUsage:
+    """Parts of the counts that are audio or images, and the service tier, as a provider bills them."""
+
+    prompt_audio_tokens: int | None = None
+    completion_audio_tokens: int | None = None
+    prompt_image_tokens: int | None = None
+    completion_image_tokens: int | None = None
+    service_tier: str | None = None
+
+
+NO_MEDIA = MediaUsage()
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one request (`cached_tokens` are part of `prompt_tokens`) and the engine's own times."""
 
@@ -40,15 +54,20 @@ class Usage:
     cache_write_tokens: int | None = None
     # As the provider says itself.
     cost_usd: float | None = None
+    # Of providers, whose answers are never added.
+    media: MediaUsage = NO_MEDIA
 
     def plus(self, other: Usage) -> Usage:
         """Return the sums; None counts as nothing."""
         return Usage(
             *(
                 mine if more is None else (mine or 0) + more
-                for mine, more in zip(astuple(self), astuple(other), strict=True)
+                for mine, more in ((getattr(self, name), getattr(other, name)) for name in _SUMMED)
             )
         )
+
+
+_SUMMED = tuple(field.name for field in fields(Usage) if field.name != "media")
 
 
 def has_answer_end(events: bytes) -> bool:
@@ -142,6 +161,11 @@ _TIMINGS_PATTERN = re.compile(rb'"timings":\s*\{[^{}]*\}')
 class _TokenDetails(Struct):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
+
+
+_NO_DETAILS = _TokenDetails()
 
 
 class _UsageFields(Struct):
@@ -150,14 +174,18 @@ class _UsageFields(Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _TokenDetails | None = None
+    completion_tokens_details: _TokenDetails | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
     input_tokens_details: _TokenDetails | None = None
+    output_tokens_details: _TokenDetails | None = None
     # Anthropic: not part of input_tokens.
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     # OpenRouter's.
     cost: float | None = None
+    # Anthropic's; OpenAI has it beside `usage`.
+    service_tier: str | None = None
 
 
 class EngineTimings(Struct):
@@ -172,6 +200,7 @@ class EngineTimings(Struct):
 
 class _NestedUsage(Struct):
     usage: _UsageFields | None = None
+    service_tier: str | None = None
 
 
 class _Error(Struct):
@@ -182,6 +211,7 @@ class _Event(Struct):
     """Fields with counts, of an answer or of one event."""
 
     usage: _UsageFields | None = None
+    service_tier: str | None = None
     timings: EngineTimings | None = None
     # Responses: response.completed.
     response: _NestedUsage | None = None
@@ -222,6 +252,10 @@ def _decode_truncated(tail: bytes) -> _Event:
     return _decode(b"{" + b",".join(parts) + b"}") or _Event()
 
 
+def _first_known(count: int | None, other: int | None) -> int | None:
+    return other if count is None else count
+
+
 class _UsageAccumulator:
     """Collects counts from several places; the first place that has one wins."""
 
@@ -233,6 +267,7 @@ class _UsageAccumulator:
         self.decode_ms: float | None = None
         self.cache_write_tokens: int | None = None
         self.cost_usd: float | None = None
+        self.media = NO_MEDIA
 
     @property
     def is_complete(self) -> bool:
@@ -242,6 +277,8 @@ class _UsageAccumulator:
         for part in (event, event.response):
             if part is not None and part.usage is not None:
                 self._add_usage(part.usage)
+            if part is not None and part.service_tier is not None and self.media.service_tier is None:
+                self.media = replace(self.media, service_tier=part.service_tier)
         if isinstance(event.message, _NestedUsage) and (begun := event.message.usage) is not None:
             # The answer has only begun.
             begun.output_tokens = None
@@ -264,6 +301,19 @@ class _UsageAccumulator:
         self.cost_usd = usage.cost if self.cost_usd is None else self.cost_usd
         completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
         self._fill_missing(prompt, completion, cached)
+        completion_details = usage.completion_tokens_details or usage.output_tokens_details
+        if details is not None or completion_details is not None or usage.service_tier is not None:
+            self._add_media(details or _NO_DETAILS, completion_details or _NO_DETAILS, usage.service_tier)
+
+    def _add_media(self, prompt: _TokenDetails, completion: _TokenDetails, service_tier: str | None) -> None:
+        known = self.media
+        self.media = MediaUsage(
+            _first_known(known.prompt_audio_tokens, prompt.audio_tokens),
+            _first_known(known.completion_audio_tokens, completion.audio_tokens),
+            _first_known(known.prompt_image_tokens, prompt.image_tokens),
+            _first_known(known.completion_image_tokens, completion.image_tokens),
+            known.service_tier or service_tier,
+        )
 
     def _add_timings(self, timings: EngineTimings) -> None:
         if timings.prompt_n is not None:
@@ -285,4 +335,5 @@ class _UsageAccumulator:
             self.decode_ms,
             self.cache_write_tokens,
             self.cost_usd,
+            self.media,
         )

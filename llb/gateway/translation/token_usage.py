@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from llb.gateway.stream.usage_parser import Usage
+from llb.gateway.stream.usage_parser import MediaUsage, Usage
 
 
 class PromptDetails(Struct):
@@ -42,6 +42,7 @@ class MessagesUsage(Struct):
     cache_creation_input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     output_tokens_details: OutputDetails | None = None
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class TokenUsage:
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    service_tier: str | None = None
 
     def updated(self, later: TokenUsage) -> TokenUsage:
         """Return these counts with those of a later, cumulative report."""
@@ -67,6 +69,7 @@ class TokenUsage:
             self.completion_tokens,
             self.cached_tokens,
             cache_write_tokens=self.cache_write_tokens,
+            media=MediaUsage(service_tier=self.service_tier),
         )
 
     def as_chat(self) -> dict[str, Any]:
@@ -119,6 +122,7 @@ def usage_from_messages(usage: MessagesUsage, before: MessagesUsage | None = Non
         merged.cache_read_input_tokens,
         merged.cache_creation_input_tokens,
         reasoning,
+        merged.service_tier,
     )
 
 

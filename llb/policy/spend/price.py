@@ -5,7 +5,8 @@ Prices are in USD for a million tokens. An unknown price makes an unknown cost, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 MILLION = 1_000_000
 
@@ -30,59 +31,177 @@ FREE_RATE = Rate(0.0)
 
 
 @dataclass(frozen=True, slots=True)
+class MediaRates:
+    """Prices of tokens of audio or images, where they differ from those of text; None for one not known."""
+
+    input: Rate | None = None
+    output: Rate | None = None
+
+
+NO_MEDIA_RATES = MediaRates()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPrice:
     """Prices of one model. Without a price of its own, a cached or a cache-write token costs as any other.
 
-    `output` is None for a model that generates nothing.
+    `output` is None for a model that generates nothing. Audio without a price is unknown. Images without one
+    are billed as text, as the providers of chats do. `service_tiers` are those with prices of their own.
     """
 
     input: Rate
     output: Rate | None = None
     cache_read: Rate | None = None
     cache_write: Rate | None = None
+    audio: MediaRates = NO_MEDIA_RATES
+    image: MediaRates = NO_MEDIA_RATES
+    request_usd: float = 0.0
+    service_tiers: Mapping[str, ModelPrice] = field(default_factory=dict)
 
 
-FREE = ModelPrice(FREE_RATE, FREE_RATE)
+_FREE_MEDIA = MediaRates(FREE_RATE, FREE_RATE)
+FREE = ModelPrice(FREE_RATE, FREE_RATE, audio=_FREE_MEDIA, image=_FREE_MEDIA)
+
+FAST_TIER = "fast"
+# A provider that says nothing bills the usual one, which has several names.
+USUAL_TIERS = frozenset({"auto", "default", "standard", "standard_only"})
+
+
+@dataclass(frozen=True, slots=True)
+class BilledTokens:
+    """Tokens of an answer; all others are part of `prompt` and `completion`, None for what is not known."""
+
+    prompt: int | None = None
+    completion: int | None = None
+    cached: int | None = None
+    cache_write: int | None = None
+    prompt_audio: int | None = None
+    completion_audio: int | None = None
+    prompt_image: int | None = None
+    completion_image: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BilledContent:
+    """What a request has or asks for beside text, and the service tier that it asks for or has got."""
+
+    has_audio: bool = False
+    has_images: bool = False
+    wants_audio: bool = False
+    service_tier: str | None = None
+
+
+TEXT_ONLY = BilledContent()
+
+
+def price_at_tier(price: ModelPrice | None, service_tier: str | None) -> ModelPrice | None:
+    """Return the price at a service tier, None if it is unknown."""
+    if price is None or price is FREE or service_tier is None or service_tier in USUAL_TIERS:
+        return price
+    return price.service_tiers.get(service_tier)
 
 
 def cost_of(
-    price: ModelPrice | None,
-    *,
-    prompt_tokens: int | None,
-    completion_tokens: int | None,
-    cached_tokens: int | None = None,
-    cache_write_tokens: int | None = None,
+    price: ModelPrice | None, tokens: BilledTokens, content: BilledContent = TEXT_ONLY
 ) -> float | None:
-    """Cost of an answer in USD; None if its price or its tokens are unknown.
-
-    `cached_tokens` and `cache_write_tokens` are part of `prompt_tokens`.
-    """
-    if price is None or prompt_tokens is None:
+    """Return the cost of an answer in USD; None if a price or a count that it needs is unknown."""
+    price = price_at_tier(price, content.service_tier)
+    if price is None or tokens.prompt is None:
         return None
-    if price.output is None:
-        if completion_tokens:
+    if price is FREE:
+        return 0.0
+    parts = (_prompt_parts(price, tokens, content), _completion_parts(price, tokens, content))
+    usd = price.request_usd
+    for part in parts:
+        if part is None:
             return None
-        completion_tokens = 0
-    if completion_tokens is None:
+        for count, rate in part:
+            if count and rate is None:
+                return None
+            usd += count * (rate or FREE_RATE).at(tokens.prompt) / MILLION
+    return usd
+
+
+_Parts = list[tuple[int, Rate | None]]
+
+
+def _prompt_parts(price: ModelPrice, tokens: BilledTokens, content: BilledContent) -> _Parts | None:
+    prompt = tokens.prompt or 0
+    audio, image = tokens.prompt_audio, tokens.prompt_image
+    if audio is None and content.has_audio:
         return None
-    cached = min(cached_tokens or 0, prompt_tokens)
-    written = min(cache_write_tokens or 0, prompt_tokens - cached)
-    parts = (
-        (prompt_tokens - cached - written, price.input),
+    if image is None and content.has_images and price.image.input is not None:
+        return None
+    audio = min(audio or 0, prompt)
+    image = min(image or 0, prompt - audio) if price.image.input is not None else 0
+    text = prompt - audio - image
+    # No provider of chats says which of the cached tokens are text.
+    cached = min(tokens.cached or 0, text)
+    written = min(tokens.cache_write or 0, text - cached)
+    return [
+        (text - cached - written, price.input),
         (cached, price.cache_read or price.input),
         (written, price.cache_write or price.input),
-        (completion_tokens, price.output or FREE_RATE),
-    )
-    return sum(count * rate.at(prompt_tokens) for count, rate in parts) / MILLION
+        (audio, price.audio.input),
+        (image, price.image.input),
+    ]
 
 
-def worst_cost_of(price: ModelPrice | None, *, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """The most that a request can cost in USD, None if its price is unknown.
+def _completion_parts(price: ModelPrice, tokens: BilledTokens, content: BilledContent) -> _Parts | None:
+    completion = tokens.completion
+    if price.output is None and not completion:
+        return []
+    if completion is None or price.output is None:
+        return None
+    audio, image = tokens.completion_audio, tokens.completion_image
+    if audio is None and content.wants_audio:
+        return None
+    if image is None and price.image.output is not None:
+        return None
+    audio = min(audio or 0, completion)
+    image = min(image or 0, completion - audio) if price.image.output is not None else 0
+    return [
+        (completion - audio - image, price.output),
+        (audio, price.audio.output),
+        (image, price.image.output),
+    ]
+
+
+def worst_cost_of(
+    price: ModelPrice | None,
+    *,
+    prompt_tokens: int,
+    completion_tokens: int,
+    content: BilledContent = TEXT_ONLY,
+) -> float | None:
+    """Return the most that a request can cost in USD, None if a price that it may need is unknown.
 
     Each token of the prompt may be written to the cache, and each tier may hold.
     """
-    if price is None:
+    tiered = price_at_tier(price, content.service_tier)
+    if price is None or tiered is None:
         return None
-    input_usd = max(price.input.highest, 0.0 if price.cache_write is None else price.cache_write.highest)
-    output_usd = 0.0 if price.output is None else price.output.highest
-    return (prompt_tokens * input_usd + completion_tokens * output_usd) / MILLION
+    # A provider may answer at the usual tier instead.
+    costs = [_worst_at_tier(each, prompt_tokens, completion_tokens, content) for each in (price, tiered)]
+    return None if None in costs else max(cost for cost in costs if cost is not None)
+
+
+def _worst_at_tier(
+    price: ModelPrice, prompt_tokens: int, completion_tokens: int, content: BilledContent
+) -> float | None:
+    input_rates = [price.input, price.cache_write or price.input]
+    output_rates = [price.output or FREE_RATE]
+    if content.has_audio:
+        if price.audio.input is None:
+            return None
+        input_rates.append(price.audio.input)
+    if content.has_images and price.image.input is not None:
+        input_rates.append(price.image.input)
+    if content.wants_audio:
+        if price.audio.output is None:
+            return None
+        output_rates.append(price.audio.output)
+    if price.image.output is not None:
+        output_rates.append(price.image.output)
+    input_usd, output_usd = (max(rate.highest for rate in rates) for rates in (input_rates, output_rates))
+    return price.request_usd + (prompt_tokens * input_usd + completion_tokens * output_usd) / MILLION

@@ -45,15 +45,19 @@ class KeySource(StrEnum):
 
 
 class ModelRates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Prices in USD for a million tokens. Without a price of their own, cached tokens cost as any other.
+    """Prices in USD for a million tokens. Cached tokens and images without a price cost as text.
 
-    `output` is None for a model that generates nothing.
+    `output` is None for a model that generates nothing. Without a price, the cost of audio is unknown.
     """
 
     input: float
     output: float | None = None
     cache_read: float | None = None
     cache_write: float | None = None
+    input_audio: float | None = None
+    output_audio: float | None = None
+    input_image: float | None = None
+    output_image: float | None = None
 
 
 class EndpointModel(Struct, frozen=True, kw_only=True):

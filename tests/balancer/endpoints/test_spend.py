@@ -158,6 +158,51 @@ async def test_what_may_be_billed_is_reserved_and_booked(
     await llb.http.patch(f"/api/endpoints/{endpoint['id']}", json={"prices": {}})
 
 
+AUDIO_PART = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "part", "is_known", "refusal"),
+    [
+        # `prices.json` has a priority tier of this model, and no flex tier.
+        ({"service_tier": "priority"}, None, True, None),
+        ({"service_tier": "flex"}, None, False, (400, "invalid_request")),
+        ({"web_search_options": {}}, None, False, (400, "invalid_request")),
+        ({}, IMAGE_PART, True, None),
+        ({}, AUDIO_PART, False, (402, "budget_exceeded")),
+    ],
+    ids=["priority", "flex", "search", "image", "audio"],
+)
+async def test_a_cost_that_is_not_known_is_none_and_refused_under_a_budget(
+    llb: RunningBalancer,
+    key: str,
+    stand_ins: dict[str, ProviderStandIn],
+    budgets: Any,
+    fields: dict[str, Any],
+    part: dict[str, Any] | None,
+    is_known: bool,
+    refusal: tuple[int, str] | None,
+) -> None:
+    model = model_of("openai", stand_ins["openai"])
+    content = [{"type": "text", "text": "one two"}, *([] if part is None else [part])]
+    body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 5, **fields}
+    headers = {"Authorization": f"Bearer {key}"}
+    answer = await llb.http.post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    [latest, *_] = await history_of(llb, model)
+    assert (latest["cost_usd"] is not None) == is_known
+    if fields == {"service_tier": "priority"}:
+        expected_usd = (latest["prompt_tokens"] * 0.25 + latest["completion_tokens"] * 1.0) / 1e6
+        assert latest["cost_usd"] == pytest.approx(expected_usd)
+    await budgets({"scope": "provider", "id": "openai", "period": "day", "limit_usd": 1000.0})
+    limited = await llb.http.post("/v1/chat/completions", json=body, headers=headers)
+    if refusal is None:
+        assert limited.status_code == 200, limited.text
+    else:
+        assert (limited.status_code, limited.json()["error"]["code"]) == refusal
+
+
 async def test_a_client_that_leaves_is_billed_for_what_was_generated(
     llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn]
 ) -> None:

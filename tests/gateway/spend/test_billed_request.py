@@ -13,6 +13,7 @@ from llb.gateway.spend.billed_request import (
     BilledRequest,
     read_billed_request,
 )
+from llb.policy.spend.price import BilledContent
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 MESSAGES = "/v1/messages"
@@ -73,21 +74,52 @@ def test_texts_that_the_provider_stores_are_part_of_the_prompt() -> None:
     assert billed(RESPONSES, input='a "file_id": "x"').prompt_tokens < 100
 
 
-def test_fields_that_change_the_price() -> None:
+def test_fields_that_make_the_price_unknown() -> None:
+    function = {"type": "function", "function": {"name": "web_search"}}
     known: list[dict[str, Any]] = [
         {},
-        {"service_tier": "auto"},
-        {"service_tier": "default"},
+        {"service_tier": "priority"},
         {"background": False},
+        {"tools": [function], "input": 'say "type": "web_search"'},
     ]
     for usual in known:
         assert billed(RESPONSES, **usual).unusual_field is None
     unusual: list[tuple[str, Any]] = [
-        ("service_tier", "priority"),
-        ("service_tier", ["priority"]),
         ("background", True),
-        ("speed", "fast"),
+        ("inference_geo", "us"),
+        ("web_search_options", {}),
+        ("tools", [function, {"type": "web_search_preview"}]),
+        ("tools", [{"type": "web_search_20250305", "name": "web_search"}]),
+        ("tools", [{"type": "image_generation"}]),
     ]
     for name, value in unusual:
         fields: dict[str, Any] = {name: value}
         assert billed(RESPONSES, **fields).unusual_field == name
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "content"),
+    [
+        (CHAT, {"messages": 'an "input_audio" in a text'}, BilledContent()),
+        (CHAT, {"messages": [{"content": [{"type": "input_audio"}]}]}, BilledContent(has_audio=True)),
+        (CHAT, {"messages": [{"content": [{"type": "image_url"}]}]}, BilledContent(has_images=True)),
+        (MESSAGES, {"messages": [{"content": [{"type": "image"}]}]}, BilledContent(has_images=True)),
+        (RESPONSES, {"input": [{"type": "input_image"}]}, BilledContent(has_images=True)),
+        (CHAT, {"modalities": ["text", "audio"]}, BilledContent(wants_audio=True)),
+        (CHAT, {"modalities": ["text"]}, BilledContent()),
+        (CHAT, {"service_tier": "flex"}, BilledContent(service_tier="flex")),
+        (CHAT, {"service_tier": ["flex"]}, BilledContent(service_tier="['flex']")),
+        (MESSAGES, {"service_tier": "auto", "speed": "fast"}, BilledContent(service_tier="fast")),
+        (MESSAGES, {"service_tier": "auto", "speed": "standard"}, BilledContent(service_tier="auto")),
+    ],
+)
+def test_what_is_billed_otherwise_than_text(
+    path: str, fields: dict[str, Any], content: BilledContent
+) -> None:
+    assert billed(path, **fields).content == content
+
+
+def test_audio_is_no_image() -> None:
+    data = "A" * 40_000
+    parts = [{"url": f"data:image/png;base64,{data}"}, {"type": "input_audio", "data": data}]
+    assert billed(CHAT, messages=parts).prompt_tokens > 80_000

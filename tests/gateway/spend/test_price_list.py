@@ -44,6 +44,24 @@ def test_tiers_are_kept() -> None:
     assert speech is None or speech != price
 
 
+def test_audio_images_requests_and_service_tiers_have_their_prices() -> None:
+    audio = PRICES.find("openai", "gpt-audio")
+    assert audio is not None
+    assert (audio.audio.input, audio.audio.output) == (Rate(32.0), Rate(64.0))
+    image = PRICES.find("google", "gemini-2.5-flash-image")
+    assert image is not None
+    assert image.image.output == Rate(30.0)
+    tiered = PRICES.find("openai", "gpt-5")
+    assert tiered is not None
+    assert tiered.service_tiers["priority"].input.usd == 2 * tiered.input.usd
+    fast = PRICES.find("anthropic", "claude-opus-4-8")
+    assert fast is not None
+    assert fast.service_tiers.keys() == {"fast"}
+    searching = PRICES.find("perplexity", "sonar")
+    assert searching is not None
+    assert searching.request_usd == 0.012
+
+
 def test_what_is_not_in_the_list_is_unknown() -> None:
     assert PRICES.find("openai", "gpt-99") is None
     assert PRICES.find("nobody", "gpt-4o") is None

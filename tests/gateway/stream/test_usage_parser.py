@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from llb.gateway.stream.usage_parser import TAIL_BYTES, Usage, UsageParser
+from llb.gateway.stream.usage_parser import TAIL_BYTES, MediaUsage, Usage, UsageParser
 
 CHAT = b"""data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" of"}}],"object":"chat.completion.chunk"}
 
@@ -66,6 +69,33 @@ def test_streams(parts: list[bytes], usage: Usage) -> None:
     whole = b"".join(parts)
     in_bytes = edges(*(whole[at : at + 7] for at in range(0, len(whole), 7)))
     assert in_bytes.parse_stream() == (usage, None)
+
+
+@pytest.mark.parametrize(
+    ("document", "media"),
+    [
+        (
+            {
+                "service_tier": "priority",
+                "usage": {
+                    "prompt_tokens": 9,
+                    "prompt_tokens_details": {"audio_tokens": 5, "image_tokens": 1},
+                    "completion_tokens": 4,
+                    "completion_tokens_details": {"audio_tokens": 3, "reasoning_tokens": 0},
+                },
+            },
+            MediaUsage(5, 3, 1, None, "priority"),
+        ),
+        ({"usage": {"input_tokens": 1, "output_tokens": 1, "service_tier": "standard"}},
+         MediaUsage(service_tier="standard")),
+        ({"response": {"service_tier": "flex", "usage": {"input_tokens": 1, "output_tokens": 1}}},
+         MediaUsage(service_tier="flex")),
+    ],
+)  # fmt: skip
+def test_what_providers_bill_otherwise_than_text(document: dict[str, Any], media: MediaUsage) -> None:
+    body = json.dumps(document).encode()
+    assert edges(body).parse_document().media == media
+    assert edges(b"data: " + body + b"\n\n").parse_stream()[0].media == media
 
 
 def test_a_stream_whose_last_event_repeats_a_long_answer() -> None:

@@ -144,7 +144,10 @@ def _read_content(message: dict[str, Any], question: Question, style: Style) -> 
                 texts.append(text)
             case {"type": "image_url", "image_url": {"url": str(url)}}:
                 question.images.append(_read_image(url, style))
-            case {"type": "refusal"}:
+            case {"type": "refusal"} | {
+                "type": "input_audio",
+                "input_audio": {"data": str(), "format": str()},
+            }:
                 pass
             case _:
                 raise ProviderError(400, f"Invalid content part: {json.dumps(part)[:80]}", param="messages")

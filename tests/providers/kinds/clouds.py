@@ -50,6 +50,12 @@ class OpenAIProvider(Provider):
             "x-ratelimit-reset-tokens": "6ms",
         }
 
+    def chat(self, request: HttpRequest) -> HttpReply:
+        reply, tier = super().chat(request), request.json().get("service_tier")
+        if tier is not None and isinstance(reply.body, bytes):
+            reply.body = json.dumps({**json.loads(reply.body), "service_tier": tier}).encode()
+        return reply
+
     def read_chat(self, body: Any) -> brain.Question:
         question = super().read_chat(body)
         if question.model.startswith(("o1", "o3", "o4", "gpt-5")):
