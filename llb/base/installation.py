@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def program_command() -> list[str]:
     if _program_file is not None:
         return [sys.executable, str(_program_file)]
     return [sys.executable, "-m", "llb"]
+
+
+def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment for `python -m pip`: llb.pyz brings pip, which only this process has on its path."""
+    if kind() is not InstallKind.FILE:
+        return dict(environ)
+    return {**environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 
 def _file_command(path: Path) -> str:

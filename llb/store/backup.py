@@ -21,6 +21,7 @@ from llb.store.schema import (
     BUSY_TIMEOUT_S,
     find_integrity_problem,
     has_valid_checksum,
+    note_version,
     prepare_database,
     save_copy,
 )
@@ -101,7 +102,9 @@ def restore_database(backup_path: Path, path: Path, *, revive: bool = False) -> 
     try:
         try:
             with contextlib.closing(sqlite3.connect(new_path, isolation_level=None)) as restored:
-                migrate(restored)
+                if schema_version_of(restored) < len(MIGRATIONS):
+                    migrate(restored)
+                    note_version(restored)
                 defect = _find_content_defect(restored)
             if defect is not None:
                 raise SetupError(f"{backup_path} cannot be restored: {defect}.")

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from llb.base import platform_compat
+from llb import __version__
+from llb.base import installation, platform_compat
 from llb.errors import SetupError
 from llb.store.migrations import MIGRATIONS, Migration, migrate, schema_version_of
 
+log = logging.getLogger(__name__)
+
+# In the table of settings.
+VERSION_KEY = "llb_version"
 BUSY_TIMEOUT_S = 5.0
 # A check of this takes a tenth of a second.
 CHECKED_AT_OPEN_BYTES = 64_000_000
@@ -40,20 +47,59 @@ def prepare_database(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -
                 if problem is not None:
                     raise SetupError(describe_damage(path, problem))
             if version > len(migrations):
-                raise SetupError(
-                    f"The database {path} was written by a newer llb "
-                    f"(schema {version}, this one knows {len(migrations)}): install that version again."
-                )
+                raise SetupError(_describe_newer(path, connection, version, len(migrations)))
             if is_migrated:
-                save_copy(connection, path.with_name(f"{path.stem}-schema{version}.backup{path.suffix}"))
+                copy = _upgrade_copy_path(path, version)
+                save_copy(connection, copy)
+                log.info(
+                    "the database is upgraded from schema %d to %d; its copy from before is %s",
+                    version,
+                    len(migrations),
+                    copy,
+                )
             _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"))
             migrate(connection, migrations)
+            if version < len(migrations):
+                note_version(connection)
     except OSError as error:
         raise SetupError(f"The database {path} cannot be used: {error.strerror or error}.") from None
     except sqlite3.OperationalError as error:
         raise SetupError(f"The database {path} cannot be used: {error}.") from None
     except sqlite3.DatabaseError as error:
         raise SetupError(describe_damage(path, str(error))) from None
+
+
+def note_version(connection: sqlite3.Connection) -> None:
+    """Note which llb gave the database its schema, for an older one that cannot read it."""
+    connection.execute(
+        "INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (VERSION_KEY, __version__)
+    )
+
+
+def _upgrade_copy_path(path: Path, version: int) -> Path:
+    return path.with_name(f"{path.stem}-schema{version}.backup{path.suffix}")
+
+
+def _describe_newer(path: Path, connection: sqlite3.Connection, version: int, known: int) -> str:
+    """Return the sentences for a database whose schema is newer: what wrote it, and the way back."""
+    writer = "a newer llb"
+    with contextlib.suppress(sqlite3.Error):
+        row = connection.execute("SELECT value FROM settings WHERE key = ?", (VERSION_KEY,)).fetchone()
+        writer = f"{writer} ({row[0]})" if row else writer
+    found = (
+        f"The database {path} was written by {writer}: it has schema {version}, llb {__version__} knows "
+        f"{known}. Start the newer llb again, or "
+    )
+    for older in range(known, 0, -1):
+        copy = _upgrade_copy_path(path, older)
+        if copy.is_file():
+            saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(copy.stat().st_mtime))
+            command = f"{installation.command_path()} restore {shlex.quote(str(copy))}"
+            return (
+                f"{found}go back to the copy that was made before the upgrade, without what was changed "
+                f"since {saved}: {command} --home {shlex.quote(str(path.parent))}"
+            )
+    return f"{found}restore a backup that an older one made: 'llb restore FILE'."
 
 
 @contextlib.contextmanager

@@ -79,6 +79,18 @@ def add_host_commands(commands: CommandAdder) -> None:
         "file", nargs="?", metavar="FILE", default=None, help="default: llb-support-….txt here"
     )
     add_yes_flag(bundle)
+    upgrade = commands.add(
+        "upgrade",
+        "say how to upgrade this llb, and with --check which versions are newer",
+        "host.upgrade:describe_upgrade",
+    )
+    upgrade.add_argument(
+        "--check",
+        action="store_true",
+        default=False,
+        help="ask the package index of pip for newer versions; nothing is downloaded",
+    )
+    add_json_flag(upgrade)
     completion = commands.add(
         "completion",
         "print a completion script for bash, zsh or fish",

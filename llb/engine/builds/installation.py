@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llb.base import installation
-from llb.base.installation import InstallKind
+from llb.base.installation import pip_environment
 from llb.engine.builds.overlays import Overlay, OverlayStore
 from llb.hardware.device_query import last_line
 from llb.policy.engine_build.choice import CUDA_12, CUDA_13, DOWNLOAD_BYTES
@@ -109,10 +108,7 @@ class BuildInstaller:
             raise InstallFailed(f"it needs about {needed / 1e9:.1f} GB of free disk, {where}")
 
     def _run_pip(self, directory: Path, *arguments: str, own_index: bool = False) -> None:
-        environment = dict(self._environ)
-        if installation.kind() is InstallKind.FILE:
-            # pip is among the packages of the file.
-            environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
+        environment = pip_environment(self._environ)
         if own_index:
             environment = {
                 name: value
