@@ -81,7 +81,7 @@ def add_host_commands(commands: CommandAdder) -> None:
     add_yes_flag(bundle)
     upgrade = commands.add(
         "upgrade",
-        "say how to upgrade this llb, and with --check which versions are newer",
+        "show how to upgrade, and newer versions",
         "host.upgrade:describe_upgrade",
     )
     upgrade.add_argument(

@@ -26,7 +26,7 @@ def build_parser() -> OverviewParser:
         intro="One API endpoint for the language models on your machines. "
         "Without a command, llb starts the server.",
         closing="'llb COMMAND --help' shows the options of a command, 'llb serve --help' the settings.\n"
-        "--home DIR selects another data directory, --url URL and --key KEY another server.\n"
+        "--home DIR selects a data directory, --url URL and --key KEY another server.\n"
         "Exit status: 0, 1 (error), 2 (usage error).",
     )
     parser.add_argument("--version", action="version", version=f"llb {__version__}")
