@@ -83,10 +83,12 @@ class NodeTraffic:
         return frozenset(self._model_counters)
 
     def _counters_of(self, node_id: str) -> _Counters:
-        return self._counters.setdefault(node_id, _Counters())
+        counters = self._counters.get(node_id)
+        return self._counters.setdefault(node_id, _Counters()) if counters is None else counters
 
     def _model_counters_of(self, model_id: str) -> _Counters:
-        return self._model_counters.setdefault(model_id, _Counters())
+        counters = self._model_counters.get(model_id)
+        return self._model_counters.setdefault(model_id, _Counters()) if counters is None else counters
 
 
 def _totals(counters: _Counters | None) -> TrafficTotals:

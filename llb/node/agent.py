@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 
+from msgspec import structs
+
 from llb import __version__, errors
 from llb.base.backoff import Backoff
 from llb.base.events import Topic
@@ -61,6 +63,8 @@ HEARTBEAT_INTERVAL_S = 5.0
 # Long enough for a large model on a slow disk.
 LOAD_TIMEOUT_S = 300.0
 CLOCK_SKEW_WARNING_S = 60.0
+# After an engine has become busy or idle.
+USE_REPORT_DELAY_S = 0.1
 PARTIAL_SWEEP_INTERVAL_S = 3600.0
 # Between two attempts to store a replica's state while the database cannot be written.
 STORE_BACKOFF_INITIAL_S, STORE_BACKOFF_MAX_S = 0.5, 30.0
@@ -121,6 +125,8 @@ class NodeAgent:
         # Set once the first desired state has arrived, after which the files on disk are served.
         self.desired_state_received = asyncio.Event()
         self._outbox: asyncio.Queue[NodeMessage] | None = None
+        # Of reports that an engine has become busy or idle, by model.
+        self._use_timers: dict[str, asyncio.TimerHandle] = {}
 
     # --- lifecycle ----------------------------------------------------------------------------------
 
@@ -139,6 +145,9 @@ class NodeAgent:
     async def close(self) -> None:
         """Stop downloads and engines; downloaded bytes stay on disk."""
         await self._tasks.close()
+        for timer in self._use_timers.values():
+            timer.cancel()
+        self._use_timers.clear()
         try:
             await self._store_last_used()
         finally:
@@ -319,11 +328,28 @@ class NodeAgent:
             self._outbox.put_nowait(message)
 
     def on_engine_changed(self, report: EngineReport) -> None:
+        """Report an engine; whether a loaded one has requests, a little later.
+
+        An engine may become busy and idle again with each request, and the balancer counts the busy slots
+        itself.
+        """
         replica = self._replicas.get(report.model_id)
-        if replica is not None:
-            replica.engine = None if report.state is EngineState.STOPPED else report
-            # What an engine has tried is known from now on.
-            replica.template = report.template or replica.template
+        if replica is None:
+            return
+        before = replica.engine
+        replica.engine = None if report.state is EngineState.STOPPED else report
+        # What an engine has tried is known from now on.
+        replica.template = report.template or replica.template
+        if before is None or not _differ_only_in_use(before, report):
+            self._report_replica(replica)
+        elif report.model_id not in self._use_timers:
+            self._use_timers[report.model_id] = asyncio.get_running_loop().call_later(
+                USE_REPORT_DELAY_S, self._report_use, report.model_id
+            )
+
+    def _report_use(self, model_id: str) -> None:
+        del self._use_timers[model_id]
+        if (replica := self._replicas.get(model_id)) is not None:
             self._report_replica(replica)
 
     # --- reconciliation -----------------------------------------------------------------------------
@@ -515,3 +541,11 @@ class NodeAgent:
             return
         self._is_last_used_failing = False
         self._stored_last_used |= changed
+
+
+def _differ_only_in_use(before: EngineReport, after: EngineReport) -> bool:
+    states = (EngineState.READY, EngineState.BUSY)
+    if before.state not in states or after.state not in states:
+        return False
+    same_use: EngineReport = structs.replace(after, state=before.state, busy=before.busy)
+    return same_use == before

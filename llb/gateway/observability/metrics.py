@@ -17,7 +17,6 @@ from functools import lru_cache
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Histogram,
     disable_created_metrics,
     generate_latest,
 )
@@ -28,6 +27,7 @@ from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.engine_routes import OPERATION_OF_PATH, Operation
+from llb.gateway.observability.histogram import Histogram
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.observability.state_collector import StateCollector
 from llb.gateway.spill.book import SpillBook
@@ -151,11 +151,7 @@ class Metrics:
             registry=self.registry,
         )
         # `labels()` is slow, and the same label values occur again and again.
-        self._duration_of = lru_cache(SERIES_CACHE_SIZE)(self._duration.labels)
-        self._first_token_of = lru_cache(SERIES_CACHE_SIZE)(self._first_token.labels)
-        self._per_token_of = lru_cache(SERIES_CACHE_SIZE)(self._per_token.labels)
         self._tokens_of = lru_cache(SERIES_CACHE_SIZE)(self._tokens.labels)
-        self._queue_wait_of = lru_cache(SERIES_CACHE_SIZE)(self._queue_wait.labels)
         self._view = view
         # by node and model
         self._last_reports: dict[tuple[str, str], ReplicaReport] = {}
@@ -182,7 +178,7 @@ class Metrics:
         if failed:
             self._failed_loads.labels(*labels).inc()
         else:
-            self._load_duration.labels(*labels).observe(duration_s)
+            self._load_duration.series(*labels).observe(duration_s)
 
     def record_replica(self, node_id: str, report: ReplicaReport) -> None:
         """Count what a report of a replica adds to the previous one; the first report is the baseline."""
@@ -213,20 +209,20 @@ class Metrics:
         model = record.model_id or ""
         operation = _OPERATION_OF_ENDPOINT.get(record.endpoint, record.endpoint.removeprefix("/v1/"))
         usage = record.usage
-        self._duration_of(operation, model, record.error_code or "").observe(
+        self._duration.series(operation, model, record.error_code or "").observe(
             record.ended_at - record.started_at
         )
         is_placed = record.node_id is not None or record.endpoint_id is not None
         if is_placed or (record.queued_s and record.error_code in _QUEUE_EXIT_ERRORS):
-            self._queue_wait_of(model).observe(record.queued_s)
+            self._queue_wait.series(model).observe(record.queued_s)
         if record.cost_usd:
             self._cost.labels(model).inc(record.cost_usd)
         if not is_placed:
             return
         if (ttft_s := record.ttft_s()) is not None:
-            self._first_token_of(operation, model).observe(ttft_s)
+            self._first_token.series(operation, model).observe(ttft_s)
         if usage.decode_ms is not None and (usage.completion_tokens or 0) > 1:
-            self._per_token_of(operation, model).observe(
+            self._per_token.series(operation, model).observe(
                 usage.decode_ms / 1000 / ((usage.completion_tokens or 0) - 1)
             )
         for kind, tokens in (
@@ -237,7 +233,7 @@ class Metrics:
             if tokens:
                 self._tokens_of(model, kind).inc(tokens)
         if record.sent_at is not None:
-            self._overhead.observe(
+            self._overhead.series().observe(
                 max(0.0, record.sent_at - record.started_at - record.queued_s - record.load_s)
             )
 
@@ -245,4 +241,4 @@ class Metrics:
         while True:
             due_at = time.monotonic() + LAG_INTERVAL_S
             await asyncio.sleep(LAG_INTERVAL_S)
-            self._loop_lag.observe(max(0.0, time.monotonic() - due_at))
+            self._loop_lag.series().observe(max(0.0, time.monotonic() - due_at))

@@ -260,7 +260,9 @@ class RequestLog:
             texts = [(record.id, record.text) for record in batch if record.text is not None]
             # Model names that clients make up must not fill the totals.
             counted_rows = [
-                msgspec.structs.replace(
+                row
+                if record.model_id is not None and row.endpoint_id is None
+                else msgspec.structs.replace(
                     row,
                     model=None if record.model_id is None else row.model,
                     node_id=row.node_id or row.endpoint_id,
@@ -270,7 +272,8 @@ class RequestLog:
             async with self._db.write() as tx:
                 if self.retention_days:
                     await request_history.add(tx, rows)
-                    await request_history.add_texts(tx, texts)
+                    if texts:
+                        await request_history.add_texts(tx, texts)
                 await usage.add(tx, counted_rows)
         except sqlite3.OperationalError as error:
             if not self._is_failing:

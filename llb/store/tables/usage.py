@@ -53,6 +53,7 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
     updates += (
         ", cost_usd = iif(excluded.cost_usd IS NULL, cost_usd, coalesce(cost_usd, 0) + excluded.cost_usd)"
     )
+    encoded = encode_rows(records)
     for bucket, width_s in BUCKET_WIDTH_S.items():
         await tx.execute(
             f"""
@@ -62,7 +63,7 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
             FROM json_each(?) WHERE TRUE GROUP BY 1, 2, 3, 4, 5
             ON CONFLICT ({", ".join(_KEY_COLUMNS)}) DO UPDATE SET {updates}
             """,
-            (encode_rows(records),),
+            (encoded,),
         )
 
 
