@@ -9,18 +9,22 @@ from sanic import Sanic
 
 from llb.api.connection.resources import ConnectionResources
 from llb.api.inference.ollama import ERROR_BODY_BUILDERS
-from llb.api.inference.path_aliases import dialect_path_of
+from llb.api.inference.path_aliases import INFERENCE_PATHS, dialect_path_of
 from llb.api.internode.reverse_tunnel import TunnelProtocol
+from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.body_limit import AuthorisedRequest
-from llb.api.middleware.error_handler import install_error_handler
+from llb.api.middleware.error_handler import ErrorResponder, install_error_handler
 from llb.api.middleware.ollama_port_auth import OllamaPortAuth
+from llb.api.middleware.route_policy import route_policy_of
 from llb.api.request_body import MAX_BODY_BYTES
 from llb.api.responses import error_body
 from llb.balancer import Balancer
 from llb.cluster.link.websocket_link import MAX_MESSAGE_BYTES
 from llb.config import Config
+from llb.front.inference_front import InferenceFront
 from llb.gateway.dialects.ollama_response import error_body as ollama_error_body
 from llb.joined_node import JoinedNode
+from llb.wire import Scope
 
 # The dispatcher has the deadlines of requests, so Sanic's never applies to reverse tunnels. Other connections
 # have those of `ServerProtocol`.
@@ -39,8 +43,8 @@ def create_app(config: Config) -> Sanic[Any, Any]:
         if isinstance(llb, Balancer)
         else ConnectionResources(config, find_path_alias=dialect_path_of)
     )
-    install_error_handler(app, ERROR_BODY_BUILDERS)
-    llb.auth_middleware.install(app)
+    respond_to_error = install_error_handler(app, ERROR_BODY_BUILDERS)
+    _install_guard(app, llb.auth_middleware, respond_to_error, config.base_path)
     for blueprint in llb.blueprints():
         app.blueprint(blueprint)
 
@@ -63,11 +67,37 @@ def create_ollama_app(llb: Balancer, connections: ConnectionResources | None = N
     app = _create_sanic("llb-ollama")
     app.ctx.llb = llb
     app.ctx.connections = connections or ConnectionResources(llb.config, find_path_alias=dialect_path_of)
-    install_error_handler(app, {"/v1/": error_body, "/": ollama_error_body})
-    OllamaPortAuth(llb.config, llb.auth_middleware.local_proof).install(app)
+    respond_to_error = install_error_handler(app, {"/v1/": error_body, "/": ollama_error_body})
+    _install_guard(
+        app,
+        OllamaPortAuth(llb.config, llb.auth_middleware.local_proof),
+        respond_to_error,
+        llb.config.base_path,
+    )
     for blueprint in llb.ollama_port_blueprints():
         app.blueprint(blueprint)
     return app
+
+
+def _install_guard(
+    app: Sanic[Any, Any], guard: AuthMiddleware, respond_to_error: ErrorResponder, base_path: str
+) -> None:
+    """Have `guard` authorise the requests of `app` at both doors."""
+    guard.install(app)
+    front = app.ctx.front = InferenceFront(guard, respond_to_error)
+
+    async def add_front_routes(app: Sanic[Any, Any]) -> None:
+        # A joined host only passes requests on. Below the base path Sanic finds out which route is meant.
+        front.add_routes(
+            route
+            for route in app.router.routes
+            if "POST" in route.methods
+            and (path := f"/{route.path}") in INFERENCE_PATHS
+            and route_policy_of(route).scope is Scope.INFERENCE
+            and not (base_path and path.startswith(base_path + "/"))
+        )
+
+    app.register_listener(add_front_routes, "before_server_start")
 
 
 def _create_sanic(name: str) -> Sanic[Any, Any]:

@@ -23,7 +23,6 @@ from msgspec import structs
 from sanic import Sanic
 
 from llb import __version__
-from llb.api.connection.http_protocol import ServerProtocol
 from llb.app import create_app, create_ollama_app
 from llb.balancer import Balancer
 from llb.base import installation, platform_compat, runfile, service_notify
@@ -33,6 +32,7 @@ from llb.base.node_identity import Membership
 from llb.base.runfile import RunInfo
 from llb.config import ALL_INTERFACES, DEFAULT_HOST, DEFAULT_PASSWORD, Config
 from llb.errors import SetupError
+from llb.front.protocol import FrontProtocol
 from llb.hardware import summarise_engine
 from llb.joined_node import JoinedNode
 from llb.security import tls_trust
@@ -165,7 +165,7 @@ class Listener:
                 return_asyncio_server=True,
                 access_log=False,
                 ssl=self._tls,
-                protocol=ServerProtocol,
+                protocol=FrontProtocol,
                 asyncio_server_kwargs={"start_serving": False, **({} if self._tls is None else TLS_TIMEOUTS)},
             )
             self._servers.append(server)

@@ -17,7 +17,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli", "server"}),
     frozenset({"app"}),
-    frozenset({"balancer", "joined_node"}),
+    frozenset({"balancer", "joined_node", "front"}),
     frozenset({"api"}),
     frozenset({"gateway"}),
     frozenset({"cluster"}),

@@ -55,6 +55,18 @@ class Authenticator(Protocol):
         """Return the node with this credential; None for an unknown one."""
         ...
 
+    @property
+    def generation(self) -> int:
+        """Number that changes with every change of an account, a key or a session by this process."""
+        ...
+
+    def trusted_s(self, key: str) -> float:
+        """Return for how many seconds the principal of a valid key need not be looked up again.
+
+        Only while `generation` is the same.
+        """
+        ...
+
 
 class BalancerAuthenticator:
     """Authenticator of a joined node, which knows only the credential of its balancer."""
@@ -67,6 +79,12 @@ class BalancerAuthenticator:
 
     async def authenticate_session(self, token: str) -> Principal | None:
         return None
+
+    generation = 0
+
+    def trusted_s(self, key: str) -> float:
+        """Return 0: there are no keys."""
+        return 0.0
 
     def authenticate_node(self, credential: str) -> Principal | None:
         """Return the balancer, by the credential that it received when this host joined."""
@@ -162,6 +180,19 @@ class AccountAuthenticator:
         self._cache_generation += 1
         self._cache.clear()
         self.accounts_changed.publish()
+
+    @property
+    def generation(self) -> int:
+        """Number that changes with every change of an account, a key or a session by this process."""
+        return self._cache_generation
+
+    def trusted_s(self, key: str) -> float:
+        """Return for how many seconds the principal of a valid key need not be looked up again."""
+        cached = self._cache.get(tokens.hash_token(key))
+        if cached is None:
+            return 0.0
+        ends = (cached.cached_at + CACHE_TTL_S, cached.principal.expires_at)
+        return min(end for end in ends if end is not None) - self._clock()
 
     async def authenticate_key(self, key: str) -> Principal:
         """Return the principal of a key; raises `InvalidApiKey` for an unknown, expired or revoked one."""

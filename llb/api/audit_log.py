@@ -9,10 +9,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from sanic import Request
-
 from llb.accounts.audit_actor import audit_actor_of
 from llb.api.error_mapping import to_llb_error
+from llb.api.incoming_request import IncomingRequest
 from llb.base.tasks import TaskSupervisor
 from llb.errors import PermissionDenied
 from llb.security.permissions import Principal
@@ -41,7 +40,7 @@ class AuditLog:
         self._tasks = TaskSupervisor("audit-log")
 
     @asynccontextmanager
-    async def recording(self, request: Request, action: str, target: str) -> AsyncIterator[None]:
+    async def recording(self, request: IncomingRequest, action: str, target: str) -> AsyncIterator[None]:
         """Record `action` on `target` before the block, and its result when the block ends.
 
         The result is "ok", or the code of the error that left the block. What cannot be recorded is not done:
@@ -57,7 +56,7 @@ class AuditLog:
         finally:
             await self._tasks.run_shielded(self._store_result(record_id, action, result), "store-result")
 
-    async def record(self, request: Request, action: str, target: str) -> None:
+    async def record(self, request: IncomingRequest, action: str, target: str) -> None:
         """Record one completed action; the action is not undone if that cannot be written now."""
         try:
             await self._add_record(request, action, target, "ok")
@@ -71,7 +70,7 @@ class AuditLog:
         except sqlite3.Error as error:
             log.error("the result of %s (%s) is not in the audit log: %s", action, result, error)
 
-    async def _add_record(self, request: Request, action: str, target: str, result: str) -> int:
+    async def _add_record(self, request: IncomingRequest, action: str, target: str, result: str) -> int:
         principal: Principal | None = request.ctx.principal
         async with self._db.write(uses_ballast=action in _BALLAST_ACTIONS) as tx:
             return await audit.record(
@@ -100,7 +99,7 @@ class DeniedRequestAudit:
         """Stop writing; idempotent."""
         await self._tasks.close()
 
-    def record_denial(self, request: Request, principal: Principal, scope: Scope) -> None:
+    def record_denial(self, request: IncomingRequest, principal: Principal, scope: Scope) -> None:
         """Record that `principal` lacked `scope`; writes in the background."""
         if scope not in _ADMINISTRATIVE_SCOPES or request.route is None:
             return

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
-from sanic import Request
 
 from llb import errors
+from llb.api.incoming_request import IncomingRequest
 from llb.wire.decoding import DECODE_ERRORS, MAX_EVENT_LOOP_BYTES
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ MAX_PARALLEL_LARGE_BODIES = 2
 _FIELD_IN_ERROR = re.compile(r"(?:at `\$\.([^`]+)`|field `([^`]+)`)")
 
 
-def parse_body(request: Request, body_type: type[T]) -> T:
+def parse_body(request: IncomingRequest, body_type: type[T]) -> T:
     """Decode the request's JSON body; raises `InvalidRequest` whose `param` names the field."""
     return decode_json(request.body, body_type)
 

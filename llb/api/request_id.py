@@ -6,7 +6,7 @@ import itertools
 import re
 import secrets
 
-from sanic import Request
+from llb.api.incoming_request import IncomingRequest
 
 # An id must be unique but need not be secret: random bytes from the system cost a tenth of a request.
 _PREFIX = secrets.token_hex(4)
@@ -14,7 +14,7 @@ _numbers = itertools.count(1)
 _PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def request_id_of(request: Request) -> str:
+def request_id_of(request: IncomingRequest) -> str:
     """Return the id of this request: the client's if it is well-formed, else a new one.
 
     Every call for the same request returns the same id.

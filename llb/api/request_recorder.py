@@ -7,9 +7,8 @@ import logging
 from collections.abc import Callable
 from types import TracebackType
 
-from sanic import Request
-
 from llb.api.error_mapping import http_status_of, to_llb_error
+from llb.api.incoming_request import IncomingRequest
 from llb.api.middleware.trace_context import trace_headers_of
 from llb.api.request_id import request_id_of
 from llb.errors import LlbError
@@ -30,7 +29,7 @@ class RequestRecorder:
 
     def record(
         self,
-        request: Request,
+        request: IncomingRequest,
         http_status_of: Callable[[LlbError], int] = http_status_of,
         *,
         endpoint: str | None = None,

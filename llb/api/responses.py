@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
-from sanic import Request
+from sanic.headers import _HTTP1_STATUSLINES, format_http1_response
+from sanic.http import Http
 from sanic.response import HTTPResponse
 
 from llb.api.error_mapping import http_status_of
+from llb.api.incoming_request import IncomingRequest
 from llb.errors import LlbError
 
 JSON = "application/json"
@@ -21,6 +23,19 @@ _encoder = msgspec.json.Encoder()
 ErrorBodyBuilder = Callable[[LlbError], object]
 
 
+class ResponseHead(Protocol):
+    """Status and headers of a response."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> MutableMapping[str, Any]: ...
+
+    @property
+    def processed_headers(self) -> Iterable[tuple[bytes, bytes]]: ...
+
+
 class PassthroughResponse(HTTPResponse):
     """A response that comes from elsewhere, with cached header encoding.
 
@@ -28,11 +43,27 @@ class PassthroughResponse(HTTPResponse):
     encoded, which must not occur among `headers`.
     """
 
-    __slots__ = ("fixed_headers",)
+    __slots__ = ("_send_chunk", "fixed_headers", "fixed_lines")
 
     def __init__(self, *, status: int = 200, headers: Mapping[str, str], content_type: str) -> None:
         super().__init__(status=status, headers={**headers}, content_type=content_type)
         self.fixed_headers: tuple[tuple[bytes, bytes], ...] = ()
+        # The same as lines of a head.
+        self.fixed_lines = b""
+        # Set once Sanic has begun a body in chunks: its layers take two coroutines to write one chunk.
+        self._send_chunk: Callable[[bytes], Awaitable[None]] | None = None
+
+    async def send(self, data: Any = None, end_stream: bool | None = None) -> None:
+        """Write some bytes through Sanic; `end_stream` ends the response."""
+        if self._send_chunk is not None and not end_stream:
+            # An empty chunk would end the body.
+            if data:
+                await self._send_chunk(b"%x\r\n%b\r\n" % (len(data), data))
+            return
+        await super().send(data, end_stream)
+        stream = self.stream
+        if isinstance(stream, Http) and stream.response_func == stream.http1_response_chunked:
+            self._send_chunk = stream.protocol.send
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
@@ -49,7 +80,29 @@ class PassthroughResponse(HTTPResponse):
         return clean(name).encode("ascii"), clean(value).encode(errors="surrogateescape")
 
 
+@lru_cache(maxsize=1024)
+def _cached_line(name: str, value: str) -> bytes:
+    return b"%b: %b\r\n" % PassthroughResponse.encode_header(name, value)
+
+
 _cached_header = lru_cache(maxsize=1024)(PassthroughResponse.encode_header)
+
+
+def format_head(head: ResponseHead, body_bytes: int | None) -> bytes:
+    """Return the head of a response that keeps its connection; `body_bytes` None is a body in chunks."""
+    headers = head.headers
+    if body_bytes is None:
+        # nginx would collect the events of a stream until they fill a buffer.
+        headers["x-accel-buffering"] = "no"
+        headers["transfer-encoding"] = "chunked"
+    else:
+        headers["content-length"] = body_bytes
+    headers["connection"] = "keep-alive"
+    if not isinstance(head, PassthroughResponse):
+        return format_http1_response(head.status, head.processed_headers)
+    headers.setdefault("content-type", head.content_type)
+    lines = [_cached_line(name, f"{value}") for name, value in headers.items()]
+    return b"".join((_HTTP1_STATUSLINES[head.status], head.fixed_lines, *lines, b"\r\n"))
 
 
 def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:
@@ -82,7 +135,7 @@ def error_response(error: LlbError, build_body: ErrorBodyBuilder = error_body) -
     return json_response(build_body(error), http_status_of(error), error_headers(error))
 
 
-def abort_connection(request: Request) -> None:
+def abort_connection(request: IncomingRequest) -> None:
     """Close the connection of a response that has started and cannot be completed.
 
     Nothing else can still show the client that the response is incomplete.

@@ -45,7 +45,7 @@ sanic.headers._HTTP1_STATUSLINES[421] = b"HTTP/1.1 421 Misdirected Request\r\n"
 class ServerHttp(Http):
     """Sanic's HTTP/1.1 with a strict parser, deadlines and a lingering close."""
 
-    __slots__ = ("body_share", "body_since", "head_since", "is_evicted")
+    __slots__ = ("awaits_request", "body_share", "body_since", "head_since", "is_evicted")
 
     # A `ServerProtocol`, which imports this module.
     protocol: Any
@@ -57,6 +57,8 @@ class ServerHttp(Http):
     def __init__(self, protocol: Any) -> None:
         super().__init__(protocol)  # type: ignore[no-untyped-call]
         self.is_evicted = False
+        # No request is being read or answered.
+        self.awaits_request = True
         self.head_since = 0.0
         # time.monotonic() since when a body is awaited; None while none is.
         self.body_since: float | None = None
@@ -69,7 +71,9 @@ class ServerHttp(Http):
         while self.keep_alive and self.stage is Stage.IDLE:
             self.init_for_request()  # type: ignore[no-untyped-call]
             if not self.recv_buffer:
+                self.awaits_request = True
                 await self._receive_more()
+            self.awaits_request = False
             self.stage = Stage.REQUEST
             self.head_since = time.monotonic()
             try:

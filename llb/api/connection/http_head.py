@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from sanic.compat import Header
 from sanic.exceptions import BadRequest
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -18,6 +19,10 @@ _HEAD_PATTERN = re.compile(
 )
 # A longer number is larger than any body.
 _LENGTH_PATTERN = re.compile(r"[0-9]{1,18}")
+
+
+# What Sanic answers with 400.
+MalformedHead = BadRequest
 
 
 class RequestHead(NamedTuple):
@@ -32,6 +37,15 @@ class RequestHead(NamedTuple):
     keep_alive: bool
     content_length: int | None
     is_chunked: bool
+
+    @property
+    def path(self) -> str:
+        """The target without its query; the front has plain ones only."""
+        return self.target.partition(b"?")[0].decode("ascii")
+
+    def header_map(self) -> Header:
+        """Return the headers as a request has them."""
+        return Header(self.headers)
 
 
 def parse_request_head(head: bytes) -> RequestHead:

@@ -23,7 +23,7 @@ MIN_BODY_BYTES_PER_S = 1024
 # A client that has closed its half of the connection may have left. A write shows whether it has: these are
 # the seconds after which an interim response is written, the last one repeatedly.
 HALF_CLOSED_PROBE_DELAYS_S = (0.1, 0.2, 1.0)
-_PROCESSING_RESPONSE = b"HTTP/1.1 102 Processing\r\n\r\n"
+PROCESSING_RESPONSE = b"HTTP/1.1 102 Processing\r\n\r\n"
 _BUSY_BODY = (
     b'{"error":{"message":"This server has no room for another connection; try again",'
     b'"type":"overloaded_error","code":"server_busy"}}'
@@ -69,6 +69,14 @@ class ServerProtocol(WebSocketUpgrade):
         """Note that a valid credential came over this connection, which perhaps another host has checked."""
         self.is_authenticated = True
         self.limiter.on_authenticated(self)
+
+    @property
+    def awaits_request(self) -> bool:
+        """Whether all that has come is answered, and the next bytes begin a request."""
+        http: ServerHttp | None = self.http
+        # Before its task runs for the first time, a connection has none.
+        is_waiting = self._task is not None if http is None else http.awaits_request
+        return is_waiting and not self.recv_buffer
 
     # --- the limiter ---
 
@@ -167,7 +175,7 @@ class ServerProtocol(WebSocketUpgrade):
             # Knows no interim responses. Most clients that close have left.
             self.transport.abort()
             return
-        self.transport.write(_PROCESSING_RESPONSE)
+        self.transport.write(PROCESSING_RESPONSE)
         self._probe_half_closed(number + 1)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from sanic import Request
 
 from llb import errors
+from llb.api.incoming_request import IncomingRequest
 from llb.api.inference.body_size import require_fitting_text, strip_images
 from llb.api.inference.request_validation import check_sizes, validate_request
 from llb.api.reference.schemas.common import SESSION_HEADER
@@ -18,7 +18,7 @@ from llb.api.request_body import LargeBodyWorker, RawFields, decode_json
 from llb.base.units import parse_duration
 from llb.engine.model_engine import KeepAlive
 from llb.gateway.dialects.request_fields import check_request_fields
-from llb.gateway.engine_routes import OPERATION_OF_PATH, require_capability
+from llb.gateway.engine_routes import OPERATION_OF_PATH, Operation, require_capability
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.normalization.request import NormalizedBody, normalize_request
 from llb.gateway.observability.request_log import RequestRecord
@@ -26,6 +26,7 @@ from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_error_event
 from llb.security.permissions import Principal, has_scope
 from llb.wire import InferenceFields, Scope, TemplateSupport
+from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
 
 class _ModelName(Struct):
@@ -43,7 +44,7 @@ ExtraFieldsBuilder = Callable[[InferenceFields], Mapping[str, Any]]
 async def build_call(
     readiness: ModelReadiness,
     worker: LargeBodyWorker,
-    request: Request,
+    request: IncomingRequest,
     record: RequestRecord,
     *,
     path: str,
@@ -59,30 +60,45 @@ async def build_call(
     of a model that is not Ready.
     """
     operation = OPERATION_OF_PATH[path]
-    given = body
-    stripped = await worker.run(len(given), lambda: strip_images(given))
-    name = (await worker.run(len(stripped), lambda: decode_json(stripped, _ModelName))).model
+    # What has to be parsed. Its size decides where the work is done: the event loop goes on meanwhile.
+    stripped = body
+    if len(body) > MAX_EVENT_LOOP_BYTES:
+        stripped = await worker.run(len(body), partial(strip_images, body))
+    is_small = len(stripped) <= MAX_EVENT_LOOP_BYTES
+    read_name = partial(decode_json, stripped, _ModelName)
+    name = (read_name() if is_small else await worker.run(len(stripped), read_name)).model
     record.requested_model = requested_model or name
-    model = await readiness.resolve_listed_model(name)
+    try:
+        model = readiness.resolve_model(name)
+    except errors.ModelNotFound:
+        model = await readiness.resolve_listed_model(name)
     record.model_id = model.id
     require_capability(model, operation)
     readiness.require_ready_or_spill(model)
     # A server elsewhere has a reader of its own, and may run what no engine can.
     engine_path = "" if model.is_external else path
     support = readiness.template_support(model)
-    body, stripped, ignored = await _normalize(worker, engine_path, given, stripped, support)
-    text = stripped
-    fields = await worker.run(len(text), lambda: decode_json(text, InferenceFields))
+    read_body = partial(
+        _read_body,
+        body,
+        stripped,
+        engine_path,
+        operation,
+        support,
+        # Clouds fetch images themselves, and honour fields that no engine has.
+        is_for_clouds=readiness.is_for_clouds_only(model),
+        context_length=None if readiness.may_spill(model, "context") else readiness.max_context_length(model),
+    )
+    read = read_body() if is_small else await worker.run(len(stripped), read_body)
+    fields = read.fields
+    body = read.body
+    if read.needs_whole:
+        # The images, too.
+        given = body
+        whole = await worker.run(len(given), lambda: _normalize(given, engine_path, support)[1])
+        body = whole.body or given
     record.stream = fields.stream and operation.generates_text
-    # Clouds fetch images themselves, and honour fields that no engine has.
-    allows_urls = readiness.is_for_clouds_only(model)
-    replaced = await worker.run(len(text), lambda: validate_request(text, allows_urls=allows_urls))
-    if not allows_urls:
-        ignored += await worker.run(
-            len(text), lambda: check_request_fields(engine_path, decode_json(text, RawFields))
-        )
-    context_length = None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
-    await worker.run(len(stripped), lambda: require_fitting_text(text, operation, context_length))
+    replaced = read.replaced
     if extra_fields is not None:
         replaced |= extra_fields(fields)
     if fields.model != model.id:
@@ -110,33 +126,63 @@ async def build_call(
             request.ctx.principal, fields.keep_alive if keep_alive is None else keep_alive
         ),
         format_error_event=format_error_event,
-        ignored=ignored,
+        ignored=read.ignored,
         template=support,
         hold_copies=partial(request.app.ctx.connections.body_budget.hold, request.ctx.principal),
     )
 
 
-async def _normalize(
-    worker: LargeBodyWorker, path: str, body: bytes, stripped: bytes, support: TemplateSupport | None
-) -> tuple[bytes, bytes, tuple[str, ...]]:
-    """Return a body as the engine reads it, the same without images, and what the client does not get."""
+class _ReadBody(NamedTuple):
+    """What was read of a body, which is normalized unless it `needs_whole`."""
 
-    def normalize(document: bytes) -> NormalizedBody:
-        raw_fields = decode_json(document, RawFields)
-        check_sizes(raw_fields)
-        return normalize_request(path, raw_fields, support)
-
-    normalized = await worker.run(len(stripped), lambda: normalize(stripped))
-    if normalized.body is None:
-        return body, stripped, normalized.ignored
-    if stripped is body:
-        return normalized.body, normalized.body, normalized.ignored
-    # The images, too.
-    whole = await worker.run(len(body), lambda: normalize(body))
-    return whole.body or body, normalized.body, normalized.ignored
+    body: bytes
+    fields: InferenceFields
+    # To replace in the body.
+    replaced: dict[str, Any]
+    # What the client does not get.
+    ignored: tuple[str, ...]
+    # The images are still to be normalized with the rest.
+    needs_whole: bool
 
 
-def _read_via(request: Request) -> str:
+def _read_body(
+    body: bytes,
+    stripped: bytes,
+    engine_path: str,
+    operation: Operation,
+    support: TemplateSupport | None,
+    *,
+    is_for_clouds: bool,
+    context_length: int | None,
+) -> _ReadBody:
+    """Normalize and check a body, `stripped` of its images. Raises `InvalidRequest`."""
+    raw_fields, normalized = _normalize(stripped, engine_path, support)
+    text = stripped
+    if normalized.body is not None:
+        text = normalized.body
+        raw_fields = decode_json(text, RawFields)
+    fields = decode_json(text, InferenceFields)
+    replaced = validate_request(text, raw_fields, allows_urls=is_for_clouds)
+    ignored = normalized.ignored
+    if not is_for_clouds:
+        ignored += check_request_fields(engine_path, raw_fields)
+    require_fitting_text(text, operation, context_length)
+    has_images = stripped is not body
+    return _ReadBody(
+        body if has_images else text, fields, replaced, ignored, has_images and normalized.body is not None
+    )
+
+
+def _normalize(
+    document: bytes, engine_path: str, support: TemplateSupport | None
+) -> tuple[RawFields, NormalizedBody]:
+    """Return the fields of `document`, and how the engine reads it. Only if that changes do the fields."""
+    raw_fields = decode_json(document, RawFields)
+    check_sizes(raw_fields)
+    return raw_fields, normalize_request(engine_path, raw_fields, support)
+
+
+def _read_via(request: IncomingRequest) -> str:
     """Return the header `Via`, by which two llb that are endpoints of one another see a loop."""
     value = ", ".join(request.headers.getall("via", ()))
     return value[:MAX_VIA_CHARS] if value.isascii() and value.isprintable() else ""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
 
-from sanic import Request
-from sanic.http import Http
-from sanic.response import HTTPResponse
-
+from llb.api.incoming_request import IncomingRequest, ResponseWriter
 from llb.api.responses import OCTET_STREAM, PassthroughResponse
 from llb.gateway.dialects.ollama_response import ResponseTranslator
 from llb.gateway.dialects.responses_answer import ResponsesAnswer
 from llb.gateway.inference_call import ClientSink
 from llb.gateway.observability.request_log import RequestRecord
+from llb.gateway.stream.keepalive import ClientPipe, TranslatingPipe, open_pipe, translate_pipe
 from llb.gateway.stream.sse import SSE_KEEPALIVE, is_event_stream_type
 from llb.gateway.stream.transcript import Transcript, extract_prompt
 
@@ -39,7 +36,7 @@ def ignored_headers(ignored: Sequence[str]) -> dict[str, str]:
 
 
 class ResponseSink:
-    """Writes an answer as a Sanic response.
+    """Writes an answer as the response to a request.
 
     The response starts with the first bytes, so that its head and the first chunk leave in one write. If the
     first bytes are also the last, the whole response leaves in one write.
@@ -47,7 +44,7 @@ class ResponseSink:
 
     def __init__(
         self,
-        request: Request,
+        request: IncomingRequest,
         record: RequestRecord,
         *,
         headers: Mapping[str, str] | None = None,
@@ -60,9 +57,7 @@ class ResponseSink:
         self._request = request
         self._record = record
         self._rewrite_events = rewrite_events
-        self._response: HTTPResponse | None = None
-        # Set once a chunked stream has started: Sanic's layers take two coroutines to write one chunk.
-        self._send_raw: Callable[[bytes], Awaitable[None]] | None = None
+        self._response: ResponseWriter | None = None
         self._ended = False
         self._status = 200
         self._content_type = "text/event-stream"
@@ -90,25 +85,24 @@ class ResponseSink:
             data = self._keepalive
         elif self._rewrite_events is not None:
             data = self._rewrite_events(data)
-        if self._send_raw is not None and not last:
-            # An empty chunk would end the body.
-            if data:
-                await self._send_raw(b"%x\r\n%b\r\n" % (len(data), data))
-            return
         response = self._response or await self._start_response()
         self._ended = last
         await response.send(data, end_stream=last)
-        stream = self._request.stream
-        if isinstance(stream, Http) and stream.response_func == stream.http1_response_chunked:
-            self._send_raw = stream.protocol.send
+
+    def open_pipe(self) -> ClientPipe | None:
+        """Return a pipe for the rest of a stream that has begun."""
+        pipe = None if self._response is None or self._ended else open_pipe(self._response)
+        if pipe is None or self._rewrite_events is None:
+            return pipe
+        return TranslatingPipe(pipe, self._rewrite_events)
 
     async def end(self) -> None:
         """End the response, if `write` has not."""
         if not self._ended:
             response = self._response or await self._start_response()
-            await response.eof()  # type: ignore[no-untyped-call]
+            await response.send(b"", end_stream=True)
 
-    async def _start_response(self) -> HTTPResponse:
+    async def _start_response(self) -> ResponseWriter:
         self._started = True
         self._record.status = self._status
         record = self._record
@@ -118,14 +112,17 @@ class ResponseSink:
             **ignored_headers((*self._ignored, *record.ignored_fields)),
         }
         head = PassthroughResponse(status=self._status, headers=headers, content_type=self._content_type)
-        self._response = cast(HTTPResponse, await self._request.respond(head))
-        return self._response
+        response: ResponseWriter = await self._request.respond(head)
+        self._response = response
+        return response
 
 
 class NdjsonSink(ResponseSink):
     """Writes a stream of SSE events as lines of JSON in Ollama's dialect."""
 
-    def __init__(self, request: Request, record: RequestRecord, translator: ResponseTranslator) -> None:
+    def __init__(
+        self, request: IncomingRequest, record: RequestRecord, translator: ResponseTranslator
+    ) -> None:
         super().__init__(request, record)
         self._translator = translator
         self._content_type = NDJSON_CONTENT_TYPE.decode()
@@ -138,6 +135,10 @@ class NdjsonSink(ResponseSink):
             await super().write(NDJSON_KEEPALIVE)
         elif lines := self._translator.feed(data):
             await super().write(lines)
+
+    def open_pipe(self) -> ClientPipe | None:
+        pipe = super().open_pipe()
+        return None if pipe is None else TranslatingPipe(pipe, self._translator.feed)
 
     async def end(self) -> None:
         if lines := self._translator.finish():
@@ -223,6 +224,15 @@ class TranscribingSink:
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         self._transcript.feed(data)
         await self._sink.write(data, last=last)
+
+    def open_pipe(self) -> ClientPipe | None:
+        """Return a pipe that records, too."""
+
+        def record(events: bytes) -> bytes:
+            self._transcript.feed(events)
+            return events
+
+        return translate_pipe(self._sink, record)
 
 
 def with_transcript(sink: ClientSink, record: RequestRecord, request_body: bytes) -> ClientSink:

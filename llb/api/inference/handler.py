@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sanic import Request
-
 from llb import errors
 from llb.api.error_mapping import http_status_of
+from llb.api.incoming_request import IncomingRequest
 from llb.api.inference.body_size import repair_body, strip_images
 from llb.api.inference.call_builder import ErrorEventBuilder, ExtraFieldsBuilder, build_call
 from llb.api.inference.client_sinks import ResponseSink, with_transcript
@@ -26,6 +25,7 @@ from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.relay import RelayResult
 from llb.gateway.stream.sse import SSE_KEEPALIVE, format_error_event
+from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
 
 class CompletingSink(ClientSink, Protocol):
@@ -51,6 +51,9 @@ class ReroutedRequest(Protocol):
     def complete_answer(self, sink: ClientSink, call: InferenceCall) -> CompletingSink: ...
 
 
+Rerouter = Callable[[bytes, Callable[[bytes], None]], ReroutedRequest | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DialectHooks:
     """Differences of a dialect from OpenAI's."""
@@ -71,7 +74,7 @@ class DialectHooks:
     complete_answer: Callable[[ClientSink, InferenceCall, ModelReadiness], CompletingSink] | None = None
     # Returns a request that the engine supports at another of its routes only, None for all others.
     # The second argument checks the bounds of the fields that the client sent.
-    reroute: Callable[[bytes, Callable[[bytes], None]], ReroutedRequest | None] | None = None
+    reroute: Rerouter | None = None
     # What the client asked for and does not get, beside what the call says.
     ignored: tuple[str, ...] = ()
 
@@ -84,7 +87,7 @@ class InferenceHandler:
         self._recorder = recorder
         self._worker = worker
 
-    async def handle(self, request: Request, hooks: DialectHooks) -> None:
+    async def handle(self, request: IncomingRequest, hooks: DialectHooks) -> None:
         """Answer `request`; raises `LlbError` only while nothing is written to the client."""
         with self._recorder.record(request, hooks.http_status_of) as record:
             response = ResponseSink(
@@ -98,8 +101,14 @@ class InferenceHandler:
             assert request.route is not None  # noqa: S101
             path = hooks.engine_path or f"/{request.route.path}"
             given = request.body
-            request.body = await self._worker.run(len(given), lambda: repair_body(given))
-            path, request.body, hooks = await self._reroute(record, path, request.body, hooks)
+            if len(given) <= MAX_EVENT_LOOP_BYTES:
+                request.body = repair_body(given)
+            else:
+                request.body = await self._worker.run(len(given), lambda: repair_body(given))
+            if hooks.reroute is not None:
+                path, request.body, hooks = await self._reroute(
+                    record, path, request.body, hooks, hooks.reroute
+                )
             result = await self._dispatch(request, record, response, path, request.body, hooks)
             if result is not None and result.error is not None and not result.stream:
                 # The response has promised its length: only a closed connection shows that it is incomplete.
@@ -107,7 +116,7 @@ class InferenceHandler:
                 return
             await response.end()
 
-    async def answer_into(self, request: Request, sink: ClientSink, path: str, body: bytes) -> None:
+    async def answer_into(self, request: IncomingRequest, sink: ClientSink, path: str, body: bytes) -> None:
         """Answer `body`, for the engine's route `path`, into `sink`, which may outlive the connection.
 
         The sender of `request` is charged for it. Raises `LlbError` only while nothing is written.
@@ -117,12 +126,9 @@ class InferenceHandler:
             record.status = 200
 
     async def _reroute(
-        self, record: RequestRecord, path: str, body: bytes, hooks: DialectHooks
+        self, record: RequestRecord, path: str, body: bytes, hooks: DialectHooks, reroute: Rerouter
     ) -> tuple[str, bytes, DialectHooks]:
         """Return path, body and hooks for the route that supports the request."""
-        reroute = hooks.reroute
-        if reroute is None:
-            return path, body, hooks
         rerouted = await self._worker.run(
             len(body), lambda: reroute(body, lambda given: check_bounds(strip_images(given)))
         )
@@ -145,7 +151,7 @@ class InferenceHandler:
 
     async def _dispatch(
         self,
-        request: Request,
+        request: IncomingRequest,
         record: RequestRecord,
         sink: ClientSink,
         path: str,

@@ -31,16 +31,8 @@ from llb.wire import Scope
 
 # The version whose dialect this is. Clients derive the available features from it.
 OLLAMA_VERSION = "0.12.0"
-OLLAMA_PATHS = (
-    "/api/version",
-    "/api/tags",
-    "/api/show",
-    "/api/ps",
-    "/api/chat",
-    "/api/generate",
-    "/api/embed",
-    "/api/embeddings",
-)
+OLLAMA_INFERENCE_PATHS = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings")
+OLLAMA_PATHS = ("/api/version", "/api/tags", "/api/show", "/api/ps", *OLLAMA_INFERENCE_PATHS)
 PULL_PATH = "/api/pull"
 # Routes of Ollama that change its model store, which llb does not have.
 UNSUPPORTED_ROUTES = (

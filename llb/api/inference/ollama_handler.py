@@ -7,11 +7,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.audit_log import AuditLog
+from llb.api.incoming_request import IncomingRequest
 from llb.api.inference.body_size import repair_body
 from llb.api.inference.call_builder import build_call, parse_keep_alive
 from llb.api.inference.client_sinks import BufferedSink, NdjsonSink, ignored_headers, with_transcript
@@ -55,7 +55,9 @@ class OllamaHandler:
         self._node_commands = node_commands
         self._audit_log = audit_log
 
-    async def parse(self, request: Request, body_type: type[T], translate: Callable[[T], R]) -> tuple[T, R]:
+    async def parse(
+        self, request: IncomingRequest, body_type: type[T], translate: Callable[[T], R]
+    ) -> tuple[T, R]:
         """Return the body of `request` and its translation; raises `InvalidRequest`."""
 
         def parse_and_translate() -> tuple[T, R]:
@@ -67,7 +69,7 @@ class OllamaHandler:
 
     async def generate(
         self,
-        request: Request,
+        request: IncomingRequest,
         record: RequestRecord,
         body: TextRequest,
         engine_request: EngineRequest | None,
@@ -90,7 +92,7 @@ class OllamaHandler:
 
     async def embed(
         self,
-        request: Request,
+        request: IncomingRequest,
         record: RequestRecord,
         body: EmbedRequest,
         engine_request: EngineRequest | None,
@@ -106,7 +108,7 @@ class OllamaHandler:
 
     async def embed_one(
         self,
-        request: Request,
+        request: IncomingRequest,
         record: RequestRecord,
         body: OldEmbedRequest,
         engine_request: EngineRequest | None,
@@ -121,7 +123,7 @@ class OllamaHandler:
 
     async def _stream(
         self,
-        request: Request,
+        request: IncomingRequest,
         record: RequestRecord,
         body: TextRequest,
         engine_request: EngineRequest,
@@ -135,7 +137,11 @@ class OllamaHandler:
         await response.end()
 
     async def _complete(
-        self, request: Request, record: RequestRecord, body: ModelRequest, engine_request: EngineRequest
+        self,
+        request: IncomingRequest,
+        record: RequestRecord,
+        body: ModelRequest,
+        engine_request: EngineRequest,
     ) -> tuple[bytes, dict[str, str]]:
         """Return the engine's complete answer and the routing headers."""
         call = await self._build_call(request, record, body, engine_request)
@@ -147,7 +153,7 @@ class OllamaHandler:
         return buffer.body, {**buffer.headers, **ignored_headers(call.ignored)}
 
     async def _prepare_model(
-        self, request: Request, record: RequestRecord, body: ModelRequest
+        self, request: IncomingRequest, record: RequestRecord, body: ModelRequest
     ) -> dict[str, str]:
         """Load the model, or unload it with a `keep_alive` of 0; returns the routing headers."""
         if parse_keep_alive(body.keep_alive) == 0:
@@ -160,7 +166,9 @@ class OllamaHandler:
         _, headers = await self._complete(request, record, body, engine_request)
         return headers
 
-    async def _unload_model(self, request: Request, record: RequestRecord, body: ModelRequest) -> None:
+    async def _unload_model(
+        self, request: IncomingRequest, record: RequestRecord, body: ModelRequest
+    ) -> None:
         if not has_scope(request.ctx.principal, Scope.MODELS_WRITE):
             raise errors.PermissionDenied(f"Unloading a model needs the scope '{Scope.MODELS_WRITE.value}'")
         record.requested_model = body.model
@@ -170,7 +178,11 @@ class OllamaHandler:
             await self._node_commands.unload(model.id)
 
     async def _build_call(
-        self, request: Request, record: RequestRecord, body: ModelRequest, engine_request: EngineRequest
+        self,
+        request: IncomingRequest,
+        record: RequestRecord,
+        body: ModelRequest,
+        engine_request: EngineRequest,
     ) -> InferenceCall:
         """Raises `InvalidRequest`, and the error of a model that is not Ready."""
         record.requested_model = body.model

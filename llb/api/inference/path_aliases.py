@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from llb.api.inference.anthropic import ANTHROPIC_PATHS
-from llb.api.inference.ollama import OLLAMA_PATHS
-from llb.api.inference.openai import OPENAI_PATHS, RESPONSES_PATHS
+from llb.api.inference.ollama import OLLAMA_INFERENCE_PATHS, OLLAMA_PATHS
+from llb.api.inference.openai import OPENAI_PATHS, RERANK_ALIASES, RESPONSES_PATHS
 
+# Routes whose POST runs a model.
+INFERENCE_PATHS = frozenset(
+    (*OPENAI_PATHS, *RERANK_ALIASES, *RESPONSES_PATHS, *ANTHROPIC_PATHS, *OLLAMA_INFERENCE_PATHS)
+)
 # Parts of base URLs, of llb and of other servers.
 _BASE_PARTS = frozenset({"v1", "api", "openai", "anthropic", "ollama"})
 _OLLAMA_BASE_PARTS = frozenset({"api", "ollama"})

@@ -49,13 +49,16 @@ def check_bounds(body: bytes) -> None:
     validate_request(body, allows_urls=True)
 
 
-def validate_request(body: bytes, *, allows_urls: bool = False) -> dict[str, Any]:
-    """Check `body`, stripped of images; returns fields to replace in it.
+def validate_request(
+    body: bytes, raw_fields: RawFields | None = None, *, allows_urls: bool = False
+) -> dict[str, Any]:
+    """Check `body`, stripped of images, whose fields may be known; returns fields to replace in it.
 
     Raises `InvalidRequest` whose `param` names the field. The body is parsed as a whole only if it contains a
     word that needs a check.
     """
-    raw_fields = decode_json(body, RawFields)
+    if raw_fields is None:
+        raw_fields = decode_json(body, RawFields)
     if PLACEHOLDER_START in body:
         _require_whole(raw_fields)
     replaced = _check_fields(raw_fields)

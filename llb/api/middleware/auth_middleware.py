@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sanic import Request, Sanic
+from sanic import Sanic
 from sanic.response import BaseHTTPResponse, HTTPResponse
 from sanic_routing import Route
 
 from llb.accounts.authenticator import DEFAULT_LOGIN_LOCAL_ONLY, Authenticator
 from llb.accounts.write_limiter import WriteLimiter
+from llb.api.incoming_request import IncomingRequest
 from llb.api.middleware.client_info import ClientInfo, ClientInfoResolver, is_loopback
 from llb.api.middleware.cors import SAFE_METHODS, CorsPolicy, is_cross_origin, is_from_browser, is_preflight
 from llb.api.middleware.local_proof import LocalProof
@@ -36,6 +39,18 @@ from llb.wire import OLLAMA_PORT_KEY_ID, Scope
 SESSION_COOKIE = "llb_session"
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Result of the guard, which holds for the next request with the same head on the same connection."""
+
+    client: ClientInfo
+    credentials: tuple[str, ...]
+    principal: Principal
+    generation: int
+    # time.monotonic()
+    expires_at: float
+
+
 class AuthMiddleware:
     """Authenticates and authorises the requests of an app.
 
@@ -50,9 +65,9 @@ class AuthMiddleware:
         local_token: str,
         local_proof: LocalProof | None = None,
         rate_limit_headers_of: Callable[[Sequence[KeyAllowance]], dict[str, str]] = lambda _allowances: {},
-        on_access_denied: Callable[[Request, Principal, Scope], None] = lambda _request, _principal, _scope: (
-            None
-        ),
+        on_access_denied: Callable[
+            [IncomingRequest, Principal, Scope], None
+        ] = lambda _request, _principal, _scope: None,
     ) -> None:
         """Raises `SetupError` for an invalid allowed host, allowed origin or trusted proxy."""
         self._client_resolver = ClientInfoResolver(config)
@@ -77,11 +92,11 @@ class AuthMiddleware:
         for route in app.router.routes:
             route.ctx.policy = route_policy_of(route)
 
-    async def authorise_early(self, request: Request) -> None:
+    async def authorise_early(self, request: IncomingRequest) -> None:
         """Do what `on_request` does, before the body is read; raises the same errors."""
         request.ctx.is_authorised = await self.on_request(request) is None
 
-    async def on_request(self, request: Request) -> HTTPResponse | None:
+    async def on_request(self, request: IncomingRequest) -> HTTPResponse | None:
         """Authorise the request; raises the error that denies it. Returns a response to a preflight only."""
         if getattr(request.ctx, "is_authorised", False):
             if request.body:
@@ -115,7 +130,41 @@ class AuthMiddleware:
         )
         return None
 
-    async def on_response(self, request: Request, response: BaseHTTPResponse) -> None:
+    def note_admission(self, request: IncomingRequest) -> Admission | None:
+        """Return what `on_request` has found; None where each request has to be examined.
+
+        Only a key is found by the head alone. Behind a trusted proxy the connection is that of many clients.
+        """
+        ctx = request.ctx
+        principal: Principal | None = ctx.principal
+        if (
+            principal is None
+            or principal.kind is not PrincipalKind.KEY
+            or len(ctx.credentials) != 1
+            or principal.must_change_password
+            or principal.id == OLLAMA_PORT_KEY_ID
+            or ctx.client.is_trusted_proxy
+        ):
+            return None
+        authenticator = self._authenticator
+        expires_at = time.monotonic() + authenticator.trusted_s(ctx.credentials[0])
+        return Admission(ctx.client, ctx.credentials, principal, authenticator.generation, expires_at)
+
+    def admit_again(self, request: IncomingRequest, admission: Admission) -> bool:
+        """Do what `on_request` does, for a head that was admitted; False where it has to be examined."""
+        if admission.generation != self._authenticator.generation or time.monotonic() >= admission.expires_at:
+            return False
+        log_setup.bind_request(request_id_of(request), trace_id_of(request))
+        ctx = request.ctx
+        ctx.client, ctx.credentials = admission.client, admission.credentials
+        ctx.principal = admission.principal
+        return True
+
+    async def on_response(self, request: IncomingRequest, response: BaseHTTPResponse) -> None:
+        """As `add_response_headers`."""
+        self.add_response_headers(request, response)
+
+    def add_response_headers(self, request: IncomingRequest, response: BaseHTTPResponse) -> None:
         """Add the headers that every response has."""
         add_security_headers(response, request_id_of(request))
         # A request whose headers could not be parsed never reached `on_request`.
@@ -126,7 +175,7 @@ class AuthMiddleware:
 
     async def _authorise(
         self,
-        request: Request,
+        request: IncomingRequest,
         policy: RoutePolicy,
         client: ClientInfo,
         credentials: tuple[str, ...],
@@ -154,7 +203,7 @@ class AuthMiddleware:
             self._write_limiter.count_write(principal)
         return principal
 
-    async def _authorise_again(self, request: Request) -> None:
+    async def _authorise_again(self, request: IncomingRequest) -> None:
         """Raise the error of a credential that ended, or lost its scope, while the body was read.
 
         A client that sends its body slowly could otherwise act long after its key was revoked.
@@ -176,7 +225,7 @@ class AuthMiddleware:
             raise PermissionDenied(f"This needs the scope '{scope.value}'")
         request.ctx.principal = now
 
-    def _authorise_node(self, request: Request, credentials: tuple[str, ...]) -> Principal:
+    def _authorise_node(self, request: IncomingRequest, credentials: tuple[str, ...]) -> Principal:
         if is_from_browser(request):
             raise OriginNotAllowed("A web page may not act as a node")
         principal = self._authenticator.authenticate_node(credentials[0] if len(credentials) == 1 else "")
@@ -185,7 +234,12 @@ class AuthMiddleware:
         return principal
 
     async def _authenticate(
-        self, request: Request, client: ClientInfo, credentials: tuple[str, ...], *, cross_origin: bool
+        self,
+        request: IncomingRequest,
+        client: ClientInfo,
+        credentials: tuple[str, ...],
+        *,
+        cross_origin: bool,
     ) -> Principal | None:
         if credentials:
             # Only they count: a valid cookie does not make up for an invalid key.
@@ -228,13 +282,13 @@ class AuthMiddleware:
             raise InvalidApiKey("The credential of a node is valid for the routes of nodes only")
         return await self._authenticator.authenticate_key(credential)
 
-    async def require_local(self, request: Request) -> None:
+    async def require_local(self, request: IncomingRequest) -> None:
         """Raise `PermissionDenied` unless the default password may be used by the sender of `request`."""
         doubt = await self.local_proof.find_doubt(request, may_reach_outside=False)
         if doubt is not None:
             raise PermissionDenied(DEFAULT_LOGIN_LOCAL_ONLY.format(doubt=doubt))
 
-    async def _is_local_program(self, request: Request, policy: RoutePolicy) -> bool:
+    async def _is_local_program(self, request: IncomingRequest, policy: RoutePolicy) -> bool:
         if is_from_browser(request) or (policy.unless_exposed and self.is_exposed):
             return False
         return await self.local_proof.find_doubt(request) is None
@@ -247,7 +301,7 @@ def _policy_of(route: Route) -> RoutePolicy:
     return policy
 
 
-def _credentials_of(request: Request) -> tuple[str, ...]:
+def _credentials_of(request: IncomingRequest) -> tuple[str, ...]:
     """Return the different Bearer tokens and values of X-API-Key, in this order.
 
     An empty one beside another is a field that was left empty; alone it is an invalid credential, so that no
@@ -257,7 +311,7 @@ def _credentials_of(request: Request) -> tuple[str, ...]:
     return tuple(credential for credential in different if credential) or different
 
 
-def _bearer_tokens_of(request: Request) -> list[str]:
+def _bearer_tokens_of(request: IncomingRequest) -> list[str]:
     return [
         token.strip()
         for scheme, _, token in (line.partition(" ") for line in request.headers.getall("authorization", []))
@@ -265,12 +319,12 @@ def _bearer_tokens_of(request: Request) -> list[str]:
     ]
 
 
-def _has_repeated_header(request: Request) -> bool:
+def _has_repeated_header(request: IncomingRequest) -> bool:
     """Whether a header has two values: a proxy may have checked another one than the server would."""
     return len({*_bearer_tokens_of(request)}) > 1 or len({*request.headers.getall("x-api-key", [])}) > 1
 
 
-def _strip_internal_headers(request: Request) -> None:
+def _strip_internal_headers(request: IncomingRequest) -> None:
     for name in _internal_headers(tuple(request.headers)):
         request.headers.popall(name, None)
 
@@ -281,7 +335,7 @@ def _internal_headers(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(name for name in names if name.lower().startswith("x-llb-"))
 
 
-def _check_media_type(request: Request, policy: RoutePolicy) -> None:
+def _check_media_type(request: IncomingRequest, policy: RoutePolicy) -> None:
     """Raise `UnsupportedMediaType` for a body that an HTML form of any page could send."""
     if request.method in SAFE_METHODS or ANY_MEDIA_TYPE in policy.media_types:
         return

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from sanic import Request
-
+from llb.api.incoming_request import IncomingRequest
 from llb.config import Config, parse_base_path
 from llb.errors import InvalidRequest, SetupError, UnknownHost
 
@@ -216,7 +215,7 @@ class ClientInfoResolver:
         # When each trusted proxy last showed that it sets no X-Forwarded-For, by its address.
         self._incomplete_proxies: dict[str, float] = {}
 
-    def resolve(self, request: Request, *, allows_missing_host: bool = False) -> ClientInfo:
+    def resolve(self, request: IncomingRequest, *, allows_missing_host: bool = False) -> ClientInfo:
         """Return the client of `request`.
 
         Raises `UnknownHost` for a name that is not this server's, and `InvalidRequest` for headers that are
@@ -257,7 +256,7 @@ class ClientInfoResolver:
             raise UnknownHost("This server is not known by that name; allow it with --allowed-host")
 
     @staticmethod
-    def _forwarded_scheme(request: Request) -> str | None:
+    def _forwarded_scheme(request: IncomingRequest) -> str | None:
         given = _last_header_value(request, "x-forwarded-proto")
         if not given:
             return None
@@ -266,7 +265,7 @@ class ClientInfoResolver:
         return _SCHEMES[given]
 
     @staticmethod
-    def _forwarded_port(request: Request) -> int | None:
+    def _forwarded_port(request: IncomingRequest) -> int | None:
         given = _last_header_value(request, "x-forwarded-port")
         if not given:
             return None
@@ -275,7 +274,7 @@ class ClientInfoResolver:
         return int(given)
 
     @staticmethod
-    def _host_of(request: Request, *, allows_missing_host: bool) -> HostHeader:
+    def _host_of(request: IncomingRequest, *, allows_missing_host: bool) -> HostHeader:
         given = request.headers.getall("host", [])
         if allows_missing_host and given in ([], [""]):
             own = request.conn_info.sockname if request.conn_info is not None else None
@@ -289,7 +288,7 @@ class ClientInfoResolver:
         ip = parse_ip_address(address)
         return ip is not None and any(ip in network for network in self._trusted_proxies)
 
-    def _forwarded_client_address(self, request: Request, peer_address: str) -> str:
+    def _forwarded_client_address(self, request: IncomingRequest, peer_address: str) -> str:
         """Return the last address that is not a trusted proxy; the client may have invented earlier ones.
 
         A proxy that names the scheme or the host of a request but not its client passes on what clients
@@ -348,7 +347,7 @@ def _proxy_header_of(names: tuple[str, ...]) -> str | None:
     return None
 
 
-def _forwarded_base_path(request: Request) -> str:
+def _forwarded_base_path(request: IncomingRequest) -> str:
     """Return the path that the nearest proxy has cut off, empty without one."""
     lines = request.headers.getall("x-forwarded-prefix", [])
     try:
@@ -357,12 +356,12 @@ def _forwarded_base_path(request: Request) -> str:
         raise InvalidRequest("X-Forwarded-Prefix must be a path such as /llb") from None
 
 
-def _last_header_value(request: Request, name: str) -> str | None:
+def _last_header_value(request: IncomingRequest, name: str) -> str | None:
     lines = request.headers.getall(name, [])
     return lines[-1].rpartition(",")[2].strip().lower() if lines else None
 
 
-def _is_bound_to_loopback(request: Request) -> bool:
+def _is_bound_to_loopback(request: IncomingRequest) -> bool:
     own = request.conn_info.sockname if request.conn_info is not None else None
     return isinstance(own, tuple) and is_loopback(own[0])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from sanic import Request
 from sanic.response import BaseHTTPResponse, HTTPResponse
 
+from llb.api.incoming_request import IncomingRequest
 from llb.api.middleware.client_info import ClientInfo, WebOrigin, format_origin, parse_origin
 from llb.config import Config
 from llb.errors import OriginNotAllowed, SetupError
@@ -102,7 +102,7 @@ class CorsPolicy:
         else:
             self._allowed_origins.add(origin)
 
-    def is_allowed(self, request: Request) -> bool:
+    def is_allowed(self, request: IncomingRequest) -> bool:
         """Whether the request's origin is an allowed one."""
         origins = request.headers.getall("origin", [])
         if len(origins) != 1:
@@ -114,7 +114,7 @@ class CorsPolicy:
             origin in self._allowed_origins or origin.partition("://")[0] in self._allowed_schemes
         )
 
-    def check_forgery(self, request: Request, client: ClientInfo, *, has_credential: bool) -> None:
+    def check_forgery(self, request: IncomingRequest, client: ClientInfo, *, has_credential: bool) -> None:
         """Raise `OriginNotAllowed` for a cross-origin request that could change state.
 
         Only a page of an allowed origin that sends a credential itself may do that: a cookie is sent by the
@@ -125,7 +125,7 @@ class CorsPolicy:
         ):
             raise OriginNotAllowed(self._describe_mismatch(request, client))
 
-    def preflight_response(self, request: Request, client: ClientInfo) -> HTTPResponse:
+    def preflight_response(self, request: IncomingRequest, client: ClientInfo) -> HTTPResponse:
         """Answer a preflight request; raises `OriginNotAllowed`."""
         if not self.is_allowed(request):
             raise OriginNotAllowed(
@@ -144,7 +144,7 @@ class CorsPolicy:
             headers["Access-Control-Allow-Private-Network"] = "true"
         return HTTPResponse(status=204, headers=headers)
 
-    def _describe_mismatch(self, request: Request, client: ClientInfo) -> str:
+    def _describe_mismatch(self, request: IncomingRequest, client: ClientInfo) -> str:
         """Return a sentence with the two origins that were compared, and the likely cause."""
         origins = request.headers.getall("origin", [])
         shown = (
@@ -169,7 +169,7 @@ class CorsPolicy:
             return f"{sentence}, by the headers of the reverse proxy; docs/proxies.md has complete ones"
         return f"{sentence}; if llb is behind a reverse proxy, name it with --trusted-proxy"
 
-    def add_headers(self, request: Request, response: BaseHTTPResponse) -> None:
+    def add_headers(self, request: IncomingRequest, response: BaseHTTPResponse) -> None:
         """Add the CORS headers; none where no other origin is allowed."""
         if not (self._allows_any_origin or self._allowed_origins or self._allowed_schemes):
             return
@@ -179,7 +179,7 @@ class CorsPolicy:
             response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
 
 
-def is_cross_origin(request: Request, client: ClientInfo, vouched: WebOrigin | None = None) -> bool:
+def is_cross_origin(request: IncomingRequest, client: ClientInfo, vouched: WebOrigin | None = None) -> bool:
     """Whether a page of another origin sent this request; `same-site` is another origin too.
 
     `vouched` is the origin of the page of the session, where the port of `client.origin` is not known.
@@ -206,16 +206,16 @@ def _is_own_origin(
     )
 
 
-def is_preflight(request: Request) -> bool:
+def is_preflight(request: IncomingRequest) -> bool:
     """Whether a browser asks, on behalf of a page, whether it may send a request."""
     return request.method == "OPTIONS" and "access-control-request-method" in request.headers
 
 
-def is_from_browser(request: Request) -> bool:
+def is_from_browser(request: IncomingRequest) -> bool:
     """Whether a browser sent the request on behalf of a page, of any origin."""
     return "origin" in request.headers or "sec-fetch-site" in request.headers
 
 
-def can_change_state(request: Request) -> bool:
+def can_change_state(request: IncomingRequest) -> bool:
     """Whether the request can change something; a WebSocket can, though it begins as a GET."""
     return request.method not in SAFE_METHODS or "websocket" in request.headers.get("upgrade", "").lower()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
-from sanic import Request, Sanic
+from sanic import Sanic
 from sanic.constants import HTTP_METHODS
 from sanic.exceptions import MethodNotAllowed, SanicException
 from sanic.exceptions import NotFound as SanicNotFound
@@ -16,6 +16,7 @@ from sanic.response import HTTPResponse
 
 from llb.api import responses
 from llb.api.error_mapping import to_llb_error
+from llb.api.incoming_request import IncomingRequest
 from llb.api.inference import anthropic
 from llb.api.middleware.client_info import ClientInfo
 from llb.api.request_id import request_id_of
@@ -24,12 +25,13 @@ from llb.errors import InternalError, LlbError, NotFound
 
 ANTHROPIC_HEADER = "anthropic-version"
 ErrorBodyBuilders = Mapping[str, ErrorBodyBuilder]
+ErrorResponder = Callable[[Any, Exception], Coroutine[Any, Any, HTTPResponse]]
 
 log = logging.getLogger(__name__)
 
 
 def error_response_for_path(
-    error: LlbError, request: Request | None, body_builders: ErrorBodyBuilders
+    error: LlbError, request: IncomingRequest | None, body_builders: ErrorBodyBuilders
 ) -> HTTPResponse:
     """Return the response to `request`, in the format that the clients of its path expect."""
     if request is None:
@@ -47,10 +49,13 @@ def error_response_for_path(
 
 def install_error_handler(
     app: Sanic[Any, Any], body_builders: ErrorBodyBuilders = MappingProxyType({})
-) -> None:
-    """Answer the errors of `app`, with the body builder for the prefix of the path where there is one."""
+) -> ErrorResponder:
+    """Answer the errors of `app`, with the body builder for the prefix of the path where there is one.
 
-    async def handle(request: Request | None, error: Exception) -> HTTPResponse:
+    Returns the function that builds the response to an error.
+    """
+
+    async def handle(request: IncomingRequest | None, error: Exception) -> HTTPResponse:
         llb_error = to_llb_error(error)
         if request is not None and isinstance(error, SanicNotFound):
             llb_error = _no_such_address(request)
@@ -67,9 +72,10 @@ def install_error_handler(
         return response
 
     app.error_handler.add(Exception, handle)
+    return handle
 
 
-def _no_such_address(request: Request) -> NotFound:
+def _no_such_address(request: IncomingRequest) -> NotFound:
     client: ClientInfo | None = getattr(request.ctx, "client", None)
     if client is None:
         return NotFound("No such address")

@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from sanic import Request
-
+from llb.api.incoming_request import IncomingRequest
 from llb.api.middleware.client_info import ClientInfo
 from llb.security.peer_process import Doubt, PeerReport, examine_peer
 
@@ -70,7 +69,7 @@ class LocalProof:
         # Not the threads of all others, which may be busy with files and passwords.
         self._threads = ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix="llb-local-proof")
 
-    async def find_doubt(self, request: Request, *, may_reach_outside: bool = True) -> str | None:
+    async def find_doubt(self, request: IncomingRequest, *, may_reach_outside: bool = True) -> str | None:
         """Return why `request` is not proven to be local, None if it is.
 
         A program with connections to other hosts is doubted unless `may_reach_outside`.
@@ -86,7 +85,7 @@ class LocalProof:
         return None if doubt is None else str(doubt)
 
     @staticmethod
-    def _header_doubt(request: Request) -> str | None:
+    def _header_doubt(request: IncomingRequest) -> str | None:
         client: ClientInfo = request.ctx.client
         if not client.is_loopback_peer:
             return ELSEWHERE
@@ -98,7 +97,7 @@ class LocalProof:
             return OLD_HTTP
         return None if client.on_loopback else OTHER_NAME
 
-    async def _examine_peer(self, request: Request) -> PeerReport:
+    async def _examine_peer(self, request: IncomingRequest) -> PeerReport:
         connection = request.conn_info
         if connection is None or not isinstance(connection.peername, tuple):
             return PeerReport(Doubt.NOT_FOUND)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 
-from sanic import Request
-
 from llb.accounts.authenticator import BalancerAuthenticator
+from llb.api.incoming_request import IncomingRequest
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.client_info import ClientInfo, parse_ip_address
 from llb.api.middleware.cors import CorsPolicy, is_program_origin
@@ -53,7 +52,7 @@ class OllamaPortAuth(AuthMiddleware):
 
     async def _authorise(
         self,
-        request: Request,
+        request: IncomingRequest,
         policy: RoutePolicy,
         client: ClientInfo,
         credentials: tuple[str, ...],

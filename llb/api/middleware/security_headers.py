@@ -47,12 +47,15 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _ENCODED_HEADERS = tuple(PassthroughResponse.encode_header(name, value) for name, value in _HEADERS.items())
+_ENCODED_LINES = b"".join(b"%b: %b\r\n" % header for header in _ENCODED_HEADERS)
 
 
 def add_security_headers(response: BaseHTTPResponse, request_id: str) -> None:
     """Add `X-Request-ID` and the security headers; a header that the handler has set stays."""
     if isinstance(response, PassthroughResponse):
-        response.fixed_headers = (*_ENCODED_HEADERS, (b"x-request-id", request_id.encode("ascii")))
+        encoded_id = request_id.encode("ascii")
+        response.fixed_headers = (*_ENCODED_HEADERS, (b"x-request-id", encoded_id))
+        response.fixed_lines = b"%bx-request-id: %b\r\n" % (_ENCODED_LINES, encoded_id)
         return
     response.headers["X-Request-ID"] = request_id
     for name, value in _HEADERS.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sanic import Request
+from llb.api.incoming_request import IncomingRequest
 
 # The length that every participant must forward.
 MAX_TRACESTATE_CHARS = 512
@@ -21,7 +21,7 @@ TraceHeaders = tuple[tuple[bytes, bytes], ...]
 NO_TRACE: TraceHeaders = ()
 
 
-def trace_headers_of(request: Request) -> TraceHeaders:
+def trace_headers_of(request: IncomingRequest) -> TraceHeaders:
     """Return the trace headers to forward; none where `traceparent` is not valid."""
     if trace_id_of(request) is None:
         return NO_TRACE
@@ -32,7 +32,7 @@ def trace_headers_of(request: Request) -> TraceHeaders:
     return headers
 
 
-def trace_id_of(request: Request) -> str | None:
+def trace_id_of(request: IncomingRequest) -> str | None:
     """Return the trace id, 32 hexadecimal digits; None without a valid `traceparent`."""
     given = request.headers.getall("traceparent", None)
     if given is None or len(given) > 1:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from sanic import Request
-
+from llb.api.incoming_request import IncomingRequest
 from llb.api.middleware.client_info import ClientInfo, WebOrigin, parse_origin
 from llb.security import tokens
 
@@ -25,7 +24,7 @@ class VouchedOrigins:
     def __init__(self) -> None:
         self._by_session: OrderedDict[str, WebOrigin] = OrderedDict()
 
-    def record(self, request: Request, client: ClientInfo, session_token: str) -> None:
+    def record(self, request: IncomingRequest, client: ClientInfo, session_token: str) -> None:
         """Remember the origin that the page of a valid session names, if its browser vouches for it."""
         named = request.headers.get(PAGE_ORIGIN_HEADER)
         if (

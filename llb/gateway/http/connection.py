@@ -230,6 +230,10 @@ class Connection(asyncio.BufferedProtocol):
             self._set_timer(deadline)
         return self._loop.create_future()
 
+    def extend_deadline(self, timeout_s: float) -> None:
+        """Move the deadline of the present read waiter."""
+        self._deadline = self._loop.time() + timeout_s
+
     def _set_timer(self, at: float) -> None:
         self._timer_at = at
         self._timer = self._loop.call_at(at, self._on_timer)

@@ -19,6 +19,8 @@ class ResponseConnection(Protocol):
 
     def create_read_waiter(self, timeout_s: float) -> asyncio.Future[bool]: ...
 
+    def extend_deadline(self, timeout_s: float) -> None: ...
+
     def resume_reading(self) -> None: ...
 
     def abort(self, error: TransportError) -> None: ...
@@ -30,6 +32,9 @@ class UpstreamResponse:
     __slots__ = (
         "_chunks",
         "_connection",
+        "_consume",
+        "_consume_error",
+        "_consume_timeout_s",
         "_error",
         "_is_complete",
         "_on_started",
@@ -67,6 +72,10 @@ class UpstreamResponse:
         self._chunks: list[bytes] = []
         self._read_waiter: asyncio.Future[bool] | None = None
         self._is_complete = False
+        # While the body is piped. It returns False when it can take no more for now.
+        self._consume: Callable[[bytes], bool] | None = None
+        self._consume_error: Exception | None = None
+        self._consume_timeout_s = 0.0
         self._error: TransportError | None = None
         self._on_started: Callable[[], None] | None = None
 
@@ -94,6 +103,51 @@ class UpstreamResponse:
         if not self._is_complete:
             self._connection.resume_reading()
         return data
+
+    async def pipe(self, consume: Callable[[bytes], bool], wait_s: float) -> bool | None:
+        """Call `consume` with the bytes as they are received, without waking the task of the caller for each.
+
+        Returns True at the end of the body, False once `consume` has returned False (the bytes are its own
+        nevertheless), and None after `wait_s` of silence. Raises `TransportError`, and what `consume` raises.
+        """
+        self._consume, self._consume_timeout_s = consume, wait_s
+        waiter = self._read_waiter = self._connection.create_read_waiter(wait_s)
+        try:
+            self._pass_chunks()
+            if not self._is_complete and self._error is None:
+                self._connection.resume_reading()
+                if self._is_piping and not await waiter:
+                    return None
+            if self._consume_error is not None:
+                raise self._consume_error
+            if not self._is_piping:
+                return False
+            if self._error is not None:
+                raise self._error
+            return True
+        finally:
+            self._read_waiter = self._consume = self._consume_error = None
+
+    @property
+    def _is_piping(self) -> bool:
+        return self._consume is not None
+
+    def _pass_chunks(self) -> None:
+        """Pass what was received to the consumer."""
+        chunks, consume = self._chunks, self._consume
+        if not chunks or consume is None:
+            return
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self.buffered_bytes = 0
+        self._connection.extend_deadline(self._consume_timeout_s)
+        try:
+            goes_on = consume(data)
+        except Exception as error:
+            self._consume_error = error
+            goes_on = False
+        if not goes_on:
+            self._consume = None
 
     def reset_started(self) -> None:
         """Exclude the bytes read so far from `first_byte_at` and `received_bytes`."""
@@ -189,6 +243,10 @@ class UpstreamResponse:
 
     def wake_reader(self, *, has_data: bool = True) -> None:
         waiter = self._read_waiter
+        if self._consume is not None and has_data:
+            self._pass_chunks()
+            if self._consume is not None and not self._is_complete and self._error is None:
+                return
         if waiter is not None and not waiter.done():
             waiter.set_result(has_data)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from llb.gateway.stream.keepalive import BodySink
+from llb.gateway.stream.keepalive import BodySink, ClientPipe, translate_pipe
 
 # Templates render the end of a prompt differently once the conversation goes on, and some models can resume
 # only at checkpoints. What is missing of the caller's own prompt may be as much as this.
@@ -71,6 +71,12 @@ class LimitedSink:
         self._held.append(data)
         if last:
             await self.flush()
+
+    def open_pipe(self) -> ClientPipe | None:
+        """Return a pipe that does the same for whole events."""
+        if not self._is_stream:
+            return None
+        return translate_pipe(self._sink, lambda events: limit_cached_tokens(events, self._own_tokens))
 
     async def flush(self) -> None:
         """Write what was held; idempotent."""

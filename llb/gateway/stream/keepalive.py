@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Protocol
@@ -22,6 +23,43 @@ class BodySink(Protocol):
     """
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None: ...
+
+
+class ClientPipe(Protocol):
+    """Way of whole events to a client that has begun to receive a stream, without a coroutine for each."""
+
+    def write(self, events: bytes) -> bool:
+        """Write at once; False if the client must catch up before the next write."""
+        ...
+
+    async def wait(self) -> None:
+        """Return when the client can take more; raises when it has gone."""
+        ...
+
+
+def open_pipe(sink: object) -> ClientPipe | None:
+    """Return a pipe in place of `sink`; None where each write has to be awaited."""
+    opener: Callable[[], ClientPipe | None] | None = getattr(sink, "open_pipe", None)
+    return None if opener is None else opener()
+
+
+class TranslatingPipe:
+    """Pipe that changes the events on their way to another one."""
+
+    def __init__(self, pipe: ClientPipe, translate: Callable[[bytes], bytes]) -> None:
+        self._write = pipe.write
+        self._translate = translate
+        self.wait = pipe.wait
+
+    def write(self, events: bytes) -> bool:
+        translated = self._translate(events)
+        return not translated or self._write(translated)
+
+
+def translate_pipe(sink: object, translate: Callable[[bytes], bytes]) -> ClientPipe | None:
+    """Return a pipe to `sink` for events that `translate` changes; None as `open_pipe` does."""
+    pipe = open_pipe(sink)
+    return None if pipe is None else TranslatingPipe(pipe, translate)
 
 
 class SseKeepalive:

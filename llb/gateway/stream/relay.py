@@ -13,7 +13,7 @@ from llb.errors import EngineFailed, EngineTimeout, LlbError
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, TransportError, UpstreamTimeout
 from llb.gateway.stream.aggregator import StreamAggregator
-from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S, BodySink
+from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S, BodySink, ClientPipe, open_pipe
 from llb.gateway.stream.sse import SSE_KEEPALIVE, SseFramer, format_error_event, is_event_stream_type
 from llb.gateway.stream.start_event import StartEvent
 from llb.gateway.stream.usage_parser import Usage, UsageParser, has_answer_end
@@ -268,6 +268,54 @@ async def _relay_events(
         usage_parser.is_complete = usage_parser.is_complete or has_answer_end(events)
         if translator is not None:
             translator.raise_failure()
+        elif (pipe := open_pipe(sink)) is not None:
+            await _pipe_events(
+                response, sink, pipe, framer, usage_parser, keepalive_interval_s, idle_timeout_s, on_tokens
+            )
+
+
+async def _pipe_events(
+    response: UpstreamResponse,
+    sink: BodySink,
+    pipe: ClientPipe,
+    framer: SseFramer,
+    usage_parser: UsageParser,
+    keepalive_interval_s: float,
+    idle_timeout_s: float,
+    on_tokens: Callable[[int], None],
+) -> None:
+    """Pass events on from the callback that receives them, until the end of the body.
+
+    The task of the request wakes only for silence, and for a client that is slower than its engine.
+    """
+    silent_s = 0.0
+
+    def pass_on(data: bytes) -> bool:
+        nonlocal silent_s
+        silent_s = 0.0
+        events = framer.feed(data)
+        if not events:
+            return True
+        usage_parser.feed(events)
+        on_tokens(events.count(EVENT_END))
+        goes_on = pipe.write(events)
+        if not usage_parser.is_complete:
+            usage_parser.is_complete = has_answer_end(events)
+        return goes_on
+
+    while True:
+        wait_s = min(keepalive_interval_s, idle_timeout_s - silent_s)
+        is_end = await response.pipe(pass_on, wait_s)
+        if is_end:
+            return
+        if is_end is None:
+            silent_s += wait_s
+            if silent_s >= idle_timeout_s:
+                raise UpstreamTimeout("idle")
+            if not framer.is_mid_event:
+                await sink.write(SSE_KEEPALIVE)
+        else:
+            await pipe.wait()
 
 
 async def _read_counts(response: UpstreamResponse, usage_parser: UsageParser) -> None:

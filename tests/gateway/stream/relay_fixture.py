@@ -16,6 +16,9 @@ LAST = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":3}}
 class Sink:
     """A client that keeps what it gets, and may be slow or gone."""
 
+    # Whether it takes the events of a stream without a coroutine for each.
+    has_pipe = False
+
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.wrote = asyncio.Event()
@@ -33,6 +36,9 @@ class Sink:
         self.writes.append(data)
         self.wrote.set()
 
+    def open_pipe(self) -> SinkPipe | None:
+        return SinkPipe(self) if self.has_pipe else None
+
     @property
     def got(self) -> bytes:
         return b"".join(self.writes)
@@ -41,6 +47,24 @@ class Sink:
         while len(self.writes) < count:
             self.wrote.clear()
             await self.wrote.wait()
+
+
+class SinkPipe:
+    """The way to a `Sink` that is not awaited."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def write(self, events: bytes) -> bool:
+        assert events
+        self._sink.writes.append(events)
+        self._sink.wrote.set()
+        return self._sink.ready.is_set() and not self._sink.gone
+
+    async def wait(self) -> None:
+        await self._sink.ready.wait()
+        if self._sink.gone:
+            raise ConnectionResetError("the client has gone")
 
 
 async def ask(http_client: HttpClient, served: FakeEngine) -> UpstreamResponse:

@@ -16,6 +16,47 @@ from tests.gateway.fake_engine import SSE_HEAD, Exchange, ResponseHandler, run_f
 from tests.gateway.stream.relay_fixture import LAST, Sink, ask, run, sent_error, stream
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["awaited", "piped"])
+def pipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways to a client."""
+    monkeypatch.setattr(Sink, "has_pipe", request.param)
+    return bool(request.param)
+
+
+async def test_a_slow_client_of_a_stream_gets_all_of_it(http_client: HttpClient) -> None:
+    sink = Sink()
+    events = [b"data: %d %b\n\n" % (number, b"x" * 40_000) for number in range(50)]
+
+    async def slow() -> None:
+        for count in (1, 2, 7):
+            await sink.until(count)
+            sink.ready.clear()
+            await asyncio.sleep(0)
+            sink.ready.set()
+
+    async with run_fake_engine(stream(*events, LAST)) as served:
+        result, _ = await asyncio.gather(run(http_client, served, sink), slow())
+    assert sink.got == b"".join(events) + LAST
+    assert (result.error, result.usage.prompt_tokens) == (None, 31)
+
+
+async def test_a_client_that_goes_in_the_middle_of_a_stream(http_client: HttpClient) -> None:
+    sink = Sink()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await exchange.send_chunk(b"data: 1\n\n")
+        await sink.until(1)
+        sink.gone = True
+        await exchange.send_chunk(b"data: 2\n\n")
+        await exchange.client_closed.wait()
+
+    async with run_fake_engine(answer) as served:
+        with pytest.raises(ConnectionResetError):
+            await run(http_client, served, sink)
+        await served.wait_for_open_connections(0)
+
+
 async def test_a_stream_passes_through_byte_for_byte(http_client: HttpClient) -> None:
     parts = [b"data: one\n\n", b"data: tw", b"o\n", b"\ndata: three\r\n\r\nda", b"ta: four\n\n" + LAST]
     sink = Sink()

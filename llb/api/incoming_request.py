@@ -1,0 +1,85 @@
+"""Incoming request: what guard, handlers and sinks see of a request, through whichever door it came.
+
+Two classes have this shape: the request of Sanic, and the one of the front (`llb.front.request`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar, overload
+
+D = TypeVar("D")
+
+
+class RequestHeaders(Protocol):
+    """Headers of a request; names are found in any case."""
+
+    @overload
+    def get(self, name: str, /) -> str | None: ...
+
+    @overload
+    def get(self, name: str, default: D, /) -> str | D: ...
+
+    def getall(self, name: str, default: D, /) -> list[str] | D: ...
+
+    def popall(self, name: str, default: D, /) -> list[str] | D: ...
+
+    def __getitem__(self, name: str, /) -> str: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
+class ResponseWriter(Protocol):
+    """Response that has a head, and is sent in pieces."""
+
+    async def send(self, data: bytes, end_stream: bool) -> None: ...
+
+
+class IncomingRequest(Protocol):
+    """Request of a client: head, connection and body."""
+
+    body: bytes
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def version(self) -> str:
+        """ "1.0" or "1.1"."""
+        ...
+
+    @property
+    def headers(self) -> RequestHeaders: ...
+
+    @property
+    def cookies(self) -> Mapping[str, str]: ...
+
+    @property
+    def route(self) -> Any:
+        """Route of Sanic's router; its `ctx.policy` says who may call it."""
+        ...
+
+    @property
+    def conn_info(self) -> Any:
+        """Addresses of the connection; `ctx` lasts as long as the connection."""
+        ...
+
+    @property
+    def ctx(self) -> Any:
+        """What the guard leaves to the handler: `client`, `credentials`, `principal`."""
+        ...
+
+    @property
+    def transport(self) -> Any: ...
+
+    @property
+    def app(self) -> Any: ...
+
+    def respond(self, head: Any, /) -> Awaitable[Any]:
+        """Begin the response; returns a `ResponseWriter`."""
+        ...

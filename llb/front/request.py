@@ -1,0 +1,169 @@
+"""Request and response of the front, in the shape that guard, handlers and sinks expect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from llb.api.incoming_request import RequestHeaders
+from llb.api.responses import ResponseHead, format_head
+from llb.front.known_head import KnownHead
+from llb.gateway.stream.keepalive import ClientPipe
+
+_NO_COOKIES: Mapping[str, str] = MappingProxyType({})
+_END_OF_CHUNKS = b"0\r\n\r\n"
+
+
+class FrontConnection(Protocol):
+    """Connection that a request came over."""
+
+    @property
+    def conn_info(self) -> Any: ...
+
+    @property
+    def transport(self) -> asyncio.Transport | None: ...
+
+    @property
+    def app(self) -> Any: ...
+
+    def note_principal(self, principal: Any) -> None:
+        """Note that a valid credential came over this connection."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Write, at the pace of the client. Raises `CancelledError` once the connection has ended."""
+        ...
+
+    def write_now(self, data: bytes) -> bool:
+        """Write at once; False if the client must catch up, or has gone: `wait_writable` tells which."""
+        ...
+
+    async def wait_writable(self) -> None:
+        """Wait until the client can take more. Raises `CancelledError` once the connection has ended."""
+        ...
+
+
+class FrontContext:
+    """What the guard leaves to the handler of a request."""
+
+    __slots__ = ("client", "credentials", "principal", "request_id")
+
+    def __init__(self) -> None:
+        self.principal: Any = None
+
+
+class FrontRequest:
+    """Whole request, with its response."""
+
+    __slots__ = ("_connection", "_finish_head", "body", "ctx", "head", "response")
+
+    method = "POST"
+    version = "1.1"
+    cookies = _NO_COOKIES
+
+    def __init__(
+        self,
+        connection: FrontConnection,
+        head: KnownHead,
+        body: bytes,
+        finish_head: Callable[[FrontRequest, Any], None],
+    ) -> None:
+        """`finish_head` adds the headers that every response has."""
+        self._connection = connection
+        self._finish_head = finish_head
+        self.head = head
+        self.body = body
+        self.ctx = FrontContext()
+        # None until the response has begun.
+        self.response: FrontResponse | None = None
+
+    @property
+    def path(self) -> str:
+        return self.head.path
+
+    @property
+    def route(self) -> Any:
+        return self.head.route
+
+    @property
+    def headers(self) -> RequestHeaders:
+        return self.head.headers
+
+    @property
+    def conn_info(self) -> Any:
+        return self._connection.conn_info
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        return self._connection.transport
+
+    @property
+    def app(self) -> Any:
+        return self._connection.app
+
+    def note_admitted(self) -> None:
+        """Have the connection no longer count as anonymous."""
+        self._connection.note_principal(self.ctx.principal)
+
+    async def respond(self, head: ResponseHead, /) -> FrontResponse:
+        """Begin the response; its head is written with its first bytes."""
+        self._finish_head(self, head)
+        self.response = FrontResponse(head, self._connection)
+        return self.response
+
+    async def respond_whole(self, response: Any) -> None:
+        """Write a response that has a body."""
+        await (await self.respond(response)).send(response.body or b"", end_stream=True)
+
+
+class FrontResponse:
+    """Response that is sent in one piece with its length, or in chunks."""
+
+    __slots__ = ("_connection", "_head", "_write", "is_complete")
+
+    def __init__(self, head: ResponseHead, connection: FrontConnection) -> None:
+        # None once it is written.
+        self._head: ResponseHead | None = head
+        self._connection = connection
+        self._write = connection.write
+        self.is_complete = False
+
+    async def send(self, data: bytes, end_stream: bool = False) -> None:
+        """Write some bytes; `end_stream` ends the response."""
+        head, self._head = self._head, None
+        self.is_complete = end_stream
+        if head is None:
+            if end_stream:
+                chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+                await self._write(chunk + _END_OF_CHUNKS)
+            elif data:
+                await self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        elif end_stream:
+            await self._write(format_head(head, len(data)) + data)
+        else:
+            chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            await self._write(format_head(head, None) + chunk)
+
+    def open_pipe(self) -> ClientPipe | None:
+        """Return a pipe for the rest of a body in chunks; None before its first one."""
+        return None if self._head is not None or self.is_complete else ChunkPipe(self._connection)
+
+    async def eof(self) -> None:
+        """End the response."""
+        await self.send(b"", end_stream=True)
+
+
+class ChunkPipe:
+    """Pipe to a client that receives a body in chunks."""
+
+    __slots__ = ("_write_now", "wait")
+
+    def __init__(self, connection: FrontConnection) -> None:
+        self._write_now = connection.write_now
+        self.wait = connection.wait_writable
+
+    def write(self, events: bytes) -> bool:
+        """Write a chunk, which must not be empty."""
+        return self._write_now(b"%x\r\n%b\r\n" % (len(events), events))

@@ -1,0 +1,267 @@
+"""The front and Sanic: what one of them answers, the other answers too, on one connection and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llb.front.inference_front import InferenceFront
+from tests.api.connection.raw import RawConnection, connect, exchange
+from tests.harness import RunningBalancer, wait_until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CHAT = "/v1/chat/completions"
+QUESTION = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "temperature": 0, "seed": 1}
+# With a cookie a request is Sanic's.
+DOORS = {"front": "", "sanic": "Cookie: theme=dark\r\n"}
+# What differs from answer to answer.
+_CHANGING = re.compile(
+    rb"(?i)(x-request-id|request-id): [^\r]*|content-length: [^\r]*"
+    rb"|\b(chatcmpl-|msg_|resp_|req_)[A-Za-z0-9_-]+"
+    rb'|"request_id":"[^"]*"'
+    rb'|"(created_at|created)":"?[^",}]*|"[a-z_]+":[-+0-9.e]+'
+)
+
+
+def comparable(text: bytes) -> list[bytes]:
+    """What two answers to one request have in common; the order of headers means nothing."""
+    # Sanic's first app of a process leaves it out.
+    return sorted(_CHANGING.sub(b"~", line) for line in text.split(b"\r\n") if line != b"alt-svc: ")
+
+
+def request_bytes(
+    path: str, body: dict[str, Any] | bytes, *, door: str = "front", headers: str = "", key: str = ""
+) -> bytes:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    credential = f"Authorization: Bearer {key}\r\n" if key else ""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{credential}"
+        f"{DOORS[door]}{headers}Content-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+async def read_answer(connection: RawConnection) -> tuple[bytes, bytes]:
+    """Head and body of the next response, of a length or in chunks."""
+    head = await connection.read_head()
+    if b"transfer-encoding: chunked" not in head.lower():
+        length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+        return head, await connection.reader.readexactly(length)
+    body = b""
+    async with asyncio.timeout(20):
+        while size := int(await connection.reader.readuntil(b"\r\n"), 16):
+            body += (await connection.reader.readexactly(size + 2))[:-2]
+        await connection.reader.readexactly(2)
+    return head, body
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the requests that the front has answered."""
+    paths: list[str] = []
+    answer = InferenceFront.answer
+
+    async def noting(self: InferenceFront, request: Any) -> bool:
+        paths.append(request.path)
+        return await answer(self, request)
+
+    monkeypatch.setattr(InferenceFront, "answer", noting)
+    return paths
+
+
+MESSAGES: dict[str, Any] = {**QUESTION, "model": "chat"}
+CASES: dict[str, tuple[str, Any, str]] = {
+    "document": (CHAT, MESSAGES, ""),
+    "stream": (CHAT, {**MESSAGES, "stream": True}, ""),
+    "query": ("/v1/messages?beta=true", MESSAGES, "anthropic-version: 2023-06-01\r\n"),
+    "Anthropic's stream": ("/v1/messages", {**MESSAGES, "stream": True}, ""),
+    "Responses": ("/v1/responses", {"model": "chat", "input": "Hi", "max_output_tokens": 2}, ""),
+    "Ollama": ("/api/chat", {**MESSAGES, "stream": False, "options": {"num_predict": 2, "seed": 1}}, ""),
+    "Ollama's stream": ("/api/chat", {**MESSAGES, "options": {"num_predict": 2, "seed": 1}}, ""),
+    "no model": (CHAT, {**MESSAGES, "model": "none"}, ""),
+    "no JSON": (CHAT, b"{", ""),
+    "no body": (CHAT, b"", ""),
+    "error of Anthropic's": ("/v1/messages", {**MESSAGES, "model": "none"}, ""),
+    "error of Ollama's": ("/api/chat", {**MESSAGES, "model": "none"}, ""),
+    "another site": (CHAT, MESSAGES, "Origin: https://evil.example\r\n"),
+    "two credentials": (CHAT, MESSAGES, "X-API-Key: sk-other\r\n"),
+    "own request id": (CHAT, MESSAGES, f"X-Request-ID: mine\r\nTraceparent: 00-{'a' * 32}-{'b' * 16}-01\r\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_an_answer_is_the_same(server: RunningBalancer, taken: list[str], name: str) -> None:
+    path, body, headers = CASES[name]
+    key = await server.create_key("inference")
+    answers = []
+    for door in DOORS:
+        async with connect(server.port) as connection:
+            await connection.send(request_bytes(path, body, door=door, headers=headers, key=key))
+            head, answer = await read_answer(connection)
+        answers.append((comparable(head), comparable(answer)))
+    assert answers[0] == answers[1]
+    assert taken == [path.partition("?")[0]]
+
+
+async def test_refusals_are_the_same(server: RunningBalancer) -> None:
+    for headers in ("", "Authorization: Bearer sk-no\r\n", "Host: evil.example\r\n"):
+        answers = []
+        for door in DOORS:
+            async with connect(server.port) as connection:
+                await connection.send(request_bytes(CHAT, MESSAGES, door=door, headers=headers))
+                head, answer = await read_answer(connection)
+                answers.append((comparable(head), comparable(answer)))
+        assert answers[0] == answers[1]
+        assert re.match(rb"HTTP/1.1 4\d\d", head)
+
+
+async def test_pipelined_requests_are_answered_in_order_by_both(
+    server: RunningBalancer, taken: list[str]
+) -> None:
+    key = await server.create_key("inference")
+    kinds = [("front", CHAT), ("front", "/v1/messages"), ("sanic", CHAT), ("front", CHAT)]
+    sent = b"".join(
+        request_bytes(path, MESSAGES, door=door, headers=f"X-Request-ID: r{number}\r\n", key=key)
+        for number, (door, path) in enumerate(kinds)
+    )
+    async with connect(server.port) as connection:
+        await connection.send(sent + b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for number in range(len(kinds)):
+            head, body = await read_answer(connection)
+            assert b"x-request-id: r%d\r\n" % number in head.lower()
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n"), body
+        head, _ = await read_answer(connection)
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    # What has come before Sanic's answer is Sanic's.
+    assert taken == [CHAT, "/v1/messages"]
+
+
+async def test_a_body_may_come_later(server: RunningBalancer, taken: list[str]) -> None:
+    """At once it is the front's, later Sanic's; a refusal does not wait for it."""
+    key = await server.create_key("inference")
+    data = request_bytes(CHAT, MESSAGES, key=key)
+    at = data.index(b"\r\n\r\n") + 4
+    async with connect(server.port) as connection:
+        await connection.send(data[:at])
+        await connection.send(data[at:])
+        assert (await read_answer(connection))[0].startswith(b"HTTP/1.1 200 OK\r\n")
+        taken.clear()
+        await connection.send(data[: at + 2])
+        await asyncio.sleep(0.05)
+        await connection.send(data[at + 2 :])
+        assert (await read_answer(connection))[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    assert not taken
+    unknown = request_bytes(CHAT, MESSAGES, key="sk-unknown")
+    async with connect(server.port) as connection:
+        await connection.send(unknown[: unknown.index(b"\r\n\r\n") + 4])
+        assert (await connection.read_head()).startswith(b"HTTP/1.1 401 ")
+
+
+async def test_a_revoked_key_is_refused_on_its_open_connection(server: RunningBalancer) -> None:
+    made = (await server.http.post("/api/keys", json={"name": "brief", "scopes": ["inference"]})).json()
+    data = request_bytes(CHAT, MESSAGES, key=made["key"])
+    async with connect(server.port) as connection:
+        for _ in range(2):
+            await connection.send(data)
+            assert (await read_answer(connection))[0].startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (await server.http.delete(f"/api/keys/{made['id']}")).status_code == 204
+        await connection.send(data)
+        assert (await read_answer(connection))[0].startswith(b"HTTP/1.1 401 ")
+
+
+async def test_a_client_that_closes_its_half_is_answered(server: RunningBalancer, taken: list[str]) -> None:
+    key = await server.create_key("inference")
+    answer = await exchange(server.port, request_bytes(CHAT, MESSAGES, key=key), half_close=True)
+    assert b"HTTP/1.1 200 OK\r\n" in answer
+    assert taken == [CHAT]
+
+
+async def test_a_client_that_leaves_gives_its_slot_back(server: RunningBalancer, taken: list[str]) -> None:
+    key = await server.create_key("inference")
+    endless = request_bytes(
+        CHAT, {**MESSAGES, "max_tokens": 100_000, "ignore_eos": True, "stream": True}, key=key
+    )
+
+    def busy_slots() -> int:
+        return sum(node.busy for queue in server.app.admission.snapshot() for node in queue.nodes)
+
+    async with connect(server.port) as connection:
+        await connection.send(endless)
+        await connection.read_head()
+        assert busy_slots() == 1
+        # It has shown a key, so it does not count as one of a stranger's.
+        limiter = server.sanic_app.ctx.connections.limiter
+        assert any(each.is_authenticated for each in limiter._connections if each.is_open)
+    await wait_until(lambda: busy_slots() == 0)
+    assert taken == [CHAT]
+
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+FRAGMENTS = (
+    request_bytes(CHAT, b"{}"),
+    request_bytes(CHAT, b"{}", door="sanic"),
+    request_bytes(CHAT, HEALTH + b"\r\n"),
+    request_bytes("/v1/messages", b"{}"),
+    HEALTH + b"\r\n",
+    b"\r\n",
+    POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+    POST + b"Content-Length : 2\r\n\r\n{}",
+    POST.replace(b"localhost\r", b"localhost") + b"Content-Length: 2\r\n\r\n{}",
+    POST.replace(b"1.1", b"1.0") + b"Content-Length: 2\r\n\r\n{}",
+    POST + b"\r\n",
+    b"POST /v1/chat/completions\r\nContent-Length: 2\r\n\r\n{}",
+)
+MUTATIONS = (b"\r", b"\n", b" ", b"0", b"9", b"\r\n", b":", b"\0", b"", b"\r\n\r\n")
+# It ends the connection of a stream in order; what follows it ends that of a body that is not complete.
+LAST_REQUEST = HEALTH + b"Connection: close\r\n\r\n" + b"x" * 1100
+
+
+def streams() -> Iterator[bytes]:
+    """Bytes of connections: any two fragments in a row, and mutated ones."""
+    for first, second in itertools.product(FRAGMENTS, repeat=2):
+        yield first + second
+    chance = random.Random(19)
+    for _ in range(150):
+        data = bytearray(b"".join(chance.choices(FRAGMENTS[:5], k=2)))
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(data))
+            data[at : at + chance.randint(0, 2)] = chance.choice(
+                (b"\r", b"\n", b" ", b"0", b"9", b"\r\n", b":", b"\0", b"", b"\r\n\r\n")
+            )
+        yield bytes(data)
+
+
+async def test_no_bytes_are_one_request_to_one_door_and_two_to_the_other(
+    server: RunningBalancer, monkeypatch: pytest.MonkeyPatch, taken: list[str]
+) -> None:
+    """The same bytes, where the front takes what it may, and where it takes nothing."""
+
+    async def statuses(data: bytes) -> list[bytes]:
+        answer = await exchange(server.port, data + LAST_REQUEST)
+        return re.findall(rb"HTTP/1\.1 (\d\d\d) ", answer)
+
+    all_streams = list(dict.fromkeys(streams()))
+
+    async def ask_all() -> list[list[bytes]]:
+        found: list[list[bytes]] = []
+        for begin in range(0, len(all_streams), 20):
+            found += await asyncio.gather(*map(statuses, all_streams[begin : begin + 20]))
+        return found
+
+    with_front = await ask_all()
+    assert len(taken) > 50
+    monkeypatch.setattr(InferenceFront, "find_head", lambda _self, _data: None)
+    without = await ask_all()
+    for data, ours, theirs in zip(all_streams, with_front, without, strict=True):
+        assert ours == theirs, data
