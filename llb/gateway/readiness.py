@@ -47,9 +47,9 @@ class ModelReadiness:
         """Return the models of the catalogue that can be used."""
         return [self._own_model_object(model) for model in self.ready_models()]
 
-    def endpoint_model_objects(self, *, with_clouds: bool) -> list[ModelObject]:
-        """Return the models that only endpoints have, with their contexts."""
-        return self._endpoints.list_models(with_clouds=with_clouds)
+    def encode_endpoint_models(self, *, with_clouds: bool) -> bytes:
+        """Return the models that only endpoints have, as JSON objects with commas between them."""
+        return self._endpoints.encode_models(with_clouds=with_clouds)
 
     def _own_model_object(self, model: Model) -> ModelObject:
         registration = self._view.registrations.get(model.id)

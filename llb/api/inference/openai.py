@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
+from msgspec import Raw
 from sanic import Request
 from sanic.response import HTTPResponse
 
@@ -68,9 +69,12 @@ def openai_blueprint(
         with_clouds = has_scope(request.ctx.principal, Scope.CLOUD)
         headers = await cloud_list_headers() if with_clouds else {}
         readiness = dispatcher.readiness
-        own = [await with_context_length(each) for each in readiness.own_model_objects()]
-        elsewhere = readiness.endpoint_model_objects(with_clouds=with_clouds)
-        return json_response(ModelObjects(data=(*own, *elsewhere)), headers=headers)
+        data: list[ModelObject | Raw] = [
+            await with_context_length(each) for each in readiness.own_model_objects()
+        ]
+        if elsewhere := readiness.encode_endpoint_models(with_clouds=with_clouds):
+            data.append(Raw(elsewhere))
+        return json_response({"object": "list", "data": data}, headers=headers)
 
     @blueprint.get("/v1/models", name="models")
     @requires_scope(Scope.INFERENCE)

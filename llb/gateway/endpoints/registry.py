@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from llb import errors
 from llb.base.events import Topic
 from llb.gateway.admission.controller import AdmissionController
@@ -68,6 +70,8 @@ class EndpointRegistry:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         # Lists of models, without clouds and with them, until something changes.
         self._lists: dict[bool, list[ModelObject]] = {}
+        # The same as JSON: thousands of models take milliseconds to encode.
+        self._encoded_lists: dict[bool, bytes] = {}
         self._statuses: dict[str, EndpointStatus] = {}
 
     # --- what there is ---
@@ -139,6 +143,14 @@ class EndpointRegistry:
         if listed is None:
             listed = self._lists[with_clouds] = self._build_list(with_clouds=with_clouds)
         return listed
+
+    def encode_models(self, *, with_clouds: bool) -> bytes:
+        """Return the models of `list_models` as JSON objects with commas between them."""
+        encoded = self._encoded_lists.get(with_clouds)
+        if encoded is None:
+            encoded = msgspec.json.encode(self.list_models(with_clouds=with_clouds))[1:-1]
+            self._encoded_lists[with_clouds] = encoded
+        return encoded
 
     def _build_list(self, *, with_clouds: bool) -> list[ModelObject]:
         now = self._clock()
@@ -216,7 +228,7 @@ class EndpointRegistry:
             self._remove_place(endpoint, name)
         self._set_bare_names(endpoint, set())
         self._statuses.pop(endpoint_id, None)
-        self._lists.clear()
+        self._forget_lists()
         self.changed.publish(endpoint, True)
 
     def set_listing(self, endpoint: Endpoint, listing: ModelListing) -> bool:
@@ -291,8 +303,12 @@ class EndpointRegistry:
         if before is not status or always_publish:
             self._statuses[endpoint.id] = status
             if always_publish or (before in _LISTED_STATUSES) != (status in _LISTED_STATUSES):
-                self._lists.clear()
+                self._forget_lists()
             self.changed.publish(endpoint, False)
+
+    def _forget_lists(self) -> None:
+        self._lists.clear()
+        self._encoded_lists.clear()
 
     def _set_capacity(self, endpoint: Endpoint, model_id: str) -> None:
         slots = endpoint.shared_slots.slots

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from itertools import compress
-from operator import and_
 
 from llb.policy.routing.candidate import GRADES_PER_OCTAVE, RequestEstimate, RoutingCandidate
 from llb.policy.routing.ring import RING_POSITIONS, ring_divisors, ring_samples, ring_scores
@@ -91,15 +89,13 @@ class CandidateColumns:
             finishes_s = [
                 finish_s / weight for finish_s, weight in zip(finishes_s, self._weights, strict=True)
             ]
-        soonest = self._soonest_row(finishes_s)
-        if soonest is None:
-            return None
-        row = soonest
+        row = None
         if request.affinity_key is not None and len(self.candidates) > 1:
             bound_s = LOAD_BOUND_FACTOR * sum(finishes_s) / len(finishes_s)
-            if finishes_s[soonest] <= bound_s:
-                row = self._row_on_ring(request.affinity_key % RING_POSITIONS, finishes_s, bound_s)
-        return self.candidates[row]
+            row = self._row_on_ring(request.affinity_key % RING_POSITIONS, finishes_s, bound_s)
+        if row is None:
+            row = self._soonest_row(finishes_s)
+        return None if row is None else self.candidates[row]
 
     def select_to_load(self, request: RequestEstimate) -> RoutingCandidate:
         """Return the candidate to finish first including its load, preferably one that loads already."""
@@ -137,27 +133,28 @@ class CandidateColumns:
         row = min(zip(finishes_s, self._utilisations, self._rows, strict=True))[2]
         if self.candidates[row].free_slots > 0:
             return row
-        return min(
-            compress(zip(finishes_s, self._utilisations, self._rows, strict=True), self._have_free_slots()),
-            default=(0.0, 0.0, None),
-        )[2]
+        free_rows = self._free_rows()
+        return min(free_rows, key=lambda row: (finishes_s[row], self._utilisations[row]), default=None)
 
-    def _have_free_slots(self) -> list[bool]:
+    def _free_rows(self) -> list[int]:
         # Shared slots change with requests for other models, so no column has them.
         return [
-            candidate.busy < candidate.slots
-            and (candidate.shared is None or candidate.shared.busy < candidate.shared.slots)
-            for candidate in self.candidates
+            row
+            for row, candidate in enumerate(self.candidates)
+            if candidate.busy < candidate.slots
+            and ((shared := candidate.shared) is None or shared.busy < shared.slots)
         ]
 
-    def _row_on_ring(self, position: int, finishes_s: list[float], bound_s: float) -> int:
-        """Return the first candidate of a ring position within the bound and with a free slot: one exists."""
+    def _row_on_ring(self, position: int, finishes_s: list[float], bound_s: float) -> int | None:
+        """Return the first candidate of a ring position within the bound and with a free slot."""
         first = self._first_row(position)
         if finishes_s[first] <= bound_s and self.candidates[first].free_slots > 0:
             return first
+        eligible = [row for row in self._free_rows() if finishes_s[row] <= bound_s]
+        if len(eligible) < 2:
+            return eligible[0] if eligible else None
         scores = self._ring_scores(position)
-        eligible = map(and_, self._have_free_slots(), map(bound_s.__ge__, finishes_s))
-        return max(compress(self._rows, eligible), key=scores.__getitem__)
+        return max(eligible, key=scores.__getitem__)
 
     def _first_row(self, position: int) -> int:
         if self._first_rows is None:

@@ -17,8 +17,6 @@ END = "<!-- matrix: end -->\n"
 # Of every target.
 KEY = "sk-provider-0123456789abcdef"
 CLOUDS = ("openai", "anthropic", "google")
-# Every target has these with every client; embeddings depend on the target.
-FEATURES = "chat, stream, tools with parallel results, images, structured output"
 EMBEDDING_KINDS = tuple(kind for kind in KINDS if speaks(EndpointKind(kind), EMBEDDINGS))
 
 
