@@ -355,7 +355,7 @@ async def _reload_until_stop(llb: Balancer | JoinedNode, signals: Signals, log_o
             service_notify.notify_reloading(time.monotonic_ns() // 1000)
             log_output.reopen()
             await llb.reload()
-            service_notify.notify_ready("reloaded")
+            service_notify.notify_ready()
         else:
             await _wait_for_any(*ends, signals.reload)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llb.security import tls_trust
 from llb.security.certificates import create_authority, issue_certificate
-from tests.processes import ROOT
+from tests.processes import ROOT, wait_until
 from tests.reverse_proxies import UNPACKED, find_program, free_ports, nginx_user, run_proxy
 
 HOST = "llm.example"
@@ -50,7 +52,19 @@ def run_documented(name: str, folder: Path, user: str, llb_port: int) -> Iterato
     target = (LLB_ADDRESS, f"127.0.0.1:{llb_port}")
     command = _COMMANDS[name](folder, user, port, target)
     with run_proxy(command, port):
+        # Traefik listens before it has read its dynamic configuration.
+        wait_until(lambda: _accepts_tls(port))
         yield port
+
+
+def _accepts_tls(port: int) -> bool:
+    context = tls_trust.create_unverified_context()
+    try:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            context.wrap_socket(sock, server_hostname=HOST).close()
+    except OSError:
+        return False
+    return True
 
 
 def _nginx(folder: Path, user: str, port: int, target: tuple[str, str]) -> list[str]:

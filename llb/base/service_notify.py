@@ -10,9 +10,9 @@ from contextlib import suppress
 SEND_TIMEOUT_S = 1.0
 
 
-def notify_ready(status: str) -> None:
-    """The start, or a reload, has ended; `status` is shown by `systemctl status`."""
-    _send("READY=1", f"STATUS={status}")
+def notify_ready(status: str | None = None) -> None:
+    """The start, or a reload, has ended; a new `status` is shown by `systemctl status`."""
+    _send("READY=1", *([] if status is None else [f"STATUS={status}"]))
 
 
 def notify_reloading(monotonic_us: int) -> None:

@@ -19,10 +19,12 @@ def test_notices_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_abst
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         service_notify.notify_ready("listens on http://127.0.0.1:8080")
         service_notify.notify_reloading(42)
+        service_notify.notify_ready()
         service_notify.notify_stopping(74.5)
-        assert [manager.recv(1000).decode().split("\n") for _ in range(3)] == [
+        assert [manager.recv(1000).decode().split("\n") for _ in range(4)] == [
             ["READY=1", "STATUS=listens on http://127.0.0.1:8080"],
             ["RELOADING=1", "MONOTONIC_USEC=42"],
+            ["READY=1"],
             ["STOPPING=1", "EXTEND_TIMEOUT_USEC=74500000"],
         ]
 

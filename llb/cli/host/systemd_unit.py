@@ -78,7 +78,9 @@ def render_unit(unit: ServiceUnit) -> str:
         "[Service]",
         "Type=notify",
         f"ExecStart={join_words(unit.command)}",
-        "ExecReload=/bin/kill -HUP $MAINPID",
+        # The command kill is in a package that small systems do not have.
+        'ExecReload=/bin/sh -c "kill -HUP ${MAINPID}"',
+        "SyslogIdentifier=llb",
         "Restart=on-failure",
         "RestartSec=2",
         # Wrong usage does not become right.
