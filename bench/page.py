@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import statistics
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from playwright.async_api import Browser, BrowserContext, CDPSession, Page, async_playwright
 
 from e2e.conftest import CHROMIUM_ARGUMENTS, chromium_path
 from e2e.shop import CATALOG
+from llb.policy.status import DerivedStatus
 from llb.wire import ModelStatus, ModelStatusChanged
 from tests.harness import PASSWORD, RunningBalancer, write_catalog
 
@@ -205,15 +208,51 @@ async def measure_typing(browser: Browser, llb: RunningBalancer) -> list[str]:
     ]
 
 
+@dataclass
+class DownloadState:
+    share: float = 0.0
+
+
+@contextmanager
+def downloading(llb: RunningBalancer, total_bytes: int) -> Iterator[DownloadState]:
+    """The API says of the models that are being pulled what the events say, without a network to pull from."""
+    view = llb.app.view
+    state = DownloadState()
+    ids = {f"model-{number}" for number in range(DOWNLOADING_MODEL_COUNT)}
+    real_status_of = view.status_of
+
+    def status_of(model_id: str) -> DerivedStatus:
+        if model_id not in ids:
+            return real_status_of(model_id)
+        return DerivedStatus(
+            status=ModelStatus.DOWNLOADING,
+            progress=state.share,
+            downloaded_bytes=int(total_bytes * state.share),
+            total_bytes=total_bytes,
+            bytes_per_second=total_bytes / EVENTS_DURATION_S,
+        )
+
+    with patch.object(view, "status_of", status_of):
+        yield state
+
+
 async def measure_progress_flood(browser: Browser, llb: RunningBalancer) -> list[str]:
+    total = 1_000_000_000
+    with downloading(llb, total) as state:
+        return await _measure_progress_flood(browser, llb, total, state)
+
+
+async def _measure_progress_flood(
+    browser: Browser, llb: RunningBalancer, total: int, state: DownloadState
+) -> list[str]:
     page = await open_models_page(browser, llb)
     await page.evaluate(FRAME_WATCH_SCRIPT)
-    total, sent = 1_000_000_000, 0
+    sent = 0
     loop = asyncio.get_running_loop()
     began = loop.time()
     while (passed := loop.time() - began) < EVENTS_DURATION_S:
+        share = state.share = passed / EVENTS_DURATION_S
         while sent < passed * EVENTS_PER_S:
-            share = passed / EVENTS_DURATION_S
             llb.app.event_bus.publish(
                 ModelStatusChanged(
                     model_id=f"model-{sent % DOWNLOADING_MODEL_COUNT}",

@@ -98,3 +98,12 @@ async def talker(
     await llb.wait_until_online()
     await llb.pull_model("chat")
     return llb
+
+
+def conversation_list(page: Page) -> Locator:
+    return page.get_by_role("region", name="Conversations")
+
+
+async def choose_action(page: Page, title: str, action: str) -> None:
+    await conversation_list(page).get_by_role("button", name=f"Actions for {title}").click()
+    await conversation_list(page).get_by_role("button", name=action).click()

@@ -270,6 +270,12 @@ async def look_at_nodes(see: Inspector) -> None:
     await page.get_by_role("button", name=see.say("endpoints.add")).click()
     await see.look(page, "endpoints, dialog that adds one")
     await page.keyboard.press("Escape")
+    await page.get_by_role("button", name=see.say("spill.add")).click()
+    await see.look(page, "endpoints, dialog of a spill rule")
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name=see.say("endpoints.budget"), exact=True).click()
+    await see.look(page, "endpoints, dialog of budgets")
+    await page.keyboard.press("Escape")
     for endpoint in (await see.visitor.llb.http.get("/api/endpoints")).json()["endpoints"]:
         await see.visitor.llb.http.delete(f"/api/endpoints/{endpoint['id']}")
     await page.close()
@@ -281,6 +287,9 @@ async def look_at_nodes(see: Inspector) -> None:
 
     await see.visitor.context.route("**/api/nodes", answer)
     page = await see.open("/nodes", reload=True)
+    await page.get_by_role("button", name="host-0").click()
+    await see.look(page, "nodes as a table, with one of them")
+    await page.locator("#nodes-as-cards").click()
     await expect(page.get_by_role("heading", level=2)).to_have_count(12)
     await see.look(page, "nodes, each in another state")
     for opener in ("node.edit", "node.remove"):

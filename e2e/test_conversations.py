@@ -14,6 +14,8 @@ from playwright.async_api import FilePayload, Locator, Page, expect
 
 from e2e.answers import (
     STOP_CHUNK,
+    choose_action,
+    conversation_list,
     conversation_log,
     delta_chunk,
     fake_completions,
@@ -85,17 +87,8 @@ async def page(server: RunningBalancer, visitors: VisitorFactory) -> AsyncIterat
     vars(server.app.dispatcher).pop("dispatch", None)
 
 
-def shelf(page: Page) -> Locator:
-    return page.get_by_role("region", name="Conversations")
-
-
 def entry(page: Page, title: str) -> Locator:
-    return shelf(page).get_by_role("button", name=re.compile(f"^{re.escape(title)}"))
-
-
-async def choose_action(page: Page, title: str, action: str) -> None:
-    await shelf(page).get_by_role("button", name=f"Actions for {title}").click()
-    await shelf(page).get_by_role("button", name=action).click()
+    return conversation_list(page).get_by_role("button", name=re.compile(f"^{re.escape(title)}"))
 
 
 async def ask(page: Page, *questions: str) -> None:
@@ -131,17 +124,17 @@ async def import_conversation(page: Page, server: RunningBalancer, count: int) -
 async def test_they_are_found_pinned_and_renamed(page: Page) -> None:
     await fake_completions(page, text_completion("About whiskers"), text_completion("About barking"))
     await ask(page, "Tell me of cats")
-    await shelf(page).get_by_role("button", name="New conversation").click()
+    await conversation_list(page).get_by_role("button", name="New conversation").click()
     await ask(page, "Tell me of dogs")
-    await shelf(page).get_by_role("searchbox").fill("WHISKERS")
-    await expect(shelf(page).get_by_role("listitem")).to_have_count(1)
+    await conversation_list(page).get_by_role("searchbox").fill("WHISKERS")
+    await expect(conversation_list(page).get_by_role("listitem")).to_have_count(1)
     await expect(entry(page, "Tell me of cats")).to_contain_text("About whiskers")
-    await shelf(page).get_by_role("searchbox").fill("zebra")
-    await expect(shelf(page)).to_contain_text("No conversation contains this text.")
-    await shelf(page).get_by_role("searchbox").fill("")
-    await expect(shelf(page).get_by_role("listitem").first).to_contain_text("dogs")
+    await conversation_list(page).get_by_role("searchbox").fill("zebra")
+    await expect(conversation_list(page)).to_contain_text("No conversation contains this text.")
+    await conversation_list(page).get_by_role("searchbox").fill("")
+    await expect(conversation_list(page).get_by_role("listitem").first).to_contain_text("dogs")
     await choose_action(page, "Tell me of cats", "Pin")
-    await expect(shelf(page).get_by_role("listitem").first).to_contain_text("cats")
+    await expect(conversation_list(page).get_by_role("listitem").first).to_contain_text("cats")
 
 
 async def test_they_are_exported_and_imported(page: Page, tmp_path: Path) -> None:
@@ -161,8 +154,8 @@ async def test_they_are_exported_and_imported(page: Page, tmp_path: Path) -> Non
     )
     await choose_action(page, "Tell me of cats", "Delete")
     await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    await expect(shelf(page).get_by_role("listitem")).to_have_count(0)
-    chooser = shelf(page).get_by_label("Import")
+    await expect(conversation_list(page).get_by_role("listitem")).to_have_count(0)
+    chooser = conversation_list(page).get_by_label("Import")
     await chooser.set_input_files(saved["Export as Markdown"])
     await expect(page.get_by_text("isn't an export of conversations")).to_be_visible()
     await chooser.set_input_files(saved["Export as JSON"])
@@ -170,7 +163,7 @@ async def test_they_are_exported_and_imported(page: Page, tmp_path: Path) -> Non
     await entry(page, "Tell me of cats").click()
     await expect(conversation_log(page).locator("strong")).to_have_text("purr")
     async with page.expect_download() as download:
-        await shelf(page).get_by_role("button", name="Export all").click()
+        await conversation_list(page).get_by_role("button", name="Export all").click()
     everything = json.loads(Path(await (await download.value).path()).read_text("utf-8"))
     assert [len(each["messages"]) for each in everything["conversations"]] == [2]
 
@@ -344,7 +337,7 @@ async def test_presets_and_the_default_of_a_model(page: Page) -> None:
     await preset.select_option("Brief")
     await expect(system).to_have_value("Be brief.")
     await panel.get_by_role("button", name="Reset to defaults").click()
-    await shelf(page).get_by_role("button", name="New conversation").click()
+    await conversation_list(page).get_by_role("button", name="New conversation").click()
     await expect(system).to_have_value("Be brief.")
     await expect(panel.get_by_role("textbox", name="Temperature")).to_have_value("0.3")
     await panel.get_by_role("button", name="Delete preset").click()
@@ -391,17 +384,17 @@ async def test_shortcuts(page: Page) -> None:
     await page.keyboard.press("Escape")
     await expect(message_box(page)).to_have_value("")
     await page.keyboard.press("Control+k")
-    await expect(shelf(page).get_by_role("searchbox")).to_be_focused()
+    await expect(conversation_list(page).get_by_role("searchbox")).to_be_focused()
     await page.keyboard.type("/?")
-    await expect(shelf(page).get_by_role("searchbox")).to_have_value("/?")
-    await shelf(page).get_by_role("searchbox").fill("")
+    await expect(conversation_list(page).get_by_role("searchbox")).to_have_value("/?")
+    await conversation_list(page).get_by_role("searchbox").fill("")
     await page.keyboard.press("Control+Shift+O")
     await expect(page.get_by_role("heading", name="Chat with Chatterbox")).to_be_visible()
     await expect(message_box(page)).to_be_focused()
     await message_box(page).blur()
     await page.keyboard.press("/")
-    await expect(shelf(page).get_by_role("searchbox")).to_be_focused()
-    await shelf(page).get_by_role("searchbox").blur()
+    await expect(conversation_list(page).get_by_role("searchbox")).to_be_focused()
+    await conversation_list(page).get_by_role("searchbox").blur()
     await page.keyboard.press("?")
     await expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
 

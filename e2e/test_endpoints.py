@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 
 from e2e.conftest import VisitorFactory
 from e2e.shop import save_screenshot
@@ -13,6 +13,7 @@ from tests.conftest import BalancerFactory
 from tests.providers import ProviderStandIn
 
 KEY = "sk-stand-in-0123456789abcdef"
+MODEL = "box/Qwen/Qwen3-8B"
 
 
 @pytest.fixture
@@ -56,6 +57,13 @@ async def test_an_endpoint_from_adding_to_removing(
     await dialog.get_by_label("Tags").fill("gpu、attic")
     await dialog.get_by_role("button", name="Save").click()
     await expect(card).to_contain_text("0 of 8")
+    await card.get_by_role("button", name="Budget").click()
+    await dialog.get_by_label("USD per day").fill("2.5")
+    await dialog.get_by_role("button", name="Save budgets").click()
+    budget = card.get_by_role("list", name="Budgets")
+    await expect(budget).to_contain_text("$0.00 of $2.50")
+    await expect(budget).to_contain_text("$2.50 left")
+    await save_and_order_rules(page)
     await card.get_by_role("button", name="Disable").click()
     await expect(card).to_contain_text("Disabled")
     await card.get_by_role("button", name="Enable").click()
@@ -66,6 +74,29 @@ async def test_an_endpoint_from_adding_to_removing(
     await card.get_by_role("button", name="Remove").click()
     await dialog.get_by_role("button", name="Remove").click()
     await expect(page.get_by_role("heading", name="No endpoints yet")).to_be_visible()
+
+
+async def save_and_order_rules(page: Page) -> None:
+    """Two spill rules for a model that nobody has pulled; the second is moved up, the first deleted."""
+    rules, dialog = page.get_by_role("region", name="Spill rules"), page.get_by_role("dialog")
+    for target, trigger in ((MODEL, "is busy"), ("other", "fails")):
+        await rules.get_by_role("button", name="Add rule").click()
+        await dialog.get_by_label("Model", exact=True).fill("tiny")
+        await dialog.get_by_label("Target").fill(target)
+        await dialog.get_by_role("checkbox", name="is not available").uncheck()
+        await dialog.get_by_role("button", name="Save rule").click()
+        await expect(dialog.get_by_role("alert")).to_contain_text("at least one")
+        await dialog.get_by_role("checkbox", name=trigger).check()
+        if trigger == "is busy":
+            await dialog.get_by_label("Seconds without a free slot").fill("10")
+        await dialog.get_by_role("button", name="Save rule").click()
+        await expect(dialog).to_have_count(0)
+    rows = rules.get_by_role("list", name="Rules of").get_by_role("listitem")
+    await expect(rows.first).to_contain_text("is busy for 10 sec")
+    await rules.get_by_role("button", name="Move other up").click()
+    await expect(rows.first).to_contain_text("other")
+    await rules.get_by_role("button", name="Delete rule for other").click()
+    await expect(rows).to_have_count(1)
 
 
 async def test_a_change_by_another_user_shows_at_once(

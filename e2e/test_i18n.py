@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 
 from e2e.javascript import WEB, Token, page_modules, read_tokens, token_sequences, tokenize, walk_tokens
+from e2e.page_graph import names_in, page_closure, page_parts
+from e2e.shop import catalog_entries
 from e2e.words import OTHER_LOCALES, SOURCE_LOCALE, Text, load_languages
 from llb import errors
 from llb.wire import Capability, EngineState, ModelStatus, ReplicaState, Verdict
+from tests.retired_words import find_retired_words
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 VALUE = "\ue000"  # stands for a value in the fixed text of a template
@@ -54,6 +57,14 @@ def test_every_language_has_the_same_keys_in_the_same_files(locale: str) -> None
 
 
 @pytest.mark.parametrize("locale", OTHER_LOCALES)
+def test_the_catalogue_is_translated(locale: str) -> None:
+    entries = catalog_entries()
+    tags = {f"tag:{tag}" for entry in entries for tag in entry["tags"]}
+    wanted = {*tags, *(entry["description"] for entry in entries)}
+    assert set(load_languages()[locale].files["catalog.js"]) == wanted
+
+
+@pytest.mark.parametrize("locale", OTHER_LOCALES)
 def test_every_language_has_the_same_placeholders(locale: str) -> None:
     for key, text in load_languages()[SOURCE_LOCALE].texts.items():
         ours = set().union(*map(placeholders, texts(text)))
@@ -83,6 +94,17 @@ def test_texts_are_clean(locale: str) -> None:
             assert not re.search(r"[<>]|&\w+;", each), f"{key}: texts are no markup"
 
 
+@pytest.mark.parametrize("locale", [SOURCE_LOCALE, *OTHER_LOCALES])
+def test_no_text_uses_a_retired_word(locale: str) -> None:
+    found = {
+        f"{key}: {word}"
+        for key, text in load_languages()[locale].texts.items()
+        for each in texts(text)
+        for word in find_retired_words(each)
+    }
+    assert found == set()
+
+
 def test_japanese_is_japanese() -> None:
     """Names and units may stay; a sentence may not."""
     english = load_languages()[SOURCE_LOCALE].texts
@@ -101,9 +123,14 @@ def test_japanese_is_japanese() -> None:
 class Use:
     """A key that code names: `pattern` matches it; a value in the middle of it matches anything."""
 
-    where: str
+    module: str
+    line: int
     pattern: re.Pattern[str]
     called: bool  # handed to t(), so it has to exist
+
+    @property
+    def where(self) -> str:
+        return f"{self.module}:{self.line}"
 
 
 def pattern_of(token: Token) -> re.Pattern[str] | None:
@@ -132,7 +159,8 @@ def arguments(run: tuple[Token, ...], at: int) -> tuple[Token, ...]:
 def uses() -> tuple[Use, ...]:
     found = []
     for path in page_modules():
-        if "i18n" in path.relative_to(WEB).parts[:1]:
+        module = path.relative_to(WEB).as_posix()
+        if module.startswith("i18n/"):
             continue
         for run in token_sequences(read_tokens(path)):
             called: set[int] = set()
@@ -142,15 +170,14 @@ def uses() -> tuple[Use, ...]:
                     given = arguments(run, at + 1)
                     called |= set(map(id, given))
                     if len(given) == 1 and given[0].kind == "string" and pattern_of(given[0]) is None:
-                        found.append(Use(f"{path}:{name.line}", re.compile(re.escape(given[0].text)), True))
+                        found.append(Use(module, name.line, re.compile(re.escape(given[0].text)), True))
             keyed = {
                 id(value) for name, _, value in zip(run, run[1:], run[2:], strict=False) if name.is_("key")
             }
             for token in run:
                 pattern = pattern_of(token)
                 if pattern is not None:
-                    where = f"{path.relative_to(WEB)}:{token.line}"
-                    found.append(Use(where, pattern, id(token) in called | keyed))
+                    found.append(Use(module, token.line, pattern, id(token) in called | keyed))
     return tuple(found)
 
 
@@ -162,6 +189,28 @@ def test_every_key_in_code_exists() -> None:
         if use.called and not any(use.pattern.fullmatch(key) for key in words)
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", sorted(page_parts()))
+def test_a_page_loads_the_texts_that_it_uses(page: str) -> None:
+    files = load_languages()[SOURCE_LOCALE].files
+    loaded = {*base_texts(), *page_parts()[page].texts}
+    has = {key for name in loaded for key in files[f"{name}.js"]}
+    others = set(load_languages()[SOURCE_LOCALE].texts) - has
+    modules = page_closure(page)
+    missing = {
+        f"{use.where}: {key}"
+        for use in uses()
+        if use.module in modules
+        for key in others
+        if use.pattern.fullmatch(key)
+    }
+    assert missing == set()
+
+
+def base_texts() -> tuple[str, ...]:
+    [listed] = re.findall(r"BASE_TEXTS = \[(.+?)\]", (WEB / "core/i18n.js").read_text())
+    return names_in(listed)
 
 
 def test_every_key_is_used() -> None:

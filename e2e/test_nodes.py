@@ -167,6 +167,11 @@ async def open_cluster(visitor: Visitor) -> Page:
 
     await visitor.context.route("**/api/nodes", answer)
     page = await visitor.open("/nodes")
+    await expect(page.get_by_role("row")).to_have_count(13)
+    assert await fits_its_window(page)
+    await page.get_by_role("button", name="host-0").click()
+    await expect(node_of(page, "host-0").get_by_role("heading", level=2)).to_be_visible()
+    await page.locator("#nodes-as-cards").click()
     await expect(page.get_by_role("heading", level=2)).to_have_count(12)
     return page
 

@@ -116,8 +116,19 @@ async def test_figures_follow_what_is_asked(asked: RunningBalancer, visitors: Vi
     row = loaded(page).filter(has_text="Chatterbox")
     await expect(row).to_contain_text("0 of 4")
     await expect(row).to_contain_text("attic")
-    chart = page.get_by_role("img", name=re.compile(r"^Tokens per second over the last 15 minutes: .* peak "))
+    chart = page.get_by_role("img", name=re.compile(r"^Tokens per second: now .* peak .*\(Last 15 minutes\)"))
     await expect(chart).to_be_visible()
+    # What the server keeps: of each node, and over the last day.
+    charts = page.get_by_role("region", name="Last 15 minutes", exact=True)
+    await charts.get_by_role("combobox", name="Show").select_option(label="Each node")
+    await expect(page.get_by_role("img", name=re.compile(r"^CPU, attic: now .*%"))).to_be_visible()
+    await expect(charts.get_by_role("listitem")).to_have_text(["attic"])
+    await charts.get_by_role("combobox", name="Period").select_option(label="Last 24 hours")
+    day = page.get_by_role("region", name="Last 24 hours", exact=True)
+    await expect(day.get_by_text("No figures for this period.")).to_be_visible()
+    await day.get_by_role("combobox", name="Show").select_option(label="Each model")
+    await day.get_by_role("combobox", name="Period").select_option(label="Last 15 minutes")
+    await expect(charts.get_by_role("listitem")).to_have_text(["Chatterbox"])
     assert (await asked.http.post("/api/models/chat/unload")).status_code == 204
     await expect(row).to_have_count(0)
     await expect(tile(page, "Busy slots")).to_contain_text("–")
@@ -139,7 +150,7 @@ async def test_an_answer_is_seen_while_it_is_written(
         await expect(tile(page, "Busy slots")).to_contain_text("1 of 4")
         await expect(row).to_contain_text("Generating")
         await expect(row).to_contain_text("1 of 4")
-        answering = page.get_by_role("img", name=re.compile("^Running requests .* peak 1"))
+        answering = page.get_by_role("img", name=re.compile("^Running requests: now .* peak 1"))
         await expect(answering).to_be_visible()
     await expect(tile(page, "Running requests")).to_contain_text("0")
     await expect(row).to_contain_text("0 of 4")
@@ -155,14 +166,14 @@ async def test_the_charts_as_a_table_by_keyboard(asked: RunningBalancer, visitor
         page.get_by_role("region", name="Last 15 minutes").get_by_text("Show as table")
     ).to_be_visible()
     await expect(table).to_have_count(0)
-    await page.get_by_role("heading", level=1).focus()
+    await page.get_by_role("combobox", name="Show").focus()
     await page.keyboard.press("Tab")
     await expect(
         page.get_by_role("region", name="Last 15 minutes").get_by_text("Show as table")
     ).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(table.get_by_role("columnheader")).to_have_text(
-        ["Minute", "Tokens per second", "Running requests"]
+        ["Time", "Tokens per second", "Running requests"]
     )
     await expect(table.get_by_role("row").nth(1).get_by_role("cell").last).to_have_text("0")
 
@@ -248,6 +259,12 @@ async def test_the_history_grows_while_one_looks_and_can_be_filtered(
     await usage.get_by_role("combobox", name="Group by").select_option(label="By key")
     await expect(usage).to_contain_text("test: 1")
     await expect(usage).to_contain_text("Command line: 2")
+    await usage.get_by_role("combobox", name="Metric").select_option(label="Cost")
+    await expect(usage).to_contain_text("Nothing was billed in this period.")
+    async with page.expect_download() as saving:
+        await usage.get_by_role("button", name="Download CSV").click()
+    saved = (await (await saving.value).path()).read_text()
+    assert [line.count(",") for line in saved.splitlines()] == [10, 10, 10]
 
 
 async def test_older_requests_come_when_they_are_asked_for(

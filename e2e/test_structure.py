@@ -8,15 +8,13 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from e2e.javascript import WEB, Token, page_modules, read_tokens, token_sequences, walk_tokens
+from e2e.page_graph import closure, imports_of, index, links, names_in, page_parts, tags_of
 from e2e.unit.bare import ORIGIN, bare_context
 from llb.api.routes.page import PAGE_PATHS
 from llb.wire import Event, HelloEvent, Resync
@@ -81,39 +79,6 @@ FILES = [pytest.param(path, id=name_of(path)) for path in page_modules()]
 
 
 # --- imports -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Import:
-    """`target` is a path below `web/`; of a dynamic import with a value in it, `*` stands for the value."""
-
-    target: str
-    line: int
-    dynamic: bool
-
-
-@cache
-def imports_of(path: Path) -> tuple[Import, ...]:
-    return tuple(found for run in token_sequences(read_tokens(path)) for found in _imports(path, run))
-
-
-def _imports(path: Path, run: tuple[Token, ...]) -> Iterator[Import]:
-    for at, token in enumerate(run):
-        follows = run[at + 1] if at + 1 < len(run) else None
-        if token.is_("import") and follows is not None and follows.is_("("):
-            yield Import(_resolve(path, run[at + 2]), token.line, dynamic=True)
-        elif (token.is_("from") or token.is_("import")) and follows is not None and follows.kind == "string":
-            yield Import(_resolve(path, follows), token.line, dynamic=False)
-
-
-def _resolve(path: Path, where: Token) -> str:
-    text = where.text if where.kind == "string" else "*".join(where.strings)
-    assert where.kind in (
-        "string",
-        "template",
-    ), f"{path}:{where.line}: what is imported has to be written there"
-    assert text.startswith("."), f"{path}:{where.line}: {text!r} is not a path from here"
-    return (path.parent / text).resolve().relative_to(WEB.resolve()).as_posix()
 
 
 def row_of(name: str) -> int:
@@ -285,58 +250,10 @@ def test_what_is_stored_has_names_of_its_own(name: str) -> None:
 # --- index.html --------------------------------------------------------------------------------------
 
 
-class _Tags(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, {name: value or "" for name, value in attrs}))
-
-
-def tags_of(markup: str) -> list[tuple[str, dict[str, str]]]:
-    """Every tag with its attributes."""
-    parser = _Tags()
-    parser.feed(markup)
-    parser.close()
-    return parser.found
-
-
-def index() -> list[tuple[str, dict[str, str]]]:
-    return tags_of((WEB / "index.html").read_text("utf-8"))
-
-
-def links(rel: str) -> list[str]:
-    return [
-        attributes["href"].removeprefix("{{assets}}/")
-        for tag, attributes in index()
-        if tag == "link" and attributes["rel"] == rel
-    ]
-
-
-def closure(name: str) -> set[str]:
-    """`name` and all that it needs before it can run."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        here = waiting.pop()
-        if here not in found and not here.startswith("vendor/"):
-            found.add(here)
-            waiting += [each.target for each in imports_of(WEB / here) if not each.dynamic]
-    return found
-
-
 def test_everything_that_main_needs_is_preloaded_and_nothing_else() -> None:
     preloaded = links("modulepreload")
     assert len(preloaded) == len(set(preloaded))
     assert sorted(preloaded) == sorted(closure("main.js"))
-
-
-def test_every_style_sheet_is_linked() -> None:
-    assert links("stylesheet") == ["styles/all.css"]
-    imported = re.findall(r"^@import './(.+)';$", (WEB / "styles/all.css").read_text(), re.MULTILINE)
-    assert sorted([*imported, "all.css"]) == sorted(path.name for path in (WEB / "styles").glob("*.css"))
-    assert imported[0] == "tokens.css"
 
 
 def test_the_index_has_nothing_inline_and_names_files_that_exist() -> None:
@@ -365,9 +282,9 @@ def facts() -> dict[str, Any]:
             return await page.evaluate("""async () => {
                   const { eventHandlers } = await import('/web/core/reducer.js');
                   const { PATTERNS, ROUTES } = await import('/web/core/router.js');
-                  const { LOCALES } = await import('/web/core/i18n.js');
+                  const { BASE_TEXTS, LOCALES } = await import('/web/core/i18n.js');
                   const { SECTIONS } = await import('/web/components/shell.js');
-                  return { events: Object.keys(eventHandlers), routes: ROUTES, patterns: PATTERNS, locales: Object.keys(LOCALES), sections: SECTIONS };
+                  return { events: Object.keys(eventHandlers), routes: ROUTES, patterns: PATTERNS, locales: Object.keys(LOCALES), baseTexts: BASE_TEXTS, sections: SECTIONS };
                 }""")
 
     return dict(asyncio.run(ask()))
@@ -392,10 +309,14 @@ def test_every_address_has_a_page_and_every_page_an_address(facts: dict[str, Any
 
 
 def test_every_language_has_its_files(facts: dict[str, Any]) -> None:
-    assert {path.stem for path in (WEB / "i18n").glob("*.js")} == set(facts["locales"])
+    assert {path.name for path in (WEB / "i18n").iterdir()} == set(facts["locales"])
     boot = (WEB / "boot.js").read_text()
     assert set(re.findall(r"tag === '(\w+)'", boot)) == set(facts["locales"])
-    [parts] = re.findall(r"const parts = \[(.+?)\];", boot, re.DOTALL)
-    assert set(re.findall(r"'(\w+)'", parts)) == {path.stem for path in (WEB / "i18n/en").iterdir()}
+    [preloaded] = re.findall(r"const names = \[(.+?)\];", boot)
+    assert names_in(preloaded) == tuple(facts["baseTexts"])
+    loaded = {text for parts in page_parts().values() for text in parts.texts}
+    assert loaded.isdisjoint(facts["baseTexts"])
+    assert loaded | set(facts["baseTexts"]) == {path.stem for path in (WEB / "i18n/en").iterdir()}
     names = {locale: {path.name for path in (WEB / "i18n" / locale).iterdir()} for locale in facts["locales"]}
-    assert names["en"] == names["ja"]
+    # The catalogue itself is English.
+    assert {*names["en"], "catalog.js"} == names["ja"]

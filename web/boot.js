@@ -18,23 +18,13 @@
   const asked = navigator.languages.map((tag) => tag.toLowerCase().split('-')[0]);
   const language =
     [readPreference('llb.locale'), ...asked].find((tag) => tag === 'en' || tag === 'ja') ?? 'en';
-  const parts = [
-    'access',
-    'docs',
-    'endpoints',
-    'errors',
-    'logs',
-    'models',
-    'nodes',
-    'playground',
-    'requests',
-    'settings',
-    'shell',
-  ];
-  for (const name of [language, ...parts.map((part) => `${language}/${part}`)]) {
+  // As BASE_TEXTS there.
+  const names = ['shell', 'errors', 'models'];
+  if (language !== 'en') names.push('catalog');
+  for (const name of names) {
     const link = document.createElement('link');
     link.rel = 'modulepreload';
-    link.href = new URL(`./i18n/${name}.js`, document.currentScript.src).href;
+    link.href = new URL(`./i18n/${language}/${name}.js`, document.currentScript.src).href;
     document.head.append(link);
   }
 }

@@ -3,10 +3,11 @@
 import { html, render } from './lib/html.js';
 import { announcements } from './core/live-region.js';
 import { createApi } from './core/api.js';
-import { pickLocale, t, loadLocale } from './core/i18n.js';
+import { f, pickLocale, t, loadLocale, loadTexts } from './core/i18n.js';
 import { buildUrl, HOME_PATH, ownUrl, safeReturnUrl, startRouter } from './core/router.js';
-import { readPreference, savePreference } from './core/preferences.js';
+import { isDark, readPreference, savePreference, setTheme } from './core/preferences.js';
 import { createStore } from './core/store.js';
+import { loadStyles } from './core/styles.js';
 import { createDataSync } from './core/data-sync.js';
 import { busySlots } from './components/engine-status.js';
 import { dismissDialogs } from './components/forms/dialog.js';
@@ -16,18 +17,42 @@ import { createToastList } from './components/toast-list.js';
 import * as login from './pages/login/page.js';
 import * as models from './pages/models/page.js';
 
+/** Module of each page, and the texts and style sheets that it needs apart from those of every page. */
 const PAGES = {
-  login: () => login,
-  models: () => models,
-  playground: () => import('./pages/playground/page.js'),
-  nodes: () => import('./pages/nodes/page.js'),
-  endpoints: () => import('./pages/endpoints/page.js'),
-  logs: () => import('./pages/logs/page.js'),
-  requests: () => import('./pages/requests/page.js'),
-  access: () => import('./pages/access/page.js'),
-  settings: () => import('./pages/settings/page.js'),
-  docs: () => import('./pages/docs/page.js'),
+  login: { load: () => login },
+  models: { load: () => models },
+  playground: {
+    load: () => import('./pages/playground/page.js'),
+    texts: ['playground', 'endpoints'],
+    styles: ['playground'],
+  },
+  nodes: {
+    load: () => import('./pages/nodes/page.js'),
+    texts: ['nodes', 'endpoints'],
+    styles: ['charts', 'nodes'],
+  },
+  endpoints: {
+    load: () => import('./pages/endpoints/page.js'),
+    texts: ['nodes', 'endpoints', 'budgets'],
+    styles: ['nodes', 'budgets', 'endpoints'],
+  },
+  logs: { load: () => import('./pages/logs/page.js'), texts: ['logs'], styles: ['logs'] },
+  requests: {
+    load: () => import('./pages/requests/page.js'),
+    texts: ['requests'],
+    styles: ['charts', 'requests'],
+  },
+  access: {
+    load: () => import('./pages/access/page.js'),
+    texts: ['access', 'budgets'],
+    styles: ['budgets', 'access'],
+  },
+  settings: { load: () => import('./pages/settings/page.js'), texts: ['settings'], styles: ['settings'] },
+  docs: { load: () => import('./pages/docs/page.js'), texts: ['docs'], styles: ['docs'] },
 };
+
+// The page that was opened has all of the connection until then.
+const PRELOAD_DELAY_MS = 2_000;
 
 // Also for visitors who are not signed in.
 const PUBLIC_PAGES = new Set(['login', 'docs']);
@@ -49,6 +74,7 @@ let openError = null;
 let focusPending = false;
 let announcedModels = null;
 let verifyingSession = false;
+let preloading = false;
 
 /** Interface for pages. */
 const app = {
@@ -152,6 +178,24 @@ const router = startRouter(async (to, { moved, back }) => {
 
 const urlOf = ({ path, query }) => buildUrl(path, query);
 
+/** Module of a page, once its texts and styles are there as well. */
+async function loadPage(name) {
+  const { load, texts = [], styles = [] } = PAGES[name];
+  const [module] = await Promise.all([load(), loadTexts(texts), loadStyles(styles)]);
+  return module;
+}
+
+/** Loads the other pages while nothing else happens: they open at once, and when the server is gone. */
+async function preloadPages() {
+  for (const name of Object.keys(PAGES)) {
+    await new Promise((done) => (globalThis.requestIdleCallback ?? setTimeout)(done));
+    // Opening the page tries again, and reports what is wrong.
+    await loadPage(name)
+      .then((module) => module.preload?.())
+      .catch(() => {});
+  }
+}
+
 async function openPage(to) {
   dismissDialogs();
   page?.close?.();
@@ -159,7 +203,7 @@ async function openPage(to) {
   openError = null;
   store.requestRender();
   try {
-    const module = await PAGES[to.page]();
+    const module = await loadPage(to.page);
     // The user has moved on to another page.
     if (route !== to) return;
     page = { name: to.page, title: module.title, ...module.open(app, to) };
@@ -173,7 +217,7 @@ function draw(state) {
   const content =
     page?.view(state, route) ?? (openError && alertBox(errorMessage(openError), reloadButton()));
   const name = page?.title(route, state);
-  document.title = name ? `${name} · llb` : 'llb';
+  document.title = `${downloadProgress(state)}${name ? `${name} · llb` : 'llb'}`;
   const focused = document.activeElement;
   const place = focused?.closest('[data-model], article, section');
   render(html`${frame(state, content)} ${toasts.view(state.toasts)}`, root);
@@ -182,6 +226,10 @@ function draw(state) {
   if (scrollPending !== null && page) {
     scrollTo(0, scrollPending);
     scrollPending = null;
+  }
+  if (!preloading && state.models && page) {
+    preloading = true;
+    setTimeout(preloadPages, PRELOAD_DELAY_MS);
   }
   if (focusPending && page) {
     const heading = root.querySelector('[autofocus]') ?? root.querySelector('h1[tabindex]');
@@ -219,21 +267,48 @@ function frame(state, content) {
     content,
     onSignOut: signOut,
     onReconnect: sync.reconnect,
+    onTheme() {
+      setTheme(isDark() ? 'light' : 'dark');
+      store.requestRender();
+    },
   });
 }
 
-/** Badges of the navigation: active downloads, offline nodes, running requests. */
+const DOWNLOADS = new Set(['Registered', 'Downloading']);
+
+/** Badges of the navigation: downloads, offline nodes, running requests. */
 function navCounts({ models: known, nodes }) {
   const nodeList = [...(nodes?.values() ?? [])];
-  return {
-    models: [...(known?.values() ?? [])].filter(({ status }) => status === 'Downloading').length,
-    nodes: nodeList.filter(({ status }) => status === 'offline').length,
-    // Engine states are pushed immediately, whereas request counts come with the next heartbeat.
-    requests: nodeList
-      .filter(({ status }) => status === 'online')
-      .flatMap(({ engines }) => engines.map(busySlots))
-      .reduce(sum, 0),
+  const counts = {
+    models: {
+      count: [...(known?.values() ?? [])].filter(({ status }) => DOWNLOADS.has(status)).length,
+      key: 'nav.count.downloads',
+    },
+    nodes: {
+      count: nodeList.filter(({ status }) => status === 'offline').length,
+      key: 'nav.count.offline',
+      kind: 'bad',
+    },
+    requests: {
+      // Engine states are pushed immediately, whereas request counts come with the next heartbeat.
+      count: nodeList
+        .filter(({ status }) => status === 'online')
+        .flatMap(({ engines }) => engines.map(busySlots))
+        .reduce(sum, 0),
+      key: 'nav.count.running',
+    },
   };
+  return Object.fromEntries(Object.entries(counts).filter(([, { count }]) => count));
+}
+
+/** Progress of all downloads for the title of the window, which is seen from another tab; else ''. */
+function downloadProgress({ models: known }) {
+  const found = [...(known?.values() ?? [])].filter(
+    ({ status, total_bytes: total }) => status === 'Downloading' && total,
+  );
+  if (!found.length) return '';
+  const sumOf = (field) => found.reduce((total, item) => total + (item[field] ?? 0), 0);
+  return `(${f.percent(sumOf('downloaded_bytes') / sumOf('total_bytes'))}) `;
 }
 
 const sum = (a, b) => a + b;

@@ -6,7 +6,7 @@ import { equal, ok, place, test } from './runner.js';
 
 test('the top of a chart is round, and so is its half', () => {
   equal(
-    [0, 0.3, 1, 2, 2.1, 4, 5, 11, 20, 21, 41, 99, 101, 4000, 4001].map(niceMaximum),
+    [0, 0.3, 1, 2, 2.1, 4, 5, 11, 20, 21, 41, 99, 101, 4000, 4001].map((value) => niceMaximum(value)),
     [2, 2, 2, 2, 4, 4, 10, 20, 20, 40, 100, 100, 200, 4000, 10000],
   );
 });

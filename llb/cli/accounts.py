@@ -257,7 +257,7 @@ def remove_user(options: argparse.Namespace) -> int:
     """`llb users remove NAME`"""
     require_database(_require_accounts_home(options))
     if not output.confirm(f"Remove {options.name} with all sessions and keys?", assume_yes=options.yes):
-        raise CommandError("Nobody was removed.")
+        raise CommandError("No user was removed.")
 
     async def run() -> str:
         async with _open_accounts(options) as (db, accounts):

@@ -177,8 +177,9 @@ class ModelReadiness:
                     retry_after_s = max(1, min(MAX_DOWNLOAD_RETRY_S, round(now.eta_s)))
                 raise errors.ModelDownloading(model.id, now.progress or 0.0, retry_after_s=retry_after_s)
             case ModelStatus.ERROR:
+                reason = now.error or "The download failed"
                 raise errors.ModelFailed(
-                    f"Model '{model.id}' cannot be used: {now.error}. Pull it again to retry"
+                    f"Model '{model.id}' cannot run. {reason[0].upper()}{reason[1:]}. Pull it again to retry"
                 )
             case ModelStatus.REGISTERED:
                 if any(report.state is ReplicaState.READY for _, report in self._view.replicas_of(model.id)):

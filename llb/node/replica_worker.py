@@ -249,7 +249,7 @@ class ReplicaWorker:
         try:
             fingerprints = await asyncio.to_thread(self._verify_gguf_files, desired_model, existing)
         except gguf.GgufError as error:
-            await replica.transition(ReplicaState.ERROR, error=f"The file cannot be used: {error}")
+            await replica.transition(ReplicaState.ERROR, error=f"The file cannot be used because {error}")
             return
         await self._read_template(replica)
         await replica.transition(ReplicaState.READY, files=fingerprints)

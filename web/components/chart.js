@@ -24,6 +24,17 @@ export const area =
       </g>`;
     });
 
+/** Mark: a line for each of `series`, in the colour of its position; values of null are gaps. */
+export const lines =
+  (series) =>
+  ({ x, y }) =>
+    series.map((points, at) => {
+      const runs = segments(points).map(
+        (run) => `M${run.map((p) => `${x(p.at)} ${y(p.value)}`).join('L')}h0`,
+      );
+      return svg`<path class="chart-line series-${at}" d=${runs.join('')}></path>`;
+    });
+
 /** Mark: stacked columns. `stacks`: [{at, parts: [{value, series}]}], each `width` milliseconds wide. */
 export const stackedBars =
   (stacks, width) =>
@@ -52,7 +63,7 @@ export const stackedBars =
  *
  *   label, summary   title; text alternative for screen readers
  *   from, to         time range in milliseconds
- *   maximum          largest value
+ *   maximum          largest value; `top` is the upper end of the scale
  *   format           value → text
  *   ticks            [{at, text}] of the time axis
  *   mark             what is drawn, e.g. `area(points)`
@@ -66,6 +77,7 @@ export function timeChart({
   from,
   to,
   maximum,
+  top = niceMaximum(maximum),
   format,
   ticks,
   mark,
@@ -73,7 +85,6 @@ export function timeChart({
   cursor,
   onCursor,
 }) {
-  const top = niceMaximum(maximum);
   const share = (at) => (at - from) / (to - from);
   const scale = {
     x: (at) => round(share(at) * WIDTH),
@@ -117,9 +128,12 @@ export const sparkline = (points, from, to) => html`
     })}
   </svg>`;
 
-/** Smallest of 2, 4, 10, 20, 40, 100, … that is at least `maximum`. Its half is a round number as well. */
-export function niceMaximum(maximum) {
-  const power = 10 ** Math.floor(Math.log10(Math.max(1, maximum)));
+/**
+ * Smallest of 2, 4, 10, 20, 40, 100, … that is at least `maximum`. Its half is a round number as well. The
+ * scale of what is not counted, such as money, may end below 1: at `smallest`.
+ */
+export function niceMaximum(maximum, smallest = 1) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(smallest, maximum)));
   return [2, 4, 10, 20].map((step) => step * power).find((top) => top >= maximum);
 }
 

@@ -13,6 +13,7 @@ const PATHS = {
   requests: 'M3 12h4l3-7 4 14 3-7h4',
   access: 'M15 9a3 3 0 1 0-.01-.01M15 3a6 6 0 1 1-5.2 9L4 18v3h4v-2h2v-2h2l1-1.4',
   settings: 'M4 7h9M17 7h3M4 17h3M11 17h9M15 4.5v5M9 14.5v5',
+  theme: 'M20 14.5A8 8 0 1 1 9.5 4a6.5 6.5 0 0 0 10.5 10.5z',
   check: 'm5 12.5 4.5 4.5L19 7.5',
   close: 'M6 6l12 12M18 6 6 18',
   alert: 'M12 8v5M12 16.5h.01M12 3 2.5 20h19z',

@@ -2,13 +2,14 @@
 
 import { html } from '../lib/html.js';
 import { f, t } from '../core/i18n.js';
+import { isDark } from '../core/preferences.js';
 import { buildUrl } from '../core/router.js';
 import { icon, logo } from './icons.js';
 
 export const SECTIONS = ['models', 'playground', 'nodes', 'requests', 'access', 'settings'];
 
-/** `counts`: section → number shown next to its link. */
-export const shell = ({ state, route, counts, content, onSignOut, onReconnect }) => html`
+/** `counts`: section → {count, key, kind} shown next to its link; `key` is the text that explains it. */
+export const shell = ({ state, route, counts, content, onSignOut, onReconnect, onTheme }) => html`
   <div class="app">
     <a class="skip" href="#main">${t('shell.skip')}</a>
     <header class="side">
@@ -17,17 +18,20 @@ export const shell = ({ state, route, counts, content, onSignOut, onReconnect })
         <ul>
           ${SECTIONS.map(
             (name) => html`
-              <li class=${counts[name] ? 'with-count' : ''}>
+              <li
+                class=${counts[name] ? 'with-count' : ''}
+                title=${counts[name] ? countText(counts[name]) : null}
+              >
                 <a href=${`/${name}`} aria-current=${(route.section ?? route.page) === name ? 'page' : null}>
                   ${icon(name)}<span>${t(`nav.${name}`)}</span>
                 </a>
-                ${counts[name] ? html`<span class="count" aria-hidden="true">${counts[name]}</span>` : null}
+                ${counts[name] ? countBadge(counts[name]) : null}
               </li>`,
           )}
         </ul>
       </nav>
       <div class="side-foot">
-        ${connectionStatus(state)}
+        <div class="side-state">${connectionStatus(state)} ${themeButton(onTheme)}</div>
         <div class="account">
           <span class="account-name">${state.me?.user?.username ?? ''}</span>
           <button type="button" class="button quiet small" @click=${onSignOut}>
@@ -41,6 +45,20 @@ export const shell = ({ state, route, counts, content, onSignOut, onReconnect })
     </main>
   </div>`;
 
+function themeButton(onTheme) {
+  const text = t(isDark() ? 'shell.theme.light' : 'shell.theme.dark');
+  return html`
+    <button
+      type="button"
+      class="button quiet small square"
+      aria-label=${text}
+      title=${text}
+      @click=${onTheme}
+    >
+      ${icon('theme')}
+    </button>`;
+}
+
 /** Shell for visitors who are not signed in. Signing in leads back to `path`. */
 export const signedOutShell = (content, path) => html`
   <div class="signed-out">
@@ -51,6 +69,13 @@ export const signedOutShell = (content, path) => html`
     </header>
     <main id="main" tabindex="-1">${content}</main>
   </div>`;
+
+const countText = ({ count, key }) => t(key, { count });
+
+const countBadge = (found) => html`
+  <span class="count ${found.kind ?? ''}">
+    <span aria-hidden="true">${f.number(found.count)}</span><span class="sr-only">${countText(found)}</span>
+  </span>`;
 
 const connectionStatus = ({ connection }) => html`
   <p class="connection ${connection.status}">

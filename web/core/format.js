@@ -39,6 +39,17 @@ export const rate = (bytesPerSecond, locale = 'en') =>
 export const percent = (share, locale = 'en') =>
   numberFormat(locale, { style: 'percent' }).format(Math.floor((share ?? 0) * 100 + 1e-9) / 100);
 
+/** US dollars: 1.5 → "$1.50", 0.000123 → "$0.00012", because most requests cost less than a cent. */
+export function money(value, locale = 'en') {
+  if (value === null || value === undefined) return '–';
+  const digits =
+    value !== 0 && Math.abs(value) < 0.01
+      ? { maximumSignificantDigits: 2 }
+      : { minimumFractionDigits: 2, maximumFractionDigits: 2 };
+  const unit = { style: 'currency', currency: 'USD', currencyDisplay: 'narrowSymbol' };
+  return numberFormat(locale, { ...unit, ...digits }).format(value);
+}
+
 /** 50000 → "50K" */
 export const compact = (value, locale = 'en') =>
   value === null || value === undefined

@@ -19,13 +19,44 @@ export const pickLocale = (stored, requested) =>
     Object.hasOwn(LOCALES, tag),
   ) ?? 'en';
 
-/** Loads the texts of a language. The whole page has to be rendered again afterwards. */
+/** Files of texts that every page needs; those of another page are loaded with it. boot.js preloads them. */
+export const BASE_TEXTS = ['shell', 'errors', 'models'];
+
+/** Languages other than that of the catalogue, which have a file for its texts. */
+const CATALOG_LOCALES = new Set(['ja']);
+
+// Files that were asked for, in any language.
+const files = new Set(BASE_TEXTS);
+
+const load = async (language, names) =>
+  Object.assign(
+    { __proto__: null },
+    ...(await Promise.all(names.map((name) => import(`../i18n/${language}/${name}.js`)))).map(
+      ({ default: texts }) => texts,
+    ),
+  );
+
+/** Switches to a language, with all files in use. The whole page has to be rendered again afterwards. */
 export async function loadLocale(name) {
-  const module = await import(`../i18n/${name}.js`);
-  messages = { __proto__: null, ...module.default };
+  let found;
+  let count;
+  do {
+    // A page that is opened meanwhile adds files.
+    count = files.size;
+    found = await load(name, [...files, ...(CATALOG_LOCALES.has(name) ? ['catalog'] : [])]);
+  } while (files.size > count);
+  messages = found;
   currentLocale = name;
   plural = new Intl.PluralRules(name);
   document.documentElement.lang = name;
+}
+
+/** Loads further files of texts in the current language. */
+export async function loadTexts(names) {
+  const language = currentLocale;
+  for (const name of names) files.add(name);
+  const found = await load(language, names);
+  if (language === currentLocale) Object.assign(messages, found);
 }
 
 /**
@@ -38,6 +69,12 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (placeholder, name) => values[name] ?? placeholder);
 }
 
+/** Description of a model in the current language, or as it is in the catalogue. */
+export const descriptionOf = ({ description }) => messages[description] ?? description;
+
+/** Tag of a model in the current language. */
+export const tagText = (tag) => messages[`tag:${tag}`] ?? tag;
+
 export const hasText = (key) => key in messages;
 
 /** Functions of format.js bound to the current language. */
@@ -45,6 +82,7 @@ export const f = {
   bytes: (value) => format.bytes(value, currentLocale),
   rate: (value) => format.rate(value, currentLocale),
   percent: (value) => format.percent(value, currentLocale),
+  money: (value) => format.money(value, currentLocale),
   compact: (value) => format.compact(value, currentLocale),
   number: (value, digits) => format.number(value, currentLocale, digits),
   tokens: (value) => format.tokens(value, currentLocale),

@@ -29,6 +29,12 @@ export function setTheme(theme) {
   applyTheme(theme);
 }
 
+const systemScheme = matchMedia('(prefers-color-scheme: dark)');
+
+/** Whether dark colours are shown, by choice or by the system. */
+export const isDark = () =>
+  (document.documentElement.dataset.theme ?? (systemScheme.matches ? 'dark' : 'light')) === 'dark';
+
 export function applyTheme(theme) {
   if (theme === 'light' || theme === 'dark') document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;

@@ -10,6 +10,7 @@
  *   toasts      messages to show, oldest first
  */
 
+import { keepEqual } from '../lib/keep-equal.js';
 import { addToast, UNDER_WAY, withToasts } from './toasts.js';
 
 // Data points kept per node: 15 minutes of heartbeats.
@@ -54,22 +55,29 @@ const handlers = {
    * response.
    */
   models(state, { models, after = [] }) {
-    const known = models.map((model) => [
-      model.model.id,
-      keepProgress(state.models?.get(model.model.id), model),
-    ]);
+    const known = models.map((model) => {
+      const before = state.models?.get(model.model.id);
+      return [model.model.id, keepEqual(before, keepProgress(before, model))];
+    });
     return withToasts(state, applyEvents({ ...state, models: new Map(known), loadError: null }, after));
   },
   model(state, { model, after = [] }) {
     if (!state.models?.has(model.model.id)) return state;
     const models = new Map(state.models);
-    models.set(model.model.id, keepProgress(models.get(model.model.id), model));
+    const before = models.get(model.model.id);
+    models.set(model.model.id, keepEqual(before, keepProgress(before, model)));
     return withToasts(state, applyEvents({ ...state, models }, after));
   },
   nodes(state, { nodes, after = [] }) {
     return withToasts(
       state,
-      applyEvents({ ...state, nodes: new Map(nodes.map((node) => [node.id, node])) }, after),
+      applyEvents(
+        {
+          ...state,
+          nodes: new Map(nodes.map((node) => [node.id, keepEqual(state.nodes?.get(node.id), node)])),
+        },
+        after,
+      ),
     );
   },
   /** Samples of the last minutes: they precede those that came as events. */

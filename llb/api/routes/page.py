@@ -58,7 +58,7 @@ _CONTENT_TYPES = {
 }
 _METHODS = ("GET", "HEAD")
 MAX_KEPT_INDEXES = 8
-_CSS_IMPORT = re.compile(rb"@import '\./([\w-]+\.css)';")
+_CSS_IMPORT = re.compile(rb"@import '\./((?:[\w-]+/)*[\w-]+\.css)';")
 _IMMUTABLE_CACHE_CONTROL = "public, max-age=31536000, immutable"
 
 
@@ -111,7 +111,7 @@ def _inline_css_imports(name: str, contents: Mapping[str, bytes]) -> bytes:
     """Return the style sheet with its imports inlined; raises `SetupError` for a missing one."""
 
     def read_import(match: re.Match[bytes]) -> bytes:
-        imported = Path(name).with_name(match[1].decode()).as_posix()
+        imported = (Path(name).parent / match[1].decode()).as_posix()
         if imported not in contents:
             raise SetupError(f"The page's {name} imports {imported}, which is missing; install llb again.")
         return contents[imported]

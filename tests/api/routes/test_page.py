@@ -75,13 +75,13 @@ async def server(tmp_path: Path, web: Path) -> AsyncIterator[ApiServer]:
 
 def test_a_style_sheet_comes_with_what_it_imports(tmp_path: Path) -> None:
     sheets = {
-        "styles/all.css": "/* all */\n@import './page.css';\n",
-        "styles/page.css": "body { margin: 0 }\n",
+        "styles/app.css": "/* app */\n@import './parts/page.css';\n",
+        "styles/parts/page.css": "body { margin: 0 }\n",
     }
     page = Page.load(write_web(tmp_path / "web", **sheets))
-    assert page.assets["styles/all.css"].content == b"/* all */\nbody { margin: 0 }\n\n"
-    (tmp_path / "web/styles/page.css").unlink()
-    with pytest.raises(SetupError, match=r"styles/all\.css imports styles/page\.css"):
+    assert page.assets["styles/app.css"].content == b"/* app */\nbody { margin: 0 }\n\n"
+    (tmp_path / "web/styles/parts/page.css").unlink()
+    with pytest.raises(SetupError, match=r"styles/app\.css imports styles/parts/page\.css"):
         Page.load(tmp_path / "web")
 
 
@@ -135,7 +135,10 @@ async def test_an_asset_is_kept_for_good(server: ApiServer, version: str, name: 
     assert response.header("vary") == "Accept-Encoding"
     assert response.header("content-encoding") is None
     assert response.header("x-content-type-options") == "nosniff"
-    assert response.header("content-security-policy")
+    assert response.header("cross-origin-resource-policy") == "same-origin"
+    # Scripts and style sheets are no documents; an image may be opened as one.
+    is_document = not name.endswith((".js", ".css"))
+    assert (response.header("content-security-policy") is not None) is is_document
     assert response.body == FILES[name].encode()
 
 

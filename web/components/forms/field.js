@@ -18,6 +18,8 @@ export const field = ({
   maxLength = null,
   min = null,
   max = null,
+  step = null,
+  list = null,
   optional = false,
   autofocus = false,
 }) => html`
@@ -36,6 +38,8 @@ export const field = ({
       maxlength=${maxLength}
       min=${min}
       max=${max}
+      step=${step}
+      list=${list}
       aria-describedby=${hint && `field-${name}-hint`}
       ?autofocus=${autofocus}
     />

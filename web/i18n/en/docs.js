@@ -1,5 +1,4 @@
 export default {
-  'docs.title': 'API reference',
   'docs.version': 'Version {version}',
   'docs.source': 'OpenAPI document',
   'docs.search': 'Search operations',

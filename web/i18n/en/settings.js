@@ -6,17 +6,6 @@ export default {
   'settings.theme.dark': 'Dark',
   'settings.language': 'Language',
 
-  'password.title': 'Your password',
-  'password.current': 'Current password',
-  'password.new': 'New password',
-  'password.again': 'Confirm new password',
-  'password.ended_keys': 'API keys made under the default password have ended: {keys}.',
-  'password.hint': 'At least {count} characters',
-  'password.differ': "The passwords don't match.",
-  'password.wrong': 'The current password is wrong.',
-  'password.done': 'Password changed. Your other sessions were logged out.',
-  'password.action': 'Change password',
-
   'settings.server': 'This server',
   'settings.server.name': 'Name',
   'settings.server.version': 'Version',

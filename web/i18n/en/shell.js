@@ -15,6 +15,8 @@ export default {
   'shell.default_password':
     'The admin account still has the default password. Until you change it, you can only log in from this machine, and no users or nodes can be added.',
   'shell.change_password': 'Change password',
+  'shell.theme.light': 'Use light colours',
+  'shell.theme.dark': 'Use dark colours',
 
   'nav.models': 'Models',
   'nav.playground': 'Playground',
@@ -22,6 +24,9 @@ export default {
   'nav.requests': 'Requests',
   'nav.access': 'Access',
   'nav.settings': 'Settings',
+  'nav.count.downloads': { one: '{count} download', other: '{count} downloads' },
+  'nav.count.offline': { one: '{count} node offline', other: '{count} nodes offline' },
+  'nav.count.running': { one: '{count} running request', other: '{count} running requests' },
 
   'connection.connected': 'Connected',
   'connection.connecting': 'Connecting…',
@@ -59,4 +64,21 @@ export default {
   'announcement.Ready': '{name} is ready.',
   'announcement.Error': '{name} failed.',
   'announcement.progress': '{name}: {percent} percent.',
+
+  'endpoints.tab.nodes': 'Nodes',
+  'endpoints.tab.endpoints': 'Endpoints',
+  'endpoints.tabs': 'Nodes and endpoints',
+
+  'password.title': 'Your password',
+  'password.current': 'Current password',
+  'password.new': 'New password',
+  'password.again': 'Confirm new password',
+  'password.ended_keys': 'API keys made under the default password have ended: {keys}.',
+  'password.hint': 'At least {count} characters',
+  'password.differ': "The passwords don't match.",
+  'password.wrong': 'The current password is wrong.',
+  'password.done': 'Password changed. Your other sessions were logged out.',
+  'password.action': 'Change password',
+
+  'docs.title': 'API reference',
 };

@@ -1,5 +1,4 @@
 export default {
-  'docs.title': 'API リファレンス',
   'docs.version': 'バージョン {version}',
   'docs.source': 'OpenAPI 文書',
   'docs.search': '操作を検索',

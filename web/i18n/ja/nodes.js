@@ -1,5 +1,14 @@
 export default {
   'nodes.summary': { other: '{count} 台中 {online} 台がオンライン・メモリ {budget} 中 {used} を使用中' },
+  'nodes.table': 'ノード',
+  'nodes.table.status': '状態',
+  'nodes.table.memory': '{used} / {budget}',
+  'nodes.table.rate': 'トークン/秒',
+  'nodes.table.requests': 'リクエスト',
+  'nodes.table.disk': 'ディスク空き',
+  'nodes.view': '表示形式',
+  'nodes.view.table': '表',
+  'nodes.view.cards': 'カード',
   'nodes.add': 'ノードを追加',
   'nodes.add.text': '追加するマシンに llb をインストールし、そのターミナルで次のコマンドを実行してください。',
   'nodes.add.command': 'コマンド',
@@ -79,7 +88,7 @@ export default {
   'node.about': 'llb {version}・{platform}',
   'node.about.away': 'llb {version}・{platform}・最終接続 {ago}（{time}）',
   'node.models': 'ディスク上',
-  'node.models.failed': '{name} をダウンロードできませんでした：{error}',
+  'node.models.failed': '{name} は使用できません：{error}',
   'node.models_of': { other: '{count} 個のモデル、{size}' },
 
   'node.offered': 'モデル用に {size}',

@@ -6,17 +6,6 @@ export default {
   'settings.theme.dark': 'ダーク',
   'settings.language': '言語',
 
-  'password.title': 'パスワード',
-  'password.current': '現在のパスワード',
-  'password.new': '新しいパスワード',
-  'password.again': '新しいパスワード（確認）',
-  'password.ended_keys': '初期パスワードのときに作成された API キーは無効になりました：{keys}',
-  'password.hint': '{count} 文字以上',
-  'password.differ': '新しいパスワードが一致しません。',
-  'password.wrong': '現在のパスワードが正しくありません。',
-  'password.done': 'パスワードを変更しました。ほかのセッションはログアウトされました。',
-  'password.action': 'パスワードを変更',
-
   'settings.server': 'このサーバー',
   'settings.server.name': '名前',
   'settings.server.version': 'バージョン',

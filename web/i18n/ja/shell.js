@@ -15,6 +15,8 @@ export default {
   'shell.default_password':
     'admin アカウントのパスワードが初期値のままです。変更するまでは、このマシンからしかログインできず、ユーザーやノードも追加できません。',
   'shell.change_password': 'パスワードを変更',
+  'shell.theme.light': 'ライトテーマに切り替え',
+  'shell.theme.dark': 'ダークテーマに切り替え',
 
   'nav.models': 'モデル',
   'nav.playground': 'Playground',
@@ -22,6 +24,9 @@ export default {
   'nav.requests': 'リクエスト',
   'nav.access': 'アクセス',
   'nav.settings': '設定',
+  'nav.count.downloads': { other: 'ダウンロード {count} 件' },
+  'nav.count.offline': { other: 'オフラインのノード {count} 台' },
+  'nav.count.running': { other: '処理中のリクエスト {count} 件' },
 
   'connection.connected': '接続中',
   'connection.connecting': '接続しています…',
@@ -59,4 +64,21 @@ export default {
   'announcement.Ready': '{name} の準備ができました。',
   'announcement.Error': '{name} でエラーが発生しました。',
   'announcement.progress': '{name}：{percent} パーセント。',
+
+  'endpoints.tab.nodes': 'ノード',
+  'endpoints.tab.endpoints': 'エンドポイント',
+  'endpoints.tabs': 'ノードとエンドポイント',
+
+  'password.title': 'パスワード',
+  'password.current': '現在のパスワード',
+  'password.new': '新しいパスワード',
+  'password.again': '新しいパスワード（確認）',
+  'password.ended_keys': '初期パスワードのときに作成された API キーは無効になりました：{keys}',
+  'password.hint': '{count} 文字以上',
+  'password.differ': '新しいパスワードが一致しません。',
+  'password.wrong': '現在のパスワードが正しくありません。',
+  'password.done': 'パスワードを変更しました。ほかのセッションはログアウトされました。',
+  'password.action': 'パスワードを変更',
+
+  'docs.title': 'API リファレンス',
 };

@@ -5,13 +5,14 @@ import { t } from '../../core/i18n.js';
 import { skeletons } from '../../components/feedback.js';
 import { createAuditLog } from './audit-log.js';
 import { createKeySection } from './api-keys.js';
+import { createBudgetSection } from './budgets.js';
 import { createUserSection } from './users.js';
 
 export const title = () => t('nav.access');
 
 export function open(app) {
   const keys = createKeySection(app, reload);
-  const forAdmins = [createUserSection(app, reload), createAuditLog(app)];
+  const forAdmins = [createBudgetSection(app, reload), createUserSection(app, reload), createAuditLog(app)];
   const sections = () => (app.can('admin') ? [keys, ...forAdmins] : [keys]);
 
   /**

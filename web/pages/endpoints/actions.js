@@ -2,11 +2,12 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
+import { askForBudgets, subjectOf } from '../../components/forms/budgets.js';
 import { confirmDialog } from '../../components/forms/dialog.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
 import { editEndpoint } from './edit-endpoint.js';
 
-export function createEndpointActions(app, reload) {
+export function createEndpointActions(app, reload, spend) {
   // Endpoint id → {busy, error}.
   const states = new Map();
   const path = ({ id }) => `/api/endpoints/${encodeURIComponent(id)}`;
@@ -49,6 +50,12 @@ export function createEndpointActions(app, reload) {
     if (removed) await reload();
   }
 
+  async function changeBudget({ id, name }) {
+    const option = { subject: subjectOf({ scope: 'provider', id }), name };
+    const subjects = [{ group: '', options: [option] }];
+    if (await askForBudgets(app, { subjects, budgets: spend.budgets() })) await spend.load();
+  }
+
   return {
     view(endpoint) {
       const { busy = false, error = null } = states.get(endpoint.id) ?? {};
@@ -67,6 +74,7 @@ export function createEndpointActions(app, reload) {
             () => change(endpoint, { enabled: !endpoint.enabled }),
             busy,
           )}
+          ${button(t('endpoints.budget'), () => changeBudget(endpoint))}
           ${button(t('endpoints.remove'), () => remove(endpoint), busy, 'separate')}
         </div>
         ${error ? alertBox(errorMessage(error)) : null}`;

@@ -1,8 +1,9 @@
 /** Card of an endpoint: what answers there, how it is, and its models. */
 
 import { each, html } from '../../lib/html.js';
-import { f, t } from '../../core/i18n.js';
+import { f, hasText, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
+import { budgetOf, budgetUse, PERIODS, subjectOf } from '../../components/forms/budgets.js';
 import { note } from '../../components/feedback.js';
 
 const BADGES = {
@@ -14,8 +15,8 @@ const BADGES = {
   disabled: ['waiting'],
 };
 
-/** `actions`: those of an administrator, or null. `models`: of the catalogue, by id. */
-export function endpointCard(endpoint, { models, isOpen, toggle, actions }) {
+/** `actions` and `spend`: those of an administrator, or null. `models`: of the catalogue, by id. */
+export function endpointCard(endpoint, { models, isOpen, toggle, actions, spend }) {
   const heading = `endpoint-${endpoint.id}`;
   const count = endpoint.models.length;
   return html`
@@ -27,7 +28,8 @@ export function endpointCard(endpoint, { models, isOpen, toggle, actions }) {
         ${tags(endpoint)}
       </div>
       ${errorNote(endpoint)}
-      <dl class="facts node-facts">${facts(endpoint)}</dl>
+      <dl class="facts node-facts">${facts(endpoint, spend?.of(endpoint))}</dl>
+      ${spend ? budgetsOf(endpoint, spend.budgets()) : null}
       ${
         count
           ? html`
@@ -64,7 +66,32 @@ const tags = ({ tags: all }) =>
       </ul>`
     : null;
 
-function facts(endpoint) {
+/** Budgets of the endpoint, and those of its kind, which it shares with others. */
+function budgetsOf({ id, name, kind }, budgets) {
+  const found = [
+    [id, name],
+    [kind, hasText(`budgets.kind.${kind}`) ? t(`budgets.kind.${kind}`) : kind],
+  ].flatMap(([provider, owner]) =>
+    PERIODS.map((period) => [
+      budgetOf(budgets, subjectOf({ scope: 'provider', id: provider }), period),
+      owner,
+    ]),
+  );
+  const shown = found.filter(([budget]) => budget);
+  if (!shown.length) return null;
+  return html`
+    <ul class="endpoint-budgets" aria-label=${t('budgets.title')}>
+      ${shown.map(
+        ([budget, owner]) => html`
+          <li>
+            <p class="soft">${owner === name ? '' : `${owner} · `}${t(`budgets.period.${budget.period}`)}</p>
+            ${budgetUse(budget, owner)}
+          </li>`,
+      )}
+    </ul>`;
+}
+
+function facts(endpoint, spent) {
   const { latency_ms: latency, active_requests: active, max_concurrency: maximum } = endpoint;
   const { key, priority, weight } = endpoint;
   const fact = (name, value) => html`<div><dt>${t(name)}</dt><dd>${value}</dd></div>`;
@@ -74,6 +101,12 @@ function facts(endpoint) {
       'endpoints.active',
       maximum === null ? f.number(active) : t('endpoints.active_of', { active, maximum }),
     ),
+    spent && (endpoint.cloud || spent.month)
+      ? fact(
+          'endpoints.spend',
+          t('endpoints.spend_text', { day: f.money(spent.day), month: f.money(spent.month) }),
+        )
+      : null,
     key.set ? fact('endpoints.key', keyText(key)) : null,
     priority || weight !== 1
       ? fact('endpoints.preference', t('endpoints.preference_text', { priority, weight: f.number(weight) }))

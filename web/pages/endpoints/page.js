@@ -8,6 +8,8 @@ import { placeTabs } from '../../components/tabs.js';
 import { createEndpointActions } from './actions.js';
 import { askForEndpoint } from './add-endpoint.js';
 import { endpointCard } from './endpoint-card.js';
+import { createSpend } from './spend.js';
+import { createSpillRules } from './spill-rules.js';
 
 export const title = () => t('endpoints.title');
 
@@ -18,6 +20,9 @@ export function open(app) {
   const opened = new Set();
   let loading = false;
   let seen = app.store.state.endpointChanges;
+  const isAdmin = () => app.can('admin');
+  const spend = createSpend(app);
+  const spillRules = createSpillRules(app, () => endpoints ?? []);
 
   async function load() {
     // Changes during a request are fetched by the next one.
@@ -37,10 +42,12 @@ export function open(app) {
   }
 
   const unsubscribe = app.store.subscribe(({ endpointChanges }) => {
-    if (endpointChanges !== seen) load();
+    if (endpointChanges === seen) return;
+    load();
+    if (isAdmin()) spend.refresh();
   });
 
-  const actions = createEndpointActions(app, load);
+  const actions = createEndpointActions(app, load, spend);
   const toggle = (id) => {
     if (!opened.delete(id)) opened.add(id);
     app.requestRender();
@@ -52,11 +59,10 @@ export function open(app) {
   const addButton = () => html`
     <button type="button" class="button primary" @click=${add}>${icon('plus')}${t('endpoints.add')}</button>`;
 
-  function content(state, isAdmin) {
+  function content(state) {
     if (error) return alertBox(errorMessage(error), retryButton());
     if (!endpoints) return skeletons(1, 'node');
-    if (!endpoints.length)
-      return emptyState('nodes', t('endpoints.empty.title'), t('endpoints.empty.text'));
+    if (!endpoints.length) return emptyState('nodes', t('endpoints.empty.title'), t('endpoints.empty.text'));
     return html`
       <div class="endpoints">
         ${each(
@@ -67,35 +73,38 @@ export function open(app) {
               models: state.models,
               isOpen: opened.has(endpoint.id),
               toggle: () => toggle(endpoint.id),
-              actions: isAdmin ? actions : null,
+              actions: isAdmin() ? actions : null,
+              spend: isAdmin() ? spend : null,
             }),
         )}
-      </div>`;
+      </div>
+      ${isAdmin() ? spillRules.view(state) : null}`;
   }
 
   const retryButton = () => html`
     <button type="button" class="button small" @click=${load}>${t('common.try_again')}</button>`;
 
   load();
+  if (isAdmin()) {
+    spend.load();
+    spillRules.load();
+  }
 
   return {
     close: unsubscribe,
-    view(state) {
-      const isAdmin = app.can('admin');
-      return html`
-        <div class="page">
-          <div class="page-head">
-            <div>
-              <h1 tabindex="-1">${t('nav.nodes')}</h1>
-              <p class="lead">${t('endpoints.lead')}</p>
-            </div>
-            ${endpoints && isAdmin ? addButton() : null}
+    view: (state) => html`
+      <div class="page">
+        <div class="page-head">
+          <div>
+            <h1 tabindex="-1">${t('nav.nodes')}</h1>
+            <p class="lead">${t('endpoints.lead')}</p>
           </div>
-          ${placeTabs('endpoints')}
-          <div class="place-panel" id="tab-panel" role="tabpanel" aria-labelledby="tab-endpoints">
-            ${content(state, isAdmin)}
-          </div>
-        </div>`;
-    },
+          ${endpoints && isAdmin() ? addButton() : null}
+        </div>
+        ${placeTabs('endpoints')}
+        <div class="place-panel" id="tab-panel" role="tabpanel" aria-labelledby="tab-endpoints">
+          ${content(state)}
+        </div>
+      </div>`,
   };
 }

@@ -21,8 +21,7 @@ export function open(app, route) {
   let { id, query } = route;
   let feed = createLogFeed(app, id, pickFilters(query));
 
-  const set = (name, value) =>
-    app.go(buildUrl(logsPath(id), { ...query, [name]: value }), { replace: true });
+  const set = (name, value) => app.go(buildUrl(logsPath(id), { ...query, [name]: value }), { replace: true });
 
   const filters = () => html`
     <div class="buttons log-filters" role="group" aria-label=${t('logs.filters')}>
@@ -62,7 +61,7 @@ export function open(app, route) {
 
   function lines() {
     if (feed.error) return alertBox(errorMessage(feed.error), retryButton());
-    if (!feed.ready) return html`<div class="skeleton log-loading" aria-hidden="true"></div>`;
+    if (!feed.ready) return html`<div class="skeleton logs-loading" aria-hidden="true"></div>`;
     if (!feed.lines.length) {
       const isFiltered = FILTERS.some((name) => query[name]);
       return html`<p class="soft">${t(isFiltered ? 'logs.none_match' : 'logs.none')}</p>`;

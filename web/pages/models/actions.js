@@ -7,9 +7,11 @@
 export function createModelActions(app) {
   const known = new Map();
   const idle = Object.freeze({ busy: null, error: null });
+  let changes = 0;
 
   const set = (id, value) => {
     known.set(id, Object.freeze(value));
+    changes += 1;
     app.requestRender();
   };
 
@@ -28,6 +30,8 @@ export function createModelActions(app) {
 
   return {
     of: (id) => known.get(id) ?? idle,
+    /** Number of changes so far, of all models. */
+    changes: () => changes,
     pull: (id) => run(id, 'pull', () => app.api.post('/api/models/register', { model_id: id })),
     cancel: (id) => run(id, 'cancel', () => app.api.remove(path(id))),
     /** Removes what a cancelled download left on the disks. */
@@ -45,7 +49,9 @@ export function createModelActions(app) {
     /** Rejects on failure: the dialog shows the error. */
     remove: (id) => app.api.remove(`${path(id)}?discard=true`),
     forget(id) {
-      if (known.delete(id)) app.requestRender();
+      if (!known.delete(id)) return;
+      changes += 1;
+      app.requestRender();
     },
   };
 }

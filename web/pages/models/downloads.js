@@ -37,9 +37,7 @@ export function createDownloads(app, actions) {
   };
 
   const running = (state) =>
-    [...state.models.values()].filter(
-      ({ status }) => status === 'Downloading' || status === 'Registered',
-    );
+    [...state.models.values()].filter(({ status }) => status === 'Downloading' || status === 'Registered');
 
   const rateSelect = () => {
     const limit = settings.rate_limit;
@@ -70,12 +68,14 @@ export function createDownloads(app, actions) {
           (a.status === 'Registered' ? (rankOf(a) > rankOf(b) ? 1 : rankOf(a) < rankOf(b) ? -1 : 0) : 0),
       );
     },
-    /** Makes a queued download the next one; null where it is already, or alone. */
-    nextAction(state, item) {
+    /** Item → action that makes a queued download the next one; null where it is already, or alone. */
+    nextActions(state) {
       const queued = this.sorted(running(state).filter(({ status }) => status === 'Registered'));
-      if (item.status !== 'Registered' || queued.length < 2 || queued[0] === item) return null;
-      const others = queued.filter((each) => each !== item).map(({ model }) => model.id);
-      return () => change({ order: [item.model.id, ...others] });
+      return (item) => {
+        if (item.status !== 'Registered' || queued.length < 2 || queued[0] === item) return null;
+        const others = queued.filter((each) => each !== item).map(({ model }) => model.id);
+        return () => change({ order: [item.model.id, ...others] });
+      };
     },
     /** For the head of the group. */
     tools(state) {

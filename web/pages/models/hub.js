@@ -1,12 +1,13 @@
 /** Model Hub tab: the catalogue as rows in groups. Filters and order are part of the URL. */
 
-import { each, html } from '../../lib/html.js';
-import { hasText, t } from '../../core/i18n.js';
+import { each, html, memo } from '../../lib/html.js';
+import { hasText, t, tagText } from '../../core/i18n.js';
 import { buildUrl } from '../../core/router.js';
 import { emptyState, note } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { modelRow } from './model-row.js';
 import { picksSection } from './picks.js';
+import { createProgressPace } from './progress-pace.js';
 import { canFold, firstPicks, groupModels, largestMemory } from './groups.js';
 import { offlineNodeIds, isMultiNode } from './replica-locations.js';
 import {
@@ -25,13 +26,15 @@ const COLUMNS = SORT_ORDERS.filter((order) => order && order !== 'name');
 export function createHubTab(app, actions, downloads) {
   // Whether the models that fit nowhere are shown in full.
   let unfolded = false;
+  const groupsBefore = new Map();
+  const pace = createProgressPace(app.requestRender);
 
   const go = (route, changes) =>
     app.go(buildUrl('/models', { ...route.query, ...changes }), { replace: true });
 
   const chipText = ({ name, value }) => {
     const key = `chip.${name}.${value}`;
-    return hasText(key) ? t(key) : value;
+    return hasText(key) ? t(key) : tagText(value);
   };
 
   const chip = (route, { name, value, count }) => {
@@ -117,6 +120,18 @@ export function createHubTab(app, actions, downloads) {
       </div>`;
   };
 
+  /** The group that was shown before, if it has the same items: then it is not drawn again. */
+  function keepGroup(found) {
+    const before = groupsBefore.get(found.name);
+    if (
+      before?.items.length === found.items.length &&
+      found.items.every((item, at) => item === before.items[at])
+    )
+      return before;
+    groupsBefore.set(found.name, found);
+    return found;
+  }
+
   const group = (state, route, { name, items }, rowOf, matches) => {
     const count = items.filter(matches).length;
     const foldable = name === 'too_large' && canFold([...state.models.values()]);
@@ -174,8 +189,11 @@ export function createHubTab(app, actions, downloads) {
       const largest = largestMemory(state.nodes);
       const { column } = parseOrder(route.query.sort);
       const picks = canManage && !isFiltered(route) && !column ? firstPicks(models) : [];
-      const rowOf = (item, folded) =>
-        modelRow(app, actions, item, {
+      const nextOf = downloads.nextActions(state);
+      pace.beginFrame();
+      const rowOf = (newest, folded) => {
+        const item = pace.itemToDraw(newest);
+        return modelRow(app, actions, item, {
           actionState: actions.of(item.model.id),
           // Hidden rather than removed: showing a row again is free, and keeps its focus.
           shown: matches(item),
@@ -183,11 +201,12 @@ export function createHubTab(app, actions, downloads) {
           offline,
           largest,
           folded,
-          next: downloads.nextAction(state, item),
+          next: nextOf(item),
         });
+      };
       const groups = column
         ? [{ name: 'all', items: sortModels(models, route.query.sort) }]
-        : groupModels(models);
+        : groupModels(models).map(keepGroup);
       return html`
         ${toolbar(route, models)}
         ${canManage ? null : note(t('model.ask_admin'))}
@@ -197,7 +216,20 @@ export function createHubTab(app, actions, downloads) {
         ${each(
           groups,
           ({ name }) => name,
-          (each) => group(state, route, each, rowOf, matches),
+          (each) =>
+            memo(
+              // The figures of downloads come from all of the state.
+              [
+                each.name === 'downloads' ? state : each,
+                route,
+                actions.changes(),
+                canManage,
+                offline,
+                largest,
+                unfolded,
+              ],
+              () => group(state, route, each, rowOf, matches),
+            ),
         )}`;
     },
   };

@@ -49,6 +49,7 @@ export function createLocalTab(app, actions, downloads) {
         );
       }
       const offline = isMultiNode(state.nodes) ? offlineNodeIds(state.nodes).join(' ') : null;
+      const nextOf = downloads.nextActions(state);
       return html`
         ${
           incoming.length
@@ -72,7 +73,7 @@ export function createLocalTab(app, actions, downloads) {
                         offline,
                         largest: largestMemory(state.nodes),
                         folded: false,
-                        next: downloads.nextAction(state, item),
+                        next: nextOf(item),
                       }),
                   )}
                 </div>

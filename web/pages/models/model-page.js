@@ -2,7 +2,7 @@
 
 import { each, html } from '../../lib/html.js';
 import { serverUrl } from '../../lib/base-path.js';
-import { f, t } from '../../core/i18n.js';
+import { descriptionOf, f, t, tagText } from '../../core/i18n.js';
 import { codeBox, copyButton } from '../../components/copy-button.js';
 import { alertBox, emptyState, errorMessage } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
@@ -19,7 +19,7 @@ const SHA_DIGITS = 12;
 
 export function createModelPage(app, actions, id) {
   const path = `/api/models/${encodeURIComponent(id)}`;
-  const data = { files: null, memory: null, fit: null, usage: null };
+  const data = { files: null, memory: null, fit: null, usage: null, endpoints: [] };
   const errors = {};
   let client = 'curl';
   let closed = false;
@@ -35,8 +35,7 @@ export function createModelPage(app, actions, id) {
 
   /** Asks what a load would take; of one that does not fit, what it would need. */
   async function loadMemory() {
-    const memory = (context, slots) =>
-      app.api.get(`${path}/memory?context_length=${context}&slots=${slots}`);
+    const memory = (context, slots) => app.api.get(`${path}/memory?context_length=${context}&slots=${slots}`);
     // The first one fetches the header of the file; the others find it in the cache.
     const first = await memory(CONTEXTS[0], SLOTS[0]);
     const trained = first.trained_context_length || Infinity;
@@ -61,9 +60,20 @@ export function createModelPage(app, actions, id) {
     return usage.filter(({ key }) => key === id);
   }
 
+  /** Endpoints that answer for the model, too. */
+  async function loadEndpoints() {
+    const { endpoints } = await app.api.get('/api/endpoints');
+    return endpoints.flatMap(({ models, ...endpoint }) =>
+      models
+        .filter(({ mapped_to: mapped }) => mapped === id)
+        .map(({ served_as: name }) => ({ ...endpoint, servedAs: name })),
+    );
+  }
+
   load('memory', loadMemory);
   load('files', () => app.api.get(`${path}/files`));
   load('usage', loadUsage);
+  load('endpoints', loadEndpoints);
 
   return {
     close() {
@@ -91,14 +101,14 @@ export function createModelPage(app, actions, id) {
               ${options.canManage ? engineButtons(app, actions, item, options.actionState) : null}
             </div>
           </div>
-          ${item.model.description ? html`<p class="lead">${item.model.description}</p>` : null}
+          ${item.model.description ? html`<p class="lead">${descriptionOf(item.model)}</p>` : null}
           ${progress(item, options)}
           ${alertBox(options.actionState.error && errorMessage(options.actionState.error))}
           ${facts(item, state.system)}
         </article>
         <div class="model-sections">
           ${section('memory', html`<dl class="facts">${memoryFacts(item)}</dl>${memoryTable(data, errors)}`)}
-          ${section('cluster', cluster(app, item, state, options.canManage))}
+          ${section('cluster', cluster(app, item, state, options.canManage, data.endpoints))}
           ${section('code', code(item.model))} ${section('files', files(data.files, errors.files))}
           ${section('usage', usage(data.usage, errors.usage))}
         </div>`;
@@ -125,7 +135,7 @@ export function createModelPage(app, actions, id) {
         )}
       </div>
       ${codeBox(t(`model.code.${client}`), codeSample(client, model, serverUrl()))}
-      <p class="soft">${t('model.code.key')} <a href="/access">${t('requests.first.key')}</a></p>`;
+      <p class="soft">${t('model.code.key')} <a href="/access">${t('model.code.create_key')}</a></p>`;
   }
 }
 
@@ -180,7 +190,9 @@ function facts({ model, hf_stats: stats }, system) {
     <ul class="chips" aria-label=${t('model.about')}>
       ${model.capabilities.map((name) => html`<li class="chip">${t(`capability.${name}`)}</li>`)}
       ${model.tags.map(
-        (tag) => html`<li><a class="chip" href=${`/models?tag=${encodeURIComponent(tag)}`}>${tag}</a></li>`,
+        (tag) =>
+          html`
+            <li><a class="chip" href=${`/models?tag=${encodeURIComponent(tag)}`}>${tagText(tag)}</a></li>`,
       )}
     </ul>`;
 }
@@ -241,7 +253,7 @@ const totalOf = ({ host, devices }) =>
 
 // --- the other sections ------------------------------------------------------------------------------
 
-function cluster(app, item, { nodes }, canManage) {
+function cluster(app, item, { nodes }, canManage, endpoints) {
   const { placement, replicas, status } = item;
   const openPlacement = async () => {
     const { openPlacementDialog } = await import('./details/load-dialog.js');
@@ -253,6 +265,7 @@ function cluster(app, item, { nodes }, canManage) {
         ? locationList(item, offlineNodeIds(nodes))
         : html`<p class="soft">${t('model.nowhere')}</p>`
     }
+    ${endpoints.length ? endpointList(endpoints) : null}
     ${
       isMultiNode(nodes) && status !== 'Available'
         ? html`
@@ -271,6 +284,18 @@ function cluster(app, item, { nodes }, canManage) {
         : null
     }`;
 }
+
+const endpointList = (endpoints) => html`
+  <ul class="locations" aria-label=${t('model.at_endpoints')}>
+    ${endpoints.map(
+      ({ name, enabled, servedAs }) => html`
+        <li>
+          <a class="location-node" href="/nodes/endpoints">${name}</a>
+          <span>${t(enabled ? 'model.at_endpoint' : 'model.at_endpoint.disabled')}</span>
+          <code>${servedAs}</code>
+        </li>`,
+    )}
+  </ul>`;
 
 function placementText(placement, nodes) {
   if (!placement) return t('placement.on_all');
@@ -306,8 +331,7 @@ function files(data, error) {
 function usage(rows, error) {
   if (!rows) return loading(error);
   const total = (field) => rows.reduce((sum, row) => sum + row[field], 0);
-  if (!total('requests'))
-    return html`<p class="soft">${t('model.usage.none', { count: USAGE_DAYS })}</p>`;
+  if (!total('requests')) return html`<p class="soft">${t('model.usage.none', { count: USAGE_DAYS })}</p>`;
   return html`
     <p class="soft">${t('model.usage.days', { count: USAGE_DAYS })}</p>
     <dl class="facts">

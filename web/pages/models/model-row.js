@@ -1,7 +1,7 @@
 /** Row of the Model Hub: name and description or progress, figures in columns, and the next action. */
 
 import { html, memo } from '../../lib/html.js';
-import { f, t } from '../../core/i18n.js';
+import { descriptionOf, f, t } from '../../core/i18n.js';
 import { modelPath } from '../../core/router.js';
 import { badge, fitText, modelBadge } from '../../components/badges.js';
 import { progressBar } from '../../components/progress.js';
@@ -119,9 +119,9 @@ export function modelLine(item, { offline }) {
     case 'Ready':
       return html`
         <span class="ready">${icon('check')}${readyText(item)}</span>${places}
-        ${offline === null ? html`<span class="description">${item.model.description}</span>` : null}`;
+        ${offline === null ? html`<span class="description">${descriptionOf(item.model)}</span>` : null}`;
     default:
-      return html`${places}<span class="description">${item.model.description}</span>`;
+      return html`${places}<span class="description">${descriptionOf(item.model)}</span>`;
   }
 }
 

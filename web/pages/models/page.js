@@ -2,6 +2,7 @@
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
+import { loadStyles } from '../../core/styles.js';
 import { tabList } from '../../components/tabs.js';
 import { alertBox, errorMessage, skeletons } from '../../components/feedback.js';
 import { createModelActions } from './actions.js';
@@ -15,6 +16,12 @@ export const title = (route, { models } = {}) =>
   route.tab === 'model'
     ? (models?.get(route.id)?.model.name ?? t('nav.models'))
     : t(`models.tab.${route.tab}`);
+
+/** Module of the page of one model. */
+export async function preload() {
+  const [module] = await Promise.all([import('./model-page.js'), loadStyles(['model-page'])]);
+  return module;
+}
 
 export function open(app, route) {
   const actions = createModelActions(app);
@@ -30,7 +37,7 @@ export function open(app, route) {
   async function openModel(id) {
     modelPage?.close();
     modelPage = null;
-    const { createModelPage } = await import('./model-page.js');
+    const { createModelPage } = await preload();
     if (current.id !== id) return;
     modelPage = createModelPage(app, actions, id);
     app.requestRender();

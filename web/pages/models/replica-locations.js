@@ -15,11 +15,14 @@ export const offlineNodeIds = (nodes) =>
 
 export const isMultiNode = (nodes) => (nodes?.size ?? 0) > 1;
 
+/** Always in the same order, whatever the order in which the nodes have reported. */
+const byName = (replicas) => [...replicas].sort((a, b) => a.node_name.localeCompare(b.node_name));
+
 /** Line of a hub card. It is present even while empty, so that nothing moves when a download starts. */
 export function locationSummary({ replicas }, offline) {
   // The card counts complete replicas below, so pending and failed ones are named first.
   const settled = ({ state, node_id: id }) => state === 'ready' && !offline.includes(id);
-  const inOrder = [...replicas].sort((a, b) => settled(a) - settled(b));
+  const inOrder = byName(replicas).sort((a, b) => settled(a) - settled(b));
   const named = inOrder.slice(0, replicas.length > MAX_NAMED ? MAX_NAMED - 1 : MAX_NAMED);
   return html`
     <ul class="model-locations" aria-label=${t('local.nodes')}>
@@ -47,7 +50,7 @@ function location(replica, offline) {
 /** All nodes with the state of the replica or its engine, and the path of its files. */
 export const locationList = ({ replicas }, offline) => html`
   <ul class="locations wide" aria-label=${t('local.nodes')}>
-    ${replicas.map(
+    ${byName(replicas).map(
       (replica) => html`
         <li>
           <span class="location-node">${replica.node_name}</span>

@@ -3,6 +3,8 @@
  * forgiven. Pure.
  */
 
+import { descriptionOf, tagText } from '../../core/i18n.js';
+
 // What people type, and what the catalogue calls it.
 const SYNONYMS = {
   code: 'coding',
@@ -17,15 +19,17 @@ const SYNONYMS = {
 const MIN_FUZZY_LENGTH = 4;
 const TWO_TYPOS_LENGTH = 8;
 
-/** Search text and its words per model, built once. */
+/** Search text and its words per model, in English and in the current language, built once for each. */
 const known = new WeakMap();
 
 function textOf(model) {
   let found = known.get(model);
-  if (!found) {
+  const shown = descriptionOf(model);
+  if (found?.shown !== shown) {
     const { id, name, description, repo, tags, quantization, parameter_count: parameters } = model;
-    const text = [id, name, description, repo, ...tags, quantization, parameters].join(' ').toLowerCase();
-    known.set(model, (found = { text, words: null }));
+    const words = [id, name, description, repo, ...tags, quantization, parameters];
+    if (shown !== description) words.push(shown, ...tags.map(tagText));
+    known.set(model, (found = { shown, text: words.join(' ').toLowerCase(), words: null }));
   }
   return found;
 }

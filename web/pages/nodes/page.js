@@ -2,21 +2,71 @@
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
+import { readPreference, savePreference } from '../../core/preferences.js';
 import { alertBox, emptyState, errorMessage, skeletons } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { placeTabs } from '../../components/tabs.js';
 import { createNodeActions } from './actions.js';
 import { createAddNode } from './add-node.js';
 import { nodeCard } from './node-card.js';
+import { nodeTable } from './node-table.js';
 import { memoryUsed } from './meters.js';
 import { isOnline } from './status.js';
 
 export const title = () => t('nav.nodes');
 
+// More cards than these would be screens of scrolling.
+const MAX_CARDS = 6;
+const VIEWS = ['table', 'cards'];
+
 export function open(app) {
   const actions = createNodeActions(app);
   const addNode = createAddNode(app);
+  // Node whose card is shown below the table.
+  let opened = null;
+  const open = (id) => {
+    opened = id;
+    app.requestRender();
+  };
+  let view = readPreference('nodes', 'table');
   app.sync.loadCharts();
+
+  const viewChoice = () => html`
+    <div class="buttons node-views" role="group" aria-label=${t('nodes.view')}>
+      ${VIEWS.map(
+        (name) => html`
+          <button
+            type="button"
+            class="button quiet small"
+            id=${`nodes-as-${name}`}
+            aria-pressed=${String(name === view)}
+            @click=${() => {
+              view = name;
+              savePreference('nodes', name);
+              app.requestRender();
+            }}
+          >
+            ${t(`nodes.view.${name}`)}
+          </button>`,
+      )}
+    </div>`;
+
+  function list(state, nodes, isAdmin) {
+    if (!nodes.length) return emptyState('nodes', t('nodes.empty.title'), t('nodes.empty.text'));
+    const isTable = nodes.length > MAX_CARDS && view === 'table';
+    const shown = isTable ? nodes.filter(({ id }) => id === opened) : nodes;
+    return html`
+      ${nodes.length > MAX_CARDS ? viewChoice() : null}
+      ${isTable ? nodeTable(state, nodes, opened, open) : null}
+      <div class="nodes">
+        ${each(
+          shown,
+          ({ id }) => id,
+          (node) => nodeCard(state, node, isAdmin ? actions.view(node) : null),
+        )}
+      </div>`;
+  }
+
   return {
     view(state) {
       const nodes = [...(state.nodes?.values() ?? [])];
@@ -32,22 +82,13 @@ export function open(app) {
           </div>
           ${placeTabs('nodes')}
           <div class="place-panel" id="tab-panel" role="tabpanel" aria-labelledby="tab-nodes">
-            ${state.nodes ? nodeList(state, nodes, isAdmin ? actions : null) : loadingView(app, state)}
+            ${state.nodes ? list(state, nodes, isAdmin) : loadingView(app, state)}
             ${nodes.length === 1 && isAdmin ? addNodeHint() : null}
           </div>
         </div>`;
     },
   };
 }
-
-const nodeList = (state, nodes, actions) =>
-  nodes.length
-    ? html`<div class="nodes">${each(
-        nodes,
-        ({ id }) => id,
-        (node) => nodeCard(state, node, actions?.view(node)),
-      )}</div>`
-    : emptyState('nodes', t('nodes.empty.title'), t('nodes.empty.text'));
 
 /** Tells owners of a single node that they can add more. */
 const addNodeHint = () => html`

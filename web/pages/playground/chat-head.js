@@ -37,22 +37,38 @@ export const chatHead = ({
     </div>
   </div>`;
 
-/** `groups`: [[kind, items]], as `selectableModels` returns them. */
+/** `groups`: as `selectableModels` returns them. */
 export const modelSelect = (groups, model, label, choose) => html`
   <label class="model-choice">
     <span class="sr-only">${label}</span>
     <select class="control" @change=${(event) => choose(event.target.value)}>
       ${groups.map(
-        ([kind, items]) => html`
-          <optgroup label=${t(`playground.kind.${kind}`)}>
+        ({ kind, source, items }) => html`
+          <optgroup label=${groupName(kind, source)}>
             ${items.map(
               (each) =>
-                html`<option value=${each.model.id} .selected=${each === model}>${each.model.name}</option>`,
+                html`<option value=${each.model.id} .selected=${each === model}>${optionName(each)}</option>`,
             )}
           </optgroup>`,
       )}
     </select>
   </label>`;
+
+function groupName(kind, source) {
+  const what = t(`playground.kind.${kind}`);
+  if (!source) return what;
+  const engine = t(`endpoints.kind.${source.kind.replaceAll('.', '_')}`);
+  const where = engine.toLowerCase() === source.name ? engine : `${source.name} (${engine})`;
+  return `${what} · ${where}${source.cloud ? ` · ${t('endpoints.cloud')}` : ''}`;
+}
+
+/** A model that cannot answer at the moment says so. */
+const optionName = ({ model, source }) =>
+  source && AWAY.has(source.status)
+    ? `${model.name} – ${t(`endpoints.status.${source.status}`)}`
+    : model.name;
+
+const AWAY = new Set(['offline', 'misconfigured', 'rate_limited']);
 
 /** `expanded`: null for a button without a panel. */
 const button = (name, iconName, key, expanded, run) => html`

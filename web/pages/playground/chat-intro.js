@@ -1,7 +1,7 @@
 /** Playground without a conversation: suggestions, and what to do about a model that is missing. */
 
 import { html } from '../../lib/html.js';
-import { f, t } from '../../core/i18n.js';
+import { descriptionOf, f, t } from '../../core/i18n.js';
 import { alertBox, emptyState, errorMessage, note } from '../../components/feedback.js';
 import { progressBar } from '../../components/progress.js';
 import { isChatModel } from './model-choice.js';
@@ -81,7 +81,7 @@ const pickView = ({ key, item }, pull) => html`
   <div class="first-model">
     <p class="soft">${t(`playground.pick.${key}`)}</p>
     <p class="first-model-name">${item.model.name}</p>
-    <p class="soft">${item.model.description}</p>
+    <p class="soft">${descriptionOf(item.model)}</p>
     <button type="button" class="button ${key === 'small' ? 'primary' : ''}" @click=${() => pull(item)}>
       ${t('playground.pick.pull', { size: f.bytes(item.model.size_bytes) })}
     </button>

@@ -12,7 +12,10 @@ export function createEndpointModels(app) {
   async function load() {
     seen = app.store.state.endpointChanges;
     try {
-      items = itemsOf((await app.api.get('/api/endpoints')).endpoints, app.can('cloud'));
+      const { endpoints } = await app.api.get('/api/endpoints');
+      items = endpoints
+        .filter(({ enabled, cloud }) => enabled && (app.can('cloud') || !cloud))
+        .flatMap((endpoint) => endpoint.models.map((model) => itemOf(model, endpoint)));
       app.requestRender();
     } catch {
       // The models of the nodes are there without them.
@@ -29,22 +32,35 @@ export function createEndpointModels(app) {
     withAll(state) {
       if (!state.models || !items.length) return state;
       if (last.state !== state || last.items !== items) {
-        const models = new Map([...state.models, ...items.map((item) => [item.model.id, item])]);
-        last = { state, items, merged: { ...state, models } };
+        last = { state, items, merged: { ...state, models: merge(state.models, items) } };
       }
       return last.merged;
     },
   };
 }
 
-/** A model of the catalogue that an endpoint answers, too, is in the list already. */
-const itemsOf = (endpoints, mayUseClouds) =>
-  endpoints
-    .filter(({ enabled, cloud }) => enabled && (mayUseClouds || !cloud))
-    .flatMap(({ models }) => models.filter(({ mapped_to: mapped }) => !mapped).map(itemOf));
+/**
+ * `models` with those of endpoints. One that is the same as a model of the catalogue is in the list already:
+ * it answers for it also where nobody has pulled it.
+ */
+function merge(models, items) {
+  const merged = new Map(models);
+  for (const { mappedTo, ...item } of items) {
+    const known = merged.get(mappedTo);
+    if (!mappedTo) merged.set(item.model.id, item);
+    else if (known && known.status !== 'Ready') {
+      const model = {
+        ...known.model,
+        context_length: item.model.context_length ?? known.model.context_length,
+      };
+      merged.set(mappedTo, { ...item, model, replicas: known.replicas });
+    }
+  }
+  return merged;
+}
 
-/** In the form of `ModelWithStatus`, as far as the Playground reads it. */
-const itemOf = ({ served_as: id, capabilities, context_length: context }) => ({
+/** In the form of `ModelWithStatus`, as far as the Playground reads it; `source` is what answers. */
+const itemOf = ({ served_as: id, capabilities, context_length: context, mapped_to: mappedTo }, endpoint) => ({
   model: {
     id,
     name: id,
@@ -54,4 +70,6 @@ const itemOf = ({ served_as: id, capabilities, context_length: context }) => ({
   status: 'Ready',
   replicas: [],
   isElsewhere: true,
+  source: { name: endpoint.name, kind: endpoint.kind, cloud: endpoint.cloud, status: endpoint.status },
+  mappedTo,
 });

@@ -25,13 +25,23 @@ export function selectModel(state, requestedModel) {
   return ready.find(isChatModel) ?? ready[0] ?? null;
 }
 
-/** Models to choose from, by kind: [[kind, items]]. */
+/**
+ * Models to choose from, by what they do and where they are: [{kind, source, items}]. `source` is null for
+ * the nodes of this cluster.
+ */
 export function selectableModels(state, model) {
   const ready = readyModels(state);
   const items = !model || ready.includes(model) ? ready : [model, ...ready];
+  const names = new Set(items.map(({ source }) => source?.name ?? null));
+  const sources = [null, ...[...names].filter((name) => name !== null).sort()];
   return Object.values(KINDS)
-    .map((kind) => [kind, items.filter((item) => kindOf(item) === kind)])
-    .filter(([, found]) => found.length);
+    .flatMap((kind) =>
+      sources.map((name) => {
+        const found = items.filter((item) => kindOf(item) === kind && (item.source?.name ?? null) === name);
+        return { kind, source: found[0]?.source ?? null, items: found };
+      }),
+    )
+    .filter(({ items: found }) => found.length);
 }
 
 const enginesOf = (item) => (item?.replicas ?? []).map(({ engine }) => engine).filter(Boolean);

@@ -306,8 +306,7 @@ export function open(app, route) {
       </div>`;
   }
 
-  const secondModels = (model) =>
-    selectableModels(allState(), model).filter(([kind]) => kind === 'chat');
+  const secondModels = (model) => selectableModels(allState(), model).filter(({ kind }) => kind === 'chat');
 
   function columnHead(column, at, model, messages) {
     const rate = messages.at(-1)?.stats?.tokens_per_second;

@@ -60,7 +60,7 @@ const row = (models, { id, engines, names, busy, slots, memory }) => html`
       models.get(id)?.model.name ?? id
     } ${engineBadge(engines)}</span></th>
     <td>${slots ? slotUsage(busy, slots, slotsText(busy, slots)) : null}</td>
-    <td class="extra">${names.join(', ')}</td>
+    <td class="extra">${names.sort().join(', ')}</td>
     <td class="number extra">${f.bytes(memory)}</td>
   </tr>`;
 

@@ -37,7 +37,8 @@ export function open(app, route) {
 
   function content(state) {
     const figures = currentFigures(state);
-    const hasRequests = figures.requests || figures.active;
+    // Those of endpoints are in the history only.
+    const hasRequests = figures.requests || figures.active || log.hasRows();
     return html`
       ${tiles(state, figures)}
       <div class="stack">
@@ -50,7 +51,10 @@ export function open(app, route) {
 
   return {
     update: log.update,
-    close: unsubscribe,
+    close() {
+      unsubscribe();
+      charts.close();
+    },
     view: (state) => html`
       <div class="page">
         <div class="page-head"><h1 tabindex="-1">${t('nav.requests')}</h1></div>

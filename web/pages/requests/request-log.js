@@ -81,6 +81,10 @@ export function createRequestLog(app, route) {
       return html`<p class="soft">${t(
         FILTERS.some((name) => query[name]) ? 'log.none_match' : 'log.none',
       )}</p>`;
+    // Own nodes and engines cost nothing, and most people have no others.
+    const hasCosts = rows.some(
+      ({ cost_usd: cost, endpoint_id: endpoint }) => cost || (endpoint && cost === null),
+    );
     return html`
       <div class="table-scroll" tabindex="0" role="region" aria-label=${t('log.table')}>
         <table class="table log-table">
@@ -95,12 +99,13 @@ export function createRequestLog(app, route) {
               <th scope="col" class="number">${t('log.completion')}</th>
               <th scope="col" class="number">${t('log.first_token')}</th>
               <th scope="col" class="number">${t('log.duration')}</th>
+              ${hasCosts ? html`<th scope="col" class="number">${t('log.cost')}</th>` : null}
             </tr>
           </thead>
           <tbody>${each(
             rows,
             ({ id }) => id,
-            (entry) => row(entry, models, app.can('admin')),
+            (entry) => row(entry, models, app.can('admin'), hasCosts),
           )}</tbody>
         </table>
       </div>
@@ -119,6 +124,7 @@ export function createRequestLog(app, route) {
   return {
     load,
     loadKeys,
+    hasRows: () => rows.length > 0,
     update(to) {
       const same = FILTERS.every((name) => query[name] === to.query[name]);
       query = to.query;
@@ -153,11 +159,11 @@ function modelOptions(models, chosen) {
   return !chosen || known.some(([id]) => id === chosen) ? known : [...known, [chosen, chosen]];
 }
 
-function row(entry, models, maySeeLogs) {
+function row(entry, models, maySeeLogs, hasCosts) {
   const { model, status, error_code: code, prompt_tokens: prompt, cached_tokens: cached } = entry;
   return html`
     <tr>
-      <td class="nowrap" title=${entry.request_id}>${f.shortDateTime(entry.time)}</td>
+      <td class=${hasCosts ? '' : 'nowrap'} title=${entry.request_id}>${f.shortDateTime(entry.time)}</td>
       <td>${models.get(model)?.model.name ?? model ?? '–'}</td>
       <td>${who(entry)}</td>
       <td>${entry.node_name ?? '–'}</td>
@@ -168,6 +174,7 @@ function row(entry, models, maySeeLogs) {
       <td class="number">${f.number(entry.completion_tokens)}</td>
       <td class="number nowrap">${entry.ttft_ms === null ? '–' : f.milliseconds(entry.ttft_ms)}</td>
       <td class="number nowrap">${entry.duration_ms === null ? '–' : f.milliseconds(entry.duration_ms)}</td>
+      ${hasCosts ? html`<td class="number nowrap">${f.money(entry.cost_usd)}</td>` : null}
     </tr>`;
 }
 

@@ -6,6 +6,8 @@ export const MAX_SERIES = 5;
 const MEASURES = {
   requests: (entry) => entry.requests,
   tokens: (entry) => (entry.prompt_tokens ?? 0) + (entry.completion_tokens ?? 0),
+  // Without a known cost there is none to show.
+  cost: (entry) => entry.cost_usd ?? 0,
 };
 
 // Two keys can have the same name; sessions have no key and are told apart by user.

@@ -2,13 +2,16 @@
 
 import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { stackedBars, timeChart } from '../../components/chart.js';
+import { niceMaximum, stackedBars, timeChart } from '../../components/chart.js';
+import { download } from '../../lib/download.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
+import { icon } from '../../components/icons.js';
+import { csvName, usageCsv } from './usage-csv.js';
 import { usageSeries } from './usage-series.js';
 
 const BY = ['model', 'key', 'node'];
 const BUCKETS = ['day', 'hour'];
-const MEASURES = ['tokens', 'requests'];
+const MEASURES = ['tokens', 'requests', 'cost'];
 const MAX_TICKS = 8;
 
 export function createUsageSection(app) {
@@ -52,12 +55,15 @@ export function createUsageSection(app) {
       )}
     </select>`;
 
+  const textOf = (value) => (chosen.measure === 'cost' ? f.money(value) : f.number(value));
+
   function content(models) {
     if (error) return alertBox(errorMessage(error));
     if (!usage) return html`<div class="skeleton usage-loading" aria-hidden="true"></div>`;
     const totals = usageSeries(usage, chosen.measure, (entry) => nameOf(entry, usage.by, models));
-    if (!totals.series.length) return html`<p class="soft">${t('usage.none')}</p>`;
-    return [chart(totals), legend(totals), table(totals)];
+    if (!totals.series.length)
+      return html`<p class="soft">${t(chosen.measure === 'cost' ? 'usage.free' : 'usage.none')}</p>`;
+    return [chart(totals), legend(totals, textOf), table(totals, textOf)];
   }
 
   function chart({ stacks, from, to, width, maximum, total }) {
@@ -66,16 +72,18 @@ export function createUsageSection(app) {
     return html`<div>
       ${timeChart({
         label: t(`usage.measure.${chosen.measure}`),
-        summary: t('usage.summary', { total: f.number(total), maximum: f.number(maximum) }),
+        summary: t('usage.summary', { total: textOf(total), maximum: textOf(maximum) }),
         from,
         to,
         maximum,
-        format: f.compact,
+        // A cent on a scale up to two dollars would not be seen.
+        top: niceMaximum(maximum, chosen.measure === 'cost' ? 1e-6 : 1),
+        format: chosen.measure === 'cost' ? f.money : f.compact,
         ticks: ticks(stacks, width, usage.bucket),
         mark: stackedBars(stacks, width),
         readout: shown
-          ? t('requests.chart.at', { value: f.number(shown.total), time: when(shown.at, usage.bucket) })
-          : t('usage.total', { total: f.number(total) }),
+          ? t('requests.chart.at', { value: textOf(shown.total), time: when(shown.at, usage.bucket) })
+          : t('usage.total', { total: textOf(total) }),
         cursor: null,
         onCursor(moment) {
           cursor = moment;
@@ -96,6 +104,18 @@ export function createUsageSection(app) {
             <h2 id="usage">${t('usage.title')}</h2>
             <div class="buttons">
               ${select('measure', MEASURES)} ${select('by', BY)} ${select('bucket', BUCKETS)}
+              ${
+                usage?.usage.length
+                  ? html`
+                    <button
+                      type="button"
+                      class="button small"
+                      @click=${() => download(csvName(usage), usageCsv(usage), 'text/csv')}
+                    >
+                      ${icon('download')}${t('usage.csv')}
+                    </button>`
+                  : null
+              }
             </div>
           </div>
           ${content(models)}
@@ -120,15 +140,15 @@ function ticks(stacks, width, bucket) {
     .map(({ at }) => ({ at: at + width / 2, text: when(at, bucket) }));
 }
 
-const legend = ({ series }) => html`
+const legend = ({ series }, textOf) => html`
   <ul class="legend">
     ${series.map(
       ({ name, total }, index) => html`
-      <li><i class="key series-${index}"></i>${name ?? t('usage.others')}: ${f.number(total)}</li>`,
+      <li><i class="key series-${index}"></i>${name ?? t('usage.others')}: ${textOf(total)}</li>`,
     )}
   </ul>`;
 
-const table = ({ stacks, series, bucket }) => html`
+const table = ({ stacks, series, bucket }, textOf) => html`
   <details class="chart-table">
     <summary>${t('requests.table')}</summary>
     <div class="table-scroll" tabindex="0" role="region" aria-label=${t('usage.table')}>
@@ -146,7 +166,7 @@ const table = ({ stacks, series, bucket }) => html`
             ({ at, parts }) => html`
               <tr>
                 <th scope="row">${when(at, bucket)}</th>
-                ${parts.map(({ value }) => html`<td class="number">${f.number(value)}</td>`)}
+                ${parts.map(({ value }) => html`<td class="number">${textOf(value)}</td>`)}
               </tr>`,
           )}
         </tbody>

@@ -47,7 +47,7 @@ def model_import_blueprint(
                     )
                     return json_response(reply, 202)
             raise errors.InvalidRequest(
-                f"{path.name} is not a file of model '{model.id}': its size or its SHA-256 differs",
+                f"{path.name} is not the file of model '{model.id}': its size or its SHA-256 differs",
                 param="path",
             )
 
@@ -68,8 +68,11 @@ def _find_model(view: ClusterView, path: Path, model_id: str | None) -> Model:
     ]
     if len(found) != 1:
         raise errors.InvalidRequest(
-            f"{path.name} is {'a file of no supported model' if not found else 'a file of several models'}: "
-            "name the model with --model",
+            f"{path.name} is a file of several models: name the model with --model"
+            if found
+            else f"No model of the catalogue has a file called {path.name}. Only these files can be imported:"
+            " name the model with --model if the file was renamed, or add your own model to a list"
+            " (docs/catalog.md)",
             param="model_id",
         )
     return found[0]

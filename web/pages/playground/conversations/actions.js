@@ -2,7 +2,8 @@
 
 import { t } from '../../../core/i18n.js';
 import { errorMessage } from '../../../components/feedback.js';
-import { askForTitle, askToDelete, download } from './dialogs.js';
+import { download } from '../../../lib/download.js';
+import { askForTitle, askToDelete } from './dialogs.js';
 import { asJson, asMarkdown, fileName, fromJson } from './transfer.js';
 
 /** `menu`: {id} of the conversation whose menu is open. */

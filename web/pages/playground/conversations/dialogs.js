@@ -1,4 +1,4 @@
-/** Dialogs of conversations, and the download of an export. */
+/** Dialogs of conversations. */
 
 import { html } from '../../../lib/html.js';
 import { t } from '../../../core/i18n.js';
@@ -55,13 +55,3 @@ export const askToDeleteMessage = (remove) =>
     action: t('action.delete'),
     perform: remove,
   });
-
-/** Saves a text as a file of the user. */
-export function download(name, text, type) {
-  const url = URL.createObjectURL(new Blob([text], { type }));
-  const link = document.createElement('a');
-  link.href = url;
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 0);
-}

@@ -1,0 +1,30 @@
+/** Usage as CSV, for spreadsheets: the fields of the API, in its order. Pure. */
+
+const COLUMNS = [
+  'bucket',
+  'key',
+  'name',
+  'user',
+  'requests',
+  'errors',
+  'prompt_tokens',
+  'cached_tokens',
+  'completion_tokens',
+  'cost_usd',
+  'duration_ms',
+];
+
+export const csvName = ({ by, bucket, from }) => `usage-by-${by}-${bucket}-${from.slice(0, 10)}.csv`;
+
+/** Response of `GET /api/usage` → text with a line for each total. */
+export const usageCsv = ({ usage }) =>
+  [COLUMNS, ...usage.map((entry) => COLUMNS.map((name) => entry[name] ?? ''))]
+    .map((row) => `${row.map(cell).join(',')}\r\n`)
+    .join('');
+
+/** Names are those that somebody chose: a spreadsheet must not take one for a formula. */
+function cell(value) {
+  if (typeof value === 'number') return String(value);
+  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
