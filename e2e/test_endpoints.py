@@ -120,6 +120,8 @@ async def test_its_models_answer_in_the_playground(
     assert (await llb.http.post("/api/endpoints", json=new)).status_code == 201
     page = await (await visitors(llb)).open("/playground")
     await page.get_by_label("Model").select_option("box/Qwen/Qwen3-8B")
+    await expect(page.get_by_text("Answers come from the endpoint box.")).to_be_visible()
+    await expect(page.locator("optgroup", has_text="box/")).to_have_attribute("label", "Chat · box (vLLM)")
     await page.get_by_role("textbox", name="Message").fill("Hello")
     await page.get_by_role("button", name="Send").click()
     await expect(page.get_by_text("tokens/s")).to_be_visible()

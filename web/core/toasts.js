@@ -9,11 +9,13 @@ export const UNDER_WAY = new Set(['Registered', 'Downloading']);
 const ENDED = new Set(['Ready', 'Error']);
 
 /**
- * Whether a pull has ended between two states of a model. A small one begins and ends between two frames: then
- * only the reducer has seen it under way, and noted `pulled`.
+ * Whether a pull has ended between two states of a model. A small one begins and ends between two frames:
+ * then only the reducer has seen it under way, and noted `pulled`.
  */
 export const hasEndedPull = (before, now) =>
-  before.status !== now.status && ENDED.has(now.status) && (UNDER_WAY.has(before.status) || now.pulled === true);
+  before.status !== now.status &&
+  ENDED.has(now.status) &&
+  (UNDER_WAY.has(before.status) || now.pulled === true);
 
 /**
  * `state` with one more toast: {kind: success | error | info, key, values} or {kind, text}. A new toast

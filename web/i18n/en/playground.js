@@ -9,6 +9,9 @@ export default {
   'playground.untitled': 'Untitled',
   'playground.begin': 'Chat with {name}',
   'playground.begin.text': 'It runs on your own machines. Your messages never leave them.',
+  'playground.begin.cloud':
+    'Answers come from the cloud endpoint {name}: your messages are sent there, and may be billed.',
+  'playground.begin.endpoint': 'Answers come from the endpoint {name}. Your messages are sent there.',
   'playground.idea.explain': 'Explain in simple words how a language model works.',
   'playground.idea.write': 'Write a friendly note postponing a meeting to next week.',
   'playground.idea.code': 'Write a Python function that finds the longest word in a text.',

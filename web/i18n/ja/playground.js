@@ -9,6 +9,9 @@ export default {
   'playground.untitled': '無題',
   'playground.begin': '{name} とチャット',
   'playground.begin.text': '自分のマシン上で動作します。メッセージが外部に送信されることはありません。',
+  'playground.begin.cloud':
+    'クラウドのエンドポイント {name} が応答します。メッセージはそこへ送信され、課金されることがあります。',
+  'playground.begin.endpoint': 'エンドポイント {name} が応答します。メッセージはそこへ送信されます。',
   'playground.idea.explain': '言語モデルの仕組みをやさしく説明してください。',
   'playground.idea.write': '打ち合わせを来週に延期したいという丁寧なメールを書いてください。',
   'playground.idea.code': '文章の中でいちばん長い単語を返す Python の関数を書いてください。',

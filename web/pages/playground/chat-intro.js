@@ -9,10 +9,10 @@ import { isChatModel } from './model-choice.js';
 const IDEAS = ['explain', 'write', 'code'];
 
 /** `choose(text)`: puts a suggestion into the composer. */
-export const chatIntro = ({ model }, chooseModel) => html`
+export const chatIntro = ({ model, source }, chooseModel) => html`
   <div class="log-empty">
     <h2>${t('playground.begin', { name: model.name })}</h2>
-    <p>${t('playground.begin.text')}</p>
+    <p>${whereText(source)}</p>
     <div class="ideas">
       ${IDEAS.map((name) => {
         const text = t(`playground.idea.${name}`);
@@ -63,6 +63,12 @@ export function noModelPage(app, state, pulling) {
         `,
       )}
     </div>`;
+}
+
+/** Where messages go: an engine elsewhere may keep them, and a cloud is not one's own. */
+function whereText(source) {
+  if (!source) return t('playground.begin.text');
+  return t(source.cloud ? 'playground.begin.cloud' : 'playground.begin.endpoint', { name: source.name });
 }
 
 /** The smallest chat model, and the largest that fits well: [{key, item}]. */
