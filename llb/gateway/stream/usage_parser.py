@@ -23,8 +23,6 @@ _END_PATTERN = re.compile(
     rb'"(?:finish|stop)_reason": ?"'
     rb"|(?:^|\n)(?:data: ?\[DONE\]|event: ?(?:message_stop|response\.completed|response\.incomplete)\r?\n)"
 )
-# One of these is in every end. Cheaper than the pattern, for events in the middle of an answer.
-_END_HINTS = (b'_reason":"', b'_reason": "', b"[DONE]", b"message_stop", b"response.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,16 @@ _SUMMED = tuple(field.name for field in fields(Usage) if field.name != "media")
 
 def has_answer_end(events: bytes) -> bool:
     """Return whether whole `events` of a stream include the end of a complete answer."""
-    return any(hint in events for hint in _END_HINTS) and _END_PATTERN.search(events) is not None
+    # One of these is in every end. Cheaper than the pattern, for events in the middle of an answer; and
+    # written out, because a loop would take a third longer.
+    may_have_end = (
+        b'_reason":"' in events
+        or b'_reason": "' in events
+        or b"[DONE]" in events
+        or b"message_stop" in events
+        or b"response." in events
+    )
+    return may_have_end and _END_PATTERN.search(events) is not None
 
 
 class UsageParser:
