@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llb.base import installation, platform_compat, runfile
+from llb.base.installation import InstallKind
 from llb.cli import output
 from llb.cli.errors import CommandError
 from llb.cli.grammar.flags import flags_of
@@ -186,8 +187,11 @@ _ENVIRONMENT_HINT = (
 
 def _needed_paths(command: Sequence[str], config: Config) -> list[tuple[Path, bool]]:
     """Files and directories that the service has to read, or with True to write."""
-    package = Path(__file__).resolve().parents[2]
-    read = [Path(command[0]), package, config.catalog, config.tls_cert, config.tls_key]
+    program = [Path(word) for word in command[:2] if word.startswith("/")]
+    if installation.kind() is not InstallKind.FILE:
+        # The service unpacks llb.pyz for itself.
+        program.append(Path(__file__).resolve().parents[2])
+    read = [*program, config.catalog, config.tls_cert, config.tls_key]
     log_dir = None if config.log_file is None else config.log_file.parent
     written = [config.home, config.models_dir, config.backup_to, log_dir]
     return [

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from llb.base import installation
 from llb.cli.errors import CommandError
 from llb.cli.host import service
 from llb.cli.host.systemd_unit import ServiceUnit, join_words, render_unit
-from llb.config import DEFAULT_HOST
+from llb.config import DEFAULT_HOST, make_config
 from tests.cli.conftest import CommandHost
 
 SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
@@ -147,6 +149,22 @@ def test_a_place_that_the_service_cannot_use_is_refused(
     monkeypatch.setattr(service, "HIDDEN_DIRECTORIES", (public_path,))
     with pytest.raises(CommandError, match="into /opt/llb"):
         service.require_access(program, os.geteuid(), [])
+
+
+def test_of_a_single_file_only_python_and_the_file_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(home=service.SYSTEM_HOME)
+    package = Path(service.__file__).resolve().parents[2]
+    command = installation.program_command()
+    assert service._needed_paths(command, config) == [(Path(sys.executable), False), (package, False)]
+    # It was unpacked into the cache of whoever installs the service.
+    monkeypatch.setattr(installation, "_program_file", tmp_path / "llb.pyz")
+    command = installation.program_command()
+    assert service._needed_paths(command, config) == [
+        (Path(sys.executable), False),
+        (tmp_path / "llb.pyz", False),
+    ]
 
 
 @pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="this host runs systemd")
