@@ -29,7 +29,7 @@ from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.prompt_owners import OwnPrompt, PromptOwners, owner_of
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.spend.attempt_spend import AttemptSpend, SpendControl
-from llb.gateway.spend.billed_request import BilledRequest, read_billed_request
+from llb.gateway.spend.billed_request import FREE_REQUEST, BilledRequest, read_billed_request
 from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH
 from llb.gateway.stream.cached_tokens import LimitedSink, told_tokens
@@ -223,7 +223,9 @@ class Attempt:
         record.node_id, record.endpoint_id = None, endpoint_id
         context.traffic.begin_request(endpoint_id)
         self._exchange = EndpointExchange(context.endpoints, call, place)
-        billed = await _read_billed_request(call, await self._exchange.build(), place.context_length)
+        outgoing, billed = await self._exchange.build(), FREE_REQUEST
+        if not context.spend.is_free(place.endpoint, place.served_as):
+            billed = await _read_billed_request(call, outgoing, place.context_length)
         self._spend = context.spend.reserve(call, place.endpoint, place.served_as, billed)
         if call.operation.generates_text:
             self._own_prompt = await context.prompt_owners.begin_request(

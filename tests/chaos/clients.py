@@ -13,6 +13,8 @@ import httpx
 CLIENT_COUNT = 32
 ANSWER_TOKENS = 4
 REQUEST_TIMEOUT_S = 60.0
+# Between two requests of a client: without it the clients take the processor that they measure.
+MAX_PAUSE_S = 0.2
 
 
 class Clients:
@@ -73,6 +75,7 @@ class Clients:
             async with self._answered:
                 self.outcomes[f"{'stream' if stream else 'document'}: {outcome}"] += 1
                 self._answered.notify_all()
+            await asyncio.sleep(self._random.uniform(0, MAX_PAUSE_S))
 
     async def _ask(self, *, stream: bool) -> str:
         words = " ".join(self._random.choices(("red", "fish", "blue", "moon"), k=self._random.randint(1, 20)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from llb.errors import InvalidRequest
 from llb.gateway.admission.rate_limiter import BYTES_PER_STREAMED_TOKEN
@@ -22,6 +23,7 @@ from llb.policy.spend.price import (
     price_at_tier,
     worst_cost_of,
 )
+from llb.wire import ModelRates
 
 
 class SpendControl:
@@ -32,23 +34,16 @@ class SpendControl:
         self._prices = prices
 
     def price_of(self, endpoint: Endpoint, served_as: str) -> ModelPrice | None:
-        """Price of a model at an endpoint, None if it is unknown."""
-        overrides = {
-            name: price_of_rates(
-                rates.input,
-                rates.output,
-                rates.cache_read,
-                rates.cache_write,
-                {
-                    "input_audio": rates.input_audio,
-                    "output_audio": rates.output_audio,
-                    "input_image": rates.input_image,
-                    "output_image": rates.output_image,
-                },
-            )
-            for name, rates in endpoint.record.settings.prices.items()
-        }
-        return self._prices.price_of(endpoint.kind.value, endpoint.record.base_url, served_as, overrides)
+        """Price of a model at an endpoint: the administrator's, else the list's; None if it is unknown."""
+        rates = endpoint.record.settings.prices
+        own = rates.get(served_as) or rates.get("*")
+        if own is not None:
+            return _price_of_own_rates(own)
+        return self._prices.price_of(endpoint.kind.value, endpoint.record.base_url, served_as)
+
+    def is_free(self, endpoint: Endpoint, served_as: str) -> bool:
+        """Whether requests for a model cost nothing, so that nobody needs to know how large they are."""
+        return self.price_of(endpoint, served_as) is FREE
 
     def reserve(
         self, call: InferenceCall, endpoint: Endpoint, served_as: str, billed: BilledRequest
@@ -77,6 +72,17 @@ class SpendControl:
             )
         reservation = self.ledger.reserve(accounts, worst_usd, target=endpoint.name)
         return AttemptSpend(reservation, price, billed, call)
+
+
+@lru_cache(maxsize=256)
+def _price_of_own_rates(rates: ModelRates) -> ModelPrice:
+    media = {
+        "input_audio": rates.input_audio,
+        "output_audio": rates.output_audio,
+        "input_image": rates.input_image,
+        "output_image": rates.output_image,
+    }
+    return price_of_rates(rates.input, rates.output, rates.cache_read, rates.cache_write, media)
 
 
 class AttemptSpend:

@@ -64,6 +64,9 @@ class BilledRequest:
     content: BilledContent = TEXT_ONLY
 
 
+FREE_REQUEST = BilledRequest(0, 0)
+
+
 def read_billed_request(
     path: str, body: bytes, *, generates_text: bool, context_length: int | None = None
 ) -> BilledRequest:

@@ -19,6 +19,7 @@ from llb.policy.endpoints.dialects import CLOUD_KINDS
 from llb.policy.spend.price import FREE, MediaRates, ModelPrice, Rate
 
 FILE_NAME = "prices.json"
+MAX_KNOWN_PRICES = 4096
 # Kinds that tell nothing about who runs the endpoint.
 _ANYBODY = "openai-compatible"
 NO_FURTHER_RATES: Mapping[str, Any] = MappingProxyType({})
@@ -46,6 +47,8 @@ class PriceList:
         self.source, self.date = file.source, file.date
         self._providers = {provider.id: provider for provider in file.providers}
         self._addresses = [(re.compile(provider.address), provider.id) for provider in file.providers]
+        # A search goes through hundreds of terms, and each request needs one.
+        self._known_price_of = lru_cache(maxsize=MAX_KNOWN_PRICES)(self._find_price)
 
     @classmethod
     def load(cls, path: Path | None = None) -> PriceList:
@@ -64,17 +67,11 @@ class PriceList:
             return None
         return _find(entry, model.removeprefix("models/").lower())
 
-    def price_of(
-        self, kind: str, base_url: str, model: str, overrides: Mapping[str, ModelPrice] | None = None
-    ) -> ModelPrice | None:
-        """Price of `model` at an endpoint: the administrator's, else the list's; engines of one's own are
-        free.
+    def price_of(self, kind: str, base_url: str, model: str) -> ModelPrice | None:
+        """Price of `model` at an endpoint, None if it is unknown; engines of one's own are free."""
+        return self._known_price_of(kind, base_url, model)
 
-        `overrides` are by model name, `*` for all models. None is unknown.
-        """
-        for name in (model, "*"):
-            if overrides and name in overrides:
-                return overrides[name]
+    def _find_price(self, kind: str, base_url: str, model: str) -> ModelPrice | None:
         provider = self.provider_of(kind, base_url)
         if provider is not None:
             return self.find(provider, model)

@@ -6,7 +6,7 @@ import pytest
 
 from llb.base.resources import resource_path
 from llb.gateway.spend.price_list import FILE_NAME, PriceList
-from llb.policy.spend.price import FREE, ModelPrice, Rate
+from llb.policy.spend.price import FREE, Rate
 from tools.make_prices import MAX_FILE_BYTES
 
 PRICES = PriceList.load()
@@ -94,13 +94,3 @@ def test_engines_of_ones_own_are_free_and_strangers_unknown() -> None:
         assert PRICES.price_of(kind, base_url, "any") is FREE
     assert PRICES.price_of("openai-compatible", "https://llm.example.com/v1", "any") is None
     assert PRICES.price_of("openai-compatible", "https://8.8.8.8/v1", "any") is None
-
-
-def test_the_administrators_price_comes_first() -> None:
-    mine = ModelPrice(Rate(1.0), Rate(2.0))
-    default = ModelPrice(Rate(9.0), Rate(9.0))
-    overrides = {"gpt-4o": mine, "*": default}
-    url = "https://api.openai.com/v1"
-    assert PRICES.price_of("openai", url, "gpt-4o", overrides) is mine
-    assert PRICES.price_of("openai", url, "gpt-99", overrides) is default
-    assert PRICES.price_of("openai", url, "gpt-4o", {"other": mine}) == PRICES.find("openai", "gpt-4o")
