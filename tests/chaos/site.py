@@ -108,6 +108,8 @@ async def run_site(folder: Path, model: Path) -> AsyncIterator[ChaosSite]:
                     "base_url": engine.base_url,
                     "max_concurrency": ENGINE_SLOTS,
                     "timeout_s": ENGINE_TIMEOUT_S,
+                    # Its faults meet a request at once, and the own node gets those that it has no slot for.
+                    "priority": 1,
                 },
                 {"name": "cloud", "kind": "openai", "base_url": cloud.base_url, "prices": prices},
             ):
