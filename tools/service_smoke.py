@@ -1,12 +1,12 @@
 """Smoke test of `llb service`: systemd boots in namespaces of this host, with the unit that llb writes.
 
-    python -m tools.service_smoke ROOT
+    python -m tools.service_smoke ROOT [--file dist/llb.pyz]
 
 ROOT is what `python -m tools.container_smoke ROOT` has left: a root file system of Debian with llb in
 /opt/llb. The test installs systemd there with apt, and boots it as process 1 of namespaces of its own; only
 the network is that of this host. Then: install the service, pull a model from the Hub stand-in, ask it,
 reload, kill -9, stop while an answer runs, boot again, ask again, uninstall. Needs root, and the packages of
-the tests.
+the tests. With `--file` the single file is installed as the service, and its commands are used.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tools.container_smoke import CHROOT, PROJECT, UNSHARE
 
 NSENTER = "/usr/bin/nsenter"
 MODEL = "smollm2-135m"
+FILE_PLACE = "opt/llb-file/llb.pyz"
 DEADLINE_S = 120.0
 PATHS = {"PATH": "/opt/llb/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 # As a container manager prepares the file systems of its process 1.
@@ -141,18 +142,18 @@ def prepare(root: Path, hub_url: str) -> None:
     shutil.rmtree(root / "var/lib/llb", ignore_errors=True)
 
 
-def check_service(root: Path, port: int) -> None:
+def check_service(root: Path, port: int, program: list[str]) -> None:
     """Go through the life of the service. Raises `SystemExit`."""
 
     def is_active(host: BootedHost) -> bool:
         return host.run("systemctl", "is-active", "llb", check=False).strip() == "active"
 
     def ask(host: BootedHost) -> None:
-        host.run("llb", "chat", MODEL, "Hello", "--max-tokens", "8", user="llb")
+        host.run(*program, "chat", MODEL, "Hello", "--max-tokens", "8", user="llb")
 
     with booted(root) as host:
-        print(host.run("llb", "service", "install", "--port", str(port)).splitlines()[0])
-        host.run("llb", "pull", MODEL, user="llb")
+        print(host.run(*program, "service", "install", "--port", str(port)).splitlines()[0])
+        host.run(*program, "pull", MODEL, user="llb")
         ask(host)
         host.run("systemctl", "reload", "llb")
         wait_for(
@@ -163,7 +164,7 @@ def check_service(root: Path, port: int) -> None:
         wait_for("the restart", lambda: not is_active(host))
         print(f"kill -9: active again after {wait_for('the restart', lambda: is_active(host)):.1f} s")
         ask(host)
-        words = ["llb", "chat", MODEL, "Tell a long story.", "--max-tokens", "120"]
+        words = [*program, "chat", MODEL, "Tell a long story.", "--max-tokens", "120"]
         with host.start(*words, user="llb") as chat:
             # The first character has come.
             answer = "" if chat.stdout is None else chat.stdout.read(1)
@@ -175,24 +176,32 @@ def check_service(root: Path, port: int) -> None:
         result = host.run("systemctl", "show", "llb", "--property=Result", "--value").strip()
         if result != "success":
             raise SystemExit(f"the service ended with {result}")
+    started_at = time.monotonic()
     with booted(root) as host:
-        print(f"boot: active after {wait_for('the service', lambda: is_active(host)):.1f} s")
+        wait_for("the service", lambda: is_active(host))
+        print(f"boot: active after {time.monotonic() - started_at:.1f} s")
         ask(host)
         print(host.run("systemd-analyze", "security", "--no-pager", "llb").splitlines()[-1])
-        print(host.run("llb", "service", "uninstall").strip())
+        print(host.run(*program, "service", "uninstall").strip())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Smoke test of `llb service` with a real systemd.")
     parser.add_argument("root", type=Path, metavar="ROOT")
     parser.add_argument("--port", type=int, default=18_081)
+    parser.add_argument("--file", type=Path, default=None, metavar="llb.pyz")
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("namespaces and chroot need root")
     root = options.root.resolve()
+    program = ["llb"]
+    if options.file is not None:
+        (root / FILE_PLACE).parent.mkdir(exist_ok=True)
+        shutil.copy2(options.file, root / FILE_PLACE)
+        program = ["python3", f"/{FILE_PLACE}"]
     with hub_stand_in(options.port + 1) as hub_url:
         prepare(root, hub_url)
-        check_service(root, options.port)
+        check_service(root, options.port, program)
     print("The service works.")
     return 0
 
