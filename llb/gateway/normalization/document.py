@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -26,6 +27,10 @@ class RequestDocument:
 
     def __contains__(self, name: str) -> bool:
         return name in self._raw_fields or name in self._values
+
+    def has_any(self, names: AbstractSet[str]) -> bool:
+        """Whether one of these fields is present."""
+        return not (names.isdisjoint(self._raw_fields) and names.isdisjoint(self._values))
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self._raw_fields, *(name for name in self._values if name not in self._raw_fields)])

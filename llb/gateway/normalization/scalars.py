@@ -60,11 +60,12 @@ _STOP_NAMES = ("stop", "stop_sequences")
 
 def normalize_scalars(document: RequestDocument) -> None:
     """Write aliases, whole numbers, numbers and flags as the engine reads them; raises `InvalidRequest`."""
-    for alias, name in _ALIASES.items():
-        if alias in document:
-            value = document.remove(alias)
-            if name not in document:
-                document.set(name, value)
+    if document.has_any(_ALIASES.keys()):
+        for alias, name in _ALIASES.items():
+            if alias in document:
+                value = document.remove(alias)
+                if name not in document:
+                    document.set(name, value)
     for field in document:
         if field in _WHOLE_NUMBERS:
             document.set(field, read_whole_number(field, document.get(field)))
