@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,19 @@ class Account:
         path = folder / "bin"
         path.mkdir()
         (path / "python3").symlink_to(python)
-        download = folder / "download"
-        download.mkdir()
-        self.program = Path(shutil.copy(program, download / "llb.pyz"))
-        download.chmod(0o555)
+        self.program = folder / "download" / "llb.pyz"
+        self.program.parent.mkdir()
+        self.exchange_file(program)
         self.home = self.make_directory("home")
         self.environment = {"HOME": str(self.home), "PATH": str(path), "HF_ENDPOINT": hub_url}
         ids = {"user": USER_ID, "group": USER_ID, "extra_groups": []}
         self.options: dict[str, Any] = ids if os.geteuid() == 0 else {}
+
+    def exchange_file(self, program: Path) -> None:
+        """Put another program file in the place of the one that is there."""
+        self.program.parent.chmod(0o755)
+        Path(shutil.copy(program, self.program.with_suffix(".new"))).replace(self.program)
+        self.program.parent.chmod(0o555)
 
     def make_directory(self, name: str) -> Path:
         directory = self.folder / name
@@ -158,35 +164,48 @@ def time_installed_start(python: str, home: Path, hub_url: str) -> Start:
     return start
 
 
+class SecondNode:
+    """Node from the file of `account` that has joined the llb of `balancer`, whose own node is `first`."""
+
+    def __init__(self, balancer: Account, account: Account) -> None:
+        self._balancer = balancer
+        port = free_port()
+        home = account.make_directory(f"node-{port}")
+        command = re.search(r"--join \S+ --token \S+", balancer.run("join-token"))
+        assert command is not None
+        self._process = account.start(
+            *("--port", str(port), *command[0].split()),
+            log=account.folder / "node.log",
+            LLB_HOME=str(home),
+            LLB_NODE_NAME="second",
+        )
+        wait_until_serving(self._process, port)
+
+    def answer(self) -> str:
+        """Return an answer of this node, to which the model is copied."""
+        run = self._balancer.run
+        wait_until(lambda: run("load", MODEL, "--node", "second", may_fail=True), 60.0)
+        run("nodes", "drain", "first")
+        text = run("chat", MODEL, "Say one word.").strip()
+        run("nodes", "drain", "first", "--off")
+        return text
+
+    def close(self) -> None:
+        stop(self._process)
+
+
 def use_file(account: Account) -> None:
     """Pull, chat, join and stop, with the file only. Exits 1 if a step fails."""
-    port, node_port = free_port(), free_port()
-    node_home = account.make_directory("node")
+    port = free_port()
     log = account.folder / "use.log"
     server = account.start(
         "--port", str(port), log=log, LLB_ADMIN_PASSWORD="correct horse battery", LLB_NODE_NAME="first"
     )
     wait_until_serving(server, port)
     print(account.run("pull", MODEL).strip().splitlines()[-1])
-    answer = account.run("chat", MODEL, "Say one word.")
-    print(f"chat: {answer.strip()[:70]!r}")
-    command = re.search(r"--join \S+ --token \S+", account.run("join-token"))
-    assert command is not None
-    node = account.start(
-        "--port",
-        str(node_port),
-        *command[0].split(),
-        log=log,
-        LLB_HOME=str(node_home),
-        LLB_NODE_NAME="second",
-    )
-    wait_until_serving(node, node_port)
-    wait_until(lambda: re.search(r"second.*online", account.run("nodes")), 60.0)
-    # The model is copied to it from the first one; its answer comes from there.
-    wait_until(lambda: account.run("load", MODEL, "--node", "second", may_fail=True), 60.0)
-    account.run("nodes", "drain", "first")
-    print(f"the second node: {account.run('chat', MODEL, 'Say one word.').strip()[:70]!r}")
-    stop(node)
+    print(f"chat: {account.run('chat', MODEL, 'Say one word.').strip()[:70]!r}")
+    with closing(SecondNode(account, account)) as node:
+        print(f"the second node: {node.answer()[:70]!r}")
     stop(server)
 
 

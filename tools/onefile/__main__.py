@@ -1,8 +1,9 @@
 """Build of what a release has, into dist/: wheel, sdist, llb.pyz and their checksums.
 
-    python -m tools.onefile [--project DIR] [--out DIR] [--wheels DIR]
+    python -m tools.onefile [--project DIR] [--out DIR] [--wheels DIR] [--python 3.N …]
 
-It needs pip, hatchling and packaging: `./install.sh build` has them. `--project` builds another checkout.
+It needs pip, hatchling and packaging: `./install.sh build` has them. `--project` builds another checkout, and
+`--python` a smaller file, for these Pythons only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -41,7 +43,9 @@ def build_distributions(project: Path, out: Path) -> Wheel:
     return Wheel(wheel)
 
 
-def build_program_file(project: Path, own: Wheel, wheels: Path, out: Path) -> Path:
+def build_program_file(
+    project: Path, own: Wheel, wheels: Path, out: Path, minors: Sequence[int] = MINORS
+) -> Path:
     """Build llb.pyz from the wheel of llb and the locked packages. Raises `BuildError`."""
     described = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     additions = read_lock(ADDITIONS)
@@ -49,7 +53,7 @@ def build_program_file(project: Path, own: Wheel, wheels: Path, out: Path) -> Pa
     roots = [*map(Requirement, described["dependencies"]), *(each.requirement for each in additions)]
     files_by_tag: dict[str, dict[str, bytes]] = {}
     glibc = (0, 0)
-    for minor in MINORS:
+    for minor in minors:
         found = download(locked, minor, wheels / f"cp3{minor}")
         runtime = [own, *select_runtime(roots, found, minor)]
         glibc = max(glibc, *(wheel.glibc for wheel in runtime))
@@ -84,10 +88,13 @@ def main() -> int:
     parser.add_argument("--project", type=Path, default=ROOT)
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--wheels", type=Path, default=ROOT / "build" / "wheels")
+    names = [f"3.{minor}" for minor in MINORS]
+    parser.add_argument("--python", action="append", choices=names, help="(default: all)")
     options = parser.parse_args()
+    minors = [int(name.removeprefix("3.")) for name in options.python or names]
     try:
         own = build_distributions(options.project, options.out)
-        program = build_program_file(options.project, own, options.wheels, options.out)
+        program = build_program_file(options.project, own, options.wheels, options.out, minors)
     except BuildError as error:
         print(f"tools.onefile: {error}", file=sys.stderr)
         return 1
