@@ -160,7 +160,7 @@ def run_upgrade(appliance: Appliance, older: Path, newer: Path) -> str:
     refused = account.start("--port", str(appliance.port), log=account.folder / "refused.log")
     check(refused.wait(60) == 1, "the older file refuses the database of the newer one")
     said = (account.folder / "refused.log").read_text()
-    command = shlex.split(said.partition(": ./llb.pyz ")[2])
+    command = shlex.split(said.partition("'./llb.pyz ")[2].partition("' to the copy of ")[0])
     check(NEWER_VERSION in said and command[:1] == ["restore"], "it names the version and the command back")
     account.run(*command, "--yes")
     appliance.start()

@@ -94,10 +94,11 @@ def _describe_newer(path: Path, connection: sqlite3.Connection, version: int, kn
         copy = _upgrade_copy_path(path, older)
         if copy.is_file():
             saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(copy.stat().st_mtime))
-            command = f"{installation.command_path()} restore {shlex.quote(str(copy))}"
+            arguments = f"{shlex.quote(str(copy))} --home {shlex.quote(str(path.parent))}"
+            # The command is not at the end: a full stop would become a part of it.
             return (
-                f"{found}go back to the copy that was made before the upgrade, without what was changed "
-                f"since {saved}: {command} --home {shlex.quote(str(path.parent))}"
+                f"{found}go back with '{installation.command_path()} restore {arguments}' to the copy of {saved} "
+                "from before the upgrade: what was changed since is lost."
             )
     return f"{found}restore a backup that an older one made: 'llb restore FILE'."
 

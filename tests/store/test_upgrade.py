@@ -68,7 +68,7 @@ def test_a_downgrade_names_the_copy_to_restore(path: Path, monkeypatch: pytest.M
     said = refusal(path)
     copy = path.with_name(f"llb-schema{len(MIGRATIONS)}.backup.db")
     assert f"was written by a newer llb (9.9.0): it has schema {len(NEWER)}, llb {__version__} knows" in said
-    words = shlex.split(said.partition("restore ")[2])
+    words = shlex.split(said.partition(" restore ")[2].partition("' to the copy of ")[0])
     assert words == [str(copy), "--home", str(path.parent)]
     restored = restore_database(Path(words[0]), path)
     prepare_database(path)
