@@ -97,8 +97,8 @@ def _describe_newer(path: Path, connection: sqlite3.Connection, version: int, kn
             arguments = f"{shlex.quote(str(copy))} --home {shlex.quote(str(path.parent))}"
             # The command is not at the end: a full stop would become a part of it.
             return (
-                f"{found}go back with '{installation.command_path()} restore {arguments}' to the copy of {saved} "
-                "from before the upgrade: what was changed since is lost."
+                f"{found}go back with '{installation.command_path()} restore {arguments}' to the copy of "
+                f"{saved} from before the upgrade: what was changed since is lost."
             )
     return f"{found}restore a backup that an older one made: 'llb restore FILE'."
 
