@@ -23,8 +23,11 @@ const FORMATS = {
   gpu: (value) => f.percent(value),
 };
 const SHARES = new Set(['cpu', 'gpu']);
+// Without a loaded model the scale would end at two bytes.
+const SMALLEST = { memoryBytes: 1e9 };
 // What the server keeps changes every five seconds, and every minute.
 const MAX_AGE_MS = { recent: 10_000, hour: 60_000, day: 60_000 };
+const RETRY_MS = 1_000;
 
 export function createCharts(app) {
   const chosen = { span: 'recent', by: 'all' };
@@ -56,7 +59,10 @@ export function createCharts(app) {
   }
 
   const unsubscribe = app.store.subscribe(() => {
-    if (!isLive() && fetched && Date.now() - fetched.at > MAX_AGE_MS[chosen.span]) load();
+    if (isLive() || !fetched) return;
+    // A server that has just started has its first figures soon.
+    const maxAge = fetched.series.length ? MAX_AGE_MS[chosen.span] : RETRY_MS;
+    if (Date.now() - fetched.at > maxAge) load();
   });
 
   function choose(name, value) {
@@ -121,7 +127,7 @@ export function createCharts(app) {
       from: to - windowMs,
       to,
       maximum,
-      top: SHARES.has(field) ? 1 : niceMaximum(maximum),
+      top: SHARES.has(field) ? 1 : niceMaximum(maximum, SMALLEST[field]),
       format: field === 'memoryBytes' || SHARES.has(field) ? text : (value) => f.number(value),
       ticks: ticks(to, windowMs, tickMs),
       mark:
