@@ -182,7 +182,9 @@ def _create_anonymizer(config: Config, info: RunInfo | None) -> Anonymizer:
     )
     anonymizer.register_names("host", *(name.partition(":")[0] for name in config.allowed_hosts))
     with suppress(sqlite3.Error, OSError, LlbError, msgspec.MsgspecError):
-        asyncio.run(_register_stored_names(anonymizer, config.database_path))
+        # The thread of aiosqlite outlives the event loop if there is nothing to open.
+        if config.database_path.exists():
+            asyncio.run(_register_stored_names(anonymizer, config.database_path))
     return anonymizer
 
 
