@@ -247,6 +247,7 @@ class EndpointRegistry:
             endpoint.models = models
             self._update_names(endpoint)
         self._sync(endpoint, always_publish=is_changed or slots_changed)
+        self._raise_stale_throughput(endpoint)
         return is_changed
 
     def record_failed_check(self, endpoint: Endpoint, message: str, *, is_key_refused: bool) -> None:
@@ -309,6 +310,13 @@ class EndpointRegistry:
     def _forget_lists(self) -> None:
         self._lists.clear()
         self._encoded_lists.clear()
+
+    def _raise_stale_throughput(self, endpoint: Endpoint) -> None:
+        """Let an endpoint that was slow long ago get a request again, by which it is measured."""
+        names = self._names_of.get(endpoint.id, set())
+        for model_id in self._performance.raise_stale_throughput(endpoint.id):
+            if model_id in names:
+                self._set_capacity(endpoint, model_id)
 
     def _set_capacity(self, endpoint: Endpoint, model_id: str) -> None:
         slots = endpoint.shared_slots.slots

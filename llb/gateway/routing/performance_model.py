@@ -136,6 +136,9 @@ class PerformanceModel:
             lambda: NodePerformance(clock())
         )
         self._models: defaultdict[str, ModelPerformance] = defaultdict(ModelPerformance)
+        # Of the pairs that were measured, of perhaps thousands.
+        self._models_of_node: defaultdict[str, set[str]] = defaultdict(set)
+        self._nodes_of_model: defaultdict[str, set[str]] = defaultdict(set)
         # by node and model
         self._load_started_at: dict[tuple[str, str], float] = {}
 
@@ -185,18 +188,27 @@ class PerformanceModel:
             )
         node = self._nodes[node_id, model_id]
         node.record_completion(self._clock(), uncached_tokens, usage, mean_busy_slots)
+        self._models_of_node[node_id].add(model_id)
+        self._nodes_of_model[model_id].add(node_id)
 
-    def raise_stale_throughput(self, node_id: str) -> None:
-        """Raise the stale estimates of a node one step; called at every heartbeat."""
+    def raise_stale_throughput(self, node_id: str) -> list[str]:
+        """Raise the stale estimates of a node one step, and return the models that they are of.
+
+        Called at every heartbeat of a node, and at every check of an endpoint.
+        """
         now = self._clock()
-        for (known_node_id, model_id), node in self._nodes.items():
-            if known_node_id == node_id and node.is_stale(now):
-                node.raise_towards(now, self._fastest_throughput(model_id))
+        stale = [
+            model_id
+            for model_id in self._models_of_node.get(node_id, ())
+            if self._nodes[node_id, model_id].is_stale(now)
+        ]
+        for model_id in stale:
+            self._nodes[node_id, model_id].raise_towards(now, self._fastest_throughput(model_id))
+        return stale
 
     def _fastest_throughput(self, model_id: str) -> Throughput:
-        throughputs = [
-            node.throughput for (_, known_model_id), node in self._nodes.items() if known_model_id == model_id
-        ]
+        nodes = self._nodes_of_model[model_id]
+        throughputs = [self._nodes[node_id, model_id].throughput for node_id in nodes]
         prefill_rates = [throughput.prefill_tokens_per_s for throughput in throughputs]
         decode_rates = [throughput.decode_tokens_per_s for throughput in throughputs]
         return Throughput(_max_known(prefill_rates), _max_known(decode_rates))
