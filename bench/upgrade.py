@@ -15,6 +15,7 @@ Exits 1 otherwise.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import shlex
 import shutil
@@ -42,7 +43,7 @@ from tests.hub.process import HubProcess
 from tests.processes import ROOT, wait_until
 
 NEWER_VERSION = "9.9.0"
-RETRY_DELAY_S, RETRY_DEADLINE_S = 0.2, 120.0
+RETRY_DELAYS_S, RETRY_DEADLINE_S = (0.5, 1.0, 2.0, 4.0), 120.0
 MIGRATION = '''
 """Stands for the migration of a later version."""
 import sqlite3
@@ -184,17 +185,20 @@ class Client(threading.Thread):
     def __init__(self, base_url: str, key: str, stopping: threading.Event) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        # One for all: making a client takes more processor time than a refused request.
+        self._http = httpx.Client(trust_env=False, verify=False, timeout=RETRY_DEADLINE_S)  # noqa: S501
         self._url, self._key, self._stopping = f"{base_url}/v1/chat/completions", key, stopping
 
     def run(self) -> None:
         while not self._stopping.is_set():
             deadline = time.monotonic() + RETRY_DEADLINE_S
+            delays_s = itertools.chain(RETRY_DELAYS_S, itertools.repeat(RETRY_DELAYS_S[-1]))
             while (result := self._stream_answer()) == "refused":
                 self.counts["tries again"] += 1
                 if time.monotonic() > deadline:
                     result = "lost"
                     break
-                time.sleep(RETRY_DELAY_S)
+                time.sleep(next(delays_s))
             self.counts[result] += 1
 
     def _stream_answer(self) -> str:
@@ -208,10 +212,7 @@ class Client(threading.Thread):
         headers = {"Authorization": f"Bearer {self._key}"}
         text = ""
         try:
-            with (
-                httpx.Client(trust_env=False, timeout=RETRY_DEADLINE_S) as client,
-                client.stream("POST", self._url, json=body, headers=headers) as answer,
-            ):
+            with self._http.stream("POST", self._url, json=body, headers=headers) as answer:
                 if answer.status_code != 200:
                     return "refused"
                 for chunk in answer.iter_text():
