@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from tests.conftest import (
     BalancerFactory,
@@ -46,7 +46,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(shared, append=False)
 
 
+# For hangs only: whatever is awaited comes within a second or two on a quiet machine.
 DEADLINE_MS = 15_000
+expect.set_options(timeout=DEADLINE_MS)
 
 CHROMIUM_ARGUMENTS = (
     "--no-sandbox",
