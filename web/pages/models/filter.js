@@ -14,6 +14,7 @@ const OFFERED = [
   ['status', 'Ready'],
   ['capability', 'TextGeneration'],
   ['tag', 'coding'],
+  ['capability', 'ToolUse'],
   ['capability', 'ImageUnderstanding'],
   ['tag', 'reasoning'],
   ['capability', 'Embedding'],

@@ -157,6 +157,7 @@ const progressText = (item) =>
 const ABILITIES = [
   ['eye', 'vision', (model) => model.capabilities.includes('ImageUnderstanding')],
   ['code', 'code', (model) => model.tags.includes('coding')],
+  ['wrench', 'tools', (model) => model.capabilities.includes('ToolUse')],
   [
     'thought',
     'reasoning',
