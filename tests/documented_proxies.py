@@ -52,19 +52,24 @@ def run_documented(name: str, folder: Path, user: str, llb_port: int) -> Iterato
     target = (LLB_ADDRESS, f"127.0.0.1:{llb_port}")
     command = _COMMANDS[name](folder, user, port, target)
     with run_proxy(command, port):
-        # Traefik listens before it has read its dynamic configuration.
-        wait_until(lambda: _accepts_tls(port))
+        # Traefik listens, and speaks TLS, before it has read its dynamic configuration.
+        wait_until(lambda: _finds_llb(port))
         yield port
 
 
-def _accepts_tls(port: int) -> bool:
+def _finds_llb(port: int) -> bool:
+    """Whether the proxy has read its configuration: it then passes the request on."""
+    request = f"GET /health HTTP/1.1\r\nHost: {HOST}:{port}\r\nConnection: close\r\n\r\n"
     context = tls_trust.create_unverified_context()
     try:
-        with socket.create_connection(("127.0.0.1", port)) as sock:
-            context.wrap_socket(sock, server_hostname=HOST).close()
+        with (
+            socket.create_connection(("127.0.0.1", port)) as sock,
+            context.wrap_socket(sock, server_hostname=HOST) as tls,
+        ):
+            tls.sendall(request.encode())
+            return b" 404 " not in tls.recv(1000).partition(b"\r\n")[0]
     except OSError:
         return False
-    return True
 
 
 def _nginx(folder: Path, user: str, port: int, target: tuple[str, str]) -> list[str]:

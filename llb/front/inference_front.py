@@ -61,6 +61,10 @@ class InferenceFront:
         for route in routes:
             self._routes[f"/{route.path}".encode("ascii")] = route
 
+    @property
+    def routes(self) -> tuple[Any, ...]:
+        return tuple(self._routes.values())
+
     # --- reading ---
 
     def find_head(self, data: bytes) -> KnownHead | None:

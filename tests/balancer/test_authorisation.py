@@ -6,6 +6,7 @@ docs/security.md contains the table of all policies, so that a review shows ever
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pytest
 from sanic import Request, Sanic
 from sanic.response import HTTPResponse
 
+from llb.api.incoming_request import IncomingRequest
 from llb.api.middleware.route_policy import RoutePolicy, route_policy_table
 from llb.app import create_app, create_ollama_app
 from llb.config import make_config
@@ -74,7 +76,17 @@ async def llb(make_llb: BalancerFactory, monkeypatch: pytest.MonkeyPatch) -> Run
         async def stop(request: Request) -> HTTPResponse | None:
             return None if request.headers.get("x-really") else HTTPResponse(status=ADMITTED)
 
+        async def stop_front(app: Sanic[Any, Any]) -> None:
+            for route in app.ctx.front.routes:
+
+                async def stop_in_front(_request: IncomingRequest) -> HTTPResponse:
+                    return HTTPResponse(status=ADMITTED)
+
+                # With the marks of the handler, such as its policy.
+                route.handler = functools.wraps(route.handler)(stop_in_front)
+
         app.register_middleware(stop, "request", priority=1)
+        app.register_listener(stop_front, "before_server_start")
         return app
 
     monkeypatch.setattr(harness, "create_app", create_app_without_handlers)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.cli.conftest import CommandHost, create_host_with_models
 from tests.hub import HubStandIn
+from tests.processes import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,8 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(chatty: CommandHost) ->
         terminal.write("\x03")
         terminal.expect("(stopped)")
         terminal.expect(">>> ")
-        # At the prompt it prints a hint.
+        # At the prompt it prints a hint. Python hears no signal between the prompt and its wait for input.
+        wait_until(lambda: psutil.Process(terminal.process.pid).status() == psutil.STATUS_SLEEPING)
         terminal.write("\x03")
         terminal.expect("Ctrl-D or /bye exits")
         terminal.expect(">>> ")

@@ -27,7 +27,13 @@ TOOLS: list[dict[str, Any]] = [
 REQUESTS: dict[str, dict[str, Any]] = {
     "text": {"model": "smollm2", "input": QUESTION, "max_output_tokens": 200, "temperature": 0},
     "cut": {"model": "smollm2", "input": "Count to a hundred.", "max_output_tokens": 3},
-    "with tools": {"model": "smollm2", "input": QUESTION, "max_output_tokens": 200, "tools": TOOLS},
+    "with tools": {
+        "model": "smollm2",
+        "input": QUESTION,
+        "max_output_tokens": 200,
+        "temperature": 0,
+        "tools": TOOLS,
+    },
 }
 
 
