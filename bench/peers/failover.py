@@ -39,7 +39,7 @@ class NodeOutage(Struct, frozen=True, kw_only=True):
     broken_answers: int  # answers that had begun, and ended with an error
     return_s: float  # until it was used again
 
-    def find_problems(self) -> list[str]:
+    def find_problems(self, max_return_s: float = MAX_RETURN_S) -> list[str]:
         """Return the violated goals."""
         found = []
         if self.affected.failed_before_first_byte:
@@ -55,7 +55,7 @@ class NodeOutage(Struct, frozen=True, kw_only=True):
             found.append(
                 f"one waited {self.affected.max_s:.2f} s, at most {self.baseline.max_s:.2f} s before"
             )
-        if self.return_s > MAX_RETURN_S:
+        if self.return_s > max_return_s:
             found.append(f"{self.node} was used {self.return_s:.1f} s after its return")
         return [f"{self.fault_kind}: {text}" for text in found]
 
