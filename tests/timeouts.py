@@ -1,16 +1,22 @@
-"""Time limit of a test that also ends tests which swallow the alarm.
+"""Time limits that also end tests which swallow the alarm, and processes that hear none.
 
 pytest-timeout raises its failure once, in whatever the main thread is running. Where that is a background
 task of an event loop, the task takes the exception and the test waits for ever: one such test held up a whole
-run. Here the alarm comes again until the test has ended, teardown included. `faulthandler_timeout` in
-`pyproject.toml` is the last resort for what hears no alarm: it ends the process.
+run. Here the alarm comes again until the test has ended, teardown included.
 
-Both `conftest.py` import the hook.
+The watchdog is the last resort, a thread of the C library that needs neither the interpreter nor an alarm: a
+process of the suite in which no test has begun, ended or failed for `SILENCE_LIMIT_S` prints the stacks of
+its threads and ends. pytest's own (`faulthandler_timeout`) stops watching at the first failure of a test and
+never watches what comes between tests, so that a teardown of the session could wait for ever.
+
+Both `conftest.py` import the hooks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import os
 import signal
 import sys
 from typing import Any
@@ -19,6 +25,52 @@ import pytest
 import pytest_timeout
 
 ALARM_INTERVAL_S = 15.0
+# Longer than any test's own time limit and the alarms after it.
+SILENCE_LIMIT_S = 420.0
+# The process that only hands out tests hears of nothing while both of its workers run long ones.
+CONTROLLER_SILENCE_LIMIT_S = 540.0
+
+_stderr_copy: int | None = None
+_terminal: pytest.TerminalReporter | None = None
+_silence_limit_s = SILENCE_LIMIT_S
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start the watchdog. Its output goes to the standard error of the run, whatever is captured later."""
+    global _stderr_copy, _silence_limit_s, _terminal
+    if _stderr_copy is None:
+        hands_out_tests = session.config.getoption("numprocesses", None)
+        _silence_limit_s = CONTROLLER_SILENCE_LIMIT_S if hands_out_tests else SILENCE_LIMIT_S
+        _terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+        _stderr_copy = os.dup(2)
+    _restart_watchdog()
+
+
+def pytest_runtest_logstart() -> None:
+    _restart_watchdog()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _restart_watchdog()
+    if report.failed and _terminal is not None:
+        # The failures themselves are printed at the end, which a run that is killed never reaches.
+        _terminal.write_line(f"\n{report.nodeid} failed ({report.when})")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact() -> None:
+    """Start the watchdog again, which pytest stops here for the sake of debuggers."""
+    _restart_watchdog()
+
+
+def pytest_unconfigure() -> None:
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _restart_watchdog() -> None:
+    if _stderr_copy is not None:
+        faulthandler.dump_traceback_later(_silence_limit_s, file=_stderr_copy, exit=True)
 
 
 @pytest.hookimpl(tryfirst=True)
