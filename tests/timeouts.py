@@ -2,7 +2,8 @@
 
 pytest-timeout raises its failure once, in whatever the main thread is running. Where that is a background
 task of an event loop, the task takes the exception and the test waits for ever: one such test held up a whole
-run. Here the alarm comes again until the test has ended, teardown included.
+run. Here the alarm comes again until the test has ended. It also stops after a failure, for the sake of a
+debugger; here teardown has a time limit of its own, so that one that waits for ever is an error of its test.
 
 The watchdog is the last resort, a thread of the C library that needs neither the interpreter nor an alarm: a
 process of the suite in which no test has begun, ended or failed for `SILENCE_LIMIT_S` prints the stacks of
@@ -30,6 +31,7 @@ SILENCE_LIMIT_S = 420.0
 # The process that only hands out tests hears of nothing while both of its workers run long ones.
 CONTROLLER_SILENCE_LIMIT_S = 540.0
 
+_SETTINGS = pytest.StashKey[pytest_timeout.Settings]()
 _stderr_copy: int | None = None
 _terminal: pytest.TerminalReporter | None = None
 _silence_limit_s = SILENCE_LIMIT_S
@@ -65,7 +67,8 @@ def pytest_exception_interact() -> None:
 
 
 def pytest_unconfigure() -> None:
-    faulthandler.cancel_dump_traceback_later()
+    """Watch the exit as well, which waits for threads."""
+    _restart_watchdog()
 
 
 def _restart_watchdog() -> None:
@@ -78,6 +81,7 @@ def pytest_timeout_set_timer(item: Any, settings: pytest_timeout.Settings) -> bo
     """Set an alarm for `item` that repeats; None leaves it to pytest-timeout, where there are no alarms."""
     if sys.platform == "win32":
         return None
+    item.stash[_SETTINGS] = settings
 
     def on_alarm(*_: object) -> None:
         __tracebackhide__ = True
@@ -92,6 +96,14 @@ def pytest_timeout_set_timer(item: Any, settings: pytest_timeout.Settings) -> bo
     signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, settings.timeout, ALARM_INTERVAL_S)
     return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Set the alarm of the teardown: a failure of the test has stopped that of the test."""
+    settings = item.stash.get(_SETTINGS, None)
+    if settings is not None and not settings.func_only:
+        pytest_timeout_set_timer(item, settings)
 
 
 def _print_task_stacks() -> None:
