@@ -106,19 +106,26 @@ class FrontProtocol(ServerProtocol):
         if transport is None or transport.is_closing():
             return
         held, self._held = self._held, b""
-        if not transport.is_reading():
-            transport.resume_reading()
         if held:
             self.data_received(held)
+        # What is still held back may be too much to read on: the client may send faster than it is answered.
+        if not self._holds_enough and not transport.is_reading():
+            transport.resume_reading()
+
+    @property
+    def _holds_enough(self) -> bool:
+        return self._request is not None and len(self._held) > MAX_HELD_BYTES
 
     # --- the limiter ---
 
     @property
     def eviction_rank(self) -> EvictionRank:
-        return EvictionRank.WORKING if self._request is not None else super().eviction_rank
+        if self._request is not None and not self.is_stalled:
+            return EvictionRank.WORKING
+        return super().eviction_rank
 
     def check_deadline(self, now: float) -> None:
-        if self._request is None:
+        if self._request is None or self._is_unread(now):
             super().check_deadline(now)
 
     def close_if_idle(self) -> bool:
@@ -130,7 +137,7 @@ class FrontProtocol(ServerProtocol):
     def data_received(self, data: bytes) -> None:
         if self._request is not None:
             self._held += data
-            if len(self._held) > MAX_HELD_BYTES and self.transport is not None:
+            if self._holds_enough and self.transport is not None:
                 self.transport.pause_reading()
             return
         if self._held:

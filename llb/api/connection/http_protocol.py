@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, cast
 
 from sanic.http import Stage
@@ -20,6 +21,10 @@ HEAD_TIMEOUT_S = 60.0
 # A body may take this long, and longer while it has brought this many bytes per second on average.
 BODY_GRACE_S = 30.0
 MIN_BODY_BYTES_PER_S = 1024
+# Without a credential, for 48 KiB of an answer: the client reads at less than a slow body's pace.
+ANSWER_TIMEOUT_S = 60.0
+# A client that has not read for this long makes room for others.
+STALLED_AFTER_S = 10.0
 # A client that has closed its half of the connection may have left. A write shows whether it has: these are
 # the seconds after which an interim response is written, the last one repeatedly.
 HALF_CLOSED_PROBE_DELAYS_S = (0.1, 0.2, 1.0)
@@ -38,13 +43,15 @@ class ServerProtocol(WebSocketUpgrade):
     """Protocol of the server's connections: HTTP and WebSocket."""
 
     HTTP_CLASS = ServerHttp
-    __slots__ = ("_half_closed_probe", "_is_refused", "is_authenticated")
+    __slots__ = ("_blocked_since", "_half_closed_probe", "_is_refused", "is_authenticated")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.is_authenticated = False
         self._is_refused = False
         self._half_closed_probe: asyncio.TimerHandle | None = None
+        # time.monotonic() since when the client has to read before more is written; None if it need not.
+        self._blocked_since: float | None = None
 
     @property
     def resources(self) -> ConnectionResources:
@@ -89,14 +96,25 @@ class ServerProtocol(WebSocketUpgrade):
         http: ServerHttp | None = self.http
         if self.websocket is not None:
             return EvictionRank.WORKING
+        if self.is_stalled:
+            return EvictionRank.BODY if self.is_authenticated else EvictionRank.ANONYMOUS_HEAD
         if http is None or http.stage in (Stage.IDLE, Stage.REQUEST):
             return EvictionRank.IDLE if self.is_authenticated else EvictionRank.ANONYMOUS_HEAD
         if http.stage is Stage.HANDLER and http.body_since is not None:
             return EvictionRank.BODY if self.is_authenticated else EvictionRank.ANONYMOUS_BODY
         return EvictionRank.WORKING
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether an answer waits for its client, which has not read for a while."""
+        since = self._blocked_since
+        return since is not None and time.monotonic() - since > STALLED_AFTER_S
+
     def evict(self) -> None:
-        """Close the connection; a request that has begun is answered."""
+        """Close the connection; a request that has begun is answered, unless its client does not read."""
+        if self.is_stalled:
+            self.abort()  # type: ignore[no-untyped-call]
+            return
         self._end(ServerBusy("This server needs the connection for others, which sent their requests faster"))
 
     def check_deadline(self, now: float) -> None:
@@ -104,7 +122,9 @@ class ServerProtocol(WebSocketUpgrade):
         http: ServerHttp | None = self.http
         if http is None or self.websocket is not None:
             return
-        if http.stage is Stage.IDLE:
+        if self._is_unread(now):
+            self.abort()  # type: ignore[no-untyped-call]
+        elif http.stage is Stage.IDLE:
             if now - self._time > self.keep_alive_timeout:
                 self._end(RequestTimedOut("No request came"))
         elif http.stage is Stage.REQUEST:
@@ -118,6 +138,11 @@ class ServerProtocol(WebSocketUpgrade):
                 allowed_s += http.received_body_bytes / MIN_BODY_BYTES_PER_S
             if now - http.body_since > allowed_s:
                 self._end(RequestTimedOut("The body of the request came too slowly"))
+
+    def _is_unread(self, now: float) -> bool:
+        """Whether a client without a credential reads too slowly."""
+        since = self._blocked_since
+        return since is not None and not self.is_authenticated and now - since > ANSWER_TIMEOUT_S
 
     def check_timeouts(self) -> None:
         """Do nothing: `check_deadline` takes the place of the timer that Sanic has for each connection."""
@@ -146,6 +171,14 @@ class ServerProtocol(WebSocketUpgrade):
     def data_received(self, data: bytes) -> None:
         if not self._is_refused:
             super().data_received(data)  # type: ignore[no-untyped-call]
+
+    def pause_writing(self) -> None:
+        self._blocked_since = time.monotonic()
+        super().pause_writing()  # type: ignore[no-untyped-call]
+
+    def resume_writing(self) -> None:
+        self._blocked_since = None
+        super().resume_writing()  # type: ignore[no-untyped-call]
 
     def eof_received(self) -> bool | None:
         """Wait for the response to a complete request: the client may have closed its half only.

@@ -1,0 +1,102 @@
+"""Clients that send more than is answered, and do not read: what the front and Sanic hold for them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llb.api.connection import connection_limiter, http_protocol
+from llb.front.inference_front import InferenceFront
+from llb.front.protocol import MAX_HELD_BYTES, FrontProtocol
+from tests.api.connection.raw import RawConnection, connect, exchange
+from tests.front.test_both_doors import CHAT, DOORS, request_bytes
+from tests.harness import RunningBalancer, wait_until
+
+# Of one read of an event loop.
+LARGEST_READ_BYTES = 256 * 1024
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+SMALL_BUFFER_BYTES = 4096
+
+
+@pytest.fixture
+async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RunningBalancer]:
+    """A balancer without models that examines its connections often."""
+    monkeypatch.setattr(connection_limiter, "SWEEP_INTERVAL_S", 0.05)
+    async with RunningBalancer(tmp_path / "home", admin_password="correct horse battery") as running:
+        yield running
+
+
+def protocols_of(server: RunningBalancer) -> list[FrontProtocol]:
+    return list(server.sanic_app.ctx.connections.limiter._connections)
+
+
+async def block(server: RunningBalancer, connection: RawConnection, request: bytes) -> FrontProtocol:
+    """Have the answers to many requests wait for their client, which reads nothing."""
+    # Its own buffer must not take them in its place.
+    connection.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    await wait_until(lambda: len(protocols_of(server)) == 1)
+    [protocol] = protocols_of(server)
+    assert protocol.transport is not None
+    protocol.transport.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER_BYTES
+    )
+    connection.writer.write(request * 1000)
+    await wait_until(lambda: not protocol._can_write.is_set())
+    return protocol
+
+
+async def test_a_client_that_sends_faster_than_it_is_answered_is_read_no_faster(
+    server: RunningBalancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    answer = InferenceFront.answer
+
+    async def noting(self: InferenceFront, request: Any) -> bool:
+        held.append(len(request._connection._held))
+        return await answer(self, request)
+
+    monkeypatch.setattr(InferenceFront, "answer", noting)
+    count = 200
+    request = request_bytes(CHAT, b" " * 16 * 1024)
+    async with connect(server.port) as connection:
+        sending = asyncio.create_task(connection.send(request * count))
+        for _ in range(count):
+            assert (await connection.read_response())[0] == 401
+        await sending
+    assert len(held) == count
+    assert max(held) <= MAX_HELD_BYTES + LARGEST_READ_BYTES
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_client_without_a_credential_that_does_not_read_is_cut_off(
+    server: RunningBalancer, monkeypatch: pytest.MonkeyPatch, door: str
+) -> None:
+    async with connect(server.port, receive_buffer_bytes=SMALL_BUFFER_BYTES) as connection:
+        await block(server, connection, request_bytes(CHAT, b"{}", door=door))
+        monkeypatch.setattr(http_protocol, "ANSWER_TIMEOUT_S", 0.0)
+        await wait_until(lambda: not protocols_of(server))
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_client_that_does_not_read_makes_room_for_others(
+    server: RunningBalancer, monkeypatch: pytest.MonkeyPatch, door: str
+) -> None:
+    """One with a key stays as long as there is room."""
+    monkeypatch.setattr(connection_limiter, "SEARCH_PAUSE_S", 0.0)
+    monkeypatch.setattr(http_protocol, "ANSWER_TIMEOUT_S", 0.0)
+    key = await server.create_key("inference")
+    await server.http.aclose()
+    await wait_until(lambda: not protocols_of(server))
+    limiter = server.sanic_app.ctx.connections.limiter
+    async with connect(server.port, receive_buffer_bytes=SMALL_BUFFER_BYTES) as connection:
+        protocol = await block(server, connection, request_bytes(CHAT, b"{}", door=door, key=key))
+        limiter.max_connections = 1
+        assert b'"code":"server_busy"' in await exchange(server.port, HEALTH)
+        monkeypatch.setattr(http_protocol, "STALLED_AFTER_S", 0.0)
+        assert b" 200 OK" in await exchange(server.port, HEALTH)
+        assert not protocol.is_open
