@@ -9,7 +9,6 @@ from llb.errors import InvalidRequest
 from llb.gateway.admission.rate_limiter import BYTES_PER_STREAMED_TOKEN
 from llb.gateway.endpoints.endpoint import Endpoint
 from llb.gateway.inference_call import InferenceCall
-from llb.gateway.routing.affinity import estimate_prompt_tokens
 from llb.gateway.spend.billed_request import BilledRequest
 from llb.gateway.spend.budget_ledger import BudgetLedger, SpendReservation, accounts_of
 from llb.gateway.spend.price_list import PriceList, price_of_rates
@@ -114,7 +113,7 @@ class AttemptSpend:
         """Book an answer that broke off: the provider bills the prompt, and what it has generated."""
         prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
         estimated = Usage(
-            estimate_prompt_tokens(self._call.body) if prompt_tokens is None else prompt_tokens,
+            self._billed.likely_prompt_tokens if prompt_tokens is None else prompt_tokens,
             max(completion_tokens or 0, -(-received_bytes // BYTES_PER_STREAMED_TOKEN)),
             usage.cached_tokens,
             cache_write_tokens=usage.cache_write_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from llb.gateway.choices import count_prompts
-from llb.gateway.routing.affinity import IMAGE_MARKER, estimate_prompt_tokens
+from llb.gateway.routing.affinity import BYTES_PER_TOKEN, MAX_IMAGE_PROMPT_TOKENS
 from llb.policy.endpoints import dialects
 from llb.policy.spend.price import TEXT_ONLY, BilledContent
 from llb.wire.decoding import DECODE_ERRORS
@@ -41,12 +41,32 @@ _USUAL_VALUES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "background": (None, False),
         # Searches have prices of their own.
         "web_search_options": (None,),
+        "search_parameters": (None,),
+        "enable_search": (None, False),
+        "plugins": (None, []),
+        # What a server that the provider calls answers is part of the prompt.
+        "mcp_servers": (None, []),
+        "container": (None,),
+        # Rejected tokens are billed beyond the limit.
+        "prediction": (None,),
+        # Of gateways: another model, or another provider, may answer.
+        "models": (None, []),
+        "fallbacks": (None, []),
+        "route": (None,),
+        "provider": (None,),
+        "preset": (None,),
     }
 )
-# Tools that run at the provider, which bills each use.
-_HOSTED_TOOL = re.compile(
-    rb'"type"\s*:\s*"(?:web_search|web_fetch|file_search|code_interpreter|code_execution|image_generation)[\w-]*"'
+# Tools that the client runs, which cost nothing but their tokens; Anthropic's have a date. The provider runs
+# the others, and bills each use.
+_CLIENT_TOOL = re.compile(
+    r"function|custom|apply_patch|local_shell|computer_use_preview|(?:bash|text_editor|computer|memory)_\d+"
 )
+_IMAGE_TYPES = frozenset({"image_url", "input_image", "image"})
+# Of results of tools, which have content of their own.
+_MAX_CONTENT_DEPTH = 6
+# In a name or a text that llb looks for, a provider reads it as the character. No quote, no backslash.
+_ESCAPED_ASCII = re.compile(rb"(?<!\\)((?:\\\\)*)\\u00(2[013-9a-fA-F]|[346][0-9a-fA-F]|[57][0-9aAbBdDeEfF])")
 _IMAGE_PART = re.compile(rb'"(?:image_url|input_image)"|"type"\s*:\s*"image"')
 _AUDIO_PART = b'"input_audio"'
 
@@ -55,13 +75,14 @@ _AUDIO_PART = b'"input_audio"'
 class BilledRequest:
     """The most tokens that a request can have, and what else its price depends on.
 
-    `unusual_field` is one that makes its price unknown.
+    `unusual_field` is one that makes its price unknown. `likely_prompt_tokens` is an estimate, not a bound.
     """
 
     prompt_tokens: int
     completion_tokens: int
     unusual_field: str | None = None
     content: BilledContent = TEXT_ONLY
+    likely_prompt_tokens: int = 0
 
 
 FREE_REQUEST = BilledRequest(0, 0)
@@ -74,6 +95,7 @@ def read_billed_request(
 
     Of several limits the largest counts: which of them a program reads is its own affair.
     """
+    body = _unescape_ascii(body)
     fields = msgspec.json.decode(body, type=dict[str, Raw])
     prompts = count_prompts(fields["prompt"]) if path == dialects.COMPLETIONS and "prompt" in fields else 1
     completion_tokens = 0
@@ -87,19 +109,45 @@ def read_billed_request(
         most = max((UNLIMITED_COMPLETION_TOKENS if limit < 1 else limit for limit in limits), default=None)
         choices = max(1, *(_read_number(fields[name]) for name in _CHOICES if name in fields), 1)
         completion_tokens = (UNLIMITED_COMPLETION_TOKENS if most is None else most) * choices * prompts
+    content = _read_content(fields, body)
+    images, image_bytes = _count_images(fields) if content.has_images else (0, 0)
+    image_tokens = images * MAX_IMAGE_PROMPT_TOKENS
+    text_bytes = len(body) - image_bytes
+    # A token of text has at least one byte.
+    prompt_tokens = text_bytes + image_tokens
+    if _refers_to_stored_text(path, fields, body):
+        prompt_tokens += STORED_PROMPT_TOKENS
     return BilledRequest(
-        _most_prompt_tokens(path, fields, body, None if context_length is None else context_length * prompts),
+        prompt_tokens if context_length is None else min(prompt_tokens, context_length * prompts),
         completion_tokens,
         _unusual_field(fields),
-        _read_content(fields, body),
+        content,
+        text_bytes // BYTES_PER_TOKEN + image_tokens,
     )
+
+
+def _unescape_ascii(body: bytes) -> bytes:
+    """Return `body` with printable ASCII as it is, so that what is looked for in it has one spelling."""
+    if b"\\u00" not in body:
+        return body
+    return _ESCAPED_ASCII.sub(lambda match: match[1] + bytes((int(match[2], 16),)), body)
 
 
 def _unusual_field(fields: dict[str, Raw]) -> str | None:
     for name, usual in _USUAL_VALUES.items():
         if _decode(fields.get(name)) not in usual:
             return name
-    return "tools" if _HOSTED_TOOL.search(fields.get("tools", b"")) else None
+    tools = _decode(fields.get("tools"))
+    return "tools" if isinstance(tools, list) and any(map(_is_hosted, tools)) else None
+
+
+def _is_hosted(tool: Any) -> bool:
+    """Whether the provider runs a tool; one that has a name, and no type, is a function."""
+    if not isinstance(tool, dict):
+        return False
+    if tool.get("type") is None:
+        return "name" not in tool and "function" not in tool
+    return _CLIENT_TOOL.fullmatch(str(tool["type"])) is None
 
 
 def _read_content(fields: dict[str, Raw], body: bytes) -> BilledContent:
@@ -115,14 +163,33 @@ def _read_content(fields: dict[str, Raw], body: bytes) -> BilledContent:
     )
 
 
-def _most_prompt_tokens(path: str, fields: dict[str, Raw], body: bytes, context_tokens: int | None) -> int:
-    """The most tokens that a prompt can have: one for each byte, but for images and stored texts."""
-    has_images_only = IMAGE_MARKER in body and _AUDIO_PART not in body
-    most = estimate_prompt_tokens(body) if has_images_only else len(body)
+def _refers_to_stored_text(path: str, fields: dict[str, Raw], body: bytes) -> bool:
     has_template = path == dialects.RESPONSES and bytes(fields.get("prompt", b"null")) != b"null"
-    if has_template or _STORED_TEXT.search(body) is not None:
-        most += STORED_PROMPT_TOKENS
-    return most if context_tokens is None else min(most, context_tokens)
+    return has_template or _STORED_TEXT.search(body) is not None
+
+
+def _count_images(fields: dict[str, Raw]) -> tuple[int, int]:
+    """Return how many images the turns have, and their bytes. What only looks like one is text."""
+    sizes = [size for name in ("messages", "input") for size in _image_sizes(_decode(fields.get(name)))]
+    return len(sizes), sum(sizes)
+
+
+def _image_sizes(content: Any, depth: int = 0) -> Iterator[int]:
+    if isinstance(content, list):
+        for each in content:
+            yield from _image_sizes(each, depth)
+    elif isinstance(content, dict) and depth < _MAX_CONTENT_DEPTH:
+        if content.get("type") in _IMAGE_TYPES:
+            yield _image_bytes(content)
+        else:
+            for name in ("content", "output"):
+                yield from _image_sizes(content.get(name), depth + 1)
+
+
+def _image_bytes(part: dict[str, Any]) -> int:
+    image = part.get("image_url") or part.get("source")
+    data = (image.get("url") or image.get("data")) if isinstance(image, dict) else image
+    return len(data) if isinstance(data, str) else 0
 
 
 def _read_number(raw: Raw) -> int:

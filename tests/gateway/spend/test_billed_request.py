@@ -81,6 +81,8 @@ def test_fields_that_make_the_price_unknown() -> None:
         {"service_tier": "priority"},
         {"background": False},
         {"tools": [function], "input": 'say "type": "web_search"'},
+        {"tools": [{"name": "look", "input_schema": {}}, {"type": "bash_20250124", "name": "bash"}]},
+        {"mcp_servers": [], "plugins": None},
     ]
     for usual in known:
         assert billed(RESPONSES, **usual).unusual_field is None
@@ -91,10 +93,64 @@ def test_fields_that_make_the_price_unknown() -> None:
         ("tools", [function, {"type": "web_search_preview"}]),
         ("tools", [{"type": "web_search_20250305", "name": "web_search"}]),
         ("tools", [{"type": "image_generation"}]),
+        ("tools", [{"type": "mcp", "server_url": "https://tools.example"}]),
+        ("tools", [{"google_search": {}}]),
+        ("mcp_servers", [{"type": "url", "url": "https://tools.example"}]),
+        ("plugins", [{"id": "web"}]),
+        ("search_parameters", {"mode": "on"}),
+        ("prediction", {"type": "content", "content": "x" * 100}),
+        ("models", ["the most expensive one"]),
     ]
     for name, value in unusual:
         fields: dict[str, Any] = {name: value}
         assert billed(RESPONSES, **fields).unusual_field == name
+
+
+def test_an_escaped_spelling_is_the_same_field() -> None:
+    """A provider reads `file\\u005fid` as `file_id`."""
+
+    def read(body: str) -> BilledRequest:
+        return read_billed_request(RESPONSES, body.encode(), generates_text=True)
+
+    assert read(r'{"input":[{"type":"input_file","file\u005fid":"f"}]}').prompt_tokens > STORED_PROMPT_TOKENS
+    assert read(r'{"tools":[{"type":"\u0077eb_search"}]}').unusual_field == "tools"
+    assert read(r'{"input":[{"type":"input\u005faudio"}]}').content.has_audio
+    # An escaped backslash, or a quote in a text, begins nothing.
+    assert read(r'{"input":"\\u005f \u0022file_id\u0022: \"file_id\": \u0022f"}').prompt_tokens < 100
+
+
+IMAGE = "data:image/png;base64," + "A" * 400_000
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"messages": [{"content": [{"type": "image_url", "image_url": {"url": IMAGE}}]}]}),
+        (RESPONSES, {"input": [{"content": [{"type": "input_image", "image_url": IMAGE}]}]}),
+        (MESSAGES, {"messages": [{"content": [{"type": "image", "source": {"data": IMAGE}}]}]}),
+        (MESSAGES, {"messages": [{"content": [{"type": "tool_result", "content": [
+            {"type": "image", "source": {"data": IMAGE}}]}]}]}),
+    ],
+)  # fmt: skip
+def test_the_bytes_of_an_image_are_no_text(path: str, fields: dict[str, Any]) -> None:
+    found = billed(path, **fields)
+    assert 1000 < found.likely_prompt_tokens < found.prompt_tokens < 3000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": IMAGE}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": f'"type":"image" {IMAGE}'}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": IMAGE}}]}]},
+        {"tools": [{"name": "f", "input_schema": {"type": "image", "source": {"data": IMAGE}}}]},
+        {"messages": [{"content": [{"type": "tool_use", "input": {"type": "image", "source": IMAGE}}]}]},
+    ],
+)  # fmt: skip
+def test_text_that_looks_like_an_image_is_billed_as_text(fields: dict[str, Any]) -> None:
+    found = billed(CHAT, **fields)
+    assert found.prompt_tokens > 400_000
+    assert found.likely_prompt_tokens > 100_000
 
 
 @pytest.mark.parametrize(
