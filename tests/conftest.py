@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,10 +38,12 @@ __all__ = [
 
 TINY_BYTES = 300_000
 
-# A shell starts what runs behind it deaf to Ctrl-C, and children inherit that; the commands under test must
-# hear it.
+# A shell starts what runs behind it deaf to Ctrl-C, nohup deaf to the closing of the terminal, and children
+# inherit that; the commands under test must hear both.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The same examples at each run, and a busy machine is no failure. `--hypothesis-profile search` looks for new
 # ones.
