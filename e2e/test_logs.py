@@ -33,12 +33,17 @@ async def test_the_log_of_a_node(make_llb: BalancerFactory, visitors: VisitorFac
     await page.get_by_label("Severity").select_option("Errors")
     await expect(lines.get_by_text("an odd thing")).to_have_count(0)
     await expect(lines.get_by_text("a bad thing")).to_be_visible()
-    await page.get_by_label("Text or request ID").fill("nothing has this")
+    # A new line does not take away what is being typed.
+    search = page.get_by_label("Text or request ID")
+    await search.fill("nothing has this")
+    log.error("another bad thing")
+    await expect(lines.get_by_text("another bad thing")).to_be_visible()
+    await expect(search).to_have_value("nothing has this")
     await page.keyboard.press("Enter")
     await expect(page.get_by_text("No lines match.")).to_be_visible()
     assert "level=error" in page.url
     await page.reload()
-    await expect(page.get_by_label("Text or request ID")).to_have_value("nothing has this")
+    await expect(search).to_have_value("nothing has this")
 
 
 async def test_the_end_stays_in_view_unless_one_scrolls_back(

@@ -20,6 +20,8 @@ export const title = ({ id }, { nodes }) => t('logs.title', { name: nodes?.get(i
 export function open(app, route) {
   let { id, query } = route;
   let feed = createLogFeed(app, id, pickFilters(query));
+  // Text in the search box; the URL has it when it was entered. New lines come while somebody types.
+  let typed = query.q ?? '';
 
   const set = (name, value) => app.go(buildUrl(logsPath(id), { ...query, [name]: value }), { replace: true });
 
@@ -53,7 +55,10 @@ export function open(app, route) {
         placeholder=${t('logs.search')}
         aria-label=${t('logs.search')}
         maxlength="200"
-        .value=${query.q ?? ''}
+        .value=${typed}
+        @input=${(event) => {
+          typed = event.target.value;
+        }}
         @change=${(event) => set('q', event.target.value.trim())}
       />
       ${copyButton(() => feed.lines.map(textOf).join('\n'), t('logs.copy'))}
@@ -92,6 +97,7 @@ export function open(app, route) {
     close: () => feed.close(),
     update(to) {
       const same = to.id === id && FILTERS.every((name) => query[name] === to.query[name]);
+      if (to.query.q !== query.q) typed = to.query.q ?? '';
       ({ id, query } = to);
       if (same) return;
       feed.close();
