@@ -30,4 +30,13 @@ test('names cannot break a row, nor become a formula', () => {
       .split('Z,k,')[1]
       .split(',,1,')[0];
   equal(['a,b', 'a"b', '=1+1', '@x', '-x'].map(written), ['"a,b"', '"a""b"', "'=1+1", "'@x", "'-x"]);
+  // Where semicolons or tabs separate cells, and signs of other keyboards.
+  equal(['a;=1', 'a;"=1"', ' =1', 'a\t@x', '＝1', 'a-b; c'].map(written), [
+    "a;'=1",
+    '"a;\'""=1"""',
+    "' =1",
+    "a\t'@x",
+    "'＝1",
+    'a-b; c',
+  ]);
 });

@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 
 CHECKOUT_COMMAND, PACKAGE_COMMAND = "./install.sh run", "llb"
+# Python would take modules from the working directory first, which may be another user's.
+_ISOLATED = ("-P",)
 _program_file: Path | None = None
 
 
@@ -56,7 +58,12 @@ def program_command() -> list[str]:
     """Command line of this program, for a service that starts it from another directory."""
     if _program_file is not None:
         return [sys.executable, str(_program_file)]
-    return [sys.executable, "-m", "llb"]
+    return [sys.executable, *_ISOLATED, "-m", "llb"]
+
+
+def pip_command() -> list[str]:
+    """Command line of pip, with `pip_environment`."""
+    return [sys.executable, *_ISOLATED, "-m", "pip"]
 
 
 def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -89,7 +89,8 @@ class InferenceFront:
             head.version == "1.1"
             and head.keep_alive
             and head.content_length is not None
-            and head.content_length <= MAX_BODY_BYTES
+            # Without a body, less of the head is examined than with one.
+            and 0 < head.content_length <= MAX_BODY_BYTES
         )
         if not is_plain or any(name in _OTHER_HEADERS for name, _ in head.headers):
             return None

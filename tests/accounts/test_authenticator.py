@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llb.accounts.authenticator import SESSION_IDLE_S, SESSION_MAX_S, AccountAuthenticator
+from llb.accounts.authenticator import CACHE_TTL_S, SESSION_IDLE_S, SESSION_MAX_S, AccountAuthenticator
 from llb.errors import InvalidApiKey
 from llb.security import permissions, tokens
 from llb.store.tables import keys, sessions
@@ -82,3 +82,13 @@ async def test_a_revocation_is_not_undone_by_a_read_that_began_before_it(server:
 
     assert await authenticator._look_up("hash", read_before) is principal
     assert await authenticator._look_up("hash", read_after) is None
+
+
+async def test_a_clock_that_is_set_back_lengthens_no_trust(server: ApiServer) -> None:
+    now = 10_000.0
+    authenticator = AccountAuthenticator(server.db, clock=lambda: now)
+    key = (await server.create_key(Scope.ADMIN))[1].removeprefix("Bearer ")
+    await authenticator.authenticate_key(key)
+    assert authenticator.trusted_s(key) == CACHE_TTL_S
+    now = 1000.0
+    assert authenticator.trusted_s(key) <= CACHE_TTL_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from llb.base import installation
 from llb.base.installation import InstallKind
+from tests.processes import clean_environment
 
 
 @pytest.fixture
@@ -50,3 +52,16 @@ def test_a_checkout_and_a_package(
         (tmp_path / "install.sh").touch()
     assert installation.command_path() == command
     assert installation.serve_commands() == serve
+
+
+@pytest.mark.parametrize("module", ["pip", "llb"])
+def test_no_module_is_taken_from_the_working_directory(tmp_path: Path, module: str) -> None:
+    """It may be a directory to which somebody else can write."""
+    (tmp_path / f"{module}.py").write_text("print('taken from here')")
+    command = installation.pip_command() if module == "pip" else installation.program_command()
+    version = "--version" if module == "pip" else "version"
+    environment = clean_environment()
+    done = subprocess.run(
+        [*command, version], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(module)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from llb.cli.host import support_bundle
 from tests.cli.conftest import CommandHost
 from tests.harness import PASSWORD
 
@@ -47,3 +50,13 @@ def test_it_is_shown_before_it_is_written(host: CommandHost, tmp_path: Path) -> 
     done = host.run_command("support-bundle", str(bundle), expected_status=2)
     assert "--yes" in done.stderr
     assert not bundle.exists()
+
+
+def test_the_end_of_a_log_begins_with_a_whole_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a name or a credential would not be recognized."""
+    monkeypatch.setattr(support_bundle, "MAX_LOG_FILE_BYTES", 30)
+    log = tmp_path / "llb.log"
+    log.write_text("Bearer sk-0123456789abcdef0123456789\nthe last line\n")
+    assert support_bundle._read_end(log) == "the last line\n"
+    monkeypatch.setattr(support_bundle, "MAX_LOG_FILE_BYTES", 1000)
+    assert support_bundle._read_end(log).startswith("Bearer ")

@@ -292,6 +292,26 @@ def test_a_directory_of_another_user_is_refused(program_file: Path, cache: Path)
     assert f"{cache} belongs to another user" in refusal(program_file, cache)
 
 
+def test_a_tree_that_others_could_have_made_is_refused(program_file: Path, cache: Path) -> None:
+    """While the cache directory was open to others, one of them may have put a tree there."""
+    tree = prepare(program_file, cache).parent
+    release_all()
+    tree.chmod(0o777)
+    assert f"{tree} was not made by this user, or others can write to it" in refusal(program_file, cache)
+    tree.chmod(0o700)
+    elsewhere = cache.with_name("elsewhere")
+    tree.rename(elsewhere)
+    tree.symlink_to(elsewhere)
+    assert "remove it" in refusal(program_file, cache)
+    tree.unlink()
+    elsewhere.rename(tree)
+    if os.geteuid() == 0:
+        os.chown(tree, 12345, 12345)
+        assert "was not made by this user" in refusal(program_file, cache)
+        os.chown(tree, 0, 0)
+    assert prepare(program_file, cache).is_dir()
+
+
 def test_a_noexec_or_full_file_system_is_refused(
     program_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

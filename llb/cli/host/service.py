@@ -115,7 +115,7 @@ def build_unit(config: Config, flags: Mapping[str, str | list[str]], scope: Serv
             environment_file=scope.environment_file,
             stop_timeout_s=stop_timeout_s,
         )
-    modprobe = shutil.which("nvidia-modprobe")
+    modprobe = find_root_program("nvidia-modprobe")
     writable = [config.home, config.models_dir, *([config.backup_to] if config.backup_to else [])]
     writable += [config.log_file.parent] if config.log_file else []
     return ServiceUnit(
@@ -127,8 +127,24 @@ def build_unit(config: Config, flags: Mapping[str, str | list[str]], scope: Serv
         groups=[name for name in GPU_GROUPS if _has_group(name)],
         writable_paths=[path for path in writable if not path.is_relative_to(SYSTEM_HOME)],
         needs_low_port=any(0 < port < 1024 for port in (config.port, config.ollama_port or 0)),
-        nvidia_modprobe=None if modprobe is None else Path(modprobe),
+        nvidia_modprobe=modprobe,
     )
+
+
+def find_root_program(name: str, search_path: str | None = None) -> Path | None:
+    """Find a program that root may run: only root can change it, or what is on the way to it.
+
+    The `PATH` of a shell may lead through directories of its user.
+    """
+    found = shutil.which(name, path=search_path)
+    if found is None:
+        return None
+    program = Path(found).resolve()
+    for each in (program, *program.parents):
+        status = each.stat()
+        if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return None
+    return program
 
 
 def _config_of(flags: Mapping[str, str | list[str]], scope: ServiceScope) -> Config:

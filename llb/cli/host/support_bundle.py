@@ -159,7 +159,11 @@ def _read_logs(info: RunInfo, node_list: list[dict[str, Any]]) -> str:
 
 def _read_end(path: Path) -> str:
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - MAX_LOG_FILE_BYTES))
+        skipped = path.stat().st_size - MAX_LOG_FILE_BYTES
+        if skipped > 0:
+            file.seek(skipped)
+            # The rest of a line may begin within a name or a credential, which would not be recognized.
+            file.readline()
         return file.read().decode(errors="replace")
 
 

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llb.cli.errors import CommandError
+
 UNIT_NAME = "llb.service"
 # The first line of a unit that may be replaced and removed.
 MARKER = "# Written by 'llb service install', which replaces it. Own lines belong into 'systemctl edit llb'."
 # After what the server takes itself: it ends its process if a disk or a driver hangs.
 STOP_MARGIN_S = 15.0
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+# systemd ends a line at some of them, and what follows would be a setting of its own.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 # An engine on a GPU needs its devices and compiles code: no PrivateDevices, no MemoryDenyWriteExecute, and no
 # ProtectClock, which limits the devices to that of the clock. llb finds out which program calls it and how
@@ -64,7 +68,10 @@ class ServiceUnit:
 
 
 def render_unit(unit: ServiceUnit) -> str:
-    """Return the text of the unit; `unit.user` is None for the unit of one user."""
+    """Return the text of the unit; `unit.user` is None for the unit of one user.
+
+    Raises `CommandError` for a word that no line of a unit can have.
+    """
     is_system = unit.user is not None
     lines = [
         MARKER,
@@ -93,7 +100,7 @@ def render_unit(unit: ServiceUnit) -> str:
         # The kernel may end an engine that needs too much memory; the server starts it again.
         "OOMPolicy=continue",
         "LimitNOFILE=65536",
-        f"Environment={join_words([f'LLB_HOME={unit.home}'])}",
+        f"Environment={join_values([f'LLB_HOME={unit.home}'])}",
         f"EnvironmentFile=-{escape_specifiers(str(unit.environment_file))}",
     ]
     if unit.user is not None:
@@ -116,7 +123,7 @@ def _system_lines(unit: ServiceUnit, user: str) -> list[str]:
         "Environment=HOME=/var/lib/llb XDG_CACHE_HOME=/var/cache/llb",
         f"AmbientCapabilities={capability}",
         f"CapabilityBoundingSet={capability}",
-        *(f"ReadWritePaths={join_words([str(path)])}" for path in unit.writable_paths),
+        *(f"ReadWritePaths={join_values([str(path)])}" for path in unit.writable_paths),
     ]
     if unit.nvidia_modprobe is not None:
         # With root's rights, and no reason not to start if it fails.
@@ -126,15 +133,23 @@ def _system_lines(unit: ServiceUnit, user: str) -> list[str]:
 
 def join_words(words: Sequence[str]) -> str:
     """Return words as a command line of a unit: quoted, and without specifiers and variables."""
-    return " ".join(_quote(escape_specifiers(word).replace("$", "$$")) for word in words)
+    return join_values([word.replace("$", "$$") for word in words])
+
+
+def join_values(values: Sequence[str]) -> str:
+    """Return values of a setting other than a command line: quoted, and without specifiers."""
+    return " ".join(_quote(escape_specifiers(value)) for value in values)
 
 
 def escape_specifiers(text: str) -> str:
+    """Return `text` without specifiers. Raises `CommandError` for control characters."""
+    if _CONTROL_CHARACTER.search(text):
+        raise CommandError(f"{text!r} contains a control character, which a service cannot have.")
     return text.replace("%", "%%")
 
 
 def _quote(word: str) -> str:
     if _PLAIN_WORD.fullmatch(word):
         return word
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

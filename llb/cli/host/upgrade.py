@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 
 import msgspec
@@ -63,19 +62,10 @@ def describe_upgrade(options: argparse.Namespace) -> int:
 
 def query_releases() -> list[str]:
     """Versions of llb in the package index that pip is set up for. Raises `CommandError`."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "index",
-        "versions",
-        "llb",
-        "--disable-pip-version-check",
-        "--no-input",
-    ]
+    query = ["index", "versions", "llb", "--disable-pip-version-check", "--no-input"]
     try:
         done = subprocess.run(
-            command,
+            [*installation.pip_command(), *query],
             env=installation.pip_environment(os.environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,

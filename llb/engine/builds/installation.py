@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llb.base.installation import pip_environment
+from llb.base.installation import pip_command, pip_environment
 from llb.engine.builds.overlays import Overlay, OverlayStore
 from llb.hardware.device_query import last_line
 from llb.policy.engine_build.choice import CUDA_12, CUDA_13, DOWNLOAD_BYTES
@@ -116,7 +116,7 @@ class BuildInstaller:
                 if not name.startswith("PIP_") or name in _PIP_SETTINGS
             } | {"PIP_CONFIG_FILE": os.devnull}
         command = [
-            sys.executable, "-m", "pip", "install", "--target", str(directory), "--no-deps",
+            *pip_command(), "install", "--target", str(directory), "--no-deps",
             "--only-binary", ":all:", "--disable-pip-version-check", "--no-input", *arguments,
         ]  # fmt: skip
         if not sys.stderr.isatty():

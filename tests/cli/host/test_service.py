@@ -187,3 +187,30 @@ def test_the_network_needs_a_password(tmp_path: Path) -> None:
     service._require_password(service._config_of(options, scope))
     with pytest.raises(CommandError, match="LLB_ADMIN_PASSWORD"):
         service._require_password(service._config_of({**options, "host": "0.0.0.0"}, scope))
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\x0b", "\x85", "\u2028"])
+def test_no_word_begins_a_line_of_its_own(character: str) -> None:
+    """systemd ends a line at a carriage return, too."""
+    word = f"x{character}ExecStartPre=+/bin/true"
+    for changes in ({"command": ["/bin/true", word]}, {"home": Path(word)}, {"environment_file": Path(word)},
+                    {"writable_paths": [Path(word)]}):  # fmt: skip
+        with pytest.raises(CommandError, match="control character"):
+            render_unit(unit_of(**changes))
+
+
+def test_a_dollar_is_one_where_no_variable_is_read() -> None:
+    shown = render_unit(unit_of(home=Path("/srv/$1"), writable_paths=[Path("/srv/$1")]))
+    assert 'Environment="LLB_HOME=/srv/$1"' in shown
+    assert 'ReadWritePaths="/srv/$1"' in shown
+
+
+def test_root_runs_no_program_that_others_can_change(tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-modprobe"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    if os.geteuid() != 0:
+        assert service.find_root_program(program.name, str(tmp_path)) is None
+    assert service.find_root_program("sh", "/usr/bin:/bin") == Path(shutil.which("sh") or "").resolve()
+    tmp_path.chmod(0o777)
+    assert service.find_root_program(program.name, str(tmp_path)) is None

@@ -284,7 +284,9 @@ def _try_lock(lock: int, kind: int) -> bool:
 
 def ensure_tree(program_file: Path, manifest: Manifest, tag: str, tree: Path) -> None:
     """Make `tree` whole: unpack what is missing or changed. Raises `BootstrapError` and OSError."""
-    is_new = not tree.exists()
+    is_new = not os.path.lexists(tree)
+    if not is_new:
+        require_own(tree)
     checked = tree / ".checked"
     boot = _read_text(BOOT_ID)
     # A loss of power leaves files that are empty or zeroed, so contents are compared once after each boot.
@@ -303,6 +305,17 @@ def ensure_tree(program_file: Path, manifest: Manifest, tag: str, tree: Path) ->
             raise
     if missing or is_deep:
         checked.write_text(boot, encoding="ascii")
+
+
+def require_own(tree: Path) -> None:
+    """Raise `BootstrapError` unless this user has made `tree`, and nobody else could write to it.
+
+    The cache directory may have been open to others before.
+    """
+    status = tree.lstat()
+    is_own = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not (is_own and stat.S_ISDIR(status.st_mode)):
+        raise BootstrapError(f"{tree} was not made by this user, or others can write to it: remove it.")
 
 
 def find_missing(site: Path, contents: Mapping[str, Content], *, is_deep: bool) -> set[str]:

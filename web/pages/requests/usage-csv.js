@@ -22,9 +22,15 @@ export const usageCsv = ({ usage }) =>
     .map((row) => `${row.map(cell).join(',')}\r\n`)
     .join('');
 
+/**
+ * What a spreadsheet takes for a formula, at the start of a cell. Some separate cells by semicolons or tabs,
+ * whatever the quotes say, and take full-width signs for others.
+ */
+const FORMULA = /(^|[;\t\r\n])([\s"']*)([=+\-@＝＋－＠])/g;
+
 /** Names are those that somebody chose: a spreadsheet must not take one for a formula. */
 function cell(value) {
   if (typeof value === 'number') return String(value);
-  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  const text = value.replace(FORMULA, "$1'$2$3");
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
