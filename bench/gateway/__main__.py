@@ -88,10 +88,12 @@ class GatewayBenchmark:
             str(seconds), *how,
         ]  # fmt: skip
 
-    def run_load(self, gateway: Gateway, load: LoadProfile, seconds: float) -> None:
+    def run_load(self, gateway: Gateway, load: LoadProfile, seconds: float) -> Figures:
+        """Run one load, and return what it showed."""
         before_s = gateway.cpu_s()
+        how = () if gateway.pid is None else (str(gateway.pid),)
         told = subprocess.run(
-            self.build_command(gateway, load, seconds), check=True, capture_output=True, text=True
+            self.build_command(gateway, load, seconds, *how), check=True, capture_output=True, text=True
         ).stdout
         figures: Figures = json.loads(told)
         # The processor time is of all seconds, the figures of the last three quarters of them.
@@ -99,6 +101,7 @@ class GatewayBenchmark:
         figures["cpu_us_an_answer"] = cpu_us / max(1.0, figures["answers"])
         figures["cpu_us_a_piece"] = cpu_us / max(1.0, figures["pieces"])
         self.results[gateway.name, load.name].append(figures)
+        return figures
 
     def measure_peak_rss(self, gateway: Gateway, load: LoadProfile, seconds: float, mode: str) -> float:
         """Return the peak memory of the gateway in bytes, while all connections were open."""

@@ -176,26 +176,27 @@ def run_litellm(engine_port: int, folder: Path, python: Path) -> Iterator[Gatewa
 class MockEngineLlbProcess(LlbProcess):
     """The product with the mock as its engine."""
 
-    def __init__(self, home: Path, mock_binary: Path, *flags: str, **extra: str) -> None:
-        super().__init__(home, *flags, **extra)
+    def __init__(self, home: Path, mock_binary: Path, tree: Path, *flags: str, **extra: str) -> None:
+        super().__init__(home, *flags, PYTHONPATH=str(tree), **extra)
         self._mock = mock_binary
+        self._tree = tree
 
     def _build_command(self) -> list[str]:
         return [
-            "taskset", "-c", str(GATEWAY_CORE), sys.executable, "-m", "bench.gateway.appliance", str(self._mock),
-            str(LOAD_CORE), "--port", "0", *self._flags,
+            "env", "-C", str(self._tree), "taskset", "-c", str(GATEWAY_CORE), sys.executable, "-m", "bench.gateway.appliance",
+            str(self._mock), str(LOAD_CORE), "--port", "0", *self._flags,
         ]  # fmt: skip
 
 
 @contextmanager
-def run_llb(binary: Path, folder: Path) -> Iterator[Gateway]:
-    """Run llb with all features: key, admission, history, metrics."""
+def run_llb(binary: Path, folder: Path, tree: Path = ROOT) -> Iterator[Gateway]:
+    """Run the llb of a checkout with all features: key, admission, history, metrics."""
     model = write_chat_model(folder / "mock.gguf")
     catalog = write_catalog(folder / "catalog.json", {"id": MODEL, "size_bytes": model.stat().st_size})
     with HubStandIn() as hub:
         hub.add_repo(f"test/{MODEL}", {f"{MODEL}.gguf": model})
         flags = ("--catalog", str(catalog), "--keep-alive", "-1")
-        with MockEngineLlbProcess(folder / "home", binary, *flags, HF_ENDPOINT=hub.url) as process_:
+        with MockEngineLlbProcess(folder / "home", binary, tree, *flags, HF_ENDPOINT=hub.url) as process_:
             process_.register_model(MODEL)
             process_.wait_for_status(MODEL, "Ready")
             key = process_.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()[

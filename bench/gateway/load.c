@@ -1,10 +1,11 @@
 /* A load generator: keeps connections asking the same thing, and tells in one JSON line what came back. One thread, epoll.
  *
- *     load PORT REQUEST-FILE CONNECTIONS SECONDS [hold | slow]
+ *     load PORT REQUEST-FILE CONNECTIONS SECONDS [hold | slow | PID]
  *
  * Each connection sends the file, reads the answer to its end, and asks again; a quarter of the time warms up and is not
  * counted. `hold`: each asks once, says "open" when all have had their first piece, and stays. `slow`: likewise, and
- * reads 1 KB ten times a second.
+ * reads 1 KB ten times a second. `PID`: the CPU time that the first thread of this process takes for an answer and for
+ * a piece is measured in windows of 50 ms, whose first quartile is told: other load on the machine distorts it least.
  */
 #include "http.h"
 
@@ -12,6 +13,7 @@
 #define HEAD_BYTES 8192
 #define SLOW_BYTES 1024
 #define SLOW_EVERY_MS 100
+#define WINDOW_MS 50
 
 typedef struct {
     int fd, chunked, heard, closes;
@@ -34,7 +36,8 @@ static size_t request_bytes;
 static int port, epoll, mode, stream, opened;
 static int64_t counts_from;
 static long answers, failures, pieces;
-static Samples whole, first, gap;
+static Samples whole, first, gap, answer_cpu, piece_cpu;
+static char watched[64]; /* file with the CPU time of a thread */
 
 static void add(Samples *samples, int64_t ns) {
     if (samples->count == samples->room) {
@@ -51,6 +54,29 @@ static int by_value(const void *a, const void *b) {
 
 static double quantile(Samples *samples, double q) {
     return samples->count ? samples->values[(size_t)((double)(samples->count - 1) * q)] : 0;
+}
+
+static int64_t watched_cpu_ns(void) {
+    FILE *file = fopen(watched, "r");
+    long long ns = 0;
+    if (!file || fscanf(file, "%lld", &ns) != 1) fail(watched);
+    fclose(file);
+    return ns;
+}
+
+/* The CPU time of the watched thread, at the end of each window. `add` divides by a million: as ns for ms, so this is in us. */
+static void watch(int64_t now) {
+    static int64_t window_at, cpu_ns;
+    static long window_answers, window_pieces;
+    if (!*watched || now < counts_from || now - window_at < WINDOW_MS * 1000000) return;
+    int64_t cpu_now = watched_cpu_ns();
+    if (window_at && answers > window_answers)
+        add(&answer_cpu, (cpu_now - cpu_ns) * 1000 / (answers - window_answers));
+    if (window_at && pieces > window_pieces) add(&piece_cpu, (cpu_now - cpu_ns) * 1000 / (pieces - window_pieces));
+    window_at = now;
+    cpu_ns = cpu_now;
+    window_answers = answers;
+    window_pieces = pieces;
 }
 
 static void ask(Connection *c) {
@@ -147,12 +173,13 @@ static void ended(Connection *c) {
 
 int main(int count, char **arguments) {
     if (count < 5) {
-        fprintf(stderr, "load PORT REQUEST-FILE CONNECTIONS SECONDS [hold | slow]\n");
+        fprintf(stderr, "load PORT REQUEST-FILE CONNECTIONS SECONDS [hold | slow | PID]\n");
         return 2;
     }
     many_files();
     port = atoi(arguments[1]);
-    mode = count < 6 ? ASK : strcmp(arguments[5], "slow") ? HOLD : SLOW;
+    mode = count < 6 || isdigit((unsigned char)*arguments[5]) ? ASK : strcmp(arguments[5], "slow") ? HOLD : SLOW;
+    if (count >= 6 && mode == ASK) snprintf(watched, sizeof watched, "/proc/%d/task/%d/schedstat", atoi(arguments[5]), atoi(arguments[5]));
     FILE *file = fopen(arguments[2], "rb");
     if (!file) fail(arguments[2]);
     request = need(malloc(READ_BYTES));
@@ -181,6 +208,7 @@ int main(int count, char **arguments) {
             } else if (take(c, data, (size_t)got))
                 ended(c);
         }
+        watch(now);
         if (mode == SLOW && now >= read_at) {
             read_at += (int64_t)SLOW_EVERY_MS * 1000000;
             for (int i = 0; i < connections; i++) {
@@ -196,11 +224,13 @@ int main(int count, char **arguments) {
         }
     }
     double counted = (double)(until - counts_from) / 1e9;
-    Samples *each[] = {&whole, &first, &gap};
-    for (int i = 0; i < 3; i++) qsort(each[i]->values, each[i]->count, sizeof(double), by_value);
+    Samples *each[] = {&whole, &first, &gap, &answer_cpu, &piece_cpu};
+    for (int i = 0; i < 5; i++) qsort(each[i]->values, each[i]->count, sizeof(double), by_value);
     printf("{\"answers_a_second\":%.1f,\"pieces_a_second\":%.1f,\"seconds\":%.3f,\"answers\":%ld,\"pieces\":%ld,\"failures\":%ld,"
-           "\"whole_p50_ms\":%.4f,\"whole_p99_ms\":%.4f,\"first_p50_ms\":%.4f,\"first_p99_ms\":%.4f,\"gap_p50_ms\":%.4f,\"gap_p99_ms\":%.4f}\n",
+           "\"whole_p50_ms\":%.4f,\"whole_p99_ms\":%.4f,\"first_p50_ms\":%.4f,\"first_p99_ms\":%.4f,\"gap_p50_ms\":%.4f,\"gap_p99_ms\":%.4f,"
+           "\"thread_us_an_answer\":%.2f,\"thread_us_a_piece\":%.2f}\n",
            (double)answers / counted, (double)pieces / counted, counted, answers, pieces, failures, quantile(&whole, .5),
-           quantile(&whole, .99), quantile(&first, .5), quantile(&first, .99), quantile(&gap, .5), quantile(&gap, .99));
+           quantile(&whole, .99), quantile(&first, .5), quantile(&first, .99), quantile(&gap, .5), quantile(&gap, .99),
+           quantile(&answer_cpu, .25), quantile(&piece_cpu, .25));
     return 0;
 }

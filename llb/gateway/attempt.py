@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from llb import errors
 from llb.cluster.node_traffic import NodeTraffic

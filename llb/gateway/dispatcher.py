@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from llb import errors
 from llb.accounts.principal_watch import PrincipalWatch

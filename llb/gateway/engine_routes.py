@@ -22,23 +22,20 @@ class Operation(StrEnum):
     RERANKING = "rerank"
     COUNTING = "count_tokens"
 
-    @property
-    def generates_text(self) -> bool:
-        """Whether the answer is generated token by token, after a prompt that is worth caching."""
-        return self in (Operation.CHAT, Operation.COMPLETION)
-
-    @property
-    def needs_slot(self) -> bool:
-        """Whether it occupies a slot of the engine: llama-server counts tokens without one."""
-        return self is not Operation.COUNTING
-
-    @property
-    def engine_kind(self) -> EngineKind:
-        """The kind of engine that supports it: llama-server is started for one kind."""
-        return _ENGINE_KINDS.get(self, EngineKind.CHAT)
+    # Set once for each, because every request reads them several times.
+    # Whether the answer is generated token by token, after a prompt that is worth caching.
+    generates_text: bool
+    # Whether it occupies a slot of the engine: llama-server counts tokens without one.
+    needs_slot: bool
+    # The kind of engine that supports it: llama-server is started for one kind.
+    engine_kind: EngineKind
 
 
 _ENGINE_KINDS = {Operation.EMBEDDINGS: EngineKind.EMBEDDING, Operation.RERANKING: EngineKind.RERANKING}
+for _operation in Operation:
+    _operation.generates_text = _operation in (Operation.CHAT, Operation.COMPLETION)
+    _operation.needs_slot = _operation is not Operation.COUNTING
+    _operation.engine_kind = _ENGINE_KINDS.get(_operation, EngineKind.CHAT)
 _KIND_DESCRIPTIONS = {
     EngineKind.CHAT: "text generation",
     EngineKind.EMBEDDING: "embeddings",

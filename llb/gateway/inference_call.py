@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llb import errors
 from llb.engine.model_engine import KeepAlive
@@ -22,8 +23,7 @@ def _hold_uncounted(_size_bytes: int) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceCall:
+class InferenceCall(Struct, frozen=True):
     """What the client asked for. The outcome is written into `record`."""
 
     record: RequestRecord

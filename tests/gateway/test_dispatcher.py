@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import AsyncMock
 
 import pytest
+from msgspec import structs
 
 from llb import errors
 from llb.accounts.principal_watch import OpenWork, PrincipalWatch
@@ -480,7 +481,7 @@ async def test_a_revocation_ends_an_answer_that_has_begun(stream: bool) -> None:
         operation = Operation.CHAT if stream else Operation.EMBEDDINGS
         sink, call = FakeSink(), make_call(stream=stream, operation=operation)
         if not stream:
-            call = replace(call, body=b'{"model":"m","input":"x"}')
+            call = structs.replace(call, body=b'{"model":"m","input":"x"}')
         result = await gateway.dispatcher.dispatch(call, sink)
         assert call.record.error_code == "invalid_api_key"
         assert response.is_closed

@@ -6,7 +6,9 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from llb import errors
 from llb.gateway.endpoints.answer import MAX_ANSWER_BYTES, EndpointAnswerSink, OpeningFilter

@@ -10,10 +10,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
+from msgspec import Struct, field
 
 from llb.base.tasks import TaskSupervisor
 from llb.gateway.stream.transcript import Transcript
@@ -49,8 +49,7 @@ MAX_MODEL_NAME_CHARS = 200
 _NO_USAGE = Usage()
 
 
-@dataclass(slots=True)
-class RequestRecord:
+class RequestRecord(Struct):
     """Record of one request, filled in on its way through the gateway. Times are monotonic."""
 
     id: int

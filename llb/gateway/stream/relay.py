@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from llb.errors import EngineFailed, EngineTimeout, LlbError
 from llb.gateway.http.response import UpstreamResponse
@@ -30,8 +31,7 @@ COUNTS_TIMEOUT_S = 0.5
 _INCOMPLETE_MESSAGE = "The engine stopped before its answer was complete"
 
 
-@dataclass(frozen=True, slots=True)
-class RelayResult:
+class RelayResult(Struct, frozen=True):
     """Outcome of a relayed answer. With an `error` it broke off after its first byte.
 
     A stream has carried the error to the client. The connection of any other answer must be cut, because its

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass, fields, replace
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llb.gateway.stream.sse import parse_data_line
 from llb.wire.decoding import DECODE_ERRORS
@@ -25,8 +25,7 @@ _END_PATTERN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class MediaUsage:
+class MediaUsage(Struct, frozen=True):
     """Parts of the counts that are audio or images, and the service tier, as a provider bills them."""
 
     prompt_audio_tokens: int | None = None
@@ -39,8 +38,7 @@ class MediaUsage:
 NO_MEDIA = MediaUsage()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one request (`cached_tokens` are part of `prompt_tokens`) and the engine's own times."""
 
     prompt_tokens: int | None = None
@@ -65,7 +63,7 @@ class Usage:
         )
 
 
-_SUMMED = tuple(field.name for field in fields(Usage) if field.name != "media")
+_SUMMED = tuple(name for name in Usage.__struct_fields__ if name != "media")
 
 
 def has_answer_end(events: bytes) -> bool:

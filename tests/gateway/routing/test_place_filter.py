@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest_asyncio
+from msgspec import structs
 
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.endpoint import Endpoint
@@ -39,7 +40,7 @@ async def registry() -> AsyncIterator[EndpointRegistry]:
 def ask(path: str = "/v1/chat/completions", *scopes: Scope, via: str = "") -> InferenceCall:
     call = make_call()
     call.record.principal = replace(call.record.principal, role=Role.ADMIN, scopes=frozenset(scopes))
-    return replace(call, path=path.encode(), via=via)
+    return structs.replace(call, path=path.encode(), via=via)
 
 
 async def test_places_without_the_dialect_are_refused(registry: EndpointRegistry) -> None:
