@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,6 +13,7 @@ from msgspec import Struct
 from llb import errors
 from llb.api.incoming_request import IncomingRequest
 from llb.api.inference.body_size import require_fitting_text, strip_images
+from llb.api.inference.plain_chat import read_plain_chat
 from llb.api.inference.request_validation import check_sizes, validate_request
 from llb.api.reference.schemas.common import SESSION_HEADER
 from llb.api.request_body import LargeBodyWorker, RawFields, decode_json
@@ -24,6 +26,7 @@ from llb.gateway.normalization.request import NormalizedBody, normalize_request
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_error_event
+from llb.policy.endpoints.dialects import CHAT
 from llb.security.permissions import Principal, has_scope
 from llb.wire import InferenceFields, Scope, TemplateSupport
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
@@ -65,8 +68,13 @@ async def build_call(
     if len(body) > MAX_EVENT_LOOP_BYTES:
         stripped = await worker.run(len(body), partial(strip_images, body))
     is_small = len(stripped) <= MAX_EVENT_LOOP_BYTES
-    read_name = partial(decode_json, stripped, _ModelName)
-    name = (read_name() if is_small else await worker.run(len(stripped), read_name)).model
+    plain = read_plain_chat(stripped) if path == CHAT and stripped is body and is_small else None
+    if plain is not None:
+        name = plain.model
+    elif is_small:
+        name = decode_json(stripped, _ModelName).model
+    else:
+        name = (await worker.run(len(stripped), partial(decode_json, stripped, _ModelName))).model
     record.requested_model = requested_model or name
     try:
         model = readiness.resolve_model(name)
@@ -78,18 +86,23 @@ async def build_call(
     # A server elsewhere has a reader of its own, and may run what no engine can.
     engine_path = "" if model.is_external else path
     support = readiness.template_support(model)
-    read_body = partial(
-        _read_body,
-        body,
-        stripped,
-        engine_path,
-        operation,
-        support,
-        # Clouds fetch images themselves, and honour fields that no engine has.
-        is_for_clouds=readiness.is_for_clouds_only(model),
-        context_length=None if readiness.may_spill(model, "context") else readiness.max_context_length(model),
-    )
-    read = read_body() if is_small else await worker.run(len(stripped), read_body)
+    context_length = None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
+    if plain is not None:
+        require_fitting_text(body, operation, context_length)
+        read = ReadBody(body, plain)
+    else:
+        read_whole = partial(
+            read_body,
+            body,
+            stripped,
+            engine_path,
+            operation,
+            support,
+            # Clouds fetch images themselves, and honour fields that no engine has.
+            is_for_clouds=readiness.is_for_clouds_only(model),
+            context_length=context_length,
+        )
+        read = read_whole() if is_small else await worker.run(len(stripped), read_whole)
     fields = read.fields
     body = read.body
     if read.needs_whole:
@@ -98,12 +111,12 @@ async def build_call(
         whole = await worker.run(len(given), lambda: _normalize(given, engine_path, support)[1])
         body = whole.body or given
     record.stream = fields.stream and operation.generates_text
-    replaced = read.replaced
+    replaced: Mapping[str, Any] = read.replaced
     if extra_fields is not None:
-        replaced |= extra_fields(fields)
+        replaced = {**replaced, **extra_fields(fields)}
     if fields.model != model.id:
         # The engine's answer repeats the model name of the request, so it must be the id of the catalogue.
-        replaced["model"] = model.id
+        replaced = {**replaced, "model": model.id}
     if replaced:
         body = await worker.run(len(body), partial(append_fields, body, replaced))
     return InferenceCall(
@@ -132,20 +145,20 @@ async def build_call(
     )
 
 
-class _ReadBody(NamedTuple):
+class ReadBody(NamedTuple):
     """What was read of a body, which is normalized unless it `needs_whole`."""
 
     body: bytes
     fields: InferenceFields
     # To replace in the body.
-    replaced: dict[str, Any]
+    replaced: Mapping[str, Any] = MappingProxyType({})
     # What the client does not get.
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
     # The images are still to be normalized with the rest.
-    needs_whole: bool
+    needs_whole: bool = False
 
 
-def _read_body(
+def read_body(
     body: bytes,
     stripped: bytes,
     engine_path: str,
@@ -154,7 +167,7 @@ def _read_body(
     *,
     is_for_clouds: bool,
     context_length: int | None,
-) -> _ReadBody:
+) -> ReadBody:
     """Normalize and check a body, `stripped` of its images. Raises `InvalidRequest`."""
     raw_fields, normalized = _normalize(stripped, engine_path, support)
     text = stripped
@@ -168,7 +181,7 @@ def _read_body(
         ignored += check_request_fields(engine_path, raw_fields)
     require_fitting_text(text, operation, context_length)
     has_images = stripped is not body
-    return _ReadBody(
+    return ReadBody(
         body if has_images else text, fields, replaced, ignored, has_images and normalized.body is not None
     )
 
