@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import re
 import secrets
 
+from llb.api.head_facts import facts_of
 from llb.api.incoming_request import IncomingRequest
 
 # An id must be unique but need not be secret: random bytes from the system cost a tenth of a request.
 _PREFIX = secrets.token_hex(4)
 _numbers = itertools.count(1)
-_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def request_id_of(request: IncomingRequest) -> str:
@@ -21,7 +20,5 @@ def request_id_of(request: IncomingRequest) -> str:
     """
     known: str | None = getattr(request.ctx, "request_id", None)
     if known is None:
-        given = request.headers.get("x-request-id", "")
-        known = given if _PATTERN.fullmatch(given) else f"{_PREFIX}{next(_numbers):08x}"
-        request.ctx.request_id = known
+        known = request.ctx.request_id = facts_of(request).request_id or f"{_PREFIX}{next(_numbers):08x}"
     return known

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from llb.api.error_mapping import http_status_of, to_llb_error
+from llb.api.head_facts import facts_of
 from llb.api.incoming_request import IncomingRequest
-from llb.api.middleware.trace_context import trace_headers_of
 from llb.api.request_id import request_id_of
 from llb.errors import LlbError
 from llb.gateway.observability.request_log import RequestLog, RequestRecord
@@ -41,7 +41,7 @@ class RequestRecorder:
         record = self._request_log.open_record(
             request.ctx.principal, endpoint or request.path.rstrip("/"), request_id_of(request)
         )
-        record.trace_headers = trace_headers_of(request)
+        record.trace_headers = facts_of(request).trace_headers
         return RequestRecording(self._request_log, record, http_status_of)
 
 

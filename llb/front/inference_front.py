@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from llb.api.connection.http_head import MalformedHead, parse_request_head
+from llb.api.head_facts import facts_of
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.error_handler import ErrorResponder
 from llb.front.known_head import MAX_BODY_BYTES, KnownHead
@@ -140,6 +141,7 @@ class InferenceFront:
                 head.admission = None
                 await self._guard.on_request(request)
                 head.admission = self._guard.note_admission(request)
+                head.facts = facts_of(request)
                 request.note_admitted()
             document = await request.route.handler(request)
             if document is not None:

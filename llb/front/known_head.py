@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from llb.api.head_facts import HeadFacts
 from llb.api.incoming_request import RequestHeaders
 from llb.api.middleware.auth_middleware import Admission
 
@@ -17,7 +18,7 @@ _MAX_LENGTH_DIGITS = len(str(MAX_BODY_BYTES))
 class KnownHead:
     """Head of a request. The next one of its connection usually differs in the length of the body only."""
 
-    __slots__ = ("_after", "_before", "admission", "headers", "path", "route")
+    __slots__ = ("_after", "_before", "admission", "facts", "headers", "path", "route")
 
     def __init__(self, raw: bytes, path: str, headers: RequestHeaders, route: Any) -> None:
         """`raw` ends with its empty line, and is valid."""
@@ -30,6 +31,7 @@ class KnownHead:
         self.route = route
         # None until a request was admitted.
         self.admission: Admission | None = None
+        self.facts: HeadFacts | None = None
 
     def match(self, data: bytes) -> tuple[int, int] | None:
         """Return begin and end of the body of the request that `data` begins with; None for another head."""

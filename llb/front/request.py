@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from llb.api.head_facts import HeadFacts
 from llb.api.incoming_request import RequestHeaders
 from llb.api.responses import ResponseHead, format_head
 from llb.front.known_head import KnownHead
@@ -48,10 +49,13 @@ class FrontConnection(Protocol):
 class FrontContext:
     """What the guard leaves to the handler of a request."""
 
-    __slots__ = ("client", "credentials", "principal", "request_id")
+    __slots__ = ("client", "credentials", "facts", "principal", "request_id")
 
-    def __init__(self) -> None:
+    def __init__(self, facts: HeadFacts | None) -> None:
         self.principal: Any = None
+        self.request_id: str | None = None
+        # None for the first request with this head.
+        self.facts = facts
 
 
 class FrontRequest:
@@ -75,7 +79,7 @@ class FrontRequest:
         self._finish_head = finish_head
         self.head = head
         self.body = body
-        self.ctx = FrontContext()
+        self.ctx = FrontContext(head.facts)
         # None until the response has begun.
         self.response: FrontResponse | None = None
 

@@ -11,11 +11,11 @@ import msgspec
 from msgspec import Struct
 
 from llb import errors
+from llb.api.head_facts import facts_of
 from llb.api.incoming_request import IncomingRequest
 from llb.api.inference.body_size import require_fitting_text, strip_images
 from llb.api.inference.plain_chat import read_plain_chat
 from llb.api.inference.request_validation import check_sizes, validate_request
-from llb.api.reference.schemas.common import SESSION_HEADER
 from llb.api.request_body import LargeBodyWorker, RawFields, decode_json
 from llb.base.units import parse_duration
 from llb.engine.model_engine import KeepAlive
@@ -35,10 +35,6 @@ from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 class _ModelName(Struct):
     model: str
 
-
-MAX_VIA_CHARS = 2000
-# Of Anthropic's dialect, passed on to endpoints that speak it.
-DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
 
 ErrorEventBuilder = Callable[[errors.LlbError], bytes]
 ExtraFieldsBuilder = Callable[[InferenceFields], Mapping[str, Any]]
@@ -119,6 +115,7 @@ async def build_call(
         replaced = {**replaced, "model": model.id}
     if replaced:
         body = await worker.run(len(body), partial(append_fields, body, replaced))
+    facts = facts_of(request)
     return InferenceCall(
         record=record,
         model=model,
@@ -128,13 +125,9 @@ async def build_call(
         operation=operation,
         stream=record.stream,
         key_id=request.ctx.principal.id,
-        dialect_headers=tuple(
-            (name.encode(), value.encode())
-            for name in DIALECT_HEADERS
-            if (value := request.headers.get(name)) is not None and value.isascii() and value.isprintable()
-        ),
-        via=_read_via(request),
-        session=request.headers.get(SESSION_HEADER) or fields.prompt_cache_key,
+        dialect_headers=facts.dialect_headers,
+        via=facts.via,
+        session=facts.session or fields.prompt_cache_key,
         keep_alive=_requested_keep_alive(
             request.ctx.principal, fields.keep_alive if keep_alive is None else keep_alive
         ),
@@ -193,12 +186,6 @@ def _normalize(
     raw_fields = decode_json(document, RawFields)
     check_sizes(raw_fields)
     return raw_fields, normalize_request(engine_path, raw_fields, support)
-
-
-def _read_via(request: IncomingRequest) -> str:
-    """Return the header `Via`, by which two llb that are endpoints of one another see a loop."""
-    value = ", ".join(request.headers.getall("via", ()))
-    return value[:MAX_VIA_CHARS] if value.isascii() and value.isprintable() else ""
 
 
 def append_fields(body: bytes, fields: Mapping[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from sanic_routing import Route
 
 from llb.accounts.authenticator import DEFAULT_LOGIN_LOCAL_ONLY, Authenticator
 from llb.accounts.write_limiter import WriteLimiter
+from llb.api.head_facts import facts_of
 from llb.api.incoming_request import IncomingRequest
 from llb.api.middleware.client_info import ClientInfo, ClientInfoResolver, is_loopback
 from llb.api.middleware.cors import SAFE_METHODS, CorsPolicy, is_cross_origin, is_from_browser, is_preflight
@@ -25,7 +26,6 @@ from llb.api.middleware.route_policy import (
     route_policy_of,
 )
 from llb.api.middleware.security_headers import add_security_headers
-from llb.api.middleware.trace_context import trace_id_of
 from llb.api.middleware.vouched_origins import VouchedOrigins
 from llb.api.request_id import request_id_of
 from llb.base.logs import log_setup
@@ -102,7 +102,7 @@ class AuthMiddleware:
             if request.body:
                 await self._authorise_again(request)
             return None
-        log_setup.bind_request(request_id_of(request), trace_id_of(request))
+        log_setup.bind_request(request_id_of(request), facts_of(request).trace_id)
         request.ctx.principal = None
         if request.method == "NONE":
             # Sanic's placeholder for bytes that are no HTTP request. Its own error describes them.
@@ -154,7 +154,7 @@ class AuthMiddleware:
         """Do what `on_request` does, for a head that was admitted; False where it has to be examined."""
         if admission.generation != self._authenticator.generation or time.monotonic() >= admission.expires_at:
             return False
-        log_setup.bind_request(request_id_of(request), trace_id_of(request))
+        log_setup.bind_request(request_id_of(request), facts_of(request).trace_id)
         ctx = request.ctx
         ctx.client, ctx.credentials = admission.client, admission.credentials
         ctx.principal = admission.principal
