@@ -83,11 +83,7 @@ _STORED_COLUMNS = tuple(name for name in RequestRow.__struct_fields__ if name no
 
 async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
     """Store requests. A request whose `id` is taken, because the clock was set back, is skipped."""
-    values = ", ".join(json_column(name) for name in _STORED_COLUMNS)
-    await tx.execute(
-        f"INSERT OR IGNORE INTO requests ({', '.join(_STORED_COLUMNS)}) SELECT {values} FROM json_each(?)",
-        (encode_rows(records),),
-    )
+    await tx.run(_ADD_STATEMENT, (encode_rows(records),))
 
 
 async def add_texts(tx: Transaction, texts: Sequence[tuple[int, RequestText]]) -> None:
@@ -113,6 +109,12 @@ def encode_rows(records: Sequence[RequestRow]) -> str:
 def json_column(name: str) -> str:
     """SQL for a field of a row that `encode_rows` made."""
     return f"json_extract(value, '$[{RequestRow.__struct_fields__.index(name)}]')"
+
+
+_ADD_STATEMENT = (
+    f"INSERT OR IGNORE INTO requests ({', '.join(_STORED_COLUMNS)}) "
+    f"SELECT {', '.join(map(json_column, _STORED_COLUMNS))} FROM json_each(?)"
+)
 
 
 # --- deleting ----------------------------------------------------------------------------------------

@@ -46,6 +46,12 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
 
     `model` must be a model that exists, so that requests with invented names cannot fill the table.
     """
+    encoded = encode_rows(records)
+    for statement in _ADD_STATEMENTS:
+        await tx.run(statement, (encoded,))
+
+
+def _add_statement(bucket: UsageBucket, width_s: int) -> str:
     group = ", ".join(f"coalesce({json_column(name)}, '')" for name in _KEY_COLUMNS[1:])
     sums = ", ".join(f"total({json_column(name)})" for name in _SUM_COLUMNS[2:])
     updates = ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUM_COLUMNS)
@@ -53,18 +59,16 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
     updates += (
         ", cost_usd = iif(excluded.cost_usd IS NULL, cost_usd, coalesce(cost_usd, 0) + excluded.cost_usd)"
     )
-    encoded = encode_rows(records)
-    for bucket, width_s in BUCKET_WIDTH_S.items():
-        await tx.execute(
-            f"""
-            INSERT INTO usage_{bucket}s ({", ".join((*_KEY_COLUMNS, *_SUM_COLUMNS, "cost_usd"))})
-            SELECT {json_column("id")} / {width_s * MICROSECONDS_PER_S} * {width_s}, {group},
-                count(*), count({json_column("error_code")}), {sums}, sum({json_column("cost_usd")})
-            FROM json_each(?) WHERE TRUE GROUP BY 1, 2, 3, 4, 5
-            ON CONFLICT ({", ".join(_KEY_COLUMNS)}) DO UPDATE SET {updates}
-            """,
-            (encoded,),
-        )
+    return f"""
+        INSERT INTO usage_{bucket}s ({", ".join((*_KEY_COLUMNS, *_SUM_COLUMNS, "cost_usd"))})
+        SELECT {json_column("id")} / {width_s * MICROSECONDS_PER_S} * {width_s}, {group},
+            count(*), count({json_column("error_code")}), {sums}, sum({json_column("cost_usd")})
+        FROM json_each(?) WHERE TRUE GROUP BY 1, 2, 3, 4, 5
+        ON CONFLICT ({", ".join(_KEY_COLUMNS)}) DO UPDATE SET {updates}
+        """
+
+
+_ADD_STATEMENTS = tuple(_add_statement(*bucket) for bucket in BUCKET_WIDTH_S.items())
 
 
 async def prune(tx: Transaction, *, hours_before: float, days_before: float) -> None:
