@@ -13,10 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser
 
 from e2e.javascript import WEB, Token, page_modules, read_tokens, token_sequences, tokenize, walk_tokens
 from e2e.page_graph import names_in, page_closure, page_parts
 from e2e.shop import catalog_entries
+from e2e.unit.bare import bare_context
 from e2e.words import OTHER_LOCALES, SOURCE_LOCALE, Text, load_languages
 from llb import errors
 from llb.wire import Capability, EngineState, ModelStatus, ReplicaState, Verdict
@@ -34,6 +36,25 @@ def texts(text: Text) -> list[str]:
 
 def placeholders(text: str) -> set[str]:
     return set(PLACEHOLDER.findall(text))
+
+
+async def test_the_browser_reads_the_same(browser: Browser) -> None:
+    async with bare_context(browser) as context:
+        page = await context.new_page()
+        await page.goto("/")
+        for locale, language in load_languages().items():
+            read = await page.evaluate(
+                """async ([locale, files]) => ({
+                  files: Object.fromEntries(await Promise.all(files.map(async (file) => {
+                    const module = await import(`/web/i18n/${locale}/${file}`);
+                    return [file, module.default];
+                  }))),
+                  forms: new Intl.PluralRules(locale).resolvedOptions().pluralCategories,
+                })""",
+                [locale, sorted(language.files)],
+            )
+            assert read["files"] == language.files
+            assert set(read["forms"]) == language.plural_forms
 
 
 # --- the languages -----------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ the server.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -12,10 +11,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from playwright.async_api import Browser
 
+from e2e.conftest import async_fixture
 from e2e.javascript import WEB, Token, page_modules, read_tokens, token_sequences, walk_tokens
 from e2e.page_graph import closure, imports_of, index, links, names_in, page_parts, tags_of
-from e2e.unit.bare import ORIGIN, bare_context
+from e2e.unit.bare import bare_context
 from llb.api.routes.page import PAGE_PATHS
 from llb.wire import Event, HelloEvent, Resync
 
@@ -271,23 +272,20 @@ def test_the_index_has_nothing_inline_and_names_files_that_exist() -> None:
 # --- what the server knows, too ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def facts() -> dict[str, Any]:
+@async_fixture(scope="module")
+async def facts(browser: Browser) -> dict[str, Any]:
     """What the modules themselves say."""
-
-    async def ask() -> Any:
-        async with bare_context() as context:
-            page = await context.new_page()
-            await page.goto(ORIGIN)
-            return await page.evaluate("""async () => {
-                  const { eventHandlers } = await import('/web/core/reducer.js');
-                  const { PATTERNS, ROUTES } = await import('/web/core/router.js');
-                  const { BASE_TEXTS, LOCALES } = await import('/web/core/i18n.js');
-                  const { SECTIONS } = await import('/web/components/shell.js');
-                  return { events: Object.keys(eventHandlers), routes: ROUTES, patterns: PATTERNS, locales: Object.keys(LOCALES), baseTexts: BASE_TEXTS, sections: SECTIONS };
-                }""")
-
-    return dict(asyncio.run(ask()))
+    async with bare_context(browser) as context:
+        page = await context.new_page()
+        await page.goto("/")
+        said = await page.evaluate("""async () => {
+              const { eventHandlers } = await import('/web/core/reducer.js');
+              const { PATTERNS, ROUTES } = await import('/web/core/router.js');
+              const { BASE_TEXTS, LOCALES } = await import('/web/core/i18n.js');
+              const { SECTIONS } = await import('/web/components/shell.js');
+              return { events: Object.keys(eventHandlers), routes: ROUTES, patterns: PATTERNS, locales: Object.keys(LOCALES), baseTexts: BASE_TEXTS, sections: SECTIONS };
+            }""")
+        return dict(said)
 
 
 def test_the_page_follows_every_event_that_the_server_tells(facts: dict[str, Any]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Error
+from playwright.async_api import Browser, Error
 
-from e2e.unit.bare import ORIGIN, UNIT_DIR, bare_context
+from e2e.conftest import async_fixture
+from e2e.unit.bare import UNIT_DIR, bare_context
+
+# All are run for the first of them: one process does it for all.
+pytestmark = pytest.mark.xdist_group("units")
 
 FILES = sorted(UNIT_DIR.glob("*.test.js"))
 NAME = re.compile(r"""^test\(\s*(['"])(.+?)\1,""", re.MULTILINE)
@@ -30,15 +33,16 @@ def note(errors: list[str], error: Error) -> None:
     errors.append(f"{error}\n{error.stack}")
 
 
-async def run_all() -> dict[str, dict[str, str | None]]:
+@async_fixture(scope="module")
+async def outcomes(browser: Browser) -> dict[str, dict[str, str | None]]:
     """By file and name: None, or what went wrong. What the browser complains of is the file's failure."""
     found: dict[str, dict[str, str | None]] = {}
-    async with bare_context() as context:
+    async with bare_context(browser) as context:
         for file in FILES:
             page = await context.new_page()
             errors: list[str] = []
             page.on("pageerror", partial(note, errors))
-            await page.goto(ORIGIN)
+            await page.goto("/")
             try:
                 found[file.name] = await page.evaluate(RUN, file.name)
             except Error as error:
@@ -47,11 +51,6 @@ async def run_all() -> dict[str, dict[str, str | None]]:
             found[file.name][""] = "\n".join(errors) or None
             await page.close()
     return found
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> dict[str, dict[str, str | None]]:
-    return asyncio.run(run_all())
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
-"""The words of the page as the browser reads them, for tests that speak more than one language."""
+"""The words of the page, for tests that speak more than one language."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from e2e.javascript import WEB
-from e2e.unit.bare import ORIGIN, bare_context
+from e2e.javascript import WEB, Token, read_tokens
 
 SOURCE_LOCALE, *OTHER_LOCALES = ("en", "ja")
 
@@ -29,32 +29,48 @@ class Language:
         return {key: text for file in self.files.values() for key, text in file.items()}
 
 
+# `Intl.PluralRules` of the browser; test_i18n.py compares them, and the texts.
+PLURAL_FORMS = {"en": {"one", "other"}, "ja": {"other"}}
+
+
 @cache
 def load_languages() -> dict[str, Language]:
-    """As the browser reads them."""
+    return {
+        locale: Language(
+            files={path.name: read_texts(path) for path in sorted((WEB / "i18n" / locale).glob("*.js"))},
+            plural_forms=PLURAL_FORMS[locale],
+        )
+        for locale in (SOURCE_LOCALE, *OTHER_LOCALES)
+    }
 
-    async def load() -> dict[str, Any]:
-        async with bare_context() as context:
-            page = await context.new_page()
-            await page.goto(ORIGIN)
-            return {
-                locale: await page.evaluate(
-                    """async ([locale, files]) => ({
-                      files: Object.fromEntries(await Promise.all(files.map(async (file) => {
-                        const module = await import(`/web/i18n/${locale}/${file}`);
-                        return [file, module.default];
-                      }))),
-                      forms: new Intl.PluralRules(locale).resolvedOptions().pluralCategories,
-                    })""",
-                    [locale, sorted(path.name for path in (WEB / "i18n" / locale).glob("*.js"))],
-                )
-                for locale in (SOURCE_LOCALE, *OTHER_LOCALES)
-            }
 
-    found = {}
-    for locale, said in asyncio.run(load()).items():
-        found[locale] = Language(files=said["files"], plural_forms=set(said["forms"]))
+def read_texts(path: Path) -> dict[str, Text]:
+    """The object that a file of texts exports; anything else in it is an error."""
+    tokens = iter(read_tokens(path))
+    assert [next(tokens).text for _ in range(3)] == ["export", "default", "{"], path
+    found = dict(_read_object(path, tokens))
+    assert [token.text for token in tokens] == [";"], path
     return found
+
+
+def _read_object(path: Path, tokens: Iterator[Token]) -> Iterator[tuple[str, Any]]:
+    """Keys and values up to the closing brace, which is passed."""
+    for key in tokens:
+        if key.is_("}"):
+            return
+        colon, value = next(tokens), next(tokens)
+        assert key.kind in ("string", "name"), f"{path}:{key.line}"
+        assert colon.is_(":"), f"{path}:{key.line}"
+        if value.is_("{"):
+            yield key.text, dict(_read_object(path, tokens))
+        else:
+            assert value.kind == "string", f"{path}:{value.line}"
+            yield key.text, value.text
+        comma = next(tokens)
+        if comma.is_("}"):
+            return
+        assert comma.is_(","), f"{path}:{comma.line}"
+    raise AssertionError(f"{path}: a brace is not closed")
 
 
 def translate(locale: str, key: str, **values: object) -> str:

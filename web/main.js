@@ -185,15 +185,25 @@ async function loadPage(name) {
   return module;
 }
 
-/** Loads the other pages while nothing else happens: they open at once, and when the server is gone. */
+/**
+ * Loads the other pages while nothing else happens: they open at once, and when the server is gone. Not
+ * where the user saves data, nor while the page is hidden.
+ */
 async function preloadPages() {
+  if (navigator.connection?.saveData) return;
   for (const name of Object.keys(PAGES)) {
+    await untilVisible();
     await new Promise((done) => (globalThis.requestIdleCallback ?? setTimeout)(done));
     // Opening the page tries again, and reports what is wrong.
     await loadPage(name)
       .then((module) => module.preload?.())
       .catch(() => {});
   }
+}
+
+async function untilVisible() {
+  while (document.hidden)
+    await new Promise((done) => document.addEventListener('visibilitychange', done, { once: true }));
 }
 
 async function openPage(to) {

@@ -41,7 +41,7 @@ test('it connects to the path on its own host', () =>
     const { stop, statuses } = listen();
     equal(
       sockets.map(({ url }) => url),
-      ['ws://unit.localhost/ws/models'],
+      [`ws://${location.host}/ws/models`],
     );
     equal(statuses(), ['connecting']);
     stop();
