@@ -43,7 +43,7 @@ def split_system(
     """
     fitted = list(messages)
     if support is None or (support.late_system and support.several_system):
-        return own_text, fitted
+        return own_text or None, fitted
     texts = [own_text] if own_text else []
     kept: list[dict[str, Any]] = []
     for message in fitted:

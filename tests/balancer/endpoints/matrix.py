@@ -17,10 +17,15 @@ END = "<!-- matrix: end -->\n"
 # Of every target.
 KEY = "sk-provider-0123456789abcdef"
 CLOUDS = ("openai", "anthropic", "google")
-EMBEDDING_KINDS = tuple(kind for kind in KINDS if speaks(EndpointKind(kind), EMBEDDINGS))
+# A second llb, at which these models of its catalogue are answered by the stand-in of Ollama.
+LLB, KIND_BEHIND_LLB, MODELS_OF_LLB = "llb", "ollama", ("tiny", "embedder")
+TARGETS = (LLB, *KINDS)
+EMBEDDING_KINDS = tuple(kind for kind in TARGETS if speaks(EndpointKind(kind), EMBEDDINGS))
 
 
 def model_of(kind: str, stand_in: ProviderStandIn, number: int = 0) -> str:
+    if kind == LLB:
+        return f"{LLB}/{MODELS_OF_LLB[number]}"
     separator = ":" if kind in CLOUDS else "/"
     return f"{kind}{separator}{stand_in.provider.models[number].id}"
 
@@ -31,7 +36,7 @@ def render_matrix() -> str:
         "| target | OpenAI's client | Anthropic's client | Ollama's client | embeddings |",
         "|" + " --- |" * 5,
     ]
-    for kind in KINDS:
+    for kind in TARGETS:
         cells = (_way(kind, CHAT), _way(kind, MESSAGES), _way(kind, CHAT))
         embeddings = "OpenAI's, Ollama's" if kind in EMBEDDING_KINDS else "none at the target"
         lines.append(f"| `{kind}` | {cells[0]} | {cells[1]} | {cells[2]} | {embeddings} |")

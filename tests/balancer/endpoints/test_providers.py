@@ -20,11 +20,12 @@ from tests.balancer.endpoints.matrix import (
     EMBEDDING_KINDS,
     END,
     KEY,
+    TARGETS,
     model_of,
     render_matrix,
 )
 from tests.harness import RunningBalancer
-from tests.providers import KINDS, ProviderStandIn
+from tests.providers import ProviderStandIn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -45,7 +46,7 @@ def chat_tools() -> Any:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TARGETS)
 async def test_openai_with_tools(
     kind: str, llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn], *, stream: bool
 ) -> None:
@@ -80,7 +81,7 @@ async def test_openai_with_tools(
         assert last.finish_reason == "stop"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TARGETS)
 async def test_openai_with_images_and_structured_output(
     kind: str, llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn]
 ) -> None:
@@ -113,7 +114,7 @@ async def test_openai_embeddings(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TARGETS)
 async def test_anthropic_with_tools(
     kind: str, llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn], *, stream: bool
 ) -> None:
@@ -146,7 +147,7 @@ async def test_anthropic_with_tools(
         assert last.usage.output_tokens > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TARGETS)
 async def test_anthropic_with_images_and_structured_output(
     kind: str, llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn]
 ) -> None:
@@ -176,7 +177,7 @@ async def client(llb: RunningBalancer, key: str) -> AsyncIterator[ollama.AsyncCl
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TARGETS)
 async def test_ollama_with_tools(
     kind: str, client: ollama.AsyncClient, stand_ins: dict[str, ProviderStandIn], *, stream: bool
 ) -> None:
@@ -201,7 +202,7 @@ async def test_ollama_with_tools(
     assert (await ask([question, turn, *results]))[0] == "Results: sunny 0; sunny 1"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TARGETS)
 async def test_ollama_with_images_and_structured_output(
     kind: str, client: ollama.AsyncClient, stand_ins: dict[str, ProviderStandIn]
 ) -> None:

@@ -99,6 +99,13 @@ def test_the_other_dialects_have_a_field_for_it() -> None:
     assert sent(ANTHROPIC, {"messages": [USER, LATE]}, FRONT)["system"] == "c"
 
 
+@pytest.mark.parametrize("support", [None, TemplateSupport(), FRONT])
+def test_no_system_text_is_added_where_none_is_given(support: TemplateSupport | None) -> None:
+    """Engines elsewhere refuse an empty one."""
+    assert "system" not in sent(ANTHROPIC, {"messages": [USER]}, support)
+    assert "instructions" not in sent(RESPONSES, {"input": [USER]}, support)
+
+
 def test_calls_of_earlier_turns_are_text_for_a_template_without_tools() -> None:
     call = {"id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}
     result = {"role": "tool", "tool_call_id": "c", "content": "r"}
