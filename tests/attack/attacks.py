@@ -199,6 +199,27 @@ async def slow_connections(target: Target, chance: random.Random) -> None:
     await crowd(600, one, pause_s=1.0)
 
 
+async def greedy_pipelines(target: Target, chance: random.Random) -> None:
+    """Requests on one connection faster than they are answered, for both doors of the server."""
+    url = target.urls[0]
+    requests = itertools.cycle([
+        wire.request_of(url, CHAT, b"{}"),
+        wire.request_of(url, CHAT, b"{}", key=target.key),
+        wire.head_of(url, "GET", "/api/models", []),
+    ])  # fmt: skip
+    await crowd(8, lambda: wire.pipeline(url, next(requests) * 1000, reads=True))
+
+
+async def unread_answers(target: Target, chance: random.Random) -> None:
+    """Hundreds of connections that ask and do not read."""
+    url = target.urls[0]
+    requests = itertools.cycle([
+        wire.request_of(url, CHAT, b"{}"),
+        wire.head_of(url, "GET", "/api/openapi.json", []),
+    ])  # fmt: skip
+    await crowd(200, lambda: wire.pipeline(url, next(requests) * 100, reads=False), pause_s=1.0)
+
+
 async def websocket_floods(target: Target, chance: random.Random) -> None:
     """WebSockets that send pings or texts and read nothing."""
     url = target.urls[0]
@@ -244,6 +265,6 @@ async def password_guesses(target: Target, chance: random.Random) -> None:
 
 ATTACKS: tuple[Attack, ...] = (
     freezing_grammars, crashing_grammars, allocating_fields, large_bodies, token_counts, embedding_lists,
-    unfinished_bodies, keys_and_unloads, long_answers, wrong_requests, slow_connections, websocket_floods,
-    malformed_heads, password_guesses,
+    unfinished_bodies, keys_and_unloads, long_answers, wrong_requests, slow_connections, greedy_pipelines,
+    unread_answers, websocket_floods, malformed_heads, password_guesses,
 )  # fmt: skip

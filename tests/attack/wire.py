@@ -76,6 +76,25 @@ async def hold(url: str, beginning: bytes, drip: bytes, every_s: float) -> None:
             await writer.drain()
 
 
+async def pipeline(url: str, chunk: bytes, *, reads: bool) -> None:
+    """A connection that sends `chunk` for as long as the server takes it."""
+    async with connect(url) as (reader, writer):
+        if not reads:
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+        async def discard() -> None:
+            while await reader.read(READ_BYTES):
+                pass
+
+        reading = asyncio.create_task(discard())
+        try:
+            while not reading.done() or not reads:
+                writer.write(chunk)
+                await writer.drain()
+        finally:
+            reading.cancel()
+
+
 async def flood_websocket(url: str, handshake: bytes, chunk: bytes) -> None:
     """A WebSocket that sends `chunk` for ever and reads nothing once it is open."""
     async with connect(url) as (reader, writer):

@@ -30,7 +30,7 @@ from sanic.response import BaseHTTPResponse
 
 from llb.api.connection.body_budget import BodyShare
 from llb.api.connection.content_encoding import decode_body
-from llb.api.connection.http_head import parse_request_head
+from llb.api.connection.http_head import RequestHead, parse_request_head
 
 # In all, however much the client still sends.
 LINGER_TIMEOUT_S = 5.0
@@ -175,6 +175,8 @@ class ServerHttp(Http):
         )
         if request._parsed_url.path is None:
             raise BadRequest("the target has no path")
+        if request._parsed_url.host is not None and not _names_host(head):
+            raise BadRequest("the target names another host than the header")
         self.protocol.resources.path_resolver.resolve(request)
         self.protocol.request_class._current.set(request)
         self.request_bytes_left = self.request_bytes = 0
@@ -375,3 +377,9 @@ class ServerHttp(Http):
             "its head is too large" if isinstance(error, PayloadTooLarge) else error,
             target,
         )
+
+
+def _names_host(head: RequestHead) -> bool:
+    """Whether the target, a whole URL, and `Host` name the same one: only the latter is examined."""
+    authority = head.target.split(b"/", 3)[2].decode("ascii").lower()
+    return all(value.lower() == authority for name, value in head.headers if name == "host")
