@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Protocol, cast
 
 import msgspec
+from sanic.compat import Header
 from sanic.headers import _HTTP1_STATUSLINES, format_http1_response
 from sanic.http import Http
 from sanic.response import HTTPResponse
@@ -17,6 +18,8 @@ from llb.api.incoming_request import IncomingRequest
 from llb.errors import LlbError
 
 JSON = "application/json"
+_CHUNKED_LINES = b"x-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
+_KEPT_LINES = b"connection: keep-alive\r\n\r\n"
 OCTET_STREAM = "application/octet-stream"
 _encoder = msgspec.json.Encoder()
 
@@ -46,7 +49,14 @@ class PassthroughResponse(HTTPResponse):
     __slots__ = ("_send_chunk", "fixed_headers", "fixed_lines")
 
     def __init__(self, *, status: int = 200, headers: Mapping[str, str], content_type: str) -> None:
-        super().__init__(status=status, headers={**headers}, content_type=content_type)
+        # Without Sanic's two constructors, which make the headers twice: one call in place of four.
+        self.asgi = False
+        self.body = b""
+        self.content_type = content_type
+        self.stream = None
+        self.status = status
+        self.headers = Header(headers)
+        self._cookies = None
         self.fixed_headers: tuple[tuple[bytes, bytes], ...] = ()
         # The same as lines of a head.
         self.fixed_lines = b""
@@ -91,18 +101,19 @@ _cached_header = lru_cache(maxsize=1024)(PassthroughResponse.encode_header)
 def format_head(head: ResponseHead, body_bytes: int | None) -> bytes:
     """Return the head of a response that keeps its connection; `body_bytes` None is a body in chunks."""
     headers = head.headers
-    if body_bytes is None:
+    if isinstance(head, PassthroughResponse):
+        headers.setdefault("content-type", head.content_type)
         # nginx would collect the events of a stream until they fill a buffer.
+        framing = _CHUNKED_LINES if body_bytes is None else b"content-length: %d\r\n" % body_bytes
+        lines = [_cached_line(name, value) for name, value in headers.items()]
+        return b"".join((_HTTP1_STATUSLINES[head.status], head.fixed_lines, *lines, framing, _KEPT_LINES))
+    if body_bytes is None:
         headers["x-accel-buffering"] = "no"
         headers["transfer-encoding"] = "chunked"
     else:
         headers["content-length"] = body_bytes
     headers["connection"] = "keep-alive"
-    if not isinstance(head, PassthroughResponse):
-        return format_http1_response(head.status, head.processed_headers)
-    headers.setdefault("content-type", head.content_type)
-    lines = [_cached_line(name, f"{value}") for name, value in headers.items()]
-    return b"".join((_HTTP1_STATUSLINES[head.status], head.fixed_lines, *lines, b"\r\n"))
+    return format_http1_response(head.status, head.processed_headers)
 
 
 def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,29 +31,29 @@ class NodeTraffic:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._counters: dict[str, _Counters] = {}
-        self._model_counters: dict[str, _Counters] = {}
+        self._counters: defaultdict[str, _Counters] = defaultdict(_Counters)
+        self._model_counters: defaultdict[str, _Counters] = defaultdict(_Counters)
         # Of all nodes: every request that ends asks for it.
         self._active_total = 0
 
     def begin_request(self, node_id: str) -> None:
-        self._counters_of(node_id).active += 1
+        self._counters[node_id].active += 1
         self._active_total += 1
 
     def end_request(self, node_id: str) -> None:
-        self._counters_of(node_id).active -= 1
+        self._counters[node_id].active -= 1
         self._active_total -= 1
 
     def record_tokens(self, node_id: str, model_id: str, tokens: int) -> None:
         """Count tokens of an answer that is being generated; negative where too many were counted."""
-        self._counters_of(node_id).tokens += tokens
-        self._model_counters_of(model_id).tokens += tokens
+        self._counters[node_id].tokens += tokens
+        self._model_counters[model_id].tokens += tokens
 
     def record_answer(self, node_id: str, model_id: str, tokens: int = 0) -> None:
         """Count a request that the node has answered, and the `tokens` that were not counted before."""
-        self._counters_of(node_id).answered += 1
-        self._model_counters_of(model_id).answered += 1
-        self.record_tokens(node_id, model_id, tokens)
+        for counters in (self._counters[node_id], self._model_counters[model_id]):
+            counters.answered += 1
+            counters.tokens += tokens
 
     def active_requests(self, node_id: str) -> int:
         counters = self._counters.get(node_id)
@@ -65,7 +66,7 @@ class NodeTraffic:
 
     def sample(self, node_id: str) -> tuple[int, float]:
         """Requests answered so far, and tokens per second since the last sample."""
-        now, counters = self._clock(), self._counters_of(node_id)
+        now, counters = self._clock(), self._counters[node_id]
         rate = 0.0
         if counters.sampled_at is not None and now > counters.sampled_at:
             rate = max(0, counters.tokens - counters.sampled_tokens) / (now - counters.sampled_at)
@@ -81,14 +82,6 @@ class NodeTraffic:
     def models(self) -> frozenset[str]:
         """Models that were asked since the start."""
         return frozenset(self._model_counters)
-
-    def _counters_of(self, node_id: str) -> _Counters:
-        counters = self._counters.get(node_id)
-        return self._counters.setdefault(node_id, _Counters()) if counters is None else counters
-
-    def _model_counters_of(self, model_id: str) -> _Counters:
-        counters = self._model_counters.get(model_id)
-        return self._model_counters.setdefault(model_id, _Counters()) if counters is None else counters
 
 
 def _totals(counters: _Counters | None) -> TrafficTotals:

@@ -39,10 +39,12 @@ class FrontProtocol(ServerProtocol):
 
     async def write(self, data: bytes) -> None:
         """Write, at the pace of the client. Raises `CancelledError` once the connection has ended."""
-        await self.wait_writable()
-        # Checked right before.
-        assert self.transport is not None  # noqa: S101
-        self.transport.write(data)
+        if not self._can_write.is_set():
+            await self._can_write.wait()
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise asyncio.CancelledError
+        transport.write(data)
 
     def write_now(self, data: bytes) -> bool:
         """Write at once; False if the client must catch up, or has gone: `wait_writable` tells which."""

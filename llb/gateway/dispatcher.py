@@ -24,6 +24,7 @@ from llb.gateway.choices import (
     new_part_record,
     read_choice_plan,
 )
+from llb.gateway.engine_routes import Operation
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.inference_call import ClientSink, InferenceCall
@@ -115,6 +116,8 @@ class Dispatcher:
 
         One model answers the whole request: vectors of two models cannot be compared.
         """
+        if not self._context.spill_book.rules_of(call.model.id):
+            return await self._dispatch_inputs(call, sink)
         return await dispatch_with_spill(
             self._context.spill_book,
             self.readiness,
@@ -129,7 +132,9 @@ class Dispatcher:
         """
         if call.model.is_external:
             return await self._dispatch_with_failover(call, sink)
-        inputs = read_input_list(call, self.readiness.max_context_length(call.model))
+        inputs = None
+        if call.operation in (Operation.EMBEDDINGS, Operation.RERANKING):
+            inputs = read_input_list(call, self.readiness.max_context_length(call.model))
         if inputs is None:
             plan = read_choice_plan(call)
             if plan is not None:

@@ -50,6 +50,8 @@ class InferenceCall(Struct, frozen=True):
     ignored: tuple[str, ...] = ()
     # What the body was made for; None for a chat template that was unknown.
     template: TemplateSupport | None = None
+    # Every chat template prints it as it is.
+    fits_any_template: bool = False
     # Counts bytes of copies of the body while the block runs; raises where they take too much memory.
     hold_copies: Callable[[int], AbstractContextManager[None]] = _hold_uncounted
 
@@ -58,7 +60,7 @@ class InferenceCall(Struct, frozen=True):
 
         Raises `ToolsNotSupported`.
         """
-        if template is None or template == self.template:
+        if self.fits_any_template or template is None or template == self.template:
             return self
         fields = msgspec.json.decode(self.body, type=dict[str, msgspec.Raw])
         fitted = normalize_request(self.path.decode("ascii"), fields, template)

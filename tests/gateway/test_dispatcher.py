@@ -72,6 +72,9 @@ class FakeResponse:
             raise chunk
         return chunk
 
+    def take_whole(self, _max_bytes: int) -> bytes:
+        return b""
+
     async def read(self, _max_bytes: int, _timeout_s: float) -> bytes:
         return b"".join(chunk for chunk in self.chunks if isinstance(chunk, bytes))
 

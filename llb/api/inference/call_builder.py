@@ -81,7 +81,7 @@ async def build_call(
     readiness.require_ready_or_spill(model)
     # A server elsewhere has a reader of its own, and may run what no engine can.
     engine_path = "" if model.is_external else path
-    support = readiness.template_support(model)
+    support = None if plain is not None else readiness.template_support(model)
     context_length = None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
     if plain is not None:
         require_fitting_text(body, operation, context_length)
@@ -134,6 +134,7 @@ async def build_call(
         format_error_event=format_error_event,
         ignored=read.ignored,
         template=support,
+        fits_any_template=plain is not None,
         hold_copies=partial(request.app.ctx.connections.body_budget.hold, request.ctx.principal),
     )
 

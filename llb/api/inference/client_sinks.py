@@ -104,13 +104,12 @@ class ResponseSink:
 
     async def _start_response(self) -> ResponseWriter:
         self._started = True
-        self._record.status = self._status
-        record = self._record
-        headers = {
-            **record.limit_headers,
-            **self._headers,
-            **ignored_headers((*self._ignored, *record.ignored_fields)),
-        }
+        record, headers = self._record, self._headers
+        record.status = self._status
+        if record.limit_headers:
+            headers = {**record.limit_headers, **headers}
+        if self._ignored or record.ignored_fields:
+            headers |= ignored_headers((*self._ignored, *record.ignored_fields))
         head = PassthroughResponse(status=self._status, headers=headers, content_type=self._content_type)
         response: ResponseWriter = await self._request.respond(head)
         self._response = response

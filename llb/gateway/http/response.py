@@ -104,6 +104,15 @@ class UpstreamResponse:
             self._connection.resume_reading()
         return data
 
+    def take_whole(self, max_bytes: int) -> bytes:
+        """Return an unread body that is complete and has at most `max_bytes`; nothing else."""
+        if not self._is_complete or self.buffered_bytes != self.total_bytes or self.total_bytes > max_bytes:
+            return b""
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        self.buffered_bytes = 0
+        return data
+
     async def pipe(self, consume: Callable[[bytes], bool], wait_s: float) -> bool | None:
         """Call `consume` with the bytes as they are received, without waking the task of the caller for each.
 

@@ -329,6 +329,11 @@ async def _read_counts(response: UpstreamResponse, usage_parser: UsageParser) ->
 async def _relay_document(
     response: UpstreamResponse, sink: BodySink, usage_parser: UsageParser, idle_timeout_s: float
 ) -> None:
+    if whole := response.take_whole(MAX_HELD_BYTES):
+        # The usual document comes with its head.
+        usage_parser.feed(whole)
+        await sink.write(whole, last=True)
+        return
     held: list[bytes] = []
     held_bytes = 0
     while (data := await response.read_chunk(idle_timeout_s)) != b"":

@@ -143,10 +143,12 @@ class UsageParser:
 
     def parse_document(self) -> Usage:
         """Return the counts of a JSON answer."""
-        counts = _UsageAccumulator()
         tail = b"".join(self._tail)
+        counts = _UsageAccumulator()
         if self._tail_bytes == self.total_bytes:
             if (answer := _decode(tail)) is not None:
+                if (usage := _read_usual(answer)) is not None:
+                    return usage
                 counts.add_event(answer)
         elif (match := _PROMPT_TOKENS_PATTERN.search(self._head)) is not None:
             # A large embedding: llama.cpp writes `usage` before `data`.
@@ -255,6 +257,41 @@ def _decode_truncated(tail: bytes) -> _Event:
         if (match := pattern.match(tail, tail.rfind(name))) is not None
     ]
     return _decode(b"{" + b",".join(parts) + b"}") or _Event()
+
+
+def _read_usual(answer: _Event) -> Usage | None:
+    """Return the counts of a usual answer of llama-server, as `_UsageAccumulator` would; None for others."""
+    usage, timings = answer.usage, answer.timings
+    if (
+        usage is None
+        or timings is None
+        or usage.prompt_tokens is None
+        or usage.completion_tokens is None
+        or usage.cost is not None
+        or usage.service_tier is not None
+        or usage.completion_tokens_details is not None
+        or usage.output_tokens_details is not None
+        or usage.cache_read_input_tokens is not None
+        or usage.cache_creation_input_tokens is not None
+        or answer.service_tier is not None
+        or answer.response is not None
+        or answer.message is not None
+    ):
+        return None
+    details = usage.prompt_tokens_details or _NO_DETAILS
+    if details.audio_tokens is not None or details.image_tokens is not None:
+        return None
+    cached = details.cached_tokens
+    if cached is None and timings.prompt_n is not None:
+        cached = timings.cache_n
+    return Usage(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        cached,
+        timings.prompt_ms,
+        timings.predicted_ms,
+        details.cache_write_tokens,
+    )
 
 
 def _first_known(count: int | None, other: int | None) -> int | None:
