@@ -133,7 +133,8 @@ class ModelReadiness:
 
     def may_spill(self, model: Model, trigger: SpillTrigger) -> bool:
         """Whether a rule sends requests for `model` elsewhere in this case."""
-        return has_rule(self._spill_book.rules_of(model.id), trigger)
+        rules = self._spill_book.rules_of(model.id)
+        return bool(rules) and has_rule(rules, trigger)
 
     def is_for_clouds_only(self, model: Model) -> bool:
         """Whether no request for `model` can reach a program of the own network, so that URLs may pass."""

@@ -289,6 +289,8 @@ class ModelQueue:
 
     def count_requests_ahead(self, owner_id: str, key_id: str) -> int:
         """Return how many requests are served before a new one of this key, as owners and keys take turns."""
+        if not self.queued:
+            return 0
         owner_queue = self._queues_by_owner.get(owner_id)
         own_requests = 0 if owner_queue is None else owner_queue.count_ahead_of(key_id)
         return min(self.queued, (own_requests + 1) * len(self._queues_by_owner))
@@ -396,6 +398,8 @@ class ModelQueue:
 
     def can_serve(self, exclude: frozenset[str]) -> bool:
         """Whether a present node could serve, now or later."""
+        if not exclude:
+            return bool(self._present_nodes)
         return any(node.node_id not in exclude for node in self._present_nodes)
 
     def _discard_if_gone(self, node: NodeSlots) -> None:

@@ -14,7 +14,7 @@ import httptools
 
 from llb.base import platform_compat
 from llb.engine.watch_policy import Blame
-from llb.gateway.http.response import UpstreamResponse
+from llb.gateway.http.response import HIGH_WATER_BYTES, UpstreamResponse
 from llb.gateway.http.upstream_errors import EngineEnded, InvalidResponse, TransportError, UpstreamClosed
 
 # All connections read into one buffer, because each parses what it has read at once. The event loop's own
@@ -287,7 +287,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._header_bytes > MAX_HEADER_BYTES:
                 self.abort(InvalidResponse(f"the response head is larger than {MAX_HEADER_BYTES} bytes"))
             return
-        if response.is_buffer_full and not self._is_reading_paused:
+        if response.buffered_bytes > HIGH_WATER_BYTES and not self._is_reading_paused:
             self._is_reading_paused = True
             self._transport.pause_reading()
         response.wake_reader()
@@ -372,8 +372,15 @@ class Connection(asyncio.BufferedProtocol):
             response.status = status
 
     def on_body(self, data: bytes) -> None:
-        if self._response is not None and not self._is_message_complete:
-            self._response.append_chunk(data)
+        response = self._response
+        if response is not None and not self._is_message_complete:
+            # Not a method of the response: each token of each stream comes here.
+            if response.first_byte_at is None:
+                response.first_byte_at = time.monotonic()
+            response.chunks.append(data)
+            size_bytes = len(data)
+            response.buffered_bytes += size_bytes
+            response.total_bytes += size_bytes
 
     def on_message_complete(self) -> None:
         if self._in_interim_response:

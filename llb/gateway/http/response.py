@@ -30,7 +30,6 @@ class UpstreamResponse:
     """One response. Its body is read once, in order; call `close()` unless it was read to its end."""
 
     __slots__ = (
-        "_chunks",
         "_connection",
         "_consume",
         "_consume_error",
@@ -42,6 +41,7 @@ class UpstreamResponse:
         "_uncounted_bytes",
         "buffered_bytes",
         "chunked",
+        "chunks",
         "content_length",
         "content_type",
         "engine_blame",
@@ -69,7 +69,8 @@ class UpstreamResponse:
         self.total_bytes = 0
         self._uncounted_bytes = 0
         self._connection = connection
-        self._chunks: list[bytes] = []
+        # Received, and not read yet; the connection appends.
+        self.chunks: list[bytes] = []
         self._read_waiter: asyncio.Future[bool] | None = None
         self._is_complete = False
         # While the body is piped. It returns False when it can take no more for now.
@@ -84,7 +85,7 @@ class UpstreamResponse:
 
         Raises `TransportError`.
         """
-        while not self._chunks:
+        while not self.chunks:
             if self._error is not None:
                 raise self._error
             if self._is_complete:
@@ -96,7 +97,7 @@ class UpstreamResponse:
                     return None
             finally:
                 self._read_waiter = None
-        chunks = self._chunks
+        chunks = self.chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         self.buffered_bytes = 0
@@ -108,8 +109,8 @@ class UpstreamResponse:
         """Return an unread body that is complete and has at most `max_bytes`; nothing else."""
         if not self._is_complete or self.buffered_bytes != self.total_bytes or self.total_bytes > max_bytes:
             return b""
-        data = b"".join(self._chunks)
-        self._chunks.clear()
+        data = b"".join(self.chunks)
+        self.chunks.clear()
         self.buffered_bytes = 0
         return data
 
@@ -143,7 +144,7 @@ class UpstreamResponse:
 
     def _pass_chunks(self) -> None:
         """Pass what was received to the consumer."""
-        chunks, consume = self._chunks, self._consume
+        chunks, consume = self.chunks, self._consume
         if not chunks or consume is None:
             return
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -213,7 +214,7 @@ class UpstreamResponse:
         # A complete response has returned its connection to the pool; another request may be using it by now.
         if not self._is_complete and self._error is None:
             self._connection.abort(error or UpstreamClosed(before_first_byte=not self.status))
-        self._chunks.clear()
+        self.chunks.clear()
         self.buffered_bytes = 0
 
     # --- called by the connection ---
@@ -229,14 +230,6 @@ class UpstreamResponse:
                 raise UpstreamTimeout("header")
             await self._wait_for_data(left_s)
 
-    def append_chunk(self, data: bytes) -> None:
-        if self.first_byte_at is None:
-            self.first_byte_at = time.monotonic()
-        self._chunks.append(data)
-        size_bytes = len(data)
-        self.buffered_bytes += size_bytes
-        self.total_bytes += size_bytes
-
     @property
     def is_buffer_full(self) -> bool:
         return self.buffered_bytes > HIGH_WATER_BYTES
@@ -251,6 +244,7 @@ class UpstreamResponse:
         return bool(self.status) and self._on_started is None
 
     def wake_reader(self, *, has_data: bool = True) -> None:
+        """Pass what was received to the consumer, or wake the task that reads."""
         waiter = self._read_waiter
         if self._consume is not None and has_data:
             self._pass_chunks()

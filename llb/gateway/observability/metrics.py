@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter as Counts
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -169,8 +170,11 @@ class Metrics:
 
     def record_requests(self, records: Iterable[RequestRecord]) -> None:
         """Count requests that have ended."""
+        tokens: Counts[tuple[str, str]] = Counts()
         for record in records:
-            self._record_request(record)
+            self._record_request(record, tokens)
+        for series, number in tokens.items():
+            self._tokens_of(*series).inc(number)
 
     def record_load(self, node_id: str, model_id: str, duration_s: float, failed: bool) -> None:
         """Count a load that has ended."""
@@ -205,7 +209,8 @@ class Metrics:
         """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
-    def _record_request(self, record: RequestRecord) -> None:
+    def _record_request(self, record: RequestRecord, token_counts: Counts[tuple[str, str]]) -> None:
+        """Count a request; its tokens are added to `token_counts`, by model and type."""
         model = record.model_id or ""
         operation = _OPERATION_OF_ENDPOINT.get(record.endpoint, record.endpoint.removeprefix("/v1/"))
         usage = record.usage
@@ -231,7 +236,7 @@ class Metrics:
             ("completion", usage.completion_tokens),
         ):
             if tokens:
-                self._tokens_of(model, kind).inc(tokens)
+                token_counts[model, kind] += tokens
         if record.sent_at is not None:
             self._overhead.series().observe(
                 max(0.0, record.sent_at - record.started_at - record.queued_s - record.load_s)

@@ -17,7 +17,7 @@ from llb.gateway.stream.aggregator import StreamAggregator
 from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S, BodySink, ClientPipe, open_pipe
 from llb.gateway.stream.sse import SSE_KEEPALIVE, SseFramer, format_error_event, is_event_stream_type
 from llb.gateway.stream.start_event import StartEvent
-from llb.gateway.stream.usage_parser import Usage, UsageParser, has_answer_end
+from llb.gateway.stream.usage_parser import Usage, UsageParser
 
 IDLE_TIMEOUT_S = 300.0
 # llama-server sends the head of a stream before it reads the prompt, so silence before the first event is
@@ -143,7 +143,7 @@ async def relay_response(
             # Only an event over MAX_EVENT_BYTES can have been cut. A blank line ends it.
             await sink.write((b"" if usage_parser.ends_at_event else b"\n\n") + format_error_event(error))
     except asyncio.CancelledError:
-        if usage_parser.is_complete:
+        if usage_parser.is_delivered and usage_parser.has_end:
             await _read_counts(response, usage_parser)
             on_client_left(build_result(usage_parser.parse_stream()[0]))
         raise
@@ -245,7 +245,6 @@ async def _relay_events(
                 rest += translator.finish()
             if rest:
                 await _write_and_parse(sink, usage_parser, rest)
-                usage_parser.is_complete = usage_parser.is_complete or has_answer_end(rest)
             return
         events = framer.feed(data if translator is None else translator.feed(data))
         if not events:
@@ -264,8 +263,9 @@ async def _relay_events(
             response.mark_started()
         usage_parser.feed(events)
         on_tokens(events.count(EVENT_END))
+        usage_parser.is_delivered = False
         await sink.write(events)
-        usage_parser.is_complete = usage_parser.is_complete or has_answer_end(events)
+        usage_parser.is_delivered = True
         if translator is not None:
             translator.raise_failure()
         elif (pipe := open_pipe(sink)) is not None:
@@ -289,19 +289,17 @@ async def _pipe_events(
     The task of the request wakes only for silence, and for a client that is slower than its engine.
     """
     silent_s = 0.0
+    feed, parse, write = framer.feed, usage_parser.feed, pipe.write
 
     def pass_on(data: bytes) -> bool:
         nonlocal silent_s
         silent_s = 0.0
-        events = framer.feed(data)
+        events = feed(data)
         if not events:
             return True
-        usage_parser.feed(events)
+        parse(events)
         on_tokens(events.count(EVENT_END))
-        goes_on = pipe.write(events)
-        if not usage_parser.is_complete:
-            usage_parser.is_complete = has_answer_end(events)
-        return goes_on
+        return write(events)
 
     while True:
         wait_s = min(keepalive_interval_s, idle_timeout_s - silent_s)
@@ -354,7 +352,9 @@ async def _write_and_parse(
     sink: BodySink, usage_parser: UsageParser, data: bytes, *, last: bool = False
 ) -> None:
     usage_parser.feed(data)
+    usage_parser.is_delivered = False
     await sink.write(data, last=last)
+    usage_parser.is_delivered = True
 
 
 def error_from_transport_error(error: TransportError) -> LlbError:

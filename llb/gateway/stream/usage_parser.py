@@ -83,12 +83,14 @@ def has_answer_end(events: bytes) -> bool:
 class UsageParser:
     """Keeps the first and last bytes of a body that passes through."""
 
-    __slots__ = ("_head", "_tail", "_tail_bytes", "is_complete", "total_bytes")
+    __slots__ = ("_had_end", "_head", "_tail", "_tail_bytes", "is_delivered", "total_bytes")
 
     def __init__(self) -> None:
         self.total_bytes = 0
-        # The end of the answer has passed; only counts may follow.
-        self.is_complete = False
+        # The client has received what was fed; the caller sets it.
+        self.is_delivered = False
+        # In what is no longer in the tail.
+        self._had_end = False
         self._head = b""
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
@@ -102,7 +104,17 @@ class UsageParser:
         tail = self._tail
         tail.append(data)
         while self._tail_bytes - len(tail[0]) >= TAIL_BYTES:
-            self._tail_bytes -= len(tail.popleft())
+            dropped = tail.popleft()
+            self._tail_bytes -= len(dropped)
+            self._had_end = self._had_end or has_answer_end(dropped)
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the end of the answer has passed; only counts may follow.
+
+        Asked once, when a client leaves: searching each event would cost a tenth of a stream.
+        """
+        return self._had_end or has_answer_end(b"".join(self._tail))
 
     def prepend(self, data: bytes) -> None:
         """Add bytes before the first ones."""

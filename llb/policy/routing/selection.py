@@ -68,6 +68,7 @@ class CandidateTable(Sequence[RoutingCandidate]):
         self._candidates = tuple(sorted(candidates, key=attrgetter("node_id")))
         # The known contexts, ascending.
         self._contexts = sorted({c.context_length for c in self._candidates if c.context_length is not None})
+        self._has_unknown_context = any(c.context_length is None for c in self._candidates)
         # From the highest priority; made for the first selection, since many models have one candidate only.
         self._groups: tuple[_PriorityGroup, ...] = ()
         self._columns_of: dict[str, CandidateColumns] = {}
@@ -90,9 +91,7 @@ class CandidateTable(Sequence[RoutingCandidate]):
     @property
     def max_context_length(self) -> int | None:
         """Longest context of the candidates, in tokens; None while one of them has not told its own."""
-        if any(candidate.context_length is None for candidate in self._candidates):
-            return None
-        return self._contexts[-1] if self._contexts else None
+        return self._contexts[-1] if self._contexts and not self._has_unknown_context else None
 
     def update(self, candidate: RoutingCandidate) -> None:
         """Note new requests, slots or throughput of a candidate."""

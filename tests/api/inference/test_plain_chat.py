@@ -65,6 +65,7 @@ def assert_left_as_it_is(body: bytes) -> None:
         chat(max_tokens=MAX_INT32),
         chat(max_completion_tokens=5, stream=True),
         chat(temperature=1, top_p=0.5, presence_penalty=-2, frequency_penalty=1e3),
+        chat(top_k=-1, min_p=0),
         chat(stream=True, stream_options={"include_usage": True}),
         b' {"model":"a","model":"m","messages":[{"role":"user","role":"user","content":"x"}]}\n',
         b'{"\\u006dodel":"m","messages":[{"rol\\u0065":"user","content":"x"}]}',
@@ -103,6 +104,7 @@ def test_a_plain_chat_is_left_as_it_is(body: bytes) -> None:
         chat(stream=1),
         chat(temperature="1"),
         chat(temperature=True),
+        chat(top_k=1.0),
         chat(stream_options={"include_usage": True, "more": 1}),
         chat(n=1),
         chat(stop="x"),
@@ -127,7 +129,7 @@ _MESSAGES = st.lists(
 )
 _NAMES = (
     "stream", "max_tokens", "max_completion_tokens", "temperature", "top_p", "presence_penalty",
-    "frequency_penalty", "stream_options", "n", "stop", "seed", "keep_alive", "logprobs", "user",
+    "frequency_penalty", "stream_options", "top_k", "min_p", "n", "stop", "seed", "keep_alive", "logprobs",
 )  # fmt: skip
 
 

@@ -167,3 +167,33 @@ def test_memory_stays_flat() -> None:
         result.feed(b"x" * 1000)
     assert result.total_bytes == 10_000_000
     assert result.kept_bytes < 2 * TAIL_BYTES
+
+
+@pytest.mark.parametrize("details", [None, {}, {"cached_tokens": 7}, {"cache_write_tokens": 3}])
+@pytest.mark.parametrize(
+    "timings", [{}, {"cache_n": 2, "prompt_n": 5, "prompt_ms": 1.5}, {"predicted_ms": 9}]
+)
+@pytest.mark.parametrize(
+    "more", [{}, {"cost": 0.5}, {"service_tier": "flex"}, {"cache_read_input_tokens": 4}, {"input_tokens": 1}]
+)
+def test_the_usual_document_is_counted_as_any_other(
+    details: dict[str, int] | None, timings: dict[str, float], more: dict[str, object]
+) -> None:
+    usage = {"prompt_tokens": 31, "completion_tokens": 3, "prompt_tokens_details": details, **more}
+    answer = {"usage": usage, "timings": timings}
+    # A field of Responses, which the usual answer lacks.
+    unusual = {**answer, "response": {}}
+    assert (
+        edges(json.dumps(answer).encode()).parse_document()
+        == edges(json.dumps(unusual).encode()).parse_document()
+    )
+
+
+@pytest.mark.parametrize("following_bytes", [0, TAIL_BYTES, 3 * TAIL_BYTES])
+def test_the_end_of_an_answer_is_found_when_it_is_asked_for(following_bytes: int) -> None:
+    parser = edges(b'data: {"choices":[{"finish_reason":null}]}\n\n')
+    assert not parser.has_end
+    parser.feed(b'data: {"choices":[{"finish_reason":"stop"}]}\n\n')
+    for _ in range(0, following_bytes, 1024):
+        parser.feed(b"data: " + b"x" * 1016 + b"\n\n")
+    assert parser.has_end
