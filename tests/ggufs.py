@@ -79,10 +79,12 @@ def write_chat_model(
     quantization: str = "F16",
     name: str = "tiny",
     template: str = CHAT_TEMPLATE,
+    tied: bool = False,
     seed: int = 0,
 ) -> Path:
     """Write a model that chats: `llama` (with `experts` a mixture), `qwen2`, or `gemma3` (the one with a
-    `sliding_window`, on five of six layers). Returns `path`."""
+    `sliding_window`, on five of six layers). A `tied` one has no output matrix but its embeddings. Returns
+    `path`."""
     if arch not in ("llama", "qwen2", "gemma3"):
         raise ValueError(f"write_chat_model knows no architecture {arch!r}")
     if (sliding_window is not None) != (arch == "gemma3"):
@@ -105,7 +107,8 @@ def write_chat_model(
 
     model.add_matrix("token_embd.weight", vocab, embd)
     model.add_ones("output_norm.weight", embd)
-    model.add_tensor("output.weight", model.printable_output_rows(vocab, embd))
+    if not tied:
+        model.add_tensor("output.weight", model.printable_output_rows(vocab, embd))
     for layer in range(layers):
         block = f"blk.{layer}."
         model.add_ones(block + "attn_norm.weight", embd)
@@ -170,6 +173,58 @@ def write_reranking_model(path: Path, *, embd: int = 64, context: int = 512, see
     model.add_zeros("cls.bias", embd)
     model.add_tensor("cls.output.weight", model.random_tensor(1, embd) * 50, quantize=False)
     model.add_zeros("cls.output.bias", 1)
+    return model.close()
+
+
+def write_projector(
+    path: Path,
+    *,
+    text_embd: int,
+    embd: int = 256,
+    layers: int = 4,
+    heads: int = 4,
+    ff: int = 512,
+    image_size: int = 448,
+    patch_size: int = 14,
+    seed: int = 0,
+) -> Path:
+    """Write the projector of a gemma3 that reads images, for a text model with embeddings of `text_embd`
+    numbers. Returns `path`.
+    """
+    model = _ModelWriter(path, "clip", "tiny-projector", "F16", seed)
+    writer = model.gguf_writer
+    writer.add_type(gguf.GGUFType.MMPROJ)
+    writer.add_clip_has_vision_encoder(True)
+    writer.add_clip_projector_type("gemma3")
+    writer.add_vision_use_gelu(True)
+    writer.add_vision_image_size(image_size)
+    writer.add_vision_patch_size(patch_size)
+    writer.add_vision_embedding_length(embd)
+    writer.add_vision_feed_forward_length(ff)
+    writer.add_vision_block_count(layers)
+    writer.add_vision_projection_dim(text_embd)
+    writer.add_vision_head_count(heads)
+    writer.add_vision_attention_layernorm_eps(1e-6)
+    writer.add_vision_image_mean([0.5] * 3)
+    writer.add_vision_image_std([0.5] * 3)
+    model.add_matrix("v.patch_embd.weight", embd, 3, patch_size, patch_size)
+    model.add_zeros("v.patch_embd.bias", embd)
+    patches = (image_size // patch_size) ** 2
+    model.add_tensor("v.position_embd.weight", model.random_tensor(patches, embd), quantize=False)
+    model.add_norm("v.post_ln", embd)
+    for layer in range(layers):
+        block = f"v.blk.{layer}."
+        for tensor in ("attn_q", "attn_k", "attn_v", "attn_out"):
+            model.add_matrix(block + tensor + ".weight", embd, embd)
+            model.add_zeros(block + tensor + ".bias", embd)
+        model.add_norm(block + "ln1", embd)
+        model.add_norm(block + "ln2", embd)
+        model.add_matrix(block + "ffn_up.weight", ff, embd)
+        model.add_zeros(block + "ffn_up.bias", ff)
+        model.add_matrix(block + "ffn_down.weight", embd, ff)
+        model.add_zeros(block + "ffn_down.bias", embd)
+    model.add_matrix("mm.input_projection.weight", embd, text_embd)
+    model.add_ones("mm.soft_emb_norm.weight", embd)
     return model.close()
 
 

@@ -14,6 +14,7 @@ import psutil
 
 from llb.base.lifecycle import check_transition
 from llb.base.tasks import TaskSupervisor
+from llb.engine.buffer_report import EngineBuffer, is_end_of_load, is_load_detail, parse_buffer
 from llb.engine.diagnosis import FailureDiagnosis, FailureKind, diagnose_exit
 from llb.engine.spec import EngineSpec, WorkerReady
 from llb.errors import EngineFailed
@@ -54,7 +55,9 @@ class EngineProcess:
         command: Sequence[str] | None = None,
         get_build: Callable[[], EngineBuild] = EngineBuild,
         on_log_line: Callable[[str, str], None] = lambda name, line: None,
+        on_buffers: Callable[[tuple[EngineBuffer, ...]], None] = lambda buffers: None,
     ) -> None:
+        """`on_buffers` gets the buffers of each worker once it has loaded its model."""
         self.name = name
         self.state = EngineState.STOPPED
         self.spec: EngineSpec | None = None
@@ -69,6 +72,9 @@ class EngineProcess:
         self._tasks = tasks
         self._on_transition = on_transition
         self._on_log_line = on_log_line
+        self._on_buffers = on_buffers
+        # None once they were reported.
+        self._buffers: list[EngineBuffer] | None = None
         self._child: asyncio.subprocess.Process | None = None
         self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
         # Why this process killed the worker, which its exit status does not show.
@@ -221,6 +227,7 @@ class EngineProcess:
         self.generation += 1
         self.spec, self.ready, self.failure, self._failure_cause = spec, None, None, None
         self._log.clear()
+        self._buffers = []
         self._started.clear()
         self._exited.clear()
 
@@ -288,8 +295,20 @@ class EngineProcess:
     def _add_log_line(self, line: bytes) -> None:
         if line.strip():
             text = line.decode(errors="replace")[:MAX_LOG_LINE_CHARS]
+            if self._buffers is not None and not self._is_worth_keeping(text, self._buffers):
+                return
             self._log.append(text)
             self._on_log_line(self.name, text)
+
+    def _is_worth_keeping(self, text: str, buffers: list[EngineBuffer]) -> bool:
+        """Return whether a line of a load belongs into the log; takes the buffers from it."""
+        if (buffer := parse_buffer(text)) is not None:
+            buffers.append(buffer)
+            return True
+        if is_end_of_load(text):
+            self._buffers = None
+            self._on_buffers(tuple(buffers))
+        return not is_load_detail(text)
 
     def _on_exit(self, returncode: int | None) -> None:
         """Record the exit: STOPPED after `stop()`, else FAILED with a diagnosis."""

@@ -8,6 +8,7 @@ llama.cpp as JSON instead, with `--sandbox` which restrictions are in effect on 
 
 from __future__ import annotations
 
+import ctypes
 import http.client
 import importlib
 import os
@@ -35,6 +36,8 @@ from llb.engine.template_trial import try_template
 
 # llama.cpp's `verbosity`: 1 errors, 2 warnings, 3 events, 4 everything about the model.
 LLAMA_LOG_VERBOSITY = 3
+# While the model is loaded: the sizes of the buffers are among it.
+LLAMA_LOAD_VERBOSITY = 4
 # Beside one thread per slot: health checks and tokenization must not wait for generation.
 EXTRA_HTTP_THREADS = 4
 PROPS_TIMEOUT_S = 10.0
@@ -83,11 +86,17 @@ def main(arguments: list[str]) -> int:
     sandbox = restrictions.restrict_loading(access)
     xllamacpp = _import_xllamacpp()
 
+    params = build_llama_params(spec)
+    threshold = _log_threshold()
+    if threshold is not None:
+        params.verbosity = LLAMA_LOAD_VERBOSITY
     try:
-        server = xllamacpp.Server(build_llama_params(spec))
+        server = xllamacpp.Server(params)
     except RuntimeError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_LOAD_REJECTED
+    if threshold is not None:
+        threshold.value = LLAMA_LOG_VERBOSITY
     ready = query_props(server.listening_address)
     restrictions.restrict_serving(access, sandbox)
     report.write(ready + b"\n")
@@ -193,6 +202,18 @@ def list_devices() -> list[dict[str, object]]:
 def _import_xllamacpp() -> Any:
     """Import xllamacpp where it is needed: it is a shared library of 34 MB."""
     return importlib.import_module("xllamacpp")
+
+
+def _log_threshold() -> ctypes.c_int | None:
+    """Return the verbosity of llama.cpp's log, for a change while it runs; None where its library does not
+    export it.
+    """
+    try:
+        return ctypes.c_int.in_dll(
+            ctypes.CDLL(_import_xllamacpp().xllamacpp.__file__), "common_log_verbosity_thold"
+        )
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _start_props_query(spec: EngineSpec) -> Callable[[str], bytes]:

@@ -191,7 +191,17 @@ class _Planner:
         return best
 
     def _fill_gpus(self, context: int, gpus: Sequence[int], *, expert_layers_on_host: int = 0) -> _Placement:
-        """Return the most layers that these GPUs can hold together, filled from the last GPU to the first.
+        """Return the most layers that these GPUs can hold together."""
+        whole = self._fill_within(context, gpus, is_whole=True, expert_layers_on_host=expert_layers_on_host)
+        if whole.layer_count == self._shape.max_gpu_layers:
+            return whole
+        return self._fill_within(context, gpus, is_whole=False, expert_layers_on_host=expert_layers_on_host)
+
+    def _fill_within(
+        self, context: int, gpus: Sequence[int], *, is_whole: bool, expert_layers_on_host: int
+    ) -> _Placement:
+        """Return the layers that these GPUs hold beside the buffers for a whole model, or for a part of one;
+        filled from the last GPU to the first.
 
         llama.cpp puts the output on the last GPU and consecutive layers on each.
         """
@@ -199,14 +209,9 @@ class _Planner:
         counts = [0 for _ in all_gpus]
         if not gpus:
             return _Placement(tuple(counts))
-        fixed = self._estimate(context, _Placement(tuple(int(gpu in gpus) for gpu in all_gpus)))
         ubatch = memory.choose_ubatch_tokens(
             shape, context_length=context, slots=self._slots, is_offloaded=True, pooled=self._pooled
         )
-        if expert_layers_on_host:
-            copies_bytes = memory.expert_copy_bytes(shape)
-        else:
-            copies_bytes = memory.pipeline_bytes(shape, context_length=context, ubatch=ubatch, gpus=len(gpus))
         layer_bytes = [
             memory.layer_gpu_bytes(shape, layer, context_length=context, ubatch=ubatch, slots=self._slots)
             - (layer.expert_bytes if index < expert_layers_on_host else 0)
@@ -214,10 +219,19 @@ class _Planner:
         ]
         layer_bytes.append(memory.output_gpu_bytes(shape))
         for gpu in reversed(gpus):
-            room = self._free.vram_bytes[gpu] - fixed.compute.vram_bytes[gpu] - copies_bytes
-            room -= fixed.overhead.vram_bytes[gpu]
-            if gpu == gpus[0] and shape.projector_bytes:
-                room -= shape.projector_bytes + memory.PROJECTOR_COMPUTE_BYTES
+            room = self._free.vram_bytes[gpu] - memory.GPU_DEVICE_BYTES
+            room -= memory.most_gpu_compute_bytes(
+                shape,
+                context_length=context,
+                slots=self._slots,
+                gpus=len(gpus),
+                is_whole=is_whole,
+                is_first=gpu == gpus[0],
+                has_host_experts=expert_layers_on_host > 0,
+                pooled=self._pooled,
+            )
+            if gpu == gpus[0]:
+                room -= shape.projector_bytes
             while layer_bytes and layer_bytes[-1] <= room:
                 room -= layer_bytes.pop()
                 counts[gpu] += 1

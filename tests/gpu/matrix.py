@@ -1,0 +1,240 @@
+"""Matrix of architectures, devices and shares on GPUs: the planner's estimate and the engine's buffers.
+
+With layers on GPUs the engine is llama-server with Vulkan; without, it is llb's own worker, which hides GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llb import gguf
+from llb.engine.buffer_report import BufferPurpose, EngineBuffer, sum_buffers
+from llb.engine.spec import EngineKind, EngineSpec
+from llb.engine.worker import EXPERT_TENSORS
+from llb.policy.memory import (
+    MIB,
+    PROJECTOR_COMPUTE_BYTES,
+    MemoryEstimate,
+    ModelShape,
+    choose_ubatch_tokens,
+    estimate_memory,
+)
+from tests.ggufs import write_chat_model, write_embedding_model, write_projector
+from tests.gpu.llama_server import VulkanServer, read_own_buffers
+
+MAX_DEVICES = 3
+SHARES = ("full", "partial", "none")
+WEIGHTS_TOLERANCE = 0.02
+TOLERANCE = 0.10
+# Of a figure in llama.cpp's log.
+ROUNDING_BYTES = MIB // 100
+
+_SIZE: dict[str, Any] = {"layers": 8, "embd": 512, "heads": 8, "ff": 1408, "vocab": 4000, "context": 8192}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One synthetic model. `projector` is the text's embedding length for one that reads images."""
+
+    name: str
+    write: Callable[[Path], Path]
+    context_length: int = 2048
+    slots: int = 2
+    expert_layers_on_host: int = 0
+    pooled: bool = False
+    has_projector: bool = False
+
+
+def _chat(**numbers: Any) -> Callable[[Path], Path]:
+    return lambda path: write_chat_model(path, **_SIZE | {"kv_heads": 8} | numbers)
+
+
+ARCHITECTURES = (
+    Architecture("dense", _chat()),
+    Architecture("dense, tied", _chat(tied=True, quantization="Q8_0")),
+    Architecture("grouped-query", _chat(kv_heads=2, quantization="Q8_0"), context_length=4096),
+    Architecture("grouped-query, tied, bias", _chat(arch="qwen2", kv_heads=2, tied=True), slots=4),
+    Architecture(
+        "large vocabulary, tied", _chat(kv_heads=2, vocab=60_000, tied=True, embd=256, ff=704), slots=1
+    ),
+    Architecture("window", _chat(arch="gemma3", sliding_window=256, layers=12), context_length=4096),
+    Architecture("window, tied", _chat(arch="gemma3", sliding_window=256, tied=True, kv_heads=4)),
+    Architecture("mixture of experts", _chat(kv_heads=4, experts=8, ff=512, quantization="Q8_0")),
+    Architecture(
+        "experts in RAM", _chat(kv_heads=4, experts=8, ff=512, quantization="Q8_0"), expert_layers_on_host=5
+    ),
+    Architecture("projector", _chat(kv_heads=4), has_projector=True),
+    Architecture(
+        "embedding",
+        lambda path: write_embedding_model(path, layers=6, embd=384, heads=6, ff=1536, vocab=8000),
+        context_length=512,
+        slots=1,
+        pooled=True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture on a number of devices; `share` is full, partial or none of the layers on them."""
+
+    architecture: Architecture
+    devices: int
+    share: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.architecture.name}, {self.devices} x {self.share}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One buffer: `place` is the device, or host."""
+
+    place: str
+    purpose: str
+    planned_bytes: int
+    reported_bytes: int
+    tolerance: float
+
+    @property
+    def is_within_tolerance(self) -> bool:
+        difference = abs(self.planned_bytes - self.reported_bytes)
+        return difference <= self.reported_bytes * self.tolerance + ROUNDING_BYTES
+
+    def __str__(self) -> str:
+        planned, reported = self.planned_bytes / MIB, self.reported_bytes / MIB
+        return f"{self.place} {self.purpose}: planned {planned:.2f} MiB, reported {reported:.2f} MiB"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Files of an architecture, and what the planner reads from them."""
+
+    path: Path
+    projector: Path | None
+    shape: ModelShape
+    header_bytes: int
+
+
+def cases(architectures: Sequence[Architecture] = ARCHITECTURES) -> Iterator[Case]:
+    """Yield every case of these architectures."""
+    for architecture in architectures:
+        for devices in range(1, MAX_DEVICES + 1):
+            for share in SHARES:
+                yield Case(architecture, devices, share)
+
+
+def write_model(architecture: Architecture, folder: Path) -> Model:
+    """Write the files of an architecture and read their headers."""
+    path = architecture.write(folder / f"{architecture.name}.gguf")
+    projector = write_projector(folder / "mmproj.gguf", text_embd=_SIZE["embd"])
+    paths = [path, *([projector] if architecture.has_projector else [])]
+    metadata = []
+    for each in paths:
+        with each.open("rb") as file:
+            metadata.append(gguf.read_metadata(file, file_size=each.stat().st_size))
+    return Model(
+        path,
+        projector if architecture.has_projector else None,
+        gguf.build_model_shape(metadata),
+        metadata[0].data_start,
+    )
+
+
+def run_case(case: Case, model: Model, server: VulkanServer) -> list[Comparison]:
+    """Return the comparison of every buffer of the engine that the planner describes."""
+    architecture, shape = case.architecture, model.shape
+    gpu_layers = _spread(shape, case)
+    experts = architecture.expert_layers_on_host if any(gpu_layers) else 0
+    context, slots, pooled = architecture.context_length, architecture.slots, architecture.pooled
+    ubatch = choose_ubatch_tokens(
+        shape, context_length=context, slots=slots, is_offloaded=any(gpu_layers), pooled=pooled
+    )
+    estimate = estimate_memory(
+        shape,
+        context_length=context,
+        slots=slots,
+        gpu_layers=gpu_layers,
+        expert_layers_on_host=experts,
+        pooled=pooled,
+    )
+    if not any(gpu_layers):
+        spec = EngineSpec(
+            model_path=str(model.path),
+            projector_path=str(model.projector) if model.projector is not None else None,
+            alias="matrix",
+            kind=EngineKind.EMBEDDING if pooled else EngineKind.CHAT,
+            context_length=context,
+            slots=slots,
+            gpu_layers=gpu_layers,
+            batch_tokens=ubatch,
+            ubatch_tokens=ubatch,
+            prompt_cache_bytes=0,
+            mmap=False,
+            threads=2,
+            api_key="matrix",
+        )
+        return list(_compare(estimate, read_own_buffers(spec), model, gpu_layers))
+    arguments = [
+        *("-m", str(model.path), "--no-mmap", "-ngl", str(sum(gpu_layers)), "-np", str(slots)),
+        *("-c", str(context * slots), "-b", str(ubatch), "-ub", str(ubatch)),
+    ]
+    if len(gpu_layers) > 1:
+        arguments += ["-ts", ",".join(map(str, gpu_layers))]
+    if experts:
+        layers = "|".join(map(str, range(experts)))
+        arguments += ["-ot", rf"blk\.({layers})\.{EXPERT_TENSORS}=CPU"]
+    if pooled:
+        arguments += ["--embedding", "--pooling", "mean"]
+    if model.projector is not None:
+        arguments += ["--mmproj", str(model.projector)]
+    return list(_compare(estimate, server.read_buffers(arguments, devices=case.devices), model, gpu_layers))
+
+
+def _spread(shape: ModelShape, case: Case) -> tuple[int, ...]:
+    """Return the layers of each device: as even as they can be, the first devices have more."""
+    total = {"full": shape.max_gpu_layers, "partial": shape.max_gpu_layers // 2, "none": 0}[case.share]
+    each, rest = divmod(total, case.devices)
+    return tuple(each + (index < rest) for index in range(case.devices))
+
+
+def _compare(
+    estimate: MemoryEstimate, buffers: Sequence[EngineBuffer], model: Model, gpu_layers: Sequence[int]
+) -> Iterator[Comparison]:
+    kv, compute = (BufferPurpose.KV, BufferPurpose.STATE), (BufferPurpose.COMPUTE,)
+    host_weights = estimate.weights.ram_bytes - model.header_bytes
+    yield _comparison(
+        "host", "weights", host_weights, buffers, None, (BufferPurpose.MODEL,), WEIGHTS_TOLERANCE
+    )
+    yield _comparison("host", "KV cache", estimate.kv_cache.ram_bytes, buffers, None, kv)
+    # The encoder's buffer is left out: its size is that of the image, and llama-server, which is not warmed
+    # up here, does not reserve it.
+    encoder = PROJECTOR_COMPUTE_BYTES if model.projector is not None else 0
+    host_encoder = 0 if any(gpu_layers) else encoder
+    host_compute = estimate.compute.ram_bytes - host_encoder
+    yield _comparison("host", "compute", host_compute, buffers, None, compute)
+    for index in range(len(gpu_layers)):
+        device = f"Vulkan{index}"
+        weights = estimate.weights.vram_bytes[index]
+        yield _comparison(
+            device, "weights", weights, buffers, device, (BufferPurpose.MODEL,), WEIGHTS_TOLERANCE
+        )
+        yield _comparison(device, "KV cache", estimate.kv_cache.vram_bytes[index], buffers, device, kv)
+        planned = estimate.compute.vram_bytes[index] - (encoder - host_encoder if index == 0 else 0)
+        yield _comparison(device, "compute", planned, buffers, device, compute)
+
+
+def _comparison(
+    place: str,
+    purpose: str,
+    planned_bytes: int,
+    buffers: Sequence[EngineBuffer],
+    device: str | None,
+    purposes: Sequence[BufferPurpose],
+    tolerance: float = TOLERANCE,
+) -> Comparison:
+    return Comparison(place, purpose, planned_bytes, sum_buffers(buffers, device, purposes), tolerance)
