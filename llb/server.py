@@ -296,6 +296,7 @@ async def _serve_once(config: Config, signals: Signals, log_output: LogOutput) -
     # The objects of the start live as long as the process, so the collector need not scan them again.
     # Requests leave few cycles behind, so it can also run less often.
     gc.freeze()
+    gc.enable()
     gc.set_threshold(*GC_THRESHOLDS)
     llb: Balancer | JoinedNode = app.ctx.llb
     run_info = RunInfo(
