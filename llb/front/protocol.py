@@ -84,6 +84,8 @@ class FrontProtocol(ServerProtocol):
             return True
         self._held = data[end:]
         self._request = FrontRequest(self, head, data[begin:end], self._front.finish_head)
+        if self._held:
+            self._pause_if_full()
         self._front.schedule(self)
         return True
 
@@ -114,6 +116,10 @@ class FrontProtocol(ServerProtocol):
         if not self._holds_enough and not transport.is_reading():
             transport.resume_reading()
 
+    def _pause_if_full(self) -> None:
+        if self._holds_enough and self.transport is not None:
+            self.transport.pause_reading()
+
     @property
     def _holds_enough(self) -> bool:
         return self._request is not None and len(self._held) > MAX_HELD_BYTES
@@ -139,8 +145,7 @@ class FrontProtocol(ServerProtocol):
     def data_received(self, data: bytes) -> None:
         if self._request is not None:
             self._held += data
-            if self._holds_enough and self.transport is not None:
-                self.transport.pause_reading()
+            self._pause_if_full()
             return
         if self._held:
             self._front.stop_waiting(self)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llb.api.connection import connection_limiter, http_protocol
+from llb.api.connection import connection_limiter, http_exchange, http_protocol
 from llb.front.inference_front import InferenceFront
 from llb.front.protocol import MAX_HELD_BYTES, FrontProtocol
 from tests.api.connection.raw import RawConnection, connect, exchange
@@ -70,6 +70,50 @@ async def test_a_client_that_sends_faster_than_it_is_answered_is_read_no_faster(
         await sending
     assert len(held) == count
     assert max(held) <= MAX_HELD_BYTES + LARGEST_READ_BYTES
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_others_are_answered_between_the_requests_of_one_connection(
+    server: RunningBalancer, door: str
+) -> None:
+    count = 300
+    turns = 0
+
+    def count_turns() -> None:
+        nonlocal turns
+        turns += 1
+        pending.append(asyncio.get_running_loop().call_soon(count_turns))
+
+    pending: list[asyncio.Handle] = []
+    async with connect(server.port) as connection:
+        await connection.send(request_bytes(CHAT, b"{}", door=door) * count)
+        count_turns()
+        for _ in range(count):
+            assert (await connection.read_response())[0] == 401
+        pending[-1].cancel()
+    assert turns >= count // 2
+
+
+async def test_others_are_answered_between_the_chunks_of_a_body(
+    server: RunningBalancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = 0
+    sleep = asyncio.sleep
+
+    async def count_turn(delay: float) -> None:
+        nonlocal turns
+        turns += delay == 0
+        await sleep(delay)
+
+    monkeypatch.setattr(asyncio, "sleep", count_turn)
+    size = 5 * http_exchange.CHUNKS_AT_ONCE
+    head = (
+        "POST /api/auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    answer = await exchange(server.port, head.encode() + b"1\r\n \r\n" * size + b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert turns >= 5
 
 
 @pytest.mark.parametrize("door", DOORS)

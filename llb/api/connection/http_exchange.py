@@ -36,6 +36,8 @@ from llb.api.connection.http_head import RequestHead, parse_request_head
 LINGER_TIMEOUT_S = 5.0
 MAX_LOGGED_TARGET_BYTES = 100
 MAX_CHUNK_HEADER_BYTES = 256
+# Chunks that are read in one turn of the event loop.
+CHUNKS_AT_ONCE = 256
 _CHUNK_HEADER_PATTERN = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _CONTINUE_RESPONSE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Sanic lacks its reason phrase.
@@ -45,7 +47,7 @@ sanic.headers._HTTP1_STATUSLINES[421] = b"HTTP/1.1 421 Misdirected Request\r\n"
 class ServerHttp(Http):
     """Sanic's HTTP/1.1 with a strict parser, deadlines and a lingering close."""
 
-    __slots__ = ("awaits_request", "body_share", "body_since", "head_since", "is_evicted")
+    __slots__ = ("awaits_request", "body_share", "body_since", "chunk_count", "head_since", "is_evicted")
 
     # A `ServerProtocol`, which imports this module.
     protocol: Any
@@ -63,6 +65,8 @@ class ServerHttp(Http):
         # time.monotonic() since when a body is awaited; None while none is.
         self.body_since: float | None = None
         self.body_share: BodyShare | None = None
+        # Of all requests of the connection.
+        self.chunk_count = 0
 
     # --- the loop of a connection ---
 
@@ -95,6 +99,9 @@ class ServerHttp(Http):
                 self.release_body()
             if self.request_body and self.keep_alive:
                 await self._discard_body()
+            if self.recv_buffer and self.keep_alive:
+                # The next requests are there already.
+                await self.protocol.resources.turns.wait()
             if self.request is not None:
                 self.request.stream = None
                 if self.response is not None:
@@ -297,6 +304,10 @@ class ServerHttp(Http):
     async def _read_chunk_size(self) -> int:
         """Read the line break of the last chunk and the line before the next one."""
         buffer = self.recv_buffer
+        self.chunk_count += 1
+        if self.chunk_count % CHUNKS_AT_ONCE == 0:
+            # One read may bring tens of thousands.
+            await asyncio.sleep(0)
         while (end := buffer.find(b"\r\n", 2)) < 0:
             if len(buffer) > MAX_CHUNK_HEADER_BYTES:
                 break

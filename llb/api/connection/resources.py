@@ -10,6 +10,7 @@ from llb.api.connection.body_budget import BodyBudget
 from llb.api.connection.connection_limiter import ConnectionLimiter
 from llb.api.connection.log_throttle import LogThrottle
 from llb.api.connection.path_resolver import PathResolver
+from llb.api.connection.turns import RequestTurns
 from llb.api.connection.websocket import WebSocketLimiter
 from llb.api.middleware.client_info import parse_trusted_proxies
 from llb.api.request_body import LargeBodyWorker
@@ -40,6 +41,7 @@ class ConnectionResources:
         # For bodies before they are decoded: the handlers of the routes have a worker of their own.
         self.large_body_worker = LargeBodyWorker()
         self.websocket_limiter = WebSocketLimiter()
+        self.turns = RequestTurns()
         self.bad_request_log = LogThrottle(log.info)
         self.count_upload = count_upload
         self.path_resolver = PathResolver(base_path=config.base_path, find_alias=find_path_alias)
