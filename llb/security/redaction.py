@@ -15,7 +15,7 @@ REDACTED = "[redacted]"
 # A shorter text would be found in ordinary words.
 MIN_SECRET_CHARS = 6
 _CREDENTIAL_FORMS = re.compile(
-    r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{16,}|AIza[A-Za-z0-9_-]{30,}|llbj-[A-Za-z0-9_-]{16,}"
+    r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{16,}|AIza[A-Za-z0-9_-]{30,}|llb(?:[jn]|-local)-[A-Za-z0-9_-]{16,}"
     r"|hf_[A-Za-z0-9]{20,}|gsk_[A-Za-z0-9]{20,}|xai-[A-Za-z0-9]{20,})"
     r"|(?i:\b(?:bearer|x-api-key|x-goog-api-key|api-key)\b[\"']?[ :=]+[\"']?)([^\s\"',;}]{8,})"
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from llb.security.anonymizer import Anonymizer
 from llb.security.redaction import SecretRedactor
+
+MOST_CHARACTERS = 20_000
 
 
 @pytest.fixture
@@ -52,3 +56,16 @@ def test_what_is_replaced(anonymizer: Anonymizer, text: str, expected: str) -> N
 )
 def test_what_stays(anonymizer: Anonymizer, text: str) -> None:
     assert anonymizer.anonymize(text) == text
+
+
+def test_a_long_word_takes_no_longer_than_many_short_ones(anonymizer: Anonymizer) -> None:
+    """The time per character is what counts, so a word ten times as long takes no more than that."""
+
+    def processor_s(length: int) -> float:
+        words = ["a" * length, "a." * (length // 2), "1." * (length // 2), "a://" * (length // 4)]
+        before = time.process_time()
+        anonymizer.anonymize(" ".join(words * (MOST_CHARACTERS // length)))
+        return time.process_time() - before
+
+    processor_s(100)
+    assert processor_s(MOST_CHARACTERS) < 20 * processor_s(100)

@@ -39,6 +39,8 @@ def test_registered_secrets_are_redacted_in_each_form(redactor: SecretRedactor) 
         '{"x-goog-api-key": "AIzaSyA0123456789abcdefghijklmnopqrstuv"}',
         "authorization: Bearer hf_0123456789abcdef",
         "key gsk_0123456789abcdef0123456789 is revoked",
+        "the node shows llbn-0123456789abcdefghijklmnopqrst",
+        "llb-local-0123456789abcdefghijklmnopqrst of run.json",
     ],
 )
 def test_unknown_credentials_are_recognised_by_their_form(redactor: SecretRedactor, text: str) -> None:
