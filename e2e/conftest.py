@@ -90,6 +90,11 @@ def chromium_path() -> str:
     return found
 
 
+# Runs a command, and kills its whole session when the process that started it has gone, however it went:
+# standard input is a pipe from there.
+END_WITH_PARENT = '"$@" </dev/null & read -r _; kill -KILL 0'
+
+
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One Chromium for all tests of a process, at this address: it takes longer to start than most
@@ -98,12 +103,14 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     profile = tmp_path_factory.mktemp("chromium")
     process = subprocess.Popen(
         [
+            *("sh", "-c", END_WITH_PARENT, "sh"),
             chromium_path(),
             "--headless",
             *CHROMIUM_ARGUMENTS,
             "--remote-debugging-port=0",
             f"--user-data-dir={profile}",
         ],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -112,7 +119,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     wait_until(lambda: told.exists() and told.read_text().count("\n") == 1)
     yield f"http://127.0.0.1:{told.read_text().splitlines()[0]}"
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
 @async_fixture(scope="session")

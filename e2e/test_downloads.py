@@ -10,7 +10,7 @@ from playwright.async_api import expect
 from e2e.conftest import Visitor, VisitorFactory, async_fixture
 from e2e.shop import model_card, save_screenshot
 from tests.conftest import TINY_BYTES, BalancerFactory
-from tests.harness import RunningBalancer, write_catalog
+from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn, tiny_gguf
 
 
@@ -67,7 +67,7 @@ async def test_queue_order_rate_limit_and_pause_all(
     await model_card(page, "third").get_by_role("button", name="Download third next").click()
     await expect(downloads.get_by_role("heading", level=3)).to_have_text(["first", "third", "second"])
     await downloads.get_by_role("combobox", name="Limit per node").select_option("5 MB/s")
-    await llb.wait_until(lambda: llb.app.download_settings.rate_limit == 5_000_000)
+    await wait_until(lambda: llb.app.download_settings.rate_limit == 5_000_000)
     assert llb.app.download_settings.order == ("third", "second")
     await page.reload()
     await expect(downloads.get_by_role("combobox", name="Limit per node")).to_have_value("5000000")
