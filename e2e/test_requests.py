@@ -268,6 +268,16 @@ async def test_the_history_grows_while_one_looks_and_can_be_filtered(
     saved = (await (await saving.value).path()).read_text()
     assert [line.count(",") for line in saved.splitlines()] == [10, 10, 10]
 
+    await usage.get_by_role("combobox", name="Period").select_option(label="Custom…")
+    await expect(page).to_have_url(re.compile(r"key=.*&from=(\d{4}-\d\d-\d\d)&to=.*&period=custom$"))
+    await usage.get_by_label("From").fill("2020-01-01")
+    await usage.get_by_label("To", exact=True).fill("2020-01-02")
+    await usage.get_by_role("combobox", name="Metric").select_option(label="Requests")
+    await expect(usage).to_contain_text("No usage in this period.")
+    await page.reload()
+    await expect(usage.get_by_label("From")).to_have_value("2020-01-01")
+    await expect(usage).to_contain_text("No usage in this period.")
+
 
 async def test_older_requests_come_when_they_are_asked_for(
     asked: RunningBalancer, visitors: VisitorFactory

@@ -59,6 +59,7 @@ from llb.cluster.memory_estimates import MemoryEstimates
 from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.peer_sources import PeerSources
 from llb.cluster.registrations import Registrations
+from llb.cluster.stored_settings import StoredSettings
 from llb.cluster.view import ClusterView
 from llb.config import Config
 from llb.engine.builds.overlays import overlay_store
@@ -171,6 +172,7 @@ class Balancer:
             anchor_of=self._anchor_of,
         )
         self.download_settings = DownloadSettings(self.db)
+        self.stored_settings = StoredSettings(self.db, config)
         self.registrations = Registrations(
             self.db, self.hub, self.view, self.peer_sources, downloads=self.download_settings
         )
@@ -290,6 +292,7 @@ class Balancer:
 
     def _subscribe(self) -> None:
         """Connect events to their subscribers. Subscribers of one event are called in this order."""
+        self.stored_settings.changed.subscribe(self._apply_settings)
         self.authenticator.accounts_changed.subscribe(self.principal_watch.check_soon)
         self.engine_pool.engine_changed.subscribe(self.agent.on_engine_changed)
         self.registrations.desired_state_changed.subscribe(self.link_server.push_desired_state)
@@ -303,6 +306,11 @@ class Balancer:
         self.endpoints.changed.subscribe(self._publish_endpoint)
         self.node_connections.route_changed.subscribe(self.view.on_route_changed)
         self.node_connections.tunnels_wanted.subscribe(self.link_server.request_tunnels)
+
+    def _apply_settings(self, config: Config) -> None:
+        self.engine_pool.set_keep_alive(config.keep_alive_s)
+        self.admission.set_max_queue(config.max_queue)
+        self.history.set_retention(config.history_days, keeps_text=config.history_text)
 
     def blueprints(self) -> tuple[Any, ...]:
         """Blueprints of the API."""
@@ -355,6 +363,8 @@ class Balancer:
                 self.storage_monitor,
                 self._problems,
                 lambda: self.agent.engine_info,
+                self.stored_settings,
+                audit,
             ),
             openapi_blueprint(),
             page_blueprint(),
@@ -375,7 +385,10 @@ class Balancer:
 
     def _ollama_blueprint(self, audit: AuditLog) -> Any:
         models = OllamaModels(
-            self.view, self.dispatcher, self.memory_estimates, keep_alive_s=self.config.keep_alive_s
+            self.view,
+            self.dispatcher,
+            self.memory_estimates,
+            get_keep_alive_s=lambda: self.stored_settings.config.keep_alive_s,
         )
         pull_follower = PullFollower(
             self.view, self.event_bus, self.registrations, audit, self.principal_watch
@@ -414,6 +427,7 @@ class Balancer:
                 )
             self.authenticator.start()
             self.principal_watch.start()
+            await self.stored_settings.start()
             self.history.start()
             await self.chart_history.start()
             await self.budgets.start()

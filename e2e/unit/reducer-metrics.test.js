@@ -96,6 +96,10 @@ test('the end of a pull is told once, whichever message comes first', () => {
   equal(told(reduce(begun, { type: 'model', model: model('a', { status: 'Error' }) })), [
     'error toast.failed Name of a',
   ]);
+  const because = { status: 'Error', error: 'the disk is full' };
+  const [toast] = reduce(begun, { type: 'model', model: model('a', because) }).toasts;
+  equal([toast.key, toast.values.error], ['toast.failed_because', 'the disk is full']);
+  equal(toast.href, '/models/a', 'and shows where');
 });
 
 test('a pull that ends between two frames is told, too', () => {

@@ -19,8 +19,8 @@ test('a line for each total; what is unknown is empty', () => {
     '',
   ]);
   equal(
-    csvName({ by: 'key', bucket: 'day', from: '2026-01-02T00:00:00Z' }),
-    'usage-by-key-day-2026-01-02.csv',
+    csvName({ by: 'key', bucket: 'day', from: '2026-01-02T00:00:00Z', to: '2026-01-05T00:00:00Z' }),
+    'usage-by-key-day-2026-01-02-2026-01-04.csv',
   );
 });
 

@@ -20,6 +20,7 @@ from llb.accounts.key_policy import key_view
 from llb.accounts.key_service import KeyService
 from llb.accounts.limit_policy import describe_limits, limits_audit_target
 from llb.accounts.service import FIRST_ADMIN_USERNAME, AccountService, user_view
+from llb.base import runfile
 from llb.base.units import parse_duration
 from llb.cli import output
 from llb.cli.client import require_not_joined
@@ -64,6 +65,12 @@ def create_key(options: argparse.Namespace) -> int:
     key = asyncio.run(run())
     # The only line on standard output, so that $(llb keys create …) is the key.
     output.print_line(key)
+    server = runfile.find_running_server(home_of(options))
+    if server is not None:
+        output.print_note(
+            f"Base URL of OpenAI clients: {server.url}/v1; of Anthropic and Ollama clients: {server.url}. "
+            "The key is not shown again."
+        )
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
@@ -55,36 +56,44 @@ def list_models(options: argparse.Namespace) -> int:
             "No model was pulled yet: pull one with 'llb pull ID'." if options.pulled else "No model matches."
         )
         return 0
-    print_table(
-        ("ID", "NAME", "SIZE", "MEMORY", "STATUS", "FIT"),
-        [_model_row(item) for item in found],
-        right_aligned=(2, 3),
-        flexible=1,
-        droppable=(1, 5, 3),
-    )
+    if options.pulled:
+        _print_pulled(found)
+    else:
+        print_table(
+            ("ID", "NAME", "SIZE", "MEMORY", "STATUS", "FIT"),
+            [_model_row(item) for item in found],
+            right_aligned=(2, 3),
+            flexible=1,
+            droppable=(1, 5, 3),
+        )
     for item in found:
         if item.error is not None:
             output.print_note(f"{item.model.id}: {item.error}")
     return 0
 
 
-def remove_model(options: argparse.Namespace) -> int:
-    """`llb rm ID`"""
+def remove_models(options: argparse.Namespace) -> int:
+    """`llb rm ID …`: nothing is removed if one of the ids is unknown."""
     client = client_of(options)
-    item = require_model(client, options.model_id)
+    for item in [require_model(client, model_id) for model_id in dict.fromkeys(options.model_ids)]:
+        _remove_model(client, item, assume_yes=options.yes)
+    return 0
+
+
+def _remove_model(client: ApiClient, item: ModelWithStatus, *, assume_yes: bool) -> None:
     model_id = item.model.id
     if item.partial is not None:
         size = output.format_size(item.partial.disk_bytes)
-        if not output.confirm(f"Discard {size} of a cancelled pull of {model_id}?", assume_yes=options.yes):
+        if not output.confirm(f"Discard {size} of a cancelled pull of {model_id}?", assume_yes=assume_yes):
             raise CommandError("Nothing was removed.")
         client.delete(f"{model_path_of(model_id)}?discard=true")
         output.print_line(f"{size} of a cancelled pull of {model_id} were discarded.")
-        return 0
+        return
     if item.status is ModelStatus.AVAILABLE:
         raise CommandError(f"Model '{model_id}' has not been pulled: there is nothing to remove.")
     pulling = item.status in (ModelStatus.DOWNLOADING, ModelStatus.REGISTERED)
     question = f"Cancel the pull of {model_id}?" if pulling else f"Remove {model_id} from every node?"
-    if not output.confirm(question, assume_yes=options.yes):
+    if not output.confirm(question, assume_yes=assume_yes):
         raise CommandError("Nothing was removed.")
     client.delete(model_path_of(model_id))
     if pulling:
@@ -93,7 +102,6 @@ def remove_model(options: argparse.Namespace) -> int:
         )
     else:
         output.print_line(f"{model_id} was removed.")
-    return 0
 
 
 def import_model(options: argparse.Namespace) -> int:
@@ -252,6 +260,39 @@ def format_status(item: ModelWithStatus) -> str:
         return f"{item.status} {output.format_percent(item.download_progress)}"
     loaded = any(replica.engine is not None for replica in item.replicas)
     return f"{item.status} (loaded)" if loaded else str(item.status)
+
+
+def _disk_bytes(item: ModelWithStatus) -> int:
+    """Bytes that a model occupies on the disks of all nodes."""
+    stored = sum(replica.size_bytes for replica in item.replicas if replica.path is not None)
+    return stored + (item.partial.disk_bytes if item.partial is not None else 0)
+
+
+def _print_pulled(found: Sequence[ModelWithStatus]) -> None:
+    """Print what a person needs to choose a model to remove; the largest first."""
+    rows = []
+    for item in sorted(found, key=_disk_bytes, reverse=True):
+        used = max((replica.last_used or 0.0 for replica in item.replicas), default=0.0)
+        nodes = ", ".join(replica.node_name for replica in item.replicas if replica.path is not None)
+        rows.append(
+            (
+                item.model.id,
+                item.model.name,
+                output.format_size(_disk_bytes(item)),
+                format_status(item),
+                output.format_time(used) if used else "never",
+                nodes or "-",
+            )
+        )
+    print_table(
+        ("ID", "NAME", "ON DISK", "STATUS", "LAST USED", "NODES"),
+        rows,
+        right_aligned=(2,),
+        flexible=1,
+        droppable=(1, 5),
+    )
+    total = output.format_size(sum(_disk_bytes(item) for item in found))
+    output.print_note(f"{total} in all; 'llb rm ID …' frees it.")
 
 
 def _model_row(item: ModelWithStatus) -> tuple[str, ...]:

@@ -37,6 +37,8 @@ RETRY_DELAY_S = 0.5
 CONNECT_TIMEOUT_S = 10.0
 # Fraction of the progress between two lines of piped output.
 PROGRESS_STEP = 0.1
+# Of a pull that is under way, an error is what it waits for.
+RETRY_NOTE = "llb tries again"
 
 
 class ProgressDisplay(Protocol):
@@ -105,6 +107,11 @@ def _register_model(client: ApiClient, model_id: str) -> str:
     except ApiError as error:
         if error.code == "model_already_registered":
             return require_model(client, model_id).model.id
+        if error.code == "insufficient_storage":
+            raise CommandError(
+                f"{error}. A node keeps 2 GB of its disk free, or offers what --disk-limit says. "
+                "'llb models --pulled' shows what can be removed with 'llb rm'."
+            ) from None
         if error.code == "model_not_supported":
             raise CommandError(unknown_model_message(client, model_id)) from None
         raise
@@ -217,7 +224,9 @@ class ProgressBar:
             completed=done,
             amount=f"{output.format_size(done)} of {output.format_size(total)}" if total else "",
             speed=_format_speed(status),
-            note=output.strip_control_chars(status.error or _format_stage(status)),
+            note=output.strip_control_chars(
+                f"{status.error} ({RETRY_NOTE})" if status.error else _format_stage(status)
+            ),
         )
 
     def show_message(self, text: str) -> None:
@@ -246,7 +255,7 @@ class ProgressLines:
         while self._next_progress <= progress:
             self._next_progress += PROGRESS_STEP
         if status.error:
-            self.show_message(status.error)
+            self.show_message(f"{status.error} ({RETRY_NOTE})")
         elif status.status is ModelStatus.REGISTERED:
             self.show_message("registered")
         else:

@@ -357,7 +357,10 @@ class Registrations:
             except hub.HubUnreachable as unreachable:
                 files = registration.resolved or _file_specs_from_catalog(registration.entry)
                 if files is None:
-                    self._view.waiting_reasons[model_id] = f"waiting for the network: {unreachable}"
+                    reason = f"waiting for the network: {unreachable}"
+                    if self._view.waiting_reasons.get(model_id) != reason:
+                        log.warning("pull of %s: %s", model_id, reason)
+                    self._view.waiting_reasons[model_id] = reason
                     self._view.publish_model_status(model_id)
                     delay_s = max(unreachable.retry_after_s or 0.0, backoff.next_delay_s())
                     await asyncio.sleep(min(delay_s, BACKOFF_MAX_S))

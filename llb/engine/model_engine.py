@@ -265,6 +265,11 @@ class ModelEngine:
         if default_s != self._default_keep_alive_s:
             self._default_keep_alive_s = self._keep_alive_s = default_s
 
+    def set_host_keep_alive(self, keep_alive_s: float) -> None:
+        """Set the keep-alive of models without an own one; applies at once."""
+        self._host_keep_alive_s = keep_alive_s
+        self.set_options(self.options)
+
     # --- leases --------------------------------------------------------------------------------------
 
     def grant_lease(self, keep_alive: KeepAlive | None) -> Lease:

@@ -100,6 +100,13 @@ class EnginePool:
             self._budget = budget
             self._schedule()
 
+    def set_keep_alive(self, keep_alive_s: float) -> None:
+        """Set after how many seconds an idle engine is unloaded, unless its model has a time of its own."""
+        self._keep_alive_s = keep_alive_s
+        for engine in self._engines.values():
+            engine.set_host_keep_alive(keep_alive_s)
+        self._schedule()
+
     def add_model(self, model_id: str, files: EngineFiles) -> None:
         """Allow loading this model on demand; forgets earlier failures of its files."""
         self._watchdog.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,8 @@ from llb.node.files import ModelFiles
 from llb.node.replica import UNVERIFIED_MTIME_NS, Replica, expected_fingerprints
 from llb.store.tables.replicas import FileFingerprint
 from llb.wire import BadSourceReport, DesiredModel, FileSpec, ReplicaState
+
+log = logging.getLogger(__name__)
 
 # Part of the API contract: progress is reported at most 4 times a second.
 PROGRESS_POLL_INTERVAL_S = 0.25
@@ -114,6 +117,7 @@ class ReplicaWorker:
             try:
                 await self._fetch_files(replica, desired_model)
             except DownloadFailed as failure:
+                log.warning("pull of %s failed: %s", replica.model_id, failure)
                 await replica.transition(ReplicaState.ERROR, error=str(failure))
             except OSError as failure:
                 await replica.transition(

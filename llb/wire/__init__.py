@@ -141,7 +141,7 @@ from llb.wire.requests import (
     UsageView,
 )
 from llb.wire.states import EngineState, ModelStatus, NodeStatus, ReachWay, ReplicaState, Verdict
-from llb.wire.system import Liveness, Readiness, SettingView, SystemView
+from llb.wire.system import Liveness, Readiness, SettingList, SettingsPatch, SettingView, SystemView
 from llb.wire.views import (
     DeviceFit,
     Fit,
@@ -313,7 +313,9 @@ __all__ = [
     "Resync",
     "Role",
     "Scope",
+    "SettingList",
     "SettingView",
+    "SettingsPatch",
     "SetupRequest",
     "SetupState",
     "SpillRule",

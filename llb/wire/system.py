@@ -10,13 +10,28 @@ from llb.wire.nodes import EngineInfo
 
 
 class SettingView(Struct, frozen=True, kw_only=True):
-    """Setting in effect. `name` is its name in llb.toml; `value` is None if llb determines it."""
+    """Setting in effect. `name` is its name in llb.toml; `value` is None if llb determines it.
+
+    With `is_editable` it can be changed while llb runs; with `is_stored` its value was changed that way.
+    """
 
     name: str
     flag: str | None
     environment: str
     value: str | None
     is_default: bool
+    is_editable: bool = False
+    is_stored: bool = False
+
+
+class SettingsPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """New values by name, as the flags take them; `null` for what flag, environment or file say."""
+
+    values: dict[str, str | None]
+
+
+class SettingList(Struct, frozen=True, kw_only=True):
+    settings: tuple[SettingView, ...]
 
 
 class Liveness(Struct, frozen=True, kw_only=True):

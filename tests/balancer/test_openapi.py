@@ -215,6 +215,8 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     await ask("GET", "/api/downloads", 200)
     await ask("GET", "/api/charts?by=model&span=recent", 200)
     await ask("PATCH", "/api/downloads", 200, json={"order": ["other"], "rate_limit": None})
+    await ask("PATCH", "/api/settings", 200, json={"values": {"max_queue": "9"}})
+    await ask("PATCH", "/api/settings", 400, json={"values": {"port": "9"}})
     await ask("GET", "/v1/models", 200)
     await ask("GET", "/v1/models/chat", 200)
     await ask("GET", "/v1/models/te/st", 404)

@@ -7,7 +7,7 @@ import pytest
 
 from llb.config import SETTINGS
 from tests.conftest import BalancerFactory
-from tests.harness import PASSWORD
+from tests.harness import PASSWORD, RunningBalancer
 
 
 async def test_an_administrator_sees_the_settings_in_effect(make_llb: BalancerFactory) -> None:
@@ -22,6 +22,8 @@ async def test_an_administrator_sees_the_settings_in_effect(make_llb: BalancerFa
         "environment": "LLB_KEEP_ALIVE",
         "value": "90s",
         "is_default": False,
+        "is_editable": True,
+        "is_stored": False,
     }
     assert settings["llb_admin_password"]["value"] == settings["hf_token"]["value"] == "set"
     assert system["home"] == settings["home"]["value"] == str(llb.home)
@@ -39,3 +41,45 @@ async def test_nobody_else_sees_them(make_llb: BalancerFactory, scopes: tuple[st
         assert answer.json()["version"]
         assert not {"settings", "home", "models_dir"} & set(answer.json())
         assert str(llb.home) not in answer.text
+
+
+async def change_settings(llb: RunningBalancer, **values: str | None) -> dict[str, tuple[object, ...]]:
+    """Value of each setting, and whether it was changed this way."""
+    answer = await llb.http.patch("/api/settings", json={"values": values})
+    assert answer.status_code == 200, answer.text
+    return {
+        setting["name"]: (setting["value"], setting["is_stored"]) for setting in answer.json()["settings"]
+    }
+
+
+async def keeps_text(llb: RunningBalancer) -> bool:
+    return bool((await llb.http.get("/api/requests")).json()["history_text"])
+
+
+async def test_a_changed_setting_holds_at_once_and_until_it_is_reset(make_llb: BalancerFactory) -> None:
+    llb = await make_llb(max_queue=7).start()
+    changed = await change_settings(llb, max_queue="9", keep_alive="1h", history_text="on")
+    assert (changed["max_queue"], changed["history_text"]) == (("9", True), ("on", True))
+    assert await keeps_text(llb)
+    await llb.stop()
+    again = await make_llb(max_queue=7).start()
+    assert await keeps_text(again)
+    reset = await change_settings(again, max_queue=None, history_text=None)
+    assert reset["max_queue"] == ("7", False)
+    assert reset["keep_alive"] == changed["keep_alive"]
+    assert not await keeps_text(again)
+
+
+async def test_other_settings_and_wrong_values_are_refused(make_llb: BalancerFactory) -> None:
+    llb = await make_llb().start()
+    refused: list[dict[str, str | None]] = [
+        {"port": "1"},
+        {"nosuch": None},
+        {"max_queue": "many"},
+        {"max_queue": "5", "keep_alive": "x"},
+    ]
+    for values in refused:
+        answer = await llb.http.patch("/api/settings", json={"values": values})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "values"
+    assert (await change_settings(llb))["max_queue"] == ("512", False)

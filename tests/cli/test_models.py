@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llb.cli import output
 from llb.cli.models import _similar_ids
 from tests.cli.conftest import TINY_BYTES, CommandHost
 from tests.hub import HubStandIn, tiny_gguf
@@ -81,6 +82,13 @@ def test_pulled_listed_and_removed(own: CommandHost) -> None:
     assert path.stat().st_size == TINY_BYTES
     [item] = own.run_json_command("models", "--pulled")["models"]
     assert (item["model"]["id"], item["status"]) == ("tiny", "Ready")
+    listed = own.run_command("models", "--pulled")
+    [heading, line] = listed.stdout.splitlines()
+    assert "ON DISK" in heading
+    assert "never" in line
+    assert output.format_size(TINY_BYTES) in listed.stderr
+    assert "There is no model 'nosuch'" in own.run_failing_command("rm", "--yes", "tiny", "nosuch")
+    assert path.exists()
     assert own.run_command("rm", "--yes", "TINY").stdout == "tiny was removed.\n"
     assert own.run_json_command("models", "--pulled")["models"] == []
 

@@ -27,7 +27,7 @@ export function createToastList(store) {
           ${each(
             toasts,
             ({ id }) => id,
-            ({ id, kind, key, values, text }) => html`
+            ({ id, kind, key, values, text, href }) => html`
               <div
                 class="toast ${kind}"
                 @pointerenter=${() => stopTimer(id)}
@@ -35,6 +35,13 @@ export function createToastList(store) {
               >
                 ${icon(ICONS[kind])}
                 <p>${text ?? t(key, values)}</p>
+                ${
+                  href
+                    ? html`<a class="button small" href=${href} @click=${() => dismiss(id)}>
+                      ${t('common.show')}
+                    </a>`
+                    : null
+                }
                 <button
                   type="button"
                   class="button quiet square"

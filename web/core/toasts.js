@@ -3,6 +3,8 @@
  * Pure.
  */
 
+import { modelPath } from './router.js';
+
 const MAX_TOASTS = 5;
 
 export const UNDER_WAY = new Set(['Registered', 'Downloading']);
@@ -18,8 +20,9 @@ export const hasEndedPull = (before, now) =>
   (UNDER_WAY.has(before.status) || now.pulled === true);
 
 /**
- * `state` with one more toast: {kind: success | error | info, key, values} or {kind, text}. A new toast
- * replaces an older one with the same `about`: a node that is back is no longer offline.
+ * `state` with one more toast: {kind: success | error | info, key, values} or {kind, text}, and `href` where
+ * there is more to see. A new toast replaces an older one with the same `about`: a node that is back is no
+ * longer offline.
  */
 export function addToast(state, toast) {
   const id = state.toastCount + 1;
@@ -39,9 +42,13 @@ function* modelToasts(before, after) {
   for (const [id, now] of after) {
     const previous = before.get(id);
     if (!previous || !hasEndedPull(previous, now)) continue;
-    const toast = { values: { name: now.model.name }, about: `model ${id}` };
+    const toast = { values: { name: now.model.name }, about: `model ${id}`, href: modelPath(id) };
     if (now.status === 'Ready') yield { kind: 'success', key: 'toast.ready', ...toast };
-    else yield { kind: 'error', key: 'toast.failed', ...toast };
+    else if (!now.error) yield { kind: 'error', key: 'toast.failed', ...toast };
+    else {
+      const values = { ...toast.values, error: now.error };
+      yield { kind: 'error', key: 'toast.failed_because', ...toast, values };
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from llb.base.timestamps import to_iso
@@ -32,13 +33,13 @@ class OllamaModels:
         dispatcher: Dispatcher,
         memory_estimates: MemoryEstimates,
         *,
-        keep_alive_s: float,
+        get_keep_alive_s: Callable[[], float],
     ) -> None:
-        """`keep_alive_s` is the time for which an idle engine stays loaded by default; negative for ever."""
+        """`get_keep_alive_s` returns how long an idle engine stays loaded by default; negative for ever."""
         self._view = view
         self._dispatcher = dispatcher
         self._memory_estimates = memory_estimates
-        self._keep_alive_s = keep_alive_s
+        self._get_keep_alive_s = get_keep_alive_s
 
     async def list_ready(self, *, with_clouds: bool) -> list[dict[str, Any]]:
         """Return an entry for each model that can be used."""
@@ -94,14 +95,15 @@ class OllamaModels:
 
     def _loaded_entry(self, model: Model, engines: list[tuple[Node, EngineReport]]) -> dict[str, Any]:
         # Only the node knows when an engine was last used. This is the expiry of an engine that is used now.
-        never_expires = self._keep_alive_s < 0 or any(engine.pinned for _, engine in engines)
+        keep_alive_s = self._get_keep_alive_s()
+        never_expires = keep_alive_s < 0 or any(engine.pinned for _, engine in engines)
         return {
             **self._base_entry(model),
             "size": sum(engine.memory_bytes for _, engine in engines),
             "size_vram": sum(
                 engine.memory_bytes for node, engine in engines if node.hello.vram_budget_bytes > 0
             ),
-            "expires_at": to_iso(time.time() + (_FOREVER_S if never_expires else self._keep_alive_s)),
+            "expires_at": to_iso(time.time() + (_FOREVER_S if never_expires else keep_alive_s)),
             "context_length": max(engine.context_length or 0 for _, engine in engines),
         }
 

@@ -48,6 +48,7 @@ from llb.wire import (
     RequestView,
     Role,
     Scope,
+    SettingsPatch,
     SetupRequest,
     SpillRule,
     SpillRules,
@@ -110,6 +111,7 @@ EXAMPLES: tuple[Struct, ...] = (
     EndpointPatch(weight=2.0, mapped={"Qwen/Qwen3-8B": "qwen3-8b"}),
     LoadRequest(options=LoadOptions(context_length=8192, slots=2, keep_alive=3600.0)),
     DownloadPatch(order=("llama-3.2-1b",), rate_limit=5_000_000),
+    SettingsPatch(values={"keep_alive": "1h", "max_queue": None}),
     NodePatch(name="attic", tags=("quiet",), draining=False),
     RequestPage(
         requests=(

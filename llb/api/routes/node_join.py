@@ -65,7 +65,8 @@ def node_join_blueprint(
     async def new_token(request: Request) -> HTTPResponse:
         if await uses_default_password():
             raise errors.PermissionDenied(
-                "Change the default password first: no host may join while it is in use"
+                "Change the default password first, on the page or with 'llb password': "
+                "no host may join while it is in use"
             )
         join_token = await members.create_join_token(request.ctx.principal.label)
         await audit_log.record(request, "node.token", "")

@@ -12,15 +12,19 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb import __version__
+from llb.api.audit_log import AuditLog
 from llb.api.blueprint import Blueprint
 from llb.api.middleware.route_policy import probe, requires_scope
 from llb.api.reference.operation import ApiOperation
+from llb.api.request_body import parse_body
 from llb.api.responses import json_response
+from llb.cluster.stored_settings import StoredSettings
 from llb.cluster.view import ClusterView
-from llb.config import DEFAULT_HUB_ENDPOINT, Config, effective_settings
+from llb.config import DEFAULT_HUB_ENDPOINT, Config
+from llb.errors import InvalidRequest
 from llb.security.permissions import has_scope
 from llb.store.storage_monitor import DATABASE_LOST, StorageMonitor
-from llb.wire import EngineInfo, Liveness, Readiness, Scope, SystemView
+from llb.wire import EngineInfo, Liveness, Readiness, Scope, SettingList, SettingsPatch, SystemView
 
 
 def system_blueprint(
@@ -29,15 +33,16 @@ def system_blueprint(
     storage_monitor: StorageMonitor,
     get_problems: Callable[[], tuple[str, ...]],
     get_engine: Callable[[], EngineInfo | None],
+    stored_settings: StoredSettings,
+    audit_log: AuditLog,
 ) -> Blueprint:
-    """`/health`, `/readyz`, `/api/system`.
+    """`/health`, `/readyz`, `/api/system`, `/api/settings`.
 
     `get_problems` returns the problems of the host other than those of its storage, as sentences;
     `get_engine` the build of llama.cpp in use.
     """
     blueprint = Blueprint("system")
     started_at = time.time()
-    settings = effective_settings(config)
 
     @blueprint.get("/health", name="health")
     @probe
@@ -84,9 +89,28 @@ def system_blueprint(
                 hub_url=_without_userinfo(config.hub_endpoint),
                 home=str(config.home),
                 models_dir=str(config.models_dir),
-                settings=settings,
+                settings=stored_settings.list_settings(),
             )
         return json_response(system_view)
+
+    @blueprint.patch("/api/settings", name="settings")
+    @requires_scope(Scope.ADMIN)
+    @ApiOperation(
+        "Change settings while llb runs",
+        description="Of those with `is_editable` in `/api/system`. They take effect at once, on this host,"
+        " and override flag, environment and `llb.toml`, also after a restart, until they are set to `null`.",
+        body=SettingsPatch,
+        response=SettingList,
+    )
+    async def change_settings(request: Request) -> HTTPResponse:
+        values = parse_body(request, SettingsPatch).values
+        target = ", ".join(f"{name} = {value or 'reset'}" for name, value in values.items())
+        async with audit_log.recording(request, "settings.change", target):
+            try:
+                await stored_settings.change(values)
+            except ValueError as error:
+                raise InvalidRequest(str(error), param="values") from None
+        return json_response(SettingList(settings=stored_settings.list_settings()))
 
     return blueprint
 

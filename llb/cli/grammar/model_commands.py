@@ -28,7 +28,9 @@ def add_model_commands(commands: CommandAdder) -> None:
     models.add_argument(
         "words", nargs="*", metavar="WORD", default=[], help="only models that match all words"
     )
-    models.add_argument("--pulled", action="store_true", default=False, help="only pulled models")
+    models.add_argument(
+        "--pulled", action="store_true", default=False, help="only pulled models, with disk use and last use"
+    )
     add_json_flag(models)
 
     show = commands.add("show", "show the details of a model", "loading:show_model", remote=True)
@@ -48,12 +50,15 @@ def add_model_commands(commands: CommandAdder) -> None:
 
     rm = commands.add(
         "rm",
-        "remove a model from every node, or cancel its download",
-        "models:remove_model",
+        "remove models from every node, or cancel their downloads",
+        "models:remove_models",
         remote=True,
-        examples=("llb rm llama-3.2-1b", "llb rm llama-3.2-1b --yes"),
+        details="'llb models --pulled' shows what each model takes on the disk, and when it was last used.",
+        examples=("llb rm llama-3.2-1b", "llb rm llama-3.2-1b qwen3-4b --yes"),
     )
-    add_model_argument(rm)
+    rm.add_argument(
+        "model_ids", metavar="ID", nargs="+", help="ids of the models, as 'llb models' lists them"
+    )
     add_yes_flag(rm)
 
     import_ = commands.add(

@@ -104,6 +104,10 @@ class AdmissionController:
         self._waiting_queues: set[ModelQueue] = set()
         self._closed = False
 
+    def set_max_queue(self, max_queue: int) -> None:
+        """Set how many requests may wait for a model; those that wait already stay."""
+        self._max_queue = max_queue
+
     async def reserve_slot(
         self,
         model_id: str,

@@ -168,6 +168,12 @@ class RequestLog:
         self._is_failing = False
         self._warned_dropped, self._warned_at = 0, -DROPPED_WARNING_INTERVAL_S
 
+    def set_retention(self, retention_days: int, *, keeps_text: bool) -> None:
+        """Set how long requests are kept, and whether with their text; the next pruning applies it."""
+        self.retention_days = retention_days
+        self.keeps_text = keeps_text and retention_days > 0
+        self._max_pending = MAX_PENDING_WITH_TEXT if self.keeps_text else MAX_PENDING
+
     def start(self) -> None:
         """Start the writer and the pruning of old requests."""
         self._writer = self._tasks.spawn(self._write_loop(), "write")

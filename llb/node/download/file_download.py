@@ -205,7 +205,8 @@ class FileDownload:
             hub_mismatches += cause.is_hub_only
             if hub_mismatches == 2:
                 raise DownloadFailed(
-                    f"The sha256 of {self.spec.name} was wrong twice: the source is damaged",
+                    f"The sha256 of {self.spec.name} was wrong twice: the Hub, "
+                    "or a mirror or proxy in between, sends a damaged file",
                     "sha256_mismatch",
                 )
         self._raise_if_cancelled()

@@ -18,6 +18,8 @@ export default {
   'keys.expires_soon': 'Expires soon',
 
   'keys.new.open': 'New key',
+  'keys.new.default_password':
+    'Keys created now stop working when the default password is changed. Change it first.',
   'keys.new.title': 'New API key',
   'keys.new.name': 'Name',
   'keys.new.name_hint': 'For example the app or machine that will use it.',
@@ -31,6 +33,9 @@ export default {
   'keys.made.title': 'API key “{name}”',
   'keys.made.text': "Copy it now. You won't be able to see it again.",
   'keys.made.key': 'Key',
+  'keys.made.address': 'Base URL for Open WebUI and other OpenAI clients:',
+  'keys.made.base_url': 'Base URL',
+  'keys.made.anthropic': 'Anthropic and Ollama clients use {url} without /v1.',
   'keys.made.try': 'Try it in a terminal:',
   'keys.made.command': 'Command',
   'keys.made.close': 'Done',
@@ -125,6 +130,7 @@ export default {
   'audit.action.model_pin': 'Pinned model',
   'audit.action.model_load': 'Loaded model',
   'audit.action.model_change': 'Changed how a model is loaded or placed',
+  'audit.action.settings_change': 'Changed settings',
   'audit.action.download_change': 'Changed downloads',
   'audit.action.model_unpin': 'Unpinned model',
   'audit.action.node_token': 'Created join command',

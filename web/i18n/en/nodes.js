@@ -16,8 +16,8 @@ export default {
   'nodes.add.text': 'Install llb on the other machine, then run this command in a terminal there:',
   'nodes.add.command': 'Command',
   'nodes.add.command.other': 'Other command',
-  'nodes.add.package': 'llb was installed there with pip',
-  'nodes.add.checkout': 'llb was installed there with install.sh',
+  'nodes.add.package': 'If llb was installed there with pip',
+  'nodes.add.checkout': 'If llb was installed there with install.sh',
   'nodes.add.until': 'The command works once, until {time}.',
   'nodes.add.hint.only_loopback':
     "Other machines can't reach this llb yet, because it only listens on localhost. Restart it with --host 0.0.0.0.",
@@ -99,6 +99,8 @@ export default {
   'node.models_of': { one: '{count} model, {size}', other: '{count} models, {size}' },
 
   'node.offered': '{size} available for models',
+  'node.disk.full':
+    'No space left for models. llb keeps 2 GB of the disk free, or offers what --disk-limit says. Delete models or other files.',
   'node.free': 'Free',
   'node.memory': 'Memory',
   'node.memory.loaded': { one: 'Loaded model', other: 'Loaded models' },

@@ -6,6 +6,7 @@ export default {
   'common.copy_failed': 'Could not copy',
   'common.dismiss': 'Dismiss',
   'common.loading': 'Loading…',
+  'common.show': 'Show',
   'common.reload': 'Reload the page',
   'common.try_again': 'Try again',
 
@@ -40,7 +41,7 @@ export default {
   'login.show': 'Show',
   'login.hide': 'Hide',
   'login.default_password':
-    'A fresh installation: log in as admin with the password test, then change it.',
+    'A new installation. Username: admin, password: test. Change the password after you log in.',
   'login.submit': 'Log in',
   'login.not_local':
     'The default password does not work from here: {reason}. Run llb password on the host, or open the link that llb printed when it started. If llb is behind a reverse proxy, name it with --trusted-proxy.',
@@ -53,6 +54,7 @@ export default {
 
   'toast.ready': '{name} is ready.',
   'toast.failed': "Couldn't download {name}.",
+  'toast.failed_because': "Couldn't download {name}. {error}.",
   'toast.offline': '{name} went offline.',
   'toast.online': '{name} is back online.',
   'toast.joined': '{name} has joined.',

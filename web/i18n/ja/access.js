@@ -17,6 +17,8 @@ export default {
   'keys.expires_soon': 'まもなく期限切れ',
 
   'keys.new.open': 'キーを作成',
+  'keys.new.default_password':
+    '初期パスワードを変更すると、それまでに作成したキーは無効になります。先にパスワードを変更してください。',
   'keys.new.title': '新しい API キー',
   'keys.new.name': '名前',
   'keys.new.name_hint': '使用するアプリやマシンの名前など',
@@ -30,6 +32,9 @@ export default {
   'keys.made.title': 'API キー「{name}」',
   'keys.made.text': '今すぐコピーしてください。このキーは再表示できません。',
   'keys.made.key': 'キー',
+  'keys.made.address': 'Open WebUI などの OpenAI クライアントに設定するベース URL：',
+  'keys.made.base_url': 'ベース URL',
+  'keys.made.anthropic': 'Anthropic と Ollama のクライアントでは、/v1 なしの {url} を使います。',
   'keys.made.try': 'ターミナルでの動作確認：',
   'keys.made.command': 'コマンド',
   'keys.made.close': '完了',
@@ -123,6 +128,7 @@ export default {
   'audit.action.model_pin': 'モデルのピン留め',
   'audit.action.model_load': 'モデルのロード',
   'audit.action.model_change': 'モデルのロード設定または配置の変更',
+  'audit.action.settings_change': '設定の変更',
   'audit.action.download_change': 'ダウンロード設定の変更',
   'audit.action.model_unpin': 'モデルのピン留めの解除',
   'audit.action.node_token': '参加コマンドの発行',

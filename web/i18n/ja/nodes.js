@@ -92,6 +92,8 @@ export default {
   'node.models_of': { other: '{count} 個のモデル、{size}' },
 
   'node.offered': 'モデル用に {size}',
+  'node.disk.full':
+    'モデル用の空き容量がありません。llb はディスクの 2 GB を常に空けておきます（--disk-limit で変更可）。モデルやほかのファイルを削除してください。',
   'node.free': '空き',
   'node.memory': 'メモリ',
   'node.memory.loaded': { other: 'ロード済みのモデル' },

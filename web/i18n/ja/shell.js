@@ -6,6 +6,7 @@ export default {
   'common.copy_failed': 'コピーできませんでした',
   'common.dismiss': '閉じる',
   'common.loading': '読み込み中…',
+  'common.show': '表示',
   'common.reload': 'ページを再読み込み',
   'common.try_again': '再試行',
 
@@ -28,8 +29,8 @@ export default {
   'nav.count.offline': { other: 'オフラインのノード {count} 台' },
   'nav.count.running': { other: '処理中のリクエスト {count} 件' },
 
-  'connection.connected': '接続中',
-  'connection.connecting': '接続しています…',
+  'connection.connected': '接続済み',
+  'connection.connecting': '接続中…',
   'connection.disconnected': '切断',
   'connection.stale': '接続が切れました。{time} 時点のデータを表示しています。自動的に再接続します。',
   'connection.reconnect': '今すぐ再接続',
@@ -53,6 +54,7 @@ export default {
 
   'toast.ready': '{name} の準備ができました。',
   'toast.failed': '{name} をダウンロードできませんでした。',
+  'toast.failed_because': '{name} をダウンロードできませんでした（{error}）。',
   'toast.offline': '{name} がオフラインになりました。',
   'toast.online': '{name} がオンラインに戻りました。',
   'toast.joined': '{name} が参加しました。',

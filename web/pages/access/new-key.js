@@ -6,6 +6,7 @@ import { t } from '../../core/i18n.js';
 import { choices } from '../../components/forms/choices.js';
 import { copyBox } from '../../components/copy-button.js';
 import { formDialog } from '../../components/forms/dialog.js';
+import { note } from '../../components/feedback.js';
 import { field } from '../../components/forms/field.js';
 import { expiryTime, LIFETIMES, NEVER, ON_A_DATE, today } from './key-expiry.js';
 import { limitFields, limitsOf } from './key-limits.js';
@@ -22,6 +23,17 @@ export const askForKey = (app) =>
     action: t('keys.new.action'),
     initialState: { scopes: new Set(DEFAULT_SCOPES), lifetime: NEVER },
     fields: ({ state, update }) => html`
+      ${
+        app.store.state.me?.user?.must_change_password
+          ? note(
+              t('keys.new.default_password'),
+              html`<a class="button small" href="/settings?focus=password">
+                ${t('shell.change_password')}
+              </a>`,
+              'warning',
+            )
+          : null
+      }
       ${field({
         name: 'name',
         label: t('keys.new.name'),
@@ -98,6 +110,7 @@ function lifetimeText(value) {
 /** Only the dialog's button closes it, because a key that was not copied is lost. */
 function newKeyView({ key, name, scopes }, close) {
   const command = curl(key, scopes);
+  const usesModels = scopes.some((scope) => scope === 'inference' || scope === 'admin');
   return {
     title: t('keys.made.title', { name }),
     explicitClose: true,
@@ -105,6 +118,14 @@ function newKeyView({ key, name, scopes }, close) {
       <div class="dialog-text">
         <p>${t('keys.made.text')}</p>
         ${copyBox(t('keys.made.key'), key, { focused: true })}
+        ${
+          usesModels
+            ? html`
+              <p>${t('keys.made.address')}</p>
+              ${copyBox(t('keys.made.base_url'), `${serverUrl()}/v1`)}
+              <p class="soft">${t('keys.made.anthropic', { url: serverUrl() })}</p>`
+            : null
+        }
         <p>${t('keys.made.try')}</p>
         ${copyBox(t('keys.made.command'), command)}
       </div>`,

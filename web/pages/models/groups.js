@@ -44,7 +44,8 @@ export const largestMemory = (nodes) =>
 
 /**
  * First picks while nothing is pulled: [{reason, item}] of different models. `try` answers soonest, `best` is
- * the largest that fits, `code` the largest for code that leaves half of the memory free.
+ * the largest that fits, `code` the largest for code that leaves half of the memory free. Models made for
+ * code, whose first tag it is, come before others that can write it.
  */
 export function firstPicks(models) {
   if (!canFold(models) || models.some((item) => item.status !== 'Available' || isPaused(item))) return [];
@@ -65,7 +66,7 @@ export function firstPicks(models) {
       ({ model, fit }) =>
         model.tags.includes('coding') && model.required_memory_bytes <= fit.available_bytes / 2,
     ),
-    larger,
+    (a, b) => (isForCode(a) === isForCode(b) ? larger(a, b) : isForCode(a)),
   );
   return picked;
 }
@@ -73,6 +74,8 @@ export function firstPicks(models) {
 const RUNS = new Set(['fits', 'tight']);
 // Made for one purpose, or slow for a first question.
 const SPECIAL_TAGS = new Set(['agents', 'reasoning']);
+
+const isForCode = ({ model }) => model.tags[0] === 'coding';
 
 const isGeneral = ({ model }) =>
   model.tags.includes('chat') && !model.tags.some((tag) => SPECIAL_TAGS.has(tag));
@@ -83,3 +86,26 @@ export const isChat = (model) => model.capabilities.includes('TextGeneration');
 /** Whether the Playground has something for the model. */
 export const canTry = (model) =>
   ['TextGeneration', 'Embedding', 'Reranking'].some((each) => model.capabilities.includes(each));
+
+// --- the Local tab ---------------------------------------------------------------------------------
+/** `''` is the order of the catalogue. */
+export const LOCAL_ORDERS = ['', 'size', 'used'];
+
+/** Bytes on the disks of all nodes together. */
+export const diskBytes = ({ replicas }) =>
+  replicas
+    .filter(({ state }) => state === 'ready' || state === 'deleting')
+    .reduce((total, { size_bytes: bytes }) => total + bytes, 0);
+
+/** Time of the last use in Unix seconds; 0 if it was never used. */
+export const lastUsed = ({ replicas }) => Math.max(0, ...replicas.map(({ last_used: at }) => at ?? 0));
+
+const comparisons = {
+  size: (a, b) => diskBytes(b) - diskBytes(a),
+  // The first are those that nobody misses.
+  used: (a, b) => lastUsed(a) - lastUsed(b) || diskBytes(b) - diskBytes(a),
+};
+
+/** `items` in the order `order`; unknown ones leave it as it is. */
+export const sortLocal = (items, order) =>
+  Object.hasOwn(comparisons, order ?? '') ? [...items].sort(comparisons[order]) : items;

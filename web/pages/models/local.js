@@ -2,7 +2,7 @@
 
 import { each, html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
-import { modelPath } from '../../core/router.js';
+import { buildUrl, modelPath } from '../../core/router.js';
 import { badge } from '../../components/badges.js';
 import { progressBar } from '../../components/progress.js';
 import { confirmDialog } from '../../components/forms/dialog.js';
@@ -11,7 +11,16 @@ import { alertBox, emptyState, errorMessage } from '../../components/feedback.js
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
 import { engineButtons, memoryFacts } from './engine-controls.js';
-import { canTry, isChat, isDownload, largestMemory } from './groups.js';
+import {
+  canTry,
+  diskBytes,
+  isChat,
+  isDownload,
+  largestMemory,
+  lastUsed,
+  LOCAL_ORDERS,
+  sortLocal,
+} from './groups.js';
 import { modelRow, openInPlayground } from './model-row.js';
 import { offlineNodeIds, isMultiNode, locationList } from './replica-locations.js';
 
@@ -36,7 +45,7 @@ export function createLocalTab(app, actions, downloads) {
   }
 
   return {
-    view(state) {
+    view(state, route) {
       const local = [...state.models.values()].filter(isLocal);
       const incoming = local.filter((item) => isDownload(item) && !isStored(item));
       const stored = local.filter(isStored);
@@ -80,9 +89,10 @@ export function createLocalTab(app, actions, downloads) {
               </section>`
             : null
         }
+        ${stored.length ? localHead(app, stored, state.nodes, route.query.sort ?? '') : null}
         <div class="locals">
           ${each(
-            stored,
+            sortLocal(stored, route.query.sort),
             ({ model }) => model.id,
             (item) => row(app, actions, item, state.nodes, askToDelete),
           )}
@@ -90,6 +100,35 @@ export function createLocalTab(app, actions, downloads) {
     },
   };
 }
+
+const onlineNodes = (nodes) => [...(nodes?.values() ?? [])].filter(({ status }) => status === 'online');
+
+/** What all models take on the disks, what is left, and the order of the list. */
+const localHead = (app, stored, nodes, order) => html`
+  <div class="local-head">
+    <p>
+      ${t('local.total', {
+        count: stored.length,
+        size: f.bytes(stored.reduce((total, item) => total + diskBytes(item), 0)),
+      })}
+      <span class="soft">${onlineNodes(nodes).map(
+        ({ name: node, disk_free_bytes: free }) => ` · ${t('local.free', { node, size: f.bytes(free) })}`,
+      )}</span>
+    </p>
+    <select
+      class="control"
+      aria-label=${t('hub.filter.sort')}
+      @change=${(event) =>
+        app.go(buildUrl('/models/local', { sort: event.target.value }), { replace: true })}
+    >
+      ${LOCAL_ORDERS.map(
+        (each) => html`
+          <option value=${each} .selected=${each === order}>
+            ${t(each ? `local.sort.${each}` : 'hub.any.sort')}
+          </option>`,
+      )}
+    </select>
+  </div>`;
 
 function row(app, actions, item, nodes, askToDelete) {
   const { model } = item;
@@ -100,7 +139,7 @@ function row(app, actions, item, nodes, askToDelete) {
   const actionState = actions.of(model.id);
   const canManage = app.can('models:write');
   const several = isMultiNode(nodes);
-  const used = Math.max(...replicas.map(({ last_used: at }) => at ?? 0));
+  const used = lastUsed({ replicas });
   return html`
     <article class="card local" aria-labelledby=${heading} tabindex="-1" data-model=${model.id}>
       <div class="local-name">

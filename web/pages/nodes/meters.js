@@ -2,6 +2,7 @@
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
+import { note } from '../../components/feedback.js';
 import { meter } from '../../components/progress.js';
 
 /**
@@ -48,11 +49,12 @@ export function diskMeter(node, downloads) {
       ? [{ kind: 'unfinished', text: t('node.disk.unfinished'), bytes: unfinished }]
       : []),
     { kind: 'free', text: t('node.free'), bytes: node.disk_free_bytes },
-  ]);
+    // An empty bar would look like an empty disk.
+  ], node.disk_free_bytes > 0 ? null : note(t('node.disk.full'), null, 'warning'));
 }
 
-/** Meter with a label and a legend: `legend` is [{kind, text, bytes}]. */
-const labelledMeter = (label, offered, parts, total, legend) => html`
+/** Meter with a label, a legend [{kind, text, bytes}], and a warning below it. */
+const labelledMeter = (label, offered, parts, total, legend, warning = null) => html`
   <div class="labelled-meter">
     <p class="labelled-meter-head"><strong>${label}</strong><span>${offered}</span></p>
     ${meter(label, parts, total, legend.map(({ text, bytes }) => `${text}: ${f.bytes(bytes)}`).join(', '))}
@@ -61,4 +63,5 @@ const labelledMeter = (label, offered, parts, total, legend) => html`
         ({ kind, text, bytes }) => html`<li><i class="key ${kind}"></i>${text} <b>${f.bytes(bytes)}</b></li>`,
       )}
     </ul>
+    ${warning}
   </div>`;

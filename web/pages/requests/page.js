@@ -15,7 +15,7 @@ export const title = () => t('nav.requests');
 
 export function open(app, route) {
   const charts = createCharts(app);
-  const usage = createUsageSection(app);
+  const usage = createUsageSection(app, route);
   const log = createRequestLog(app, route);
   let requestCount = null;
 
@@ -50,7 +50,10 @@ export function open(app, route) {
   }
 
   return {
-    update: log.update,
+    update(to) {
+      usage.update(to);
+      log.update(to);
+    },
     close() {
       unsubscribe();
       charts.close();

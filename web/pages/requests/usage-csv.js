@@ -14,7 +14,11 @@ const COLUMNS = [
   'duration_ms',
 ];
 
-export const csvName = ({ by, bucket, from }) => `usage-by-${by}-${bucket}-${from.slice(0, 10)}.csv`;
+/** With the first and the last day: the report ends before `to`. */
+export const csvName = ({ by, bucket, from, to }) =>
+  `usage-by-${by}-${bucket}-${from.slice(0, 10)}-${lastDay(to)}.csv`;
+
+const lastDay = (to) => new Date(Date.parse(to) - 1).toISOString().slice(0, 10);
 
 /** Response of `GET /api/usage` → text with a line for each total. */
 export const usageCsv = ({ usage }) =>

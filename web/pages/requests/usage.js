@@ -2,19 +2,23 @@
 
 import { html, memo } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';
+import { buildUrl } from '../../core/router.js';
 import { niceMaximum, stackedBars, timeChart } from '../../components/chart.js';
 import { download } from '../../lib/download.js';
-import { alertBox, errorMessage } from '../../components/feedback.js';
+import { alertBox, errorMessage, note } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
 import { csvName, usageCsv } from './usage-csv.js';
+import { CUSTOM, dateOf, defaultDates, MAX_DAYS, PERIODS, usageRange } from './usage-range.js';
 import { usageSeries } from './usage-series.js';
 
 const BY = ['model', 'key', 'node'];
 const BUCKETS = ['day', 'hour'];
 const MEASURES = ['tokens', 'requests', 'cost'];
 const MAX_TICKS = 8;
+const PERIOD_QUERY = ['period', 'from', 'to'];
 
-export function createUsageSection(app) {
+export function createUsageSection(app, route) {
+  let { query } = route;
   const chosen = { by: 'model', bucket: 'day', measure: 'tokens' };
   let usage = null;
   let error = null;
@@ -24,14 +28,59 @@ export function createUsageSection(app) {
   async function load() {
     requestCount += 1;
     const requestNumber = requestCount;
+    const { from, to, bucket, problem } = range();
+    if (problem) {
+      [usage, error] = [null, null];
+      return app.requestRender();
+    }
     try {
-      const fetched = await app.api.get(`/api/usage?by=${chosen.by}&bucket=${chosen.bucket}`);
+      const fetched = await app.api.get(buildUrl('/api/usage', { by: chosen.by, bucket, from, to }));
       if (requestNumber === requestCount) [usage, error] = [fetched, null];
     } catch (failure) {
       if (requestNumber === requestCount) error = failure;
     }
     app.requestRender();
   }
+
+  const range = () => usageRange(query, chosen.bucket, Date.now());
+
+  /** The period is part of the URL, so that a link shows the same figures. */
+  const goTo = (changes) =>
+    app.go(buildUrl('/requests', { ...query, ...changes }), { replace: true });
+
+  const choosePeriod = (period) =>
+    goTo({ from: '', to: '', ...(period === CUSTOM ? defaultDates(Date.now()) : {}), period });
+
+  const period = () => html`
+    <select
+      class="control"
+      aria-label=${t('usage.choose.period')}
+      @change=${(event) => choosePeriod(event.target.value)}
+    >
+      ${PERIODS.map(
+        (value) => html`
+          <option value=${value} .selected=${range().period === value}>
+            ${t(`usage.period.${value || chosen.bucket}`)}
+          </option>`,
+      )}
+    </select>
+    ${
+      range().period === CUSTOM
+        ? ['from', 'to'].map(
+            (name) => html`
+              <label class="usage-date">
+                <span>${t(`usage.${name}`)}</span>
+                <input
+                  class="control"
+                  type="date"
+                  max=${dateOf(Date.now())}
+                  .value=${query[name] ?? ''}
+                  @change=${(event) => goTo({ [name]: event.target.value })}
+                />
+              </label>`,
+          )
+        : null
+    }`;
 
   const choose = (name, value) => {
     chosen[name] = value;
@@ -58,12 +107,19 @@ export function createUsageSection(app) {
   const textOf = (value) => (chosen.measure === 'cost' ? f.money(value) : f.number(value));
 
   function content(models) {
+    const { problem } = range();
+    if (problem) return alertBox(t(`usage.problem.${problem}`, { count: MAX_DAYS }));
     if (error) return alertBox(errorMessage(error));
     if (!usage) return html`<div class="skeleton usage-loading" aria-hidden="true"></div>`;
     const totals = usageSeries(usage, chosen.measure, (entry) => nameOf(entry, usage.by, models));
     if (!totals.series.length)
       return html`<p class="soft">${t(chosen.measure === 'cost' ? 'usage.free' : 'usage.none')}</p>`;
-    return [chart(totals), legend(totals, textOf), table(totals, textOf)];
+    return [
+      usage.truncated ? note(t('usage.truncated')) : null,
+      chart(totals),
+      legend(totals, textOf),
+      table(totals, textOf),
+    ];
   }
 
   function chart({ stacks, from, to, width, maximum, total }) {
@@ -95,15 +151,22 @@ export function createUsageSection(app) {
 
   return {
     load,
+    update(to) {
+      const before = JSON.stringify(PERIOD_QUERY.map((name) => query[name]));
+      query = to.query;
+      if (JSON.stringify(PERIOD_QUERY.map((name) => query[name])) === before) return;
+      cursor = null;
+      load();
+    },
     view: ({ models }) =>
       memo(
-        [usage, error, cursor, models.size, chosen.measure, chosen.by, chosen.bucket],
+        [usage, error, cursor, models.size, chosen.measure, chosen.by, chosen.bucket, query],
         () => html`
         <section class="card usage" aria-labelledby="usage">
           <div class="usage-head">
             <h2 id="usage">${t('usage.title')}</h2>
             <div class="buttons">
-              ${select('measure', MEASURES)} ${select('by', BY)} ${select('bucket', BUCKETS)}
+              ${period()} ${select('measure', MEASURES)} ${select('by', BY)} ${select('bucket', BUCKETS)}
               ${
                 usage?.usage.length
                   ? html`
