@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llb.hub import HubClient, HubInvalidResponse, HubUnreachable, describe_network_error
 from llb.node.download.partial_file import matches_gguf_magic
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import httpx2
 
 MAX_REDIRECTS = 5
+# Larger ones are hardly quicker, and make the progress of a limited download jump.
+READ_BYTES = 256 << 10
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -47,14 +50,16 @@ class DownloadBody:
         self._response = response
         self._size_bytes = size_bytes
 
-    def iter_chunks(self) -> Iterator[bytes]:
-        """Chunks of at most 64 KiB, after a check of the file's first bytes. Raises `HubError`."""
+    def iter_chunks(self) -> Iterator[bytes | memoryview]:
+        """Chunks of at most `READ_BYTES`, after a check of the file's first bytes. Raises `HubError`.
+
+        A chunk is valid until the next one is asked for.
+        """
         import httpx2
 
         position = self.start
         try:
-            # Without a chunk size, which would delay small chunks until a large one is full.
-            for chunk in self._response.iter_raw():
+            for chunk in self._receive():
                 if position < 4:
                     self._check_first_chunk(chunk, position)
                 position += len(chunk)
@@ -64,7 +69,51 @@ class DownloadBody:
                 f"{self.sender} cannot be reached: {describe_network_error(error)}"
             ) from error
 
-    def _check_first_chunk(self, chunk: bytes, position: int) -> None:
+    def _receive(self) -> Iterator[bytes | memoryview]:
+        """Chunks as they arrive: the first from the HTTP library, the others from the socket into one buffer.
+
+        The library passes on all that it has received. Each later byte would be copied four times in it.
+        """
+        import httpx2
+
+        # Without a chunk size, which would delay small chunks until a large one is full.
+        received = self._response.iter_raw()
+        first = next(received, b"")
+        yield first
+        sock, length = self._body_socket(), self._response.headers.get("content-length", "")
+        if sock is None or not length.isdecimal():
+            yield from received
+            return
+        left, buffer = int(length) - len(first), memoryview(bytearray(READ_BYTES))
+        sock.settimeout(self._response.request.extensions.get("timeout", {}).get("read"))
+        while left > 0:
+            try:
+                count = sock.recv_into(buffer, min(left, READ_BYTES))
+            except TimeoutError as error:
+                raise httpx2.ReadTimeout(str(error)) from error
+            except OSError as error:
+                raise httpx2.ReadError(str(error)) from error
+            if count == 0:
+                raise httpx2.RemoteProtocolError("the connection ended before the file did")
+            left -= count
+            yield buffer[:count]
+
+    def _body_socket(self) -> socket.socket | None:
+        """The socket from which the bytes of the body are read; None where there is none (TLS within TLS)."""
+        sock = self._socket
+        is_inner_tls = self._stream_info("ssl_object") is not None and not isinstance(sock, ssl.SSLSocket)
+        return None if is_inner_tls else sock
+
+    @property
+    def _socket(self) -> socket.socket | None:
+        sock = self._stream_info("socket")
+        return sock if isinstance(sock, socket.socket) else None
+
+    def _stream_info(self, name: str) -> Any:
+        stream = self._response.extensions.get("network_stream")
+        return None if stream is None else stream.get_extra_info(name)
+
+    def _check_first_chunk(self, chunk: bytes | memoryview, position: int) -> None:
         if not matches_gguf_magic(chunk, position):
             raise NotGguf(f"{self.sender} sent something that is not a GGUF file")
         length = self._response.headers.get("content-length", "")
@@ -74,9 +123,7 @@ class DownloadBody:
 
     def abort(self) -> None:
         """Interrupt a blocking read in another thread."""
-        stream = self._response.extensions.get("network_stream")
-        sock = stream.get_extra_info("socket") if stream is not None else None
-        if isinstance(sock, socket.socket):
+        if (sock := self._socket) is not None:
             with suppress(OSError):
                 # Not SSLSocket.shutdown(), which would remove the TLS state that the reader uses.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -72,7 +72,7 @@ class PartialFile:
             self.discard()
         self.growing_file.set_available(self.have_bytes)
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, chunk: bytes | memoryview) -> None:
         platform_compat.pwrite(self._require_open_fd(), chunk, self.have_bytes)
         self._hash.update(chunk)
         self.have_bytes += len(chunk)
@@ -142,7 +142,7 @@ class PartialFile:
         return self._fd
 
 
-def matches_gguf_magic(chunk: bytes, offset: int) -> bool:
+def matches_gguf_magic(chunk: bytes | memoryview, offset: int) -> bool:
     """Whether a file with `chunk` at `offset` can start with the GGUF magic."""
     expected = GGUF_MAGIC[offset : offset + len(chunk)]
     return chunk[: len(expected)] == expected

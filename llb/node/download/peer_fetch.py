@@ -92,8 +92,8 @@ class PeerDownloadBody(DownloadBody):
         super().__init__(response, start, size_bytes, sender=sender)
         self.is_verified = response.headers.get(VERIFIED_HEADER) == "true"
 
-    def iter_chunks(self) -> Iterator[bytes]:
-        """Chunks of at most 64 KiB. Raises `PeerCopyFailed`."""
+    def iter_chunks(self) -> Iterator[bytes | memoryview]:
+        """As the method of the Hub's body, but raises `PeerCopyFailed`."""
         import httpx2
 
         try:
