@@ -6,6 +6,7 @@ Failures are `HubError`s: `HubUnreachable` calls for waiting, `HubInvalidRespons
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 import ssl
@@ -53,7 +54,7 @@ class DownloadBody:
     def iter_chunks(self) -> Iterator[bytes | memoryview]:
         """Chunks of at most `READ_BYTES`, after a check of the file's first bytes. Raises `HubError`.
 
-        A chunk is valid until the next one is asked for.
+        A chunk is valid until the next but one is asked for.
         """
         import httpx2
 
@@ -70,7 +71,7 @@ class DownloadBody:
             ) from error
 
     def _receive(self) -> Iterator[bytes | memoryview]:
-        """Chunks as they arrive: the first from the HTTP library, the others from the socket into one buffer.
+        """Chunks as they arrive: the first from the HTTP library, the others from the socket into a buffer.
 
         The library passes on all that it has received. Each later byte would be copied four times in it.
         """
@@ -84,9 +85,11 @@ class DownloadBody:
         if sock is None or not length.isdecimal():
             yield from received
             return
-        left, buffer = int(length) - len(first), memoryview(bytearray(READ_BYTES))
+        left = int(length) - len(first)
+        buffers = itertools.cycle(memoryview(bytearray(READ_BYTES)) for _ in range(2))
         sock.settimeout(self._response.request.extensions.get("timeout", {}).get("read"))
         while left > 0:
+            buffer = next(buffers)
             try:
                 count = sock.recv_into(buffer, min(left, READ_BYTES))
             except TimeoutError as error:

@@ -5,13 +5,13 @@ Other nodes read its `growing_file`, in which bytes never change while they are 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from llb.base import platform_compat
+from llb.node.download.running_hash import RunningHash
 from llb.node.files import file_stamp_of
 from llb.node.sharing.growing_file import GrowingFile
 
@@ -31,7 +31,7 @@ class PartialFile:
         self.have_bytes = 0
         self.synced_bytes = 0
         self.growing_file = GrowingFile(path, size_bytes)
-        self._hash = hashlib.sha256()
+        self._hash = RunningHash()
         self._fd: int | None = None
         self._sync_thread: threading.Thread | None = None
         self._sync_error: OSError | None = None
@@ -57,7 +57,7 @@ class PartialFile:
 
     def rehash(self) -> Iterator[int]:
         """Hash the bytes on disk, yielding the number hashed so far; discards them if they are not GGUF."""
-        self._hash = hashlib.sha256()
+        self._hash.restart()
         hashed_bytes = 0
         with self.path.open("rb", buffering=0) as file:
             while hashed_bytes < self.have_bytes and (
@@ -73,6 +73,7 @@ class PartialFile:
         self.growing_file.set_available(self.have_bytes)
 
     def append(self, chunk: bytes | memoryview) -> None:
+        """Write a chunk, which must not change until the next call."""
         platform_compat.pwrite(self._require_open_fd(), chunk, self.have_bytes)
         self._hash.update(chunk)
         self.have_bytes += len(chunk)
@@ -120,7 +121,7 @@ class PartialFile:
             self.path.unlink(missing_ok=True)
             self._fd = platform_compat.open_for_update(self.path)
         self.have_bytes = self.synced_bytes = 0
-        self._hash = hashlib.sha256()
+        self._hash.restart()
 
     def commit_to(self, destination: Path) -> None:
         """Sync, and replace `destination` durably."""
@@ -132,6 +133,7 @@ class PartialFile:
 
     def close(self) -> None:
         """Close the file, which stays on disk; idempotent."""
+        self._hash.close()
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
