@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # UTC, so that the order of the names is the order of time.
 _NAME_FORMAT = "llb-%Y%m%dT%H%M%SZ.backup"
-_NAME = re.compile(r"llb-\d{8}T\d{6}Z\.backup")
+_NAME = re.compile(r"llb-[0-9]{8}T[0-9]{6}Z\.backup")
 # The start of the server has priority.
 START_DELAY_S = 30.0
 # A timer does not run while the host is suspended, so the time that has elapsed is compared this often.
@@ -31,7 +31,18 @@ def list_backups(directory: Path) -> list[Path]:
     """Return the backups in `directory`, the oldest first. Other files do not count. Raises OSError."""
     if not directory.is_dir():
         return []
-    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name) and path.is_file())
+    return sorted(path for path in directory.iterdir() if _is_backup_name(path.name) and path.is_file())
+
+
+def _is_backup_name(name: str) -> bool:
+    if not _NAME.fullmatch(name):
+        return False
+    try:
+        time.strptime(name, _NAME_FORMAT)
+    except ValueError:
+        # Digits that are no date: somebody else's file.
+        return False
+    return True
 
 
 async def save_backup(db: Database, directory: Path, *, keep: int, actor: AuditActor) -> Path:

@@ -27,8 +27,12 @@ async def test_the_newest_are_kept_and_other_files_left_alone(db: Database, tmp_
     made = [await save_backup(db, directory, keep=2, actor=audit.SYSTEM) for _ in range(3)]
     other = directory / "llb-notes.backup"
     other.touch()
+    # Digits that are no date.
+    (directory / "llb-99999999T999999Z.backup").touch()
     made.append(await save_backup(db, directory, keep=2, actor=audit.SYSTEM))
     assert list_backups(directory) == made[2:]
+    # Several a second have names of the next seconds.
+    assert BackupTimer(db, directory, interval_s=DAY_S, keep=2).remaining_s(time.time() + 60) > 0
     assert other.exists()
     assert directory.stat().st_mode & 0o777 == 0o700
     for path in made[2:]:
