@@ -24,11 +24,13 @@ import httpx
 import httpx2
 import msgspec
 from sanic.touchup.service import TouchUp
-from sanic_routing import router
+from sanic_routing import route, router
+from sanic_routing.utils import parts_to_path, path_to_parts
 
 from llb.api.routes.page import Page
 from llb.base.resources import resource_path
 from llb.engine import process as engine_process
+from llb.gateway.spend.price_list import PriceList
 from llb.hardware import engine_command, engine_environment, probe
 from llb.hardware.device_query import query_devices
 from llb.hardware.devices import EngineDevices
@@ -48,6 +50,8 @@ def install() -> None:
     _share_tls_contexts()
     _share_sanic_rewrite()
     _share_sanic_routes()
+    _share_sanic_paths()
+    _share_price_list()
     _share_device_probe()
     _share_page()
     _hash_cheaply()
@@ -125,6 +129,25 @@ def _share_sanic_routes() -> None:
         self._matchers = found.get("matchers")
 
     router.BaseRouter._render = render_once  # type: ignore[method-assign]
+
+
+def _share_sanic_paths() -> None:
+    """Sanic splits and joins the path of each route four times, for each app."""
+    split, join = functools.cache(path_to_parts), functools.cache(parts_to_path)
+    for module in (router, route):
+        setattr(module, "path_to_parts", split)  # noqa: B010
+        setattr(module, "parts_to_path", join)  # noqa: B010
+
+
+def _share_price_list() -> None:
+    """The shipped prices: hundreds of kilobytes of JSON."""
+    load = PriceList.load
+    load_shipped = functools.cache(load)
+
+    def load_once(path: Path | None = None) -> PriceList:
+        return load_shipped() if path is None else load(path)
+
+    PriceList.load = load_once  # type: ignore[method-assign]
 
 
 def _share_device_probe() -> None:
