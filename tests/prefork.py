@@ -9,7 +9,8 @@ process: with its own id, signals, exit status and memory.
 
 Only where `enable()` was called (`tests/conftest.py`); benchmarks start every process from nothing. A command
 line of another form also starts from nothing, and so does every engine that the product starts. Where the
-environment names an engine worker of the tests (`ENGINE_VARIABLE`), the command starts that one.
+environment names an engine worker of the tests (`ENGINE_VARIABLE`), the command starts that one, and where it
+has a factor of time (`TIME_SCALE_VARIABLE`), it waits so much shorter for what is silent.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).parent.parent
 # Script of an engine worker that a command under test starts in place of the one with llama.cpp.
 ENGINE_VARIABLE = "TESTS_ENGINE_WORKER"
+# Factor of the intervals by which a command under test notices silence (`speedups.scale_intervals`).
+TIME_SCALE_VARIABLE = "TESTS_TIME_SCALE"
 MESSAGE_BYTES = 1 << 18
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _NETNS_DIRECTORY = Path("/run/netns")
@@ -313,6 +316,8 @@ def _run_child(request: dict[str, Any], standard_fds: list[int]) -> NoReturn:
         os.environ.update(request["env"])
         if engine := os.environ.get(ENGINE_VARIABLE):
             importlib.import_module("tests.speedups").use_engine(engine)
+        if factor := os.environ.get(TIME_SCALE_VARIABLE):
+            importlib.import_module("tests.speedups").scale_intervals(float(factor))
         gc.unfreeze()
         _open_standard_files(unbuffered=request["unbuffered"])
         sys.argv = [request["module"], *request["arguments"]]

@@ -29,14 +29,30 @@ from sanic_routing.utils import parts_to_path, path_to_parts
 
 from llb.api.routes.page import Page
 from llb.base.resources import resource_path
+from llb.cli.checks import network, program
+from llb.cli.checks import settings as checks_settings
+from llb.cluster.link import control_link_client, link_server
+from llb.cluster.link.link_server import LinkServer
 from llb.engine import process as engine_process
+from llb.gateway.nodes import node_connections
 from llb.gateway.spend.price_list import PriceList
 from llb.hardware import engine_command, engine_environment, probe
 from llb.hardware.device_query import query_devices
 from llb.hardware.devices import EngineDevices
+from llb.node import agent
 from llb.security import passwords
 
 REAL_HASHER, REAL_DUMMY_HASH = passwords._HASHER, passwords.DUMMY_HASH
+
+_INTERVALS: tuple[tuple[Any, *tuple[str, ...]], ...] = (
+    (agent, "HEARTBEAT_INTERVAL_S"),
+    (link_server, "SILENCE_TIMEOUT_S", "DUPLICATE_CHECK_TIMEOUT_S"),
+    (node_connections, "SILENCE_TIMEOUT_S"),
+    (control_link_client, "PING_INTERVAL_S", "PONG_TIMEOUT_S"),
+    (network, "HUB_CHECK_TIMEOUT_S", "REQUEST_TIMEOUT_S"),
+    (program, "RESPONSE_TIMEOUT_S"),
+    (checks_settings, "RESPONSE_TIMEOUT_S"),
+)
 
 _is_installed = False
 
@@ -61,6 +77,18 @@ def use_engine(script: str) -> None:
     """Start `script`, an engine worker of the tests, in place of the worker with llama.cpp."""
     command = (sys.executable, "-I", "-S", script)
     setattr(engine_process, "engine_command", lambda *arguments: (*command, *arguments))  # noqa: B010
+
+
+def scale_intervals(factor: float) -> None:
+    """Multiply the intervals by which hosts notice silence, and after which `llb doctor` gives up waiting.
+
+    A test that waits for one of them need not wait for the shipped one: their ratios stay as they are.
+    """
+    for module, *names in _INTERVALS:
+        for name in names:
+            setattr(module, name, getattr(module, name) * factor)
+    defaults = LinkServer.serve_link.__kwdefaults__
+    defaults["silence_timeout_s"] *= factor
 
 
 def prepare_children() -> None:

@@ -133,8 +133,11 @@ class CommandHost:
         assert lines[-1].endswith((".", "?"))
         return lines[-1]
 
-    def run_json_command(self, *arguments: str, expected_status: int = 0) -> Any:
-        return json.loads(self.run_command(*arguments, "--json", expected_status=expected_status).stdout)
+    def run_json_command(
+        self, *arguments: str, expected_status: int = 0, env: dict[str, str] | None = None
+    ) -> Any:
+        done = self.run_command(*arguments, "--json", expected_status=expected_status, env=env)
+        return json.loads(done.stdout)
 
     def start_command(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command that keeps running; the caller ends it."""

@@ -14,13 +14,16 @@ import pytest
 
 from llb.base import platform_compat, runfile
 from tests.cli.conftest import TINY_BYTES, CommandHost
+from tests import prefork
 from tests.harness import PASSWORD
 from tests.hub import HubStandIn
 
 
-def findings(host: CommandHost, *arguments: str, status: int = 0) -> dict[str, list[dict[str, Any]]]:
+def findings(
+    host: CommandHost, *arguments: str, status: int = 0, env: dict[str, str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Findings by check. The exit status must match the levels."""
-    report = host.run_json_command("doctor", *arguments, expected_status=status)
+    report = host.run_json_command("doctor", *arguments, expected_status=status, env=env)
     assert report["ok"] is (status == 0)
     found: dict[str, list[dict[str, Any]]] = {}
     for finding in report["findings"]:
@@ -28,6 +31,10 @@ def findings(host: CommandHost, *arguments: str, status: int = 0) -> dict[str, l
         assert finding["level"] == "ok" or finding["remedy"] or finding["check"] == "engine"
     assert (status == 1) is any(each["level"] == "bad" for group in found.values() for each in group)
     return found
+
+
+# For a check whose result is that nothing answers: its timeouts are a tenth of the shipped ones.
+IMPATIENT = {prefork.TIME_SCALE_VARIABLE: "0.1"}
 
 
 def only(found: dict[str, list[dict[str, Any]]], check: str, level: str) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def test_settings_that_cannot_be_used(host: CommandHost) -> None:
 def test_a_port_that_is_taken(host: CommandHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        finding = only(findings(host, "--port", port, status=1), "server", "bad")
+        finding = only(findings(host, "--port", port, status=1, env=IMPATIENT), "server", "bad")
     assert f"another program uses port {port} on 127.0.0.1" in finding["detail"]
 
 
@@ -138,7 +145,7 @@ def test_a_server_that_does_not_answer(host: CommandHost) -> None:
         assert "starting or stopping" in only(findings(host), "server", "warn")["remedy"]
         info = runfile.RunInfo(pid=os.getpid(), host="127.0.0.1", port=silent.getsockname()[1], token="t")
         runfile.write_run_info(host.home, info)
-        finding = only(findings(host, status=1), "server", "bad")
+        finding = only(findings(host, status=1, env=IMPATIENT), "server", "bad")
     assert f"process {os.getpid()} runs on this data directory but does not respond" in finding["detail"]
 
 
@@ -239,7 +246,8 @@ def test_failing_hubs(with_models: CommandHost, models_hub: HubStandIn) -> None:
     )
     models_hub.faults.clear()
     models_hub.faults.black_hole()
-    assert "did not answer in time" in only(findings(with_models, "--port", "0"), "hub", "warn")["detail"]
+    found = findings(with_models, "--port", "0", env=IMPATIENT)
+    assert "did not answer in time" in only(found, "hub", "warn")["detail"]
 
 
 def test_the_token(with_models: CommandHost, models_hub: HubStandIn) -> None:

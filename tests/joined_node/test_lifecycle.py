@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from tests import prefork
 from tests.harness import PASSWORD, write_catalog
 from tests.hub import HubStandIn
 from tests.processes import LlbProcess, wait_until
 
 TINY = {"id": "tiny", "size_bytes": 300_000}
 OTHER = {"id": "other", "size_bytes": 300_000}
+# A heartbeat each second, and three seconds of silence end a link.
+QUICK = {prefork.TIME_SCALE_VARIABLE: "0.2"}
 
 
 class ProcessPair:
@@ -27,7 +30,7 @@ class ProcessPair:
         self.hub = hub
         self.balancer = LlbProcess(
             folder / "attic", "--catalog", str(catalog), "--name", "attic",
-            HF_ENDPOINT=hub.url, LLB_ADMIN_PASSWORD=PASSWORD,
+            HF_ENDPOINT=hub.url, LLB_ADMIN_PASSWORD=PASSWORD, **QUICK,
         )  # fmt: skip
         self.balancer.start()
         # Its address must not change with a restart.
@@ -35,7 +38,7 @@ class ProcessPair:
         token = self.balancer.http.post("/api/nodes/join-tokens", json={}).json()["token"]
         self.node = LlbProcess(
             folder / "garage", "--join", self.balancer.url, "--host", "127.0.0.1", "--name", "garage",
-            HF_ENDPOINT=hub.url, LLB_JOIN_TOKEN=token,
+            HF_ENDPOINT=hub.url, LLB_JOIN_TOKEN=token, **QUICK,
         )  # fmt: skip
         self.node.start()
         self.wait_until_online()
@@ -127,7 +130,7 @@ def test_what_was_deleted_while_a_node_was_away_is_removed_when_it_returns(pair:
 def test_a_node_that_falls_silent_is_offline_and_returns_by_itself(pair: ProcessPair) -> None:
     os.kill(pair.node.pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: pair.get_node()["status"] == "offline", 17)
+        wait_until(lambda: pair.get_node()["status"] == "offline")
     finally:
         os.kill(pair.node.pid, signal.SIGCONT)
     pair.wait_until_online()
@@ -136,7 +139,7 @@ def test_a_node_that_falls_silent_is_offline_and_returns_by_itself(pair: Process
 def test_a_balancer_that_falls_silent_is_dialled_again_when_it_is_back(pair: ProcessPair) -> None:
     os.kill(pair.balancer.pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: pair.node.http.get("/readyz").status_code == 503, 20)
+        wait_until(lambda: pair.node.http.get("/readyz").status_code == 503)
     finally:
         os.kill(pair.balancer.pid, signal.SIGCONT)
     pair.wait_until_online()

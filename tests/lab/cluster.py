@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import psutil
 
 from tests import prefork
 from tests.harness import PASSWORD, write_catalog
@@ -28,12 +31,21 @@ class LabCluster:
     """
 
     def __init__(
-        self, lan: Lan, folder: Path, models: Mapping[str, Path], *hub_flags: str, engine: str | None = None
+        self,
+        lan: Lan,
+        folder: Path,
+        models: Mapping[str, Path],
+        *hub_flags: str,
+        engine: str | None = None,
+        time_scale: float = 1.0,
     ) -> None:
         """`models`: the file of each catalogue id; `hub_flags` as in `python -m tests.hub --help`; `engine`:
-        a script in place of the engine worker with llama.cpp.
+        a script in place of the engine worker with llama.cpp; `time_scale`: factor of the intervals by which
+        hosts notice silence.
         """
-        self._environment = {} if engine is None else {prefork.ENGINE_VARIABLE: engine}
+        self._environment = {prefork.TIME_SCALE_VARIABLE: str(time_scale)}
+        if engine is not None:
+            self._environment[prefork.ENGINE_VARIABLE] = engine
         self.lan = lan
         self.folder = folder
         self.models = models
@@ -160,6 +172,12 @@ class LabCluster:
             lambda: self.balancer.get_model(model_id),
         )
 
+    def hurry_engines(self, name: str) -> None:
+        """Let the paced engines of a host finish at once what they are doing; not those that are starting."""
+        for child in psutil.Process(self.processes[name].pid).children():
+            if _catches(child.pid, signal.SIGUSR1):
+                child.send_signal(signal.SIGUSR1)
+
     def create_key(self, *scopes: str) -> str:
         answer = self.balancer.http.post("/api/keys", json={"name": "lab", "scopes": [*scopes]})
         assert answer.status_code == 201, answer.text
@@ -174,6 +192,16 @@ class LabCluster:
         return LoadGenerator(
             self.client, self.balancer.host.url, self.create_key("inference"), model_id, file, *flags
         )
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of this signal, which would end it otherwise."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def _wait_until(condition: Callable[[], object], deadline_s: float, state: Callable[[], object]) -> float:

@@ -15,6 +15,8 @@ from tests.lab.cluster import LabCluster
 # /proc tells whose a process is, and all of 127.0.0.0/8 is this machine's.
 collect_ignore_glob = [] if sys.platform.startswith("linux") else ["test_*.py"]
 LOG_LINES = 60
+# Heartbeats come every two seconds, and six seconds of silence end a link.
+TIME_SCALE = 0.4
 PACED_ENGINE = str(Path(__file__).with_name("paced_engine.py"))
 
 ClusterFactory = Callable[..., LabCluster]
@@ -55,9 +57,13 @@ def make_cluster(lan: Lan, tmp_path: Path) -> Iterator[ClusterFactory]:
 
 @pytest.fixture(scope="module")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory, chat_gguf: Path) -> Iterator[LabCluster]:
-    """A cluster without nodes, with the model `chat` and paced engines, for all tests of a module."""
+    """A cluster without nodes, with the model `chat`, paced engines and `TIME_SCALE`, for all tests of a module.
+    """
     folder = tmp_path_factory.mktemp("cluster")
-    with open_lan() as lan, LabCluster(lan, folder, {"chat": chat_gguf}, engine=PACED_ENGINE) as cluster:
+    with (
+        open_lan() as lan,
+        LabCluster(lan, folder, {"chat": chat_gguf}, engine=PACED_ENGINE, time_scale=TIME_SCALE) as cluster,
+    ):
         yield cluster
 
 

@@ -1,7 +1,8 @@
 """Engine for the laboratory: llama-server's chats at a fixed pace, without computing anything.
 
 A host whose engines are these takes seconds for a long prompt and leaves its core to the others. It is an
-engine worker (`llb.engine.worker`): specification on stdin, ready report on stdout, ends with stdin.
+engine worker (`llb.engine.worker`): specification on stdin, ready report on stdout, ends with stdin. At SIGUSR1
+it finishes what it is doing without further waiting.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,6 +26,11 @@ EMPTY_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 class PacedEngine:
     def __init__(self, slots: int) -> None:
         self._free_slots = asyncio.Semaphore(slots)
+        self._hurried = asyncio.Event()
+
+    def hurry(self) -> None:
+        self._hurried.set()
+        self._hurried = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, kept for several requests; a client that leaves ends its request."""
@@ -71,14 +78,15 @@ class PacedEngine:
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         prompt = sum(len(str(message.get("content")).split()) for message in body["messages"])
         tokens = body.get("max_tokens") or DEFAULT_TOKENS
+        hurried = self._hurried
         common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
         for processed in range(0, prompt, PROMPT_BATCH_TOKENS):
             if body.get("return_progress"):
                 progress = {"total": prompt, "cache": 0, "processed": processed, "time_ms": 1}
                 yield {**common, "choices": [], "prompt_progress": progress}
-            await asyncio.sleep(min(PROMPT_BATCH_TOKENS, prompt - processed) / PROMPT_TOKENS_PER_S)
+            await _wait(hurried, min(PROMPT_BATCH_TOKENS, prompt - processed) / PROMPT_TOKENS_PER_S)
         for number in range(tokens):
-            await asyncio.sleep(1 / TOKENS_PER_S)
+            await _wait(hurried, 1 / TOKENS_PER_S)
             delta: dict[str, Any] = {"content": f"{number} "}
             if number == 0:
                 delta["role"] = "assistant"
@@ -95,10 +103,17 @@ class PacedEngine:
         yield {**common, "choices": [], "usage": usage, "timings": timings}
 
 
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
 async def main() -> None:
     loop = asyncio.get_running_loop()
     spec = json.loads(await loop.run_in_executor(None, sys.stdin.buffer.readline))
     engine = PacedEngine(spec["slots"])
+    loop.add_signal_handler(signal.SIGUSR1, engine.hurry)
     server = await asyncio.start_server(engine.serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     ready = {"host": host, "port": port, "context_length": spec["context_length"], "slots": spec["slots"]}

@@ -123,7 +123,7 @@ def test_what_waits_there_moves_within_a_second(cabled: Lan, cluster: LabCluster
         gone_s = time.monotonic()
         wait_until(lambda: busy_nodes(cluster) == [OPEN])
         assert time.monotonic() - gone_s < AT_MOST_S
-        asking.wait()
+        asking.wait_hurried(cluster, OPEN)
         assert (asking.status, asking.node, asking.error) == (200, OPEN, None)
 
 
