@@ -12,6 +12,9 @@ from llb.store import schema
 
 log = logging.getLogger(__name__)
 
+# SQLite's virtual machine asks after so many steps whether the check was cancelled.
+CANCELLATION_CHECK_STEPS = 10_000
+
 
 class IntegrityCheck:
     """One check after the start. `problem` is a sentence with a remedy, None for an intact database."""
@@ -20,6 +23,7 @@ class IntegrityCheck:
         self.problem: str | None = None
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._is_cancelled = False
 
     async def run(self) -> None:
         """Check a database that was not checked when it was opened. To cancel it stops the check."""
@@ -28,6 +32,7 @@ class IntegrityCheck:
         try:
             self.problem = await asyncio.to_thread(self._find_problem)
         except asyncio.CancelledError:
+            self._is_cancelled = True
             if self._connection is not None:
                 # Otherwise the end of the process would wait for the thread.
                 self._connection.interrupt()
@@ -41,6 +46,8 @@ class IntegrityCheck:
         uri = f"{self._path.as_uri()}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, timeout=schema.BUSY_TIMEOUT_S, check_same_thread=False)
         with contextlib.closing(connection):
+            # `interrupt()` has no effect before the statement runs; this has.
+            connection.set_progress_handler(lambda: self._is_cancelled, CANCELLATION_CHECK_STEPS)
             self._connection = connection
             try:
                 reason = schema.find_integrity_problem(connection, "quick_check")
