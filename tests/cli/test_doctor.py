@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from llb.base import platform_compat, runfile
-from tests.cli.conftest import TINY_BYTES, CommandHost
 from tests import prefork
+from tests.cli.conftest import TINY_BYTES, CommandHost
 from tests.harness import PASSWORD
 from tests.hub import HubStandIn
 

@@ -1,4 +1,4 @@
-"""Models spread over a network of hosts: the Hub is asked once, and a cut cable costs nobody the pull."""
+"""Models spread over a network of hosts: a cut cable costs nobody the pull."""
 
 from __future__ import annotations
 
@@ -10,29 +10,7 @@ from tests.lab.conftest import ClusterFactory
 from tests.lab.test_cluster import noise
 from tests.processes import wait_until
 
-SIZE_BYTES = 40_000_000
-HUB_RATE, LAN_RATE = 10_000_000, 12_000_000
-
-
-def test_three_hosts_have_it_hardly_later_than_one_and_the_hub_sends_it_once(
-    cabled: Lan, make_cluster: ClusterFactory, tmp_path: Path
-) -> None:
-    models = {name: noise(tmp_path / f"{name}.gguf", SIZE_BYTES) for name in ("alone", "together")}
-    cluster = make_cluster(models)
-    cabled.limit_bandwidth(cluster.hub.host, up_bytes_per_s=HUB_RATE, down_bytes_per_s=HUB_RATE)
-    cluster.limit_bandwidth(LAN_RATE)
-    cluster.balancer.register_model("alone")
-    alone_s = cluster.wait_until_replicated("alone", node_count=1)
-    for name in ("cellar", "loft"):
-        cluster.join_node(name)
-    cluster.limit_bandwidth(LAN_RATE)
-    cluster.wait_until_replicated("alone", node_count=3)
-    assert cluster.hub.bytes_sent == SIZE_BYTES
-
-    cluster.balancer.register_model("together")
-    together_s = cluster.wait_until_replicated("together", node_count=3)
-    assert together_s <= 1.2 * alone_s
-    assert cluster.hub.bytes_sent <= 2.02 * SIZE_BYTES
+SIZE_BYTES = 20_000_000
 
 
 def test_a_node_whose_cable_is_cut_holds_up_no_other_and_catches_up(

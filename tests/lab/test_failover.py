@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from bench.peers.cluster_fixture import NODE_NAMES, replicate_model
 from bench.peers.failover import FAULT_KINDS, RETURN_TIMEOUT_S, run_outage
-from tests.lab import Lan
-from tests.lab.conftest import ClusterFactory
+from tests.lab.cluster import LabCluster
+from tests.lab.conftest import require_cables
 
 CLIENTS = "32"
 CALM_S, AWAY_S = 1.0, 3.0
 
 
+@pytest.fixture(scope="module")
+def three_hosts(shared_cluster: LabCluster) -> LabCluster:
+    require_cables(shared_cluster.lan)
+    for name in NODE_NAMES:
+        shared_cluster.join_node(name)
+    replicate_model(shared_cluster, "chat")
+    return shared_cluster
+
+
 @pytest.mark.parametrize("way", FAULT_KINDS)
-def test_a_node_that_fails_costs_no_answer_that_had_not_begun(
-    cabled: Lan, make_cluster: ClusterFactory, chat_gguf: Path, way: str
-) -> None:
-    cluster = make_cluster({"chat": chat_gguf}, nodes=NODE_NAMES)
-    replicate_model(cluster, "chat")
+def test_a_node_that_fails_costs_no_answer_that_had_not_begun(three_hosts: LabCluster, way: str) -> None:
+    cluster = three_hosts
+    cluster.restore(dict.fromkeys(NODE_NAMES, "direct"))
     with cluster.create_load_generator("chat", "--clients", CLIENTS) as load:
         seen = run_outage(cluster, load, NODE_NAMES[0], way, baseline_s=CALM_S, outage_s=AWAY_S)
     # How soon a node is used again is measured by `bench.peers`: here other tests share the processor.

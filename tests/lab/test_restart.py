@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bench.peers.cluster_fixture import NODE_NAMES, replicate_model
 from bench.peers.restart import STOP_KINDS, find_lost_requests, run_restart
-from tests.lab.conftest import ClusterFactory
+from tests.lab.cluster import LabCluster
 from tests.lab.records import summarize_attempts
 
 # Four times the slots of two nodes: the queue never empties, so the balancer's own node, whose engine is not
@@ -14,8 +12,10 @@ from tests.lab.records import summarize_attempts
 CLIENTS = "32"
 
 
-def test_a_balancer_that_restarts_loses_nothing(make_cluster: ClusterFactory, chat_gguf: Path) -> None:
-    cluster = make_cluster({"chat": chat_gguf}, nodes=NODE_NAMES)
+def test_a_balancer_that_restarts_loses_nothing(shared_cluster: LabCluster) -> None:
+    cluster = shared_cluster
+    for name in NODE_NAMES:
+        cluster.join_node(name)
     replicate_model(cluster, "chat")
     with cluster.create_load_generator("chat", "--clients", CLIENTS, "--retry") as load:
         load.wait_for_records(lambda noted: {record.node for record in noted} >= {*cluster.processes})
