@@ -57,7 +57,7 @@ def make_cluster(lan: Lan, tmp_path: Path) -> Iterator[ClusterFactory]:
 
 @pytest.fixture(scope="module")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory, chat_gguf: Path) -> Iterator[LabCluster]:
-    """A cluster without nodes, with the model `chat`, paced engines and `TIME_SCALE`, for all tests of a module."""
+    """A cluster without nodes, for all tests of a module: the model `chat`, paced engines, `TIME_SCALE`."""
     folder = tmp_path_factory.mktemp("cluster")
     with (
         open_lan() as lan,

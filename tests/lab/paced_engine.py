@@ -1,8 +1,8 @@
 """Engine for the laboratory: llama-server's chats at a fixed pace, without computing anything.
 
 A host whose engines are these takes seconds for a long prompt and leaves its core to the others. It is an
-engine worker (`llb.engine.worker`): specification on stdin, ready report on stdout, ends with stdin. At SIGUSR1
-it finishes what it is doing without further waiting.
+engine worker (`llb.engine.worker`): specification on stdin, ready report on stdout, ends with stdin. At
+SIGUSR1 it finishes what it is doing without further waiting.
 """
 
 from __future__ import annotations
