@@ -372,7 +372,6 @@ def _run_module(module: str) -> int:
 
 
 if __name__ == "__main__":
-    # In place of what a shell (`… &`, nohup) may have made deaf.
+    # In place of what a shell may have made deaf.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     serve_forks(socket.socket(fileno=int(sys.argv[1])))
