@@ -41,7 +41,9 @@ from llb.hardware.device_query import query_devices
 from llb.hardware.devices import EngineDevices
 from llb.node import agent
 from llb.security import passwords
+from llb.store import database
 
+REAL_FSYNC, REAL_CONNECT = os.fsync, database._connect
 REAL_HASHER, REAL_DUMMY_HASH = passwords._HASHER, passwords.DUMMY_HASH
 
 _INTERVALS: tuple[tuple[Any, *tuple[str, ...]], ...] = (
@@ -68,6 +70,7 @@ def install() -> None:
     _share_sanic_routes()
     _share_sanic_paths()
     _share_price_list()
+    _sync_nothing()
     _share_device_probe()
     _share_page()
     _hash_cheaply()
@@ -87,7 +90,7 @@ def scale_intervals(factor: float) -> None:
     for module, *names in _INTERVALS:
         for name in names:
             setattr(module, name, getattr(module, name) * factor)
-    defaults = LinkServer.serve_link.__kwdefaults__
+    defaults: Any = LinkServer.serve_link.__kwdefaults__
     defaults["silence_timeout_s"] *= factor
 
 
@@ -176,6 +179,23 @@ def _share_price_list() -> None:
         return load_shipped() if path is None else load(path)
 
     PriceList.load = load_once  # type: ignore[method-assign]
+
+
+def _sync_nothing() -> None:
+    """Waits for the disk: no test cuts the power, and what a killed process has written the kernel keeps.
+
+    Tests of what is synced ask for the real ones (`REAL_FSYNC`, `REAL_CONNECT`).
+    """
+
+    def fsync(file: Any) -> None:
+        os.fstat(file if isinstance(file, int) else file.fileno())
+
+    async def connect(path: Path, *pragmas: str) -> Any:
+        unsynced = [pragma.replace("synchronous = FULL", "synchronous = OFF") for pragma in pragmas]
+        return await REAL_CONNECT(path, *unsynced)
+
+    setattr(os, "fsync", fsync)  # noqa: B010
+    setattr(database, "_connect", connect)  # noqa: B010
 
 
 def _share_device_probe() -> None:

@@ -58,6 +58,8 @@ def prepare_database(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -
                     copy,
                 )
             _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+            # A power cut may take back the last migrations, as a whole: the next start makes them again.
+            connection.execute("PRAGMA synchronous = NORMAL")
             migrate(connection, migrations)
             if version < len(migrations):
                 note_version(connection)

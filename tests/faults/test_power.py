@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from llb.store import database
 from llb.store.backup import find_database_defect
 from llb.store.database import Database
+from tests import speedups
 
 ROWS = 40
 
@@ -58,7 +60,8 @@ async def test_a_write_ahead_log_that_ends_anywhere(tmp_path: Path, seed: int) -
         await again.close()
 
 
-async def test_every_commit_is_synced(tmp_path: Path) -> None:
+async def test_every_commit_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_connect", speedups.REAL_CONNECT)
     db = await Database.open(tmp_path / "llb.db")
     try:
         [(level,)] = await db._writer.execute_fetchall("PRAGMA synchronous")
@@ -73,5 +76,5 @@ async def test_partial_files_do_no_harm(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"half")
     db = await Database.open(tmp_path / "llb.db")
     await db.close()
-    with closing(sqlite3.connect(tmp_path / "llb.db")) as database:
-        assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    with closing(sqlite3.connect(tmp_path / "llb.db")) as opened:
+        assert opened.execute("PRAGMA integrity_check").fetchone()[0] == "ok"

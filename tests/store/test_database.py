@@ -12,17 +12,22 @@ from pathlib import Path
 import pytest
 
 from llb.errors import SetupError
+from llb.store import database
 from llb.store.database import Database
 from llb.store.migrations import MIGRATIONS
 from llb.store.schema import prepare_database
 from llb.store.tables import settings
+from tests import speedups
 
 
 def _raw(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None)
 
 
-async def test_a_new_database_is_private_current_and_in_wal_mode(tmp_path: Path) -> None:
+async def test_a_new_database_is_private_current_and_in_wal_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_connect", speedups.REAL_CONNECT)
     path = tmp_path / "home" / "llb.db"
     db = await Database.open(path)
     try:
