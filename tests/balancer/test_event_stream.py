@@ -162,14 +162,18 @@ async def test_unauthorised_clients_are_rejected(
 
 
 async def test_a_slow_reader_is_told_to_resync(llb: RunningBalancer) -> None:
-    async with llb.open_event_stream(max_queue=1) as reader:
+    # What it has not read when it leaves is not waited for.
+    async with llb.open_event_stream(max_queue=1, compression=None, close_timeout=0.1) as reader:
         assert (await anext(messages(reader)))["type"] == "Hello"
         # Far more than the buffers of a socket and the queue of the feed hold while the reader sleeps.
-        for number in range(40_000):
+        error = "why " * 500
+        for number in range(3000):
             llb.app.event_bus.publish(
-                ModelStatusChanged(model_id="tiny", status=ModelStatus.DOWNLOADING, progress=number / 40_000)
+                ModelStatusChanged(
+                    model_id="tiny", status=ModelStatus.DOWNLOADING, progress=number / 3000, error=error
+                )
             )
-            if number % 500 == 0:
+            if number % 100 == 0:
                 await asyncio.sleep(0)
         last = 0
         async with asyncio.timeout(20):

@@ -13,6 +13,7 @@ from llb.cluster.link.link_server import SILENCE_TIMEOUT_S
 from llb.gateway.http.client import HttpClient
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
+from llb.gateway.nodes import route_discovery
 from llb.gateway.nodes.liveness_probe import PROBE_INTERVAL_S
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.nodes.route_monitor import MIN_BACKOFF_S
@@ -210,7 +211,11 @@ async def test_a_client_that_leaves_keeps_the_route(harness: Harness) -> None:
     assert harness.reach_changes == [ReachWay.DIRECT]
 
 
-async def test_a_node_that_refuses_connections_is_retried_with_backoff(harness: Harness) -> None:
+async def test_a_node_that_refuses_connections_is_retried_with_backoff(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It dials no tunnels, and each attempt waits for one.
+    monkeypatch.setattr(route_discovery, "TUNNEL_TIMEOUT_S", 0.05)
     await harness.connect()
     harness.node.rejects_connections = True
     met = len(harness.node.connection_times)
@@ -225,8 +230,9 @@ async def test_a_node_that_refuses_connections_is_retried_with_backoff(harness: 
 
 
 async def test_a_node_that_forgot_its_balancer_gets_no_requests(
-    harness: Harness, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(route_discovery, "TUNNEL_TIMEOUT_S", 0.05)
     await harness.connect()
     waiting = harness.request()
     request = await harness.node.next_request()
