@@ -67,7 +67,7 @@ def test_a_streamed_message(served: RunningLlb, client: Anthropic) -> None:
     assert text["answer"] == block.text.strip("\n")
 
 
-@pytest.mark.parametrize("most_tokens", [8, 600])
+@pytest.mark.parametrize("most_tokens", [8, 200])
 def test_an_answer_whose_first_token_is_no_whole_character(
     served: RunningLlb, client: Anthropic, most_tokens: int
 ) -> None:
