@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from msgspec import Struct
+
 # An engine may be silent for this many times as long as its measured throughput explains.
 SILENCE_FACTOR = 20.0
 MIN_SILENCE_S = 30.0
@@ -41,12 +43,14 @@ class Blame(StrEnum):
     CAUSE = "cause"
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSpeed:
+class EngineSpeed(Struct, frozen=True):
     """Measured tokens per second of an engine, all its slots together; None while not measured."""
 
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
+
+
+UNKNOWN_SPEED = EngineSpeed()
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +59,7 @@ class RequestProgress:
 
     began_at: float
     prompt_tokens: int
-    speed: EngineSpeed = EngineSpeed()
+    speed: EngineSpeed = UNKNOWN_SPEED
     last_byte_at: float | None = None
     # The client reads more slowly than the engine writes.
     is_paused: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 from contextlib import AbstractContextManager, suppress
 
 from msgspec.structs import replace
@@ -111,36 +112,38 @@ class Dispatcher:
         self._deadline_timer.close()
         await self._context.http_client.close()
 
-    async def _dispatch_to_models(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
+    def _dispatch_to_models(self, call: InferenceCall, sink: ClientSink) -> Awaitable[RelayResult]:
         """Have `call` answered by its model, else by what a spill rule names.
 
         One model answers the whole request: vectors of two models cannot be compared.
         """
         if not self._context.spill_book.rules_of(call.model.id):
-            return await self._dispatch_inputs(call, sink)
-        return await dispatch_with_spill(
+            return self._dispatch_inputs(call, sink)
+        return dispatch_with_spill(
             self._context.spill_book,
             self.readiness,
             call,
             lambda target: self._dispatch_inputs(target, sink),
         )
 
-    async def _dispatch_inputs(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
+    def _dispatch_inputs(self, call: InferenceCall, sink: ClientSink) -> Awaitable[RelayResult]:
         """Have a request answered; one with a list of inputs batch by batch, each in its turn.
 
         A server elsewhere gets the request as a whole: it may have choices and dimensions of its own.
         """
-        if call.model.is_external:
-            return await self._dispatch_with_failover(call, sink)
-        inputs = None
-        if call.operation in (Operation.EMBEDDINGS, Operation.RERANKING):
-            inputs = read_input_list(call, self.readiness.max_context_length(call.model))
-        if inputs is None:
+        if not call.model.is_external:
+            if call.operation in (Operation.EMBEDDINGS, Operation.RERANKING):
+                inputs = read_input_list(call, self.readiness.max_context_length(call.model))
+                if inputs is not None:
+                    return self._dispatch_batches(call, sink, inputs)
             plan = read_choice_plan(call)
             if plan is not None:
-                with call.hold_copies(plan.parallel_count(call.body) * plan.copy_bytes(call.body)):
-                    return await self._dispatch_choices(call, sink, plan)
-            return await self._dispatch_with_failover(call, sink)
+                return self._dispatch_choices(call, sink, plan)
+        return self._dispatch_with_failover(call, sink)
+
+    async def _dispatch_batches(
+        self, call: InferenceCall, sink: ClientSink, inputs: InputList
+    ) -> RelayResult:
         queued_ms, usage = 0, Usage()
         for batch in inputs.batches():
             for part in await self._dispatch_batch(call, inputs, batch):
@@ -156,6 +159,10 @@ class Dispatcher:
 
     async def _dispatch_choices(self, call: InferenceCall, sink: ClientSink, plan: ChoicePlan) -> RelayResult:
         """Have several choices generated at the same time, each in a slot of its own, and merge them."""
+        with call.hold_copies(plan.parallel_count(call.body) * plan.copy_bytes(call.body)):
+            return await self._generate_choices(call, sink, plan)
+
+    async def _generate_choices(self, call: InferenceCall, sink: ClientSink, plan: ChoicePlan) -> RelayResult:
         merger = ChoiceMerger(sink, plan.choices, best=plan.best, keeps_logprobs=plan.keeps_logprobs)
         records = [new_part_record(call.record) for _ in plan.choices]
         permits = asyncio.Semaphore(plan.parallel_count(call.body))
@@ -234,7 +241,10 @@ class Dispatcher:
             attempt = Attempt(self._context, call, estimate)
             has_turn = retry.is_suspect and await self._wait_for_turn()
             try:
-                response = await self._open_attempt(attempt, call, sink, retry.excluded)
+                if call.stream:
+                    response = await self._open_stream(attempt, sink, retry.excluded)
+                else:
+                    response = await attempt.open(retry.excluded)
                 result = await attempt.relay(response, sink)
                 if result.error is not None:
                     self._is_cause(call, result.error)
@@ -317,11 +327,7 @@ class Dispatcher:
         )
 
     @staticmethod
-    async def _open_attempt(
-        attempt: Attempt, call: InferenceCall, sink: ClientSink, excluded: frozenset[str]
-    ) -> UpstreamResponse:
-        if not call.stream:
-            return await attempt.open(excluded)
+    async def _open_stream(attempt: Attempt, sink: ClientSink, excluded: frozenset[str]) -> UpstreamResponse:
         # A queue, a load and a long prompt are silent; comments keep the client waiting.
         async with SseKeepalive(sink):
             return await attempt.open(excluded)

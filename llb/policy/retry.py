@@ -7,7 +7,9 @@ to that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llb import errors
 
@@ -30,8 +32,7 @@ NODE_SPECIFIC_ERRORS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RetryState:
+class RetryState(Struct, frozen=True):
     """Nodes that this request must not be sent to again, and how often it went over all of them.
 
     `unreachable` and `restarting` are the parts of `excluded` that did not refuse: the route to those nodes

@@ -90,7 +90,7 @@ class UpstreamResponse:
                 raise self._error
             if self._is_complete:
                 return b""
-            # `_wait_for_data` inlined: its coroutine would cost once for every chunk of every stream.
+            # No function: its coroutine would cost once for every chunk of every stream.
             waiter = self._read_waiter = self._connection.create_read_waiter(wait_s)
             try:
                 if not await waiter:
@@ -228,7 +228,11 @@ class UpstreamResponse:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise UpstreamTimeout("header")
-            await self._wait_for_data(left_s)
+            waiter = self._read_waiter = self._connection.create_read_waiter(left_s)
+            try:
+                await waiter
+            finally:
+                self._read_waiter = None
 
     @property
     def is_buffer_full(self) -> bool:
@@ -261,10 +265,3 @@ class UpstreamResponse:
             self._error = error
         self.mark_started()
         self.wake_reader()
-
-    async def _wait_for_data(self, timeout_s: float) -> bool:
-        waiter = self._read_waiter = self._connection.create_read_waiter(timeout_s)
-        try:
-            return await waiter
-        finally:
-            self._read_waiter = None

@@ -24,8 +24,6 @@ def select_node(
 
     The choice does not depend on the order of the candidates. From a `CandidateTable` it is fast.
     """
-    if len(candidates) == 1:
-        return candidates[0] if candidates[0].free_slots > 0 else None
     table = candidates if isinstance(candidates, CandidateTable) else CandidateTable(candidates)
     return table.select(request)
 
@@ -68,6 +66,7 @@ class CandidateTable(Sequence[RoutingCandidate]):
         self._candidates = tuple(sorted(candidates, key=attrgetter("node_id")))
         # The known contexts, ascending.
         self._contexts = sorted({c.context_length for c in self._candidates if c.context_length is not None})
+        self._only = self._candidates[0] if len(self._candidates) == 1 else None
         self._has_unknown_context = any(c.context_length is None for c in self._candidates)
         # From the highest priority; made for the first selection, since many models have one candidate only.
         self._groups: tuple[_PriorityGroup, ...] = ()
@@ -111,7 +110,9 @@ class CandidateTable(Sequence[RoutingCandidate]):
         return subset
 
     def select(self, request: RequestEstimate) -> RoutingCandidate | None:
-        """Return a candidate as `select_node` does, of a table with several."""
+        """Return a candidate as `select_node` does."""
+        if self._only is not None:
+            return self._only if self._only.free_slots > 0 else None
         for group in self._with_enough_context(request.context_tokens)._priority_groups():
             selected = group.select(request)
             if selected is not None:
