@@ -364,7 +364,8 @@ class EnginePool:
             raise
         finally:
             engine.is_task_running = False
-            self._on_engine_changed(engine)
+            self._publish_report(engine)
+            self._schedule()
 
     async def _load(self, engine: ModelEngine, plan: EnginePlan) -> None:
         deadline_s = max(MIN_LOAD_TIMEOUT_S, plan.memory.total_bytes / MIN_LOAD_BYTES_PER_S)
@@ -429,7 +430,10 @@ class EnginePool:
 
     def _on_engine_changed(self, engine: ModelEngine) -> None:
         self._publish_report(engine)
-        self._schedule()
+        if engine.process.state is not EngineState.BUSY:
+            # An engine that has become busy makes nothing else possible. For a single client, each request
+            # comes here twice.
+            self._schedule()
 
     def _publish_report(self, engine: ModelEngine) -> None:
         self.engine_changed.publish(engine.report(self._slots))

@@ -97,8 +97,8 @@ def openai_blueprint(
         return json_response(await with_context_length(shown))
 
     @requires_scope(Scope.INFERENCE)
-    def infer(request: Request) -> Awaitable[None]:
-        return handler.handle(request, _DEFAULT_HOOKS)
+    async def infer(request: Request) -> None:
+        await handler.handle(request, _DEFAULT_HOOKS)
 
     @requires_scope(Scope.INFERENCE)
     async def respond(request: Request) -> None:
