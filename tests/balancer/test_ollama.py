@@ -240,7 +240,7 @@ async def test_unsupported_routes(talking: RunningBalancer) -> None:
         )
         assert answer.status_code == 501
         assert method == "HEAD" or "Model Hub" in answer.json()["error"]
-    async with httpx.AsyncClient(base_url=talking.url, trust_env=False) as nobody:
+    async with httpx.AsyncClient(base_url=talking.url, trust_env=False, timeout=60) as nobody:
         for path, method in (("/api/tags", "GET"), ("/api/pull", "POST"), ("/api/push", "POST")):
             answer = await nobody.request(method, path)
             assert answer.status_code == 401
@@ -323,7 +323,7 @@ async def test_keepalives_do_not_break_a_stream(
     monkeypatch.setattr(dispatcher, "SseKeepalive", lambda sink: original(sink, interval_s=0.01))
     # The model is not loaded, so the stream starts with a wait.
     body = {"model": "smollm2", "messages": QUESTION, "options": OPTIONS}
-    async with httpx.AsyncClient(trust_env=False) as plain:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as plain:
         answer = await plain.post(f"http://127.0.0.1:{talking.ollama_port}/api/chat", json=body)
     assert answer.headers["content-type"] == "application/x-ndjson"
     assert answer.text.startswith("  ")
@@ -332,7 +332,7 @@ async def test_keepalives_do_not_break_a_stream(
 
 async def test_openais_dialect_at_ollamas_port(talking: RunningBalancer) -> None:
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{talking.ollama_port}", trust_env=False
+        base_url=f"http://127.0.0.1:{talking.ollama_port}", trust_env=False, timeout=60
     ) as plain:
         assert (await plain.get("/")).text == "Ollama is running"
         assert (await plain.head("/")).status_code == 200
