@@ -99,9 +99,10 @@ lock() {
   install_into_venv test
   .venv/bin/python -m tests.licences >docs/licences.md
   "$tools/bin/uv" venv --quiet --python .venv/bin/python "$tools/run"
-  "$tools/bin/uv" pip install --quiet --system-certs --python "$tools/run/bin/python" --require-hashes --requirement requirements.lock
+  "$tools/bin/uv" pip install --quiet --system-certs --python "$tools/run/bin/python" --require-hashes \
+    --requirement requirements.lock --requirement tools/onefile/requirements.lock
   "$tools/bin/cyclonedx-py" environment "$tools/run/bin/python" --pyproject pyproject.toml --output-reproducible \
-    --output-format JSON --output-file docs/sbom.cdx.json
+    --output-format JSON | .venv/bin/python -m tests.licences --bill-of-materials >docs/sbom.cdx.json
 }
 
 chromium_path() {

@@ -1,6 +1,7 @@
 """What llb is made of: the locked packages, and under which licence each is.
 
-`python -m tests.licences` prints docs/licences.md.
+`python -m tests.licences` prints docs/licences.md; with `--bill-of-materials` it reads a bill in CycloneDX's
+format, and prints docs/sbom.cdx.json.
 
 Run by `./install.sh lock`, when the locked packages are installed.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +22,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 LOCK_FILE, TEST_LOCK_FILE = ROOT / "requirements.lock", ROOT / "requirements-test.lock"
+# What llb.pyz has besides.
+PROGRAM_FILE_LOCK = ROOT / "tools" / "onefile" / "requirements.lock"
 BUILD_ONLY = frozenset({"hatchling", "editables", "pathspec", "pluggy", "trove-classifiers"})
 _PIN_LINE = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)(?:\s*;\s*(?P<marker>[^\\]+?))?\s*(?:\\)?$"
@@ -84,7 +88,12 @@ def render_licences() -> str:
         for pin in parse_lock_file(LOCK_FILE)
         if pin.is_applicable
     ]
-    return "\n".join([LICENCES_HEADER, *lines, "", *price_list_lines(), ""])
+    added = [
+        f"`llb.pyz` also has {pin.name} {pin.version} (licence: {licence_of(pin.name)}), for "
+        "`llb engine install` where Python has none."
+        for pin in parse_lock_file(PROGRAM_FILE_LOCK)
+    ]
+    return "\n".join([LICENCES_HEADER, *lines, "", *added, "", *price_list_lines(), ""])
 
 
 def price_list_lines() -> list[str]:
@@ -97,5 +106,17 @@ def price_list_lines() -> list[str]:
     ]
 
 
+def without_addresses(value: Any) -> Any:
+    """Return a bill without the web addresses of the packages, two thirds of it: their index has them."""
+    if isinstance(value, list):
+        return [without_addresses(each) for each in value]
+    if isinstance(value, dict):
+        return {name: without_addresses(each) for name, each in value.items() if name != "externalReferences"}
+    return value
+
+
 if __name__ == "__main__":
-    print(render_licences(), end="")
+    if sys.argv[1:] == ["--bill-of-materials"]:
+        print(json.dumps(without_addresses(json.load(sys.stdin)), indent=2, sort_keys=True))
+    else:
+        print(render_licences(), end="")

@@ -10,7 +10,15 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.licences import LOCK_FILE, ROOT, TEST_LOCK_FILE, LockedPackage, parse_lock_file, render_licences
+from tests.licences import (
+    LOCK_FILE,
+    PROGRAM_FILE_LOCK,
+    ROOT,
+    TEST_LOCK_FILE,
+    LockedPackage,
+    parse_lock_file,
+    render_licences,
+)
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -69,4 +77,5 @@ def test_the_bill_of_materials_is_of_the_lock() -> None:
     bill = json.loads((ROOT / "docs" / "sbom.cdx.json").read_text(encoding="utf-8"))
     assert bill["bomFormat"] == "CycloneDX"
     told = {(canonicalize_name(part["name"]), part["version"]) for part in bill["components"]}
-    assert told == {(pin.name, pin.version) for pin in parse_lock_file(LOCK_FILE) if pin.is_applicable}
+    locked = [*parse_lock_file(LOCK_FILE), *parse_lock_file(PROGRAM_FILE_LOCK)]
+    assert told == {(pin.name, pin.version) for pin in locked if pin.is_applicable}

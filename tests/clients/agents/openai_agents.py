@@ -45,7 +45,9 @@ def get_weather(city: str) -> str:
 def make_agent(model: Model, *, has_tools: bool) -> Agent[None]:
     """Return an agent, with the weather as its tool."""
     tools = [get_weather] if has_tools else []
-    return Agent("llb", model=model, tools=list(tools), model_settings=ModelSettings(max_tokens=1000))
+    return Agent(
+        "llb", model=model, tools=list(tools), model_settings=ModelSettings(max_tokens=1000, temperature=0)
+    )
 
 
 def chat() -> None:
