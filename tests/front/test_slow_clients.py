@@ -139,8 +139,10 @@ async def test_a_client_that_does_not_read_makes_room_for_others(
     limiter = server.sanic_app.ctx.connections.limiter
     async with connect(server.port, receive_buffer_bytes=SMALL_BUFFER_BYTES) as connection:
         protocol = await block(server, connection, request_bytes(CHAT, b"{}", door=door, key=key))
+        assert protocol.unread_bytes == 0
         limiter.max_connections = 1
         assert b'"code":"server_busy"' in await exchange(server.port, HEALTH)
         monkeypatch.setattr(http_protocol, "STALLED_AFTER_S", 0.0)
+        assert protocol.unread_bytes > 16 * 1024
         assert b" 200 OK" in await exchange(server.port, HEALTH)
         assert not protocol.is_open

@@ -30,6 +30,8 @@ SWEEP_INTERVAL_S = 5.0
 EVICTION_BATCH = 256
 # After a search that found none.
 SEARCH_PAUSE_S = 0.1
+# Of answers that wait for clients which do not read, together.
+MAX_UNREAD_BYTES = 256 * 1024 * 1024
 _IPV6_NETWORK_BITS = 64
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -54,6 +56,11 @@ class LimitedConnection(Protocol):
 
     @property
     def is_open(self) -> bool: ...
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of an answer that wait for a client which does not read."""
+        ...
 
     def evict(self) -> None: ...
 
@@ -175,8 +182,23 @@ class ConnectionLimiter:
                 self.remove(connection)
                 continue
             connection.check_deadline(now)
+        self._drop_unread()
         if self._connections:
             self._schedule_sweep()
+
+    def _drop_unread(self) -> None:
+        """Close connections whose clients do not read, until the others wait for few enough bytes."""
+        unread = [(connection.unread_bytes, connection) for connection in self._connections]
+        total_bytes = sum(size_bytes for size_bytes, _ in unread)
+        if total_bytes <= MAX_UNREAD_BYTES:
+            return
+        # Those without a credential first, then the largest.
+        unread.sort(key=lambda each: (each[1].eviction_rank, -each[0]))
+        for size_bytes, connection in unread:
+            if size_bytes and total_bytes > MAX_UNREAD_BYTES:
+                total_bytes -= size_bytes
+                self.remove(connection)
+                connection.evict()
 
 
 def max_connections_for(descriptor_limit: int) -> int:

@@ -110,6 +110,11 @@ class ServerProtocol(WebSocketUpgrade):
         since = self._blocked_since
         return since is not None and time.monotonic() - since > STALLED_AFTER_S
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of an answer that wait for a client which does not read."""
+        return self.transport.get_write_buffer_size() if self.is_stalled and self.transport else 0
+
     def evict(self) -> None:
         """Close the connection; a request that has begun is answered, unless its client does not read."""
         if self.is_stalled:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llb.api.connection import connection_limiter
 from llb.api.connection.connection_limiter import (
     MAX_ANONYMOUS_PER_ADDRESS,
     MAX_CONNECTIONS,
@@ -22,6 +23,7 @@ class FakeConnection:
     def __init__(self, limiter: ConnectionLimiter, rank: EvictionRank) -> None:
         self.eviction_rank = rank
         self.is_open = True
+        self.unread_bytes = 0
         self._limiter = limiter
 
     def evict(self) -> None:
@@ -55,6 +57,23 @@ async def test_the_oldest_that_waits_for_its_client_makes_room_first() -> None:
     assert not limiter.admit(FakeConnection(limiter, EvictionRank.WORKING), "127.0.0.1")
     assert working.is_open
     assert len(limiter) == 5
+
+
+async def test_answers_that_are_not_read_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_limiter, "MAX_UNREAD_BYTES", 1000)
+    limiter = ConnectionLimiter()
+    small, large, anonymous, reading = open_connections(
+        limiter, EvictionRank.BODY, EvictionRank.BODY, EvictionRank.ANONYMOUS_HEAD, EvictionRank.WORKING
+    )
+    small.unread_bytes, large.unread_bytes, anonymous.unread_bytes = 300, 600, 100
+    limiter._sweep()
+    assert len(limiter) == 4
+    small.unread_bytes = 900
+    limiter._sweep()
+    assert [each.is_open for each in (small, large, anonymous, reading)] == [False, True, False, True]
+    assert len(limiter) == 2
+    for connection in (large, reading):
+        limiter.remove(connection)
 
 
 async def test_a_connection_whose_request_has_come_meanwhile_is_kept() -> None:
