@@ -64,6 +64,7 @@ from llb.cluster.view import ClusterView
 from llb.config import Config
 from llb.engine.builds.overlays import overlay_store
 from llb.engine.builds.selector import BuildSelector
+from llb.engine.calibration import CALIBRATIONS_NAME, CalibrationStore
 from llb.engine.pool import EnginePool
 from llb.errors import SetupError
 from llb.gateway.admission.capacity_sync import CapacitySync
@@ -182,6 +183,8 @@ class Balancer:
             self.view,
             self.registrations,
             get_own_capacity=lambda: self.agent.capacity,
+            # The pool is made later.
+            get_calibration=lambda model_id, shape: self.engine_pool.calibration(model_id, shape),  # noqa: PLW0108
             slots=config.parallel,
             context_length=config.context,
         )
@@ -200,6 +203,7 @@ class Balancer:
             context=config.context,
             keep_alive_s=config.keep_alive_s,
             get_build=engine_builds.get_current,
+            calibrations=CalibrationStore(config.home / CALIBRATIONS_NAME),
             on_log_line=self.log_buffer.add_engine_line,
         )
         self.agent = NodeAgent(

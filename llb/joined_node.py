@@ -35,6 +35,7 @@ from llb.cluster.link.control_link_client import ControlLinkClient
 from llb.config import Config
 from llb.engine.builds.overlays import overlay_store
 from llb.engine.builds.selector import BuildSelector
+from llb.engine.calibration import CALIBRATIONS_NAME, CalibrationStore
 from llb.engine.pool import EnginePool
 from llb.errors import SetupError
 from llb.gateway.http.client import HttpClient
@@ -88,6 +89,7 @@ class JoinedNode:
             context=config.context,
             keep_alive_s=config.keep_alive_s,
             get_build=engine_builds.get_current,
+            calibrations=CalibrationStore(config.home / CALIBRATIONS_NAME),
             on_log_line=self.log_buffer.add_engine_line,
         )
         self.agent = NodeAgent(

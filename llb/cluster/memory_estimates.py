@@ -18,6 +18,7 @@ from llb.gguf import GgufMetadata
 from llb.hardware import ComputeDevice, MemoryBudget, memory_total_bytes
 from llb.hub import HubClient
 from llb.policy import memory, placement
+from llb.policy.calibration import NEUTRAL, MemoryCalibration
 from llb.policy.fit import FitRequest, report_fit
 from llb.policy.memory import ModelShape
 from llb.store.database import Database
@@ -42,6 +43,7 @@ class MemoryEstimates:
         registrations: Registrations,
         *,
         get_own_capacity: Callable[[], tuple[MemoryBudget, tuple[ComputeDevice, ...]] | None],
+        get_calibration: Callable[[str, ModelShape], MemoryCalibration],
         slots: int,
         context_length: int | None,
     ) -> None:
@@ -51,6 +53,7 @@ class MemoryEstimates:
         self._view = view
         self._registrations = registrations
         self._get_own_capacity = get_own_capacity
+        self._get_calibration = get_calibration
         self._slots = slots
         self._context_length = context_length
 
@@ -100,12 +103,15 @@ class MemoryEstimates:
             sizes = vram_bytes or ()
             budget = MemoryBudget.of_described_host(ram_bytes or memory_total_bytes(), sizes)
             devices = tuple((f"GPU{index}", "gpu") for index in range(len(sizes)))
+        shape = await self._get_shape(model)
+        is_own_host = ram_bytes is None and vram_bytes is None
         request = FitRequest(
             model=model.id,
-            shape=await self._get_shape(model),
+            shape=shape,
             slots=slots or self._slots,
             context_length=context_length or self._context_length,
             pooled=bool(POOLING_CAPABILITIES & set(model.capabilities)),
+            calibration=self._get_calibration(model.id, shape) if is_own_host else NEUTRAL,
         )
         return report_fit(request, budget.free_memory(), devices)
 

@@ -11,7 +11,11 @@ from llb.policy.memory import MIB
 
 # "load_tensors:      Vulkan0 model buffer size =     8.58 MiB"
 _BUFFER_LINE = re.compile(
-    r"(?P<place>[A-Za-z]\S*) +(?P<purpose>model|KV|RS|output|compute) buffer size = +(?P<mib>\d+\.\d\d) MiB"
+    r"\d+\.\d\d\.\d{3}\.\d{3} I "
+    r"(?P<function>load_tensors|llama_kv_cache|llama_memory_recurrent|llama_context|"
+    r"sched_reserve|reserve_compute_meta): +"
+    r"(?P<place>[A-Za-z]\S*) +(?P<purpose>model|KV|RS|output|compute) "
+    r"buffer size = +(?P<mib>\d+\.\d\d) MiB\s*"
 )
 _HOST_BUFFER = re.compile(r"CPU(_.*)?|.*_Host")
 # llama.cpp's own lines about the model, some 150, in contrast to those of its server, which also ends them. A
@@ -19,7 +23,7 @@ _HOST_BUFFER = re.compile(r"CPU(_.*)?|.*_Host")
 _LOAD_DETAIL = re.compile(r"\d+\.\d\d\.\d{3}\.\d{3} I (?!srv |cmn |slot |spec )|.* api_keys: ")
 _END_OF_LOAD = re.compile(r"\d+\.\d\d\.\d{3}\.\d{3} I srv .*: model loaded$")
 # The function that reserves the buffer of an image encoder.
-_ENCODER_MARK = "reserve_compute_meta"
+_ENCODER_FUNCTION = "reserve_compute_meta"
 # Metal maps the file, too.
 _MAPPED_SUFFIX = "_Mapped"
 _DEVICE_SUFFIX = re.compile(r"_(Mapped|Private|Split)")
@@ -53,13 +57,15 @@ class EngineBuffer:
 
 def parse_buffer(line: str) -> EngineBuffer | None:
     """Return the buffer that a line of llama.cpp's log reports; None for any other line."""
-    match = _BUFFER_LINE.search(line)
+    match = _BUFFER_LINE.fullmatch(line)
     if match is None:
         return None
     place = match["place"]
     return EngineBuffer(
         device=None if _HOST_BUFFER.fullmatch(place) else _DEVICE_SUFFIX.sub("", place),
-        purpose=BufferPurpose.ENCODER if _ENCODER_MARK in line else BufferPurpose(match["purpose"]),
+        purpose=BufferPurpose.ENCODER
+        if match["function"] == _ENCODER_FUNCTION
+        else BufferPurpose(match["purpose"]),
         size_bytes=round(float(match["mib"]) * MIB),
         is_mapped=place.endswith(_MAPPED_SUFFIX),
     )

@@ -189,6 +189,8 @@ class ModelEngine:
         self.memory_failures = 0
         self._load_progress = 0.0
         self._used_bytes: int | None = None
+        # What the present worker reports to have allocated, relative to its plan.
+        self.memory_ratio: float | None = None
         # Of the present worker, in order of their begin.
         self._leases: dict[Lease, None] = {}
         self._last_progress_at = 0.0
@@ -454,6 +456,7 @@ class ModelEngine:
     def begin_load(self, plan: EnginePlan) -> None:
         """Reserve the memory of `plan` for a load that starts now."""
         self.plan, self.waiting_reason, self._load_progress = plan, None, 0.0
+        self.memory_ratio = None
 
     def reset_failures(self) -> None:
         """Forget all failures, for new files or a manual retry."""
@@ -517,6 +520,7 @@ class ModelEngine:
             context_length=process.ready.context_length if process.ready is not None else None,
             memory_bytes=self.memory.total_bytes,
             used_bytes=self._used_bytes if process.ready is not None else None,
+            memory_ratio=self.memory_ratio if process.ready is not None else None,
             progress=self.load_progress(),
             error=self.rejection_reason or (failure.message if failure is not None else None),
             pinned=self.pinned,

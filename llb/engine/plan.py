@@ -13,7 +13,8 @@ from llb.engine.spec import EngineKind, EngineSpec, PoolingType
 from llb.errors import ModelFailed
 from llb.hardware import physical_core_count
 from llb.policy import load_plan, memory
-from llb.policy.memory import FreeMemory, Memory, ModelShape
+from llb.policy.calibration import NEUTRAL, MemoryCalibration
+from llb.policy.memory import FreeMemory, Memory, MemoryEstimate, ModelShape
 from llb.wire import Capability, LoadOptions
 
 API_KEY_BYTES = 24
@@ -43,17 +44,22 @@ class EngineFiles:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """Specification of an engine that fits, and the memory that it will use."""
+    """Specification of an engine that fits, and the memory that it will use, in total and by purpose."""
 
     spec: EngineSpec
     memory: Memory
+    estimate: MemoryEstimate | None = None
 
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Result of reading the headers: the shape of the model, and which file is a projector."""
+    """Result of reading the headers: the shape of the model, and which file is a projector.
+
+    `calibration`: what engines of this model took beyond their plans.
+    """
 
     shape: ModelShape
+    calibration: MemoryCalibration = NEUTRAL
     projector_path: Path | None = None
     declares_pooling: bool = False
 
@@ -101,6 +107,7 @@ class EnginePlanner:
             requested_context=options.context_length or self.context,
             free=free,
             pooled=kind is not EngineKind.CHAT,
+            calibration=metadata.calibration,
         )
         if load is None:
             return None
@@ -126,18 +133,19 @@ class EnginePlanner:
             data_limit_bytes=data_limit_bytes(load.memory.ram_bytes) if not any(load.gpu_layers) else None,
             api_key=secrets.token_urlsafe(API_KEY_BYTES),
         )
-        return EnginePlan(spec, load.memory)
+        return EnginePlan(spec, load.memory, load.estimate)
 
     def min_memory_bytes(
         self, files: EngineFiles, metadata: ModelMetadata, options: LoadOptions | None = None
     ) -> int:
         """Return the least memory with which the model can be loaded."""
-        return memory.estimate_memory(
+        estimate = memory.estimate_memory(
             metadata.shape,
             context_length=memory.MIN_CONTEXT,
             slots=(options.slots if options is not None else None) or self.slots,
             pooled=files.kind is not EngineKind.CHAT,
-        ).total_bytes
+        )
+        return metadata.calibration.apply(estimate).total_bytes
 
 
 def _read_gguf_metadata(path: Path) -> gguf.GgufMetadata:

@@ -12,18 +12,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
+from llb.engine.buffer_report import EngineBuffer
+from llb.engine.calibration import CalibrationStore, compare_with_plan
 from llb.engine.model_engine import KeepAlive, Lease, LeaseRequest, ModelEngine
-from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner
+from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.process import EngineProcess
 from llb.engine.watchdog import HEALTH_CHECK_TIMEOUT_S, HEALTH_INTERVAL_S, PROGRESS_INTERVAL_S, EngineWatchdog
 from llb.errors import EngineFailed, InsufficientMemory, ModelFailed, NoNodeAvailable, format_gigabytes
 from llb.hardware import EngineBuild, MemoryBudget
+from llb.policy.calibration import NEUTRAL, MemoryCalibration
 from llb.policy.eviction import select_victims
-from llb.policy.memory import FreeMemory, Memory
+from llb.policy.memory import FreeMemory, Memory, ModelShape
 from llb.wire import EngineReport, EngineState, LoadOptions
 
 __all__ = ["EngineFiles", "EnginePool", "KeepAlive", "Lease"]
@@ -55,6 +59,7 @@ class EnginePool:
         planner: EnginePlanner | None = None,
         command: Sequence[str] | None = None,
         get_build: Callable[[], EngineBuild] = EngineBuild,
+        calibrations: CalibrationStore | None = None,
         on_log_line: Callable[[str, str], None] = lambda model_id, line: None,
         health_interval_s: float = HEALTH_INTERVAL_S,
         health_check_timeout_s: float = HEALTH_CHECK_TIMEOUT_S,
@@ -68,6 +73,7 @@ class EnginePool:
         self._planner = planner if planner is not None else EnginePlanner(slots=slots, context=context)
         self._command = command
         self._get_build = get_build
+        self._calibrations = calibrations if calibrations is not None else CalibrationStore()
         self._on_log_line = on_log_line
         self._tasks = TaskSupervisor("engines")
         self._watchdog = EngineWatchdog(
@@ -124,6 +130,7 @@ class EnginePool:
                     command=self._command,
                     get_build=self._get_build,
                     on_log_line=self._on_log_line,
+                    on_buffers=partial(self._calibrate, model_id),
                 ),
                 on_changed=self._on_engine_changed,
                 on_suspected_failure=self._on_suspected_failure,
@@ -291,7 +298,8 @@ class EnginePool:
                 self._plan(engine, total) if failures else None
             )
             if plan is None:
-                required_bytes = self._planner.min_memory_bytes(engine.files, engine.metadata, engine.options)
+                metadata = self._calibrated(engine, engine.metadata)
+                required_bytes = self._planner.min_memory_bytes(engine.files, metadata, engine.options)
                 engine.reject_lease_requests(partial(InsufficientMemory, required_bytes, budget.total_bytes))
                 continue
             if not free.covers(plan.memory):
@@ -343,6 +351,31 @@ class EnginePool:
         engine.begin_load(plan)
         engine.is_task_running = True
         self._tasks.spawn(self._load(engine, plan), f"{engine.model_id}.load")
+
+    def calibration(self, model_id: str, shape: ModelShape) -> MemoryCalibration:
+        """Return what engines of this model, with the present build, took beyond their plans."""
+        return self._calibrations.get(self._calibration_key(model_id, shape))
+
+    def _calibration_key(self, model_id: str, shape: ModelShape) -> str:
+        build = self._get_build()
+        return f"{model_id} {shape.weight_bytes} {build.variant} {build.version}"
+
+    def _calibrate(self, model_id: str, buffers: tuple[EngineBuffer, ...]) -> None:
+        """Compare the buffers of an engine with its plan; the larger of both holds for the next plans."""
+        engine = self._engines.get(model_id)
+        if engine is None or engine.metadata is None or engine.plan is None or engine.plan.estimate is None:
+            return
+        measured, engine.memory_ratio = compare_with_plan(engine.plan.estimate, buffers)
+        self._publish_report(engine)
+        if measured != NEUTRAL:
+            key = self._calibration_key(model_id, engine.metadata.shape)
+            self._calibrations.put(key, self._calibrations.get(key).after(measured))
+            self._tasks.spawn(asyncio.to_thread(self._calibrations.save), "calibrations.save")
+            log.info(
+                "model %s takes more memory than planned (%.2f times); its next plans count that",
+                model_id,
+                engine.memory_ratio or 1.0,
+            )
 
     def _start_stop(self, engine: ModelEngine) -> None:
         engine.is_stopping = True
@@ -446,7 +479,11 @@ class EnginePool:
         """Return the best plan within `free`; None if the model does not fit, or its header was not read."""
         if engine.metadata is None:
             return None
-        return self._planner.plan_engine(engine.model_id, engine.files, engine.metadata, free, engine.options)
+        metadata = self._calibrated(engine, engine.metadata)
+        return self._planner.plan_engine(engine.model_id, engine.files, metadata, free, engine.options)
+
+    def _calibrated(self, engine: ModelEngine, metadata: ModelMetadata) -> ModelMetadata:
+        return replace(metadata, calibration=self.calibration(engine.model_id, metadata.shape))
 
     def _plan_elsewhere(self, engine: ModelEngine, best: EnginePlan, free: FreeMemory) -> EnginePlan | None:
         """Return a plan as good as `best` within `free`, which is on other GPUs; None if there is none."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llb.errors import format_gigabytes
 from llb.policy import load_plan, memory
+from llb.policy.calibration import NEUTRAL, MemoryCalibration
 from llb.policy.load_plan import LoadPlan
 from llb.policy.memory import FreeMemory, ModelShape
 from llb.wire import DeviceFit, FitReport, HostFit
@@ -20,6 +21,8 @@ class FitRequest:
     slots: int
     context_length: int | None
     pooled: bool = False
+    # What engines of this model took on this host.
+    calibration: MemoryCalibration = NEUTRAL
 
 
 def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, str], ...]) -> FitReport:
@@ -30,6 +33,7 @@ def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, 
         requested_context=request.context_length,
         free=free,
         pooled=request.pooled,
+        calibration=request.calibration,
     )
     if plan is None:
         return FitReport(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from llb.policy import memory
+from llb.policy.calibration import NEUTRAL, MemoryCalibration
 from llb.policy.memory import MIB, FreeMemory, Memory, MemoryEstimate, ModelShape
 from llb.wire import Verdict
 
@@ -42,6 +43,7 @@ def plan_load(
     requested_context: int | None,
     free: FreeMemory,
     pooled: bool = False,
+    calibration: MemoryCalibration = NEUTRAL,
 ) -> LoadPlan | None:
     """Return the best plan within `free`, which has an entry for each usable GPU; None if nothing fits.
 
@@ -51,7 +53,7 @@ def plan_load(
     means all in VRAM, or in RAM on a host without a GPU; `TIGHT` means some of it in RAM beside a GPU.
     """
     contexts = _candidate_contexts(shape, requested_context, pooled=pooled)
-    planner = _Planner(shape, slots=slots, free=free, pooled=pooled)
+    planner = _Planner(shape, slots=slots, free=free, pooled=pooled, calibration=calibration)
     for context in contexts if free.vram_bytes else ():
         for placement in planner.whole_placements(context):
             if plan := planner.try_plan(context, placement):
@@ -93,8 +95,17 @@ class _Placement:
 class _Planner:
     """Placements of one model with one number of slots."""
 
-    def __init__(self, shape: ModelShape, *, slots: int, free: FreeMemory, pooled: bool) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        *,
+        slots: int,
+        free: FreeMemory,
+        pooled: bool,
+        calibration: MemoryCalibration,
+    ) -> None:
         self._shape, self._slots, self._free, self._pooled = shape, slots, free, pooled
+        self._calibration = calibration
 
     def whole_placements(self, context: int) -> Iterator[_Placement]:
         """Yield the placements of the whole model on GPUs: on one, the smallest first, or else on all.
@@ -163,7 +174,7 @@ class _Planner:
         )
 
     def _estimate(self, context: int, placement: _Placement) -> MemoryEstimate:
-        return memory.estimate_memory(
+        estimate = memory.estimate_memory(
             self._shape,
             context_length=context,
             slots=self._slots,
@@ -171,6 +182,7 @@ class _Planner:
             expert_layers_on_host=placement.expert_layers_on_host,
             pooled=self._pooled,
         )
+        return self._calibration.apply(estimate)
 
     def _place_experts_on_host(self, context: int, gpus: Sequence[int]) -> _Placement | None:
         """Return all layers on these GPUs with the experts of as few layers as possible in RAM; None if even
@@ -205,7 +217,7 @@ class _Planner:
 
         llama.cpp puts the output on the last GPU and consecutive layers on each.
         """
-        shape, all_gpus = self._shape, range(len(self._free.vram_bytes))
+        shape, all_gpus, factors = self._shape, range(len(self._free.vram_bytes)), self._calibration
         counts = [0 for _ in all_gpus]
         if not gpus:
             return _Placement(tuple(counts))
@@ -213,14 +225,20 @@ class _Planner:
             shape, context_length=context, slots=self._slots, is_offloaded=True, pooled=self._pooled
         )
         layer_bytes = [
-            memory.layer_gpu_bytes(shape, layer, context_length=context, ubatch=ubatch, slots=self._slots)
-            - (layer.expert_bytes if index < expert_layers_on_host else 0)
+            int(
+                factors.gpu_weights
+                * (layer.weight_bytes - (layer.expert_bytes if index < expert_layers_on_host else 0))
+                + factors.gpu_kv_cache
+                * memory.layer_kv_bytes(
+                    shape, layer, context_length=context, ubatch=ubatch, slots=self._slots
+                )
+            )
             for index, layer in enumerate(shape.layers)
         ]
-        layer_bytes.append(memory.output_gpu_bytes(shape))
+        layer_bytes.append(int(factors.gpu_weights * memory.output_gpu_bytes(shape)))
         for gpu in reversed(gpus):
             room = self._free.vram_bytes[gpu] - memory.GPU_DEVICE_BYTES
-            room -= memory.most_gpu_compute_bytes(
+            most_compute_bytes = memory.most_gpu_compute_bytes(
                 shape,
                 context_length=context,
                 slots=self._slots,
@@ -230,8 +248,9 @@ class _Planner:
                 has_host_experts=expert_layers_on_host > 0,
                 pooled=self._pooled,
             )
+            room -= int(factors.gpu_compute * most_compute_bytes)
             if gpu == gpus[0]:
-                room -= shape.projector_bytes
+                room -= int(factors.gpu_weights * shape.projector_bytes)
             while layer_bytes and layer_bytes[-1] <= room:
                 room -= layer_bytes.pop()
                 counts[gpu] += 1

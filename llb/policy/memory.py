@@ -334,10 +334,10 @@ def output_gpu_bytes(shape: ModelShape) -> int:
     return (shape.output_bytes or tied_bytes) + shape.output_norm_bytes
 
 
-def layer_gpu_bytes(shape: ModelShape, layer: Layer, *, context_length: int, ubatch: int, slots: int) -> int:
-    """Return the bytes of one layer on a GPU: weights and KV cache."""
+def layer_kv_bytes(shape: ModelShape, layer: Layer, *, context_length: int, ubatch: int, slots: int) -> int:
+    """Return the KV cache of one layer."""
     cells = 0 if shape.is_encoder else pad_context(context_length)
-    return layer.weight_bytes + _kv_cache_bytes(shape, (layer,), cells=cells, ubatch=ubatch, slots=slots)
+    return _kv_cache_bytes(shape, (layer,), cells=cells, ubatch=ubatch, slots=slots)
 
 
 def most_gpu_compute_bytes(

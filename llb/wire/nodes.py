@@ -83,6 +83,8 @@ class EngineReport(Struct, frozen=True, kw_only=True):
     # Reserved by its plan; and what its process occupies, None where that cannot be measured.
     memory_bytes: int = 0
     used_bytes: int | None = None
+    # Buffers that llama.cpp reports, relative to the plan of them; None where it reports none.
+    memory_ratio: float | None = None
     progress: float | None = None
     error: str | None = None
     pinned: bool = False

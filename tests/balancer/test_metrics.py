@@ -59,6 +59,12 @@ async def test_requests_are_counted(
             await client.post("/v1/chat/completions", json={**question, "model": "made-up"})
         ).status_code == 404
     await llb.app.history.flush()
+    # The engine's log arrives beside its answers.
+    await llb.wait_until(
+        lambda: any(
+            report.memory_ratio for node in llb.app.view.nodes.values() for report in node.engines.values()
+        )
+    )
 
     now = await samples(llb)
     chat = (("gen_ai_operation_name", "chat"), ("gen_ai_request_model", "chat"))
@@ -83,6 +89,9 @@ async def test_requests_are_counted(
     assert now[("llb_replicas", (("node", "attic"), ("state", "ready")))] == 1
     assert now[("llb_engine_load_seconds_count", (("model", "chat"), ("node", "attic")))] == 1
     assert now[("llb_engine_load_seconds_sum", (("model", "chat"), ("node", "attic")))] > 0
+    assert now[("llb_engine_memory_ratio", (("model", "chat"), ("node", "attic")))] == pytest.approx(
+        1, abs=0.1
+    )
     assert now[("llb_downloads_total", (("node", "attic"), ("outcome", "ready")))] == 1
     assert now[("llb_downloaded_bytes_total", (("node", "attic"),))] == chat_gguf.stat().st_size
 

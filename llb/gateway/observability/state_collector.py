@@ -118,6 +118,11 @@ class StateCollector(Collector):
             "The build of llama.cpp of a node",
             labels=("node", "build", "variant", "version"),
         )
+        ratio = GaugeMetricFamily(
+            "llb_engine_memory_ratio",
+            "Memory that a loaded engine reports, relative to its plan",
+            labels=("node", "model"),
+        )
         for node in self._view.nodes.values():
             name = node.hello.name
             if (build := node.hello.hardware.engine) is not None:
@@ -135,10 +140,13 @@ class StateCollector(Collector):
                 memory.add_metric((name,), meters.memory_usage)
                 if meters.gpu_usage is not None:
                     gpu.add_metric((name,), meters.gpu_usage)
+                for report in node.engines.values():
+                    if report.memory_ratio is not None:
+                        ratio.add_metric((name, report.model_id), report.memory_ratio)
             states = Counter(engine.state for engine in node.engines.values()) if node.is_online else {}
             for state in EngineState:
                 engines.add_metric((name, state.value), states.get(state, 0))
-        yield from (status, draining, budget, used, disk, active, cpu, memory, gpu, engine, engines)
+        yield from (status, draining, budget, used, disk, active, cpu, memory, gpu, engine, engines, ratio)
 
     def _collect_replicas(self) -> Iterator[Metric]:
         replicas = GaugeMetricFamily("llb_replicas", "Replicas on a node by state", labels=("node", "state"))

@@ -1,0 +1,72 @@
+"""Calibration: an engine that took more than its plan makes the next plans larger."""
+
+from __future__ import annotations
+
+import pytest
+
+from llb.policy.calibration import NEUTRAL, MemoryCalibration, excess_factor
+from llb.policy.fit import FitRequest, report_fit
+from llb.policy.load_plan import plan_load
+from llb.policy.memory import MIB, FreeMemory, estimate_memory
+from tests.shapes import LLAMA_8B
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("planned_mib", "reported_mib", "factor"),
+    [
+        (100, 150, 1.5),
+        (100, 100, 1.0),
+        (100, 60, 1.0),  # what the plan has too much stays: the larger of both holds
+        (100, 100.5, 1.0),  # within a hundredth
+        (1, 1.2, 1.0),  # less than rounding
+        (0, 50, 1.0),  # nothing to multiply
+        (1, 1000, 8.0),
+    ],
+)
+def test_only_an_excess_counts(planned_mib: float, reported_mib: float, factor: float) -> None:
+    assert excess_factor(int(planned_mib * MIB), int(reported_mib * MIB)) == pytest.approx(factor)
+
+
+def test_factors_multiply_the_parts_of_an_estimate() -> None:
+    estimate = estimate_memory(LLAMA_8B, context_length=4096, gpu_layers=(10,))
+    made = MemoryCalibration(host_compute=2, gpu_kv_cache=1.5).apply(estimate)
+    assert made.compute.ram_bytes == 2 * estimate.compute.ram_bytes
+    assert made.compute.vram_bytes == estimate.compute.vram_bytes
+    assert made.kv_cache.ram_bytes == estimate.kv_cache.ram_bytes
+    assert made.kv_cache.vram_bytes == (int(1.5 * estimate.kv_cache.vram_bytes[0]),)
+    assert made.weights == estimate.weights
+    assert NEUTRAL.apply(estimate) == estimate
+
+
+def test_a_second_excess_is_on_top_of_the_first() -> None:
+    once = NEUTRAL.after(MemoryCalibration(gpu_compute=1.5))
+    assert once.after(MemoryCalibration(gpu_compute=2.0)) == MemoryCalibration(gpu_compute=3.0)
+    assert once.after(NEUTRAL) == once
+    assert once.after(MemoryCalibration(gpu_compute=8.0)) == MemoryCalibration(gpu_compute=8.0)
+
+
+def test_plans_and_fits_count_it() -> None:
+    free = FreeMemory(16 * GIB, (8 * GIB,))
+    calibration = MemoryCalibration(gpu_kv_cache=3.0)
+    before = plan_load(LLAMA_8B, slots=1, requested_context=8192, free=free)
+    after = plan_load(LLAMA_8B, slots=1, requested_context=8192, free=free, calibration=calibration)
+    assert before is not None
+    assert after is not None
+    assert (before.context_length, after.context_length) == (8192, 4096)
+    request = FitRequest("llama-8b", LLAMA_8B, 1, 8192, calibration=calibration)
+    assert report_fit(request, free, (("RTX", "gpu"),)).context_length == 4096
+
+
+@pytest.mark.parametrize("vram_gib", [3, 4, 5, 6])
+@pytest.mark.parametrize("gpus", [1, 2, 3])
+@pytest.mark.parametrize(
+    "calibration", [NEUTRAL, MemoryCalibration(gpu_weights=1.1, gpu_kv_cache=1.5, gpu_compute=2.0)]
+)
+def test_a_plan_never_overflows_a_gpu(vram_gib: int, gpus: int, calibration: MemoryCalibration) -> None:
+    free = FreeMemory(32 * GIB, (vram_gib * GIB,) * gpus)
+    plan = plan_load(LLAMA_8B, slots=4, requested_context=8192, free=free, calibration=calibration)
+    assert plan is not None
+    assert sum(plan.gpu_layers) > 0
+    assert free.covers(plan.memory)
