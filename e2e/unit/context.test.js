@@ -31,6 +31,10 @@ test('what the engine counted is not estimated again', () => {
   ok(counted >= 100 && counted < 110, counted);
   ok(contextTokens({}, messages, { ...NO_DRAFT, text: 'z'.repeat(370) }) > counted + 100);
   equal(contextTokens({}, [], NO_DRAFT), 0);
+  const both = { prompt_tokens: 36, completion_tokens: 231 };
+  const after = (text) => contextTokens({}, [user('a'), assistant(text, { stats: both })], NO_DRAFT);
+  equal(after('x'.repeat(1200)), 267, 'what the engine counted, not an estimate');
+  ok(after('<think>so</think>Yes.') < 60, 'without the reasoning');
 });
 
 test('the oldest messages are left out, from a question on', () => {

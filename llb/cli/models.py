@@ -273,7 +273,7 @@ def _print_pulled(found: Sequence[ModelWithStatus]) -> None:
     rows = []
     for item in sorted(found, key=_disk_bytes, reverse=True):
         used = max((replica.last_used or 0.0 for replica in item.replicas), default=0.0)
-        nodes = ", ".join(replica.node_name for replica in item.replicas if replica.path is not None)
+        nodes = ", ".join(sorted(each.node_name for each in item.replicas if each.path is not None))
         rows.append(
             (
                 item.model.id,

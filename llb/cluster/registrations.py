@@ -209,7 +209,7 @@ class Registrations:
             is_unreachable = isinstance(failure, hub.HubUnreachable)
             if is_unreachable and (files := _file_specs_from_catalog(model)) is not None:
                 return files
-            message = f"The sha256 of model '{model.id}' cannot be determined: {failure}"
+            message = f"The files of model '{model.id}' cannot be looked up: {failure}"
             raise (
                 errors.HubUnavailable(message) if is_unreachable else errors.InvalidRequest(message)
             ) from None

@@ -70,6 +70,7 @@ class UsageBy(StrEnum):
     MODEL = "model"
     KEY = "key"
     NODE = "node"
+    USER = "user"
 
 
 class UsageBucket(StrEnum):

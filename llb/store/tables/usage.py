@@ -89,6 +89,7 @@ _SUMS = ", ".join(f"sum({total}) AS {total}" for total in (*_SUM_COLUMNS, "cost_
 _GROUP_SQL = {
     UsageBy.MODEL: ("model AS key, '' AS user_id", "NULL"),
     UsageBy.KEY: ("key_id AS key, user_id", KEY_NAME_SQL.format(id="key")),
+    UsageBy.USER: ("user_id AS key, user_id", USERNAME_SQL.format(id="key")),
     UsageBy.NODE: ("node_id AS key, '' AS user_id", NODE_NAME_SQL.format(id="totals.key")),
 }
 

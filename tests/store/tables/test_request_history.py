@@ -347,6 +347,8 @@ async def test_totals_by_model_key_and_node(db: Database) -> None:
     )
     assert {key: n for _, key, n in await totals(db)} == {"m1": 2, "m2": 3, None: 1}
     assert {key: n for _, key, n in await totals(db, by=UsageBy.NODE)} == {"n": 4, None: 2}
+    by_user = await totals(db, by=UsageBy.USER)
+    assert {key: n for _, key, n in by_user} == {"u": 3, "ann": 1, "bob": 1, None: 1}
     by_key = await usage.list_totals(
         db, EVERYBODY, by=UsageBy.KEY, bucket=UsageBucket.HOUR, since=0, until=2**40, limit=9
     )

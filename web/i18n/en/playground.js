@@ -114,7 +114,7 @@ export default {
   'playground.dropping':
     "The oldest messages are not sent, because the conversation exceeds the model's context.",
   'playground.drop_oldest': 'Drop the oldest messages and send',
-  'playground.context': '{used} of {length}',
+  'playground.context': '{used} of {length} tokens',
   'playground.context.label': 'Context used',
   'playground.context.hint': "Estimated tokens of this conversation, of the model's context per slot",
   'playground.answer': 'Answer',

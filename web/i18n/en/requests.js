@@ -65,6 +65,7 @@ export default {
   'usage.truncated': 'The oldest part of this period is left out, because there are too many rows.',
   'usage.by.model': 'By model',
   'usage.by.key': 'By key',
+  'usage.by.user': 'By user',
   'usage.by.node': 'By node',
   'usage.bucket.day': 'Days',
   'usage.bucket.hour': 'Hours',
@@ -81,6 +82,7 @@ export default {
   'usage.session_of': '{user} (web)',
   'usage.host': 'Command line',
   'usage.no_model': 'Unknown model',
+  'usage.no_user': 'Command line',
   'usage.no_node': 'No node',
 
   'log.ok': 'OK',

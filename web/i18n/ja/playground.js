@@ -113,7 +113,7 @@ export default {
   'playground.files_enough': '添付できるファイルは {count} 個までです。',
   'playground.dropping': '会話がモデルのコンテキストを超えるため、古いメッセージは送信されません。',
   'playground.drop_oldest': '古いメッセージを除いて送信',
-  'playground.context': '{used} / {length}',
+  'playground.context': '{used} / {length} トークン',
   'playground.context.label': '使用中のコンテキスト',
   'playground.context.hint': 'この会話の推定トークン数と、モデルのスロットあたりのコンテキスト長',
   'playground.answer': '応答を生成',

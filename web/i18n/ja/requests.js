@@ -66,6 +66,7 @@ export default {
   'usage.truncated': '行数が多すぎるため、この期間の古い部分は省略されています。',
   'usage.by.model': 'モデル別',
   'usage.by.key': 'キー別',
+  'usage.by.user': 'ユーザー別',
   'usage.by.node': 'ノード別',
   'usage.bucket.day': '日',
   'usage.bucket.hour': '時間',
@@ -82,6 +83,7 @@ export default {
   'usage.session_of': '{user}（ブラウザー）',
   'usage.host': 'コマンドライン',
   'usage.no_model': '不明なモデル',
+  'usage.no_user': 'コマンドライン',
   'usage.no_node': 'ノードなし',
 
   'log.ok': '成功',

@@ -44,8 +44,11 @@ export function contextTokens({ system = '' }, messages, draft) {
   return begun + rest + more + (counted < 0 && system ? estimateTokens(system) + TURN_TOKENS : 0);
 }
 
-/** The engine counts the reasoning too, which is not sent back. */
-const exactTokens = (message) => message.stats.prompt_tokens + messageTokens(message);
+/** The engine counts the reasoning too, which is not sent back: then the rest is estimated. */
+function exactTokens(message) {
+  const { prompt_tokens: prompt, completion_tokens: completion } = message.stats;
+  return prompt + (completion && !splitThinking(message.text).thinking ? completion : messageTokens(message));
+}
 
 const draftTokens = (draft) =>
   TURN_TOKENS + estimateTokens(textWithFiles(draft)) + draft.images.length * IMAGE_TOKENS;

@@ -11,7 +11,7 @@ import { csvName, usageCsv } from './usage-csv.js';
 import { CUSTOM, dateOf, defaultDates, MAX_DAYS, PERIODS, usageRange } from './usage-range.js';
 import { usageSeries } from './usage-series.js';
 
-const BY = ['model', 'key', 'node'];
+const BY = ['model', 'key', 'user', 'node'];
 const BUCKETS = ['day', 'hour'];
 const MEASURES = ['tokens', 'requests', 'cost'];
 const MAX_TICKS = 8;
