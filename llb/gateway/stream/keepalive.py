@@ -74,14 +74,14 @@ class SseKeepalive:
         self.has_written = False
         self._sink = sink
         self._interval_s = interval_s
-        self._stop = asyncio.Event()
-        self._tasks = TaskSupervisor("sse-keepalive")
-        self._task: asyncio.Task[None] | None = None
+        # None until the first comment is due: most blocks end long before that.
+        self._tasks: TaskSupervisor | None = None
+        self._stop: asyncio.Event
+        self._task: asyncio.Task[None]
         self._timer: asyncio.TimerHandle | None = None
         self._error: Exception | None = None
 
     async def __aenter__(self) -> SseKeepalive:
-        # Most blocks end long before the first comment. Until then this is a timer, not a task.
         self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._start)
         return self
 
@@ -90,7 +90,7 @@ class SseKeepalive:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is not None:
+        if self._tasks is not None:
             self._stop.set()
             try:
                 if not isinstance(error, asyncio.CancelledError):
@@ -102,6 +102,8 @@ class SseKeepalive:
             raise self._error
 
     def _start(self) -> None:
+        self._stop = asyncio.Event()
+        self._tasks = TaskSupervisor("sse-keepalive")
         self._task = self._tasks.spawn(self._write_comments(), "comments")
 
     async def _write_comments(self) -> None:
