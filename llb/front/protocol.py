@@ -46,12 +46,15 @@ class FrontProtocol(ServerProtocol):
             raise asyncio.CancelledError
         transport.write(data)
 
-    def write_now(self, data: bytes) -> bool:
-        """Write at once; False if the client must catch up, or has gone: `wait_writable` tells which."""
+    def write_chunk(self, data: bytes) -> bool:
+        """Write a chunk at once, which must not be empty.
+
+        False if the client must catch up, or has gone: `wait_writable` tells which.
+        """
         transport = self.transport
         if transport is None or transport.is_closing():
             return False
-        transport.write(data)
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return self._can_write.is_set()
 
     async def wait_writable(self) -> None:

@@ -37,8 +37,11 @@ class FrontConnection(Protocol):
         """Write, at the pace of the client. Raises `CancelledError` once the connection has ended."""
         ...
 
-    def write_now(self, data: bytes) -> bool:
-        """Write at once; False if the client must catch up, or has gone: `wait_writable` tells which."""
+    def write_chunk(self, data: bytes) -> bool:
+        """Write a chunk at once, which must not be empty.
+
+        False if the client must catch up, or has gone: `wait_writable` tells which.
+        """
         ...
 
     async def wait_writable(self) -> None:
@@ -162,12 +165,8 @@ class FrontResponse:
 class ChunkPipe:
     """Pipe to a client that receives a body in chunks."""
 
-    __slots__ = ("_write_now", "wait")
+    __slots__ = ("wait", "write")
 
     def __init__(self, connection: FrontConnection) -> None:
-        self._write_now = connection.write_now
+        self.write = connection.write_chunk
         self.wait = connection.wait_writable
-
-    def write(self, events: bytes) -> bool:
-        """Write a chunk, which must not be empty."""
-        return self._write_now(b"%x\r\n%b\r\n" % (len(events), events))
