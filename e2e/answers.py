@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Locator, Page
+from playwright.async_api import Locator, Page, Route
 
 from e2e.conftest import async_fixture, llb_of
 from llb.errors import error_from_code
@@ -57,6 +57,16 @@ async def fake_completions(page: Page, *answers: FakeCompletion) -> FakeCompleti
     made = FakeCompletions(answers)
     setattr(llb_of(page).app.dispatcher, "dispatch", made)  # noqa: B010  # not for the product
     return made
+
+
+async def keep_answering(page: Page) -> None:
+    """A real model goes on until it is stopped; by itself it may be done after a few words."""
+
+    async def ignore_end(route: Route) -> None:
+        body = route.request.post_data_json or {}
+        await route.continue_(post_data={**body, "request": {**body["request"], "ignore_eos": True}})
+
+    await page.route("**/answers", ignore_end)
 
 
 # --- the Playground as a person sees it --------------------------------------------------------------

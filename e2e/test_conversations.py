@@ -24,14 +24,13 @@ from e2e.answers import (
     sse_completion,
     text_completion,
 )
-from e2e.conftest import VisitorFactory, async_fixture
+from e2e.conftest import ENGINE_DEADLINE_MS, VisitorFactory, async_fixture
 from e2e.words import load_languages, translate
 from tests.conftest import BalancerFactory, balancer_factory
 from tests.ggufs import write_embedding_model, write_reranking_model
 from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
 
-REAL_MS = 30_000  # for what a real engine says on a busy machine
 KINDS = {
     "chat": ("Chatterbox", ["TextGeneration"]),
     "seer": ("Seer", ["TextGeneration", "ImageUnderstanding"]),
@@ -229,10 +228,10 @@ async def test_a_real_answer_is_continued(page: Page) -> None:
     await page.get_by_role("textbox", name="Temperature").fill("0")
     await send_message(page, "Say hello.")
     log = conversation_log(page)
-    await expect(log).to_contain_text("Stopped at the token limit.", timeout=REAL_MS)
+    await expect(log).to_contain_text("Stopped at the token limit.", timeout=ENGINE_DEADLINE_MS)
     before = await log.locator(".message-text").last.inner_text()
     await log.get_by_role("button", name="Continue").click()
-    await expect(log).to_contain_text("Stopped at the token limit.", timeout=REAL_MS)
+    await expect(log).to_contain_text("Stopped at the token limit.", timeout=ENGINE_DEADLINE_MS)
     after = await log.locator(".message-text").last.inner_text()
     assert after.startswith(before.rstrip())
     assert len(after) > len(before)
@@ -353,7 +352,7 @@ async def test_an_embedding_model_compares_texts(page: Page) -> None:
     await page.get_by_role("textbox", name="Texts").fill("one text\nanother\none text")
     await page.get_by_role("button", name="Compare").click()
     result = page.get_by_role("region", name="Result")
-    await expect(result.get_by_role("listitem")).to_have_count(3, timeout=REAL_MS)
+    await expect(result.get_by_role("listitem")).to_have_count(3, timeout=ENGINE_DEADLINE_MS)
     await expect(result.get_by_role("listitem").nth(2)).to_contain_text("1.000")
     await expect(page.get_by_role("alert")).to_have_count(0)
 
@@ -368,7 +367,7 @@ async def test_a_reranking_model_orders_documents(page: Page) -> None:
     )
     await page.get_by_role("button", name="Rank").click()
     scores = page.get_by_role("region", name="Result").locator(".score-value")
-    await expect(scores).to_have_count(70, timeout=REAL_MS)
+    await expect(scores).to_have_count(70, timeout=ENGINE_DEADLINE_MS)
     values = [float(text) for text in await scores.all_inner_texts()]
     assert values == sorted(values, reverse=True)
 
@@ -496,4 +495,6 @@ async def test_without_a_chat_model_one_is_pulled_in_place(
     pick = page.locator(".first-model").filter(has_text="Largest that fits")
     await expect(pick).to_contain_text("Large")
     await pick.get_by_role("button", name="Pull").click()
-    await expect(page.get_by_role("heading", name="Chat with Large")).to_be_visible(timeout=REAL_MS)
+    await expect(page.get_by_role("heading", name="Chat with Large")).to_be_visible(
+        timeout=ENGINE_DEADLINE_MS
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from playwright.async_api import expect
 
-from e2e.conftest import Visitor, VisitorFactory, async_fixture
+from e2e.conftest import ENGINE_DEADLINE_MS, Visitor, VisitorFactory, async_fixture
 from e2e.shop import model_card, save_screenshot
 from tests.conftest import TINY_BYTES, BalancerFactory
 from tests.harness import RunningBalancer, wait_until, write_catalog
@@ -107,9 +107,9 @@ async def test_a_model_is_loaded_with_the_memory_that_was_announced(
     await save_screenshot(page, "load")
     await dialog.get_by_role("button", name="Load", exact=True).click()
     await expect(dialog).to_have_count(0)
-    await expect(row.get_by_role("button", name="Unload")).to_be_visible(timeout=60_000)
+    await expect(row.get_by_role("button", name="Unload")).to_be_visible(timeout=ENGINE_DEADLINE_MS)
     await expect(row).to_contain_text(re.compile(rf"Memory reserved\s*{announced[1]}\s*2 × 2K tokens"))
-    await expect(row).to_contain_text("Memory in use", timeout=15_000)
+    await expect(row).to_contain_text("Memory in use")
     # What was chosen is still there.
     await row.get_by_role("button", name="Load…").click()
     await expect(dialog.get_by_label("Slots")).to_have_value("2")

@@ -116,7 +116,7 @@ async def test_two_more_machines(
         await node.wait_until_online()
         # What was here before they came, comes to them by itself.
         await expect(node_of(page, node.app.config.name).get_by_role("list", name="On disk")).to_contain_text(
-            SMOLLM2_NAME, timeout=30_000
+            SMOLLM2_NAME
         )
 
     await press(node_of(page, "shed"), "Edit")
@@ -127,7 +127,7 @@ async def test_two_more_machines(
     await page.get_by_role("link", name="Models").click()
     await press(model_card(page, NOMIC), "Pull")
     await expect(model_card(page, NOMIC).get_by_role("list", name="Nodes")).to_have_text(
-        re.compile(r"^\s*attic 6\d%\s*cellar 6\d%\s*garage 6\d%\s*$"), timeout=30_000
+        re.compile(r"^\s*attic 6\d%\s*cellar 6\d%\s*garage 6\d%\s*$")
     )
     await page.get_by_role("link", name="Nodes").click()
     await press(node_of(page, "garage"), "Drain")
@@ -143,9 +143,7 @@ async def test_two_more_machines(
     stalled.clear()
     await press(node_of(page, "garage"), "Resume")
     for name in ("attic", "cellar", "garage"):
-        await expect(node_of(page, name).get_by_role("list", name="On disk")).to_contain_text(
-            NOMIC, timeout=30_000
-        )
+        await expect(node_of(page, name).get_by_role("list", name="On disk")).to_contain_text(NOMIC)
 
     await cellar.stop()
     await expect(toast(page, "cellar went offline.")).to_be_visible()
@@ -213,6 +211,7 @@ async def test_the_command_can_be_copied_and_the_keyboard_is_enough(
     await page.get_by_role("button", name="Add node").focus()
     await page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
+    await expect(dialog.get_by_role("group", name="Command")).to_be_focused()
     command = await dialog.locator("code").first.inner_text()
     await page.keyboard.press("Tab")
     await expect(dialog.get_by_role("button", name="Copy")).to_be_focused()

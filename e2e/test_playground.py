@@ -8,10 +8,17 @@ from pathlib import Path
 
 from playwright.async_api import Page, expect
 
-from e2e.answers import STOP_CHUNK, delta_chunk, fake_completions, sse_completion, text_completion
-from e2e.conftest import Visitor, VisitorFactory, async_fixture
+from e2e.answers import (
+    STOP_CHUNK,
+    delta_chunk,
+    fake_completions,
+    keep_answering,
+    sse_completion,
+    text_completion,
+)
+from e2e.conftest import ENGINE_DEADLINE_MS, Visitor, VisitorFactory, async_fixture
 from tests.conftest import BalancerFactory
-from tests.harness import RunningBalancer, write_catalog
+from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 HOSTILE = """# Heading
@@ -70,9 +77,8 @@ async def answers_with(page: Page, text: str) -> None:
     await fake_completions(page, sse_completion(*pieces, STOP_CHUNK))
 
 
-async def busy(llb: RunningBalancer) -> int:
-    nodes = (await llb.http.get("/api/nodes")).json()["nodes"]
-    return sum(engine["busy"] for node in nodes for engine in node["engines"])
+def busy_slots(llb: RunningBalancer) -> int:
+    return sum(engine.busy for node in llb.app.view.nodes.values() for engine in node.engines.values())
 
 
 async def test_stop_stops_the_engine_and_the_conversation_stays(
@@ -80,17 +86,14 @@ async def test_stop_stops_the_engine_and_the_conversation_stays(
 ) -> None:
     visitor = await visitors(talking)
     page = await visitor.open("/playground?model=smollm2")
+    await keep_answering(page)
     await ask(page, "Count from one to a thousand, in words.")
     log = page.get_by_role("log")
-    await expect(log.locator(".answer")).to_contain_text(re.compile(r"\w{3}"))
+    await expect(log.locator(".answer")).to_contain_text(re.compile(r"\w{3}"), timeout=ENGINE_DEADLINE_MS)
     await page.get_by_role("button", name="Stop").click()
     await expect(log).to_contain_text("Stopped.")
     await expect(page.get_by_role("button", name="Send")).to_be_visible()
-    for _ in range(100):
-        if await busy(talking) == 0:
-            break
-        await page.wait_for_timeout(50)
-    assert await busy(talking) == 0
+    await wait_until(lambda: busy_slots(talking) == 0)
 
     await page.reload()
     await expect(page.get_by_role("log")).to_contain_text("Count from one to a thousand")
@@ -103,7 +106,7 @@ async def test_stop_stops_the_engine_and_the_conversation_stays(
     await other.get_by_role("combobox", name="Model").select_option("chat")
     await ask(other, "Say hello.")
     speed = other.get_by_role("log").get_by_text(re.compile(r"\d+\.\d tokens/s")).last
-    await expect(speed).to_be_visible()
+    await expect(speed).to_be_visible(timeout=ENGINE_DEADLINE_MS)
     await expect(other.get_by_role("log")).to_contain_text("to the first token")
 
 
@@ -138,7 +141,7 @@ async def test_an_error_is_told_and_can_be_retried(
     await page.get_by_role("button", name="Retry").click()
     await expect(page.get_by_role("alert")).to_have_count(0)
     # The engine is loaded for this answer.
-    await expect(page.get_by_text(re.compile(r"tokens/s"))).to_be_visible(timeout=30_000)
+    await expect(page.get_by_text(re.compile(r"tokens/s"))).to_be_visible(timeout=ENGINE_DEADLINE_MS)
 
 
 async def test_enter_that_chooses_a_word_does_not_send(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Page, expect
 
 from e2e.answers import (
     STOP_CHUNK,
@@ -19,13 +19,14 @@ from e2e.answers import (
     conversation_log,
     delta_chunk,
     fake_completions,
+    keep_answering,
     message_box,
     send_message,
     sse_completion,
     talker,
     text_completion,
 )
-from e2e.conftest import Visitor, VisitorFactory, async_fixture
+from e2e.conftest import ENGINE_DEADLINE_MS, Visitor, VisitorFactory, async_fixture
 from llb.engine.model_engine import ModelEngine
 from llb.wire import EngineState
 from tests.conftest import BalancerFactory
@@ -35,7 +36,6 @@ from tests.hub import HubStandIn
 __all__ = ["talker"]
 
 SPEED = re.compile(r"^[\d,]+\.\d tokens/s$")
-SLOW_MS = 30_000  # for what a real engine says on a busy machine
 COUNT = "Count from one to a thousand, one number a line."
 SYSTEM = 'It\'s a "test" of $HOME, `ls` and \\n.\nTwo lines.'
 QUESTION = "What's up?\n'quoted' ; exit 1 !x 日本語"
@@ -79,17 +79,12 @@ async def test_an_answer_goes_on_until_it_is_stopped(
     page = await (await visitors(writer)).open("/playground")
     answer = conversation_log(page).locator(".answer").last
 
-    async def endless(route: Route) -> None:
-        body = route.request.post_data_json or {}
-        await route.continue_(post_data={**body, "request": {**body["request"], "ignore_eos": True}})
-
-    # The model would soon be done, and this is about an answer that is not.
-    await page.route("**/answers", endless)
+    await keep_answering(page)
 
     async def text_after(words: int) -> str:
         """The text once it has that many words: of a single token no speed can be told."""
         await expect(answer.locator(".message-text")).to_contain_text(
-            re.compile(rf"(\S+\s+){{{words}}}"), timeout=SLOW_MS
+            re.compile(rf"(\S+\s+){{{words}}}"), timeout=ENGINE_DEADLINE_MS
         )
         return await answer.locator(".message-text").inner_text()
 
@@ -174,7 +169,7 @@ async def test_a_model_that_is_being_loaded_says_how_far(page: Page, talker: Run
             await expect(conversation_log(page)).to_contain_text("Loading the model: 40%")
         finally:
             os.kill(pid, signal.SIGCONT)
-        await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible(timeout=SLOW_MS)
+        await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible(timeout=ENGINE_DEADLINE_MS)
         await expect(loading).to_have_count(0)
 
 

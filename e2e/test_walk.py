@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.async_api import Page, WebSocketRoute, expect
 
-from e2e.conftest import Visitor, VisitorFactory, async_fixture
+from e2e.conftest import ENGINE_DEADLINE_MS, Visitor, VisitorFactory, async_fixture
 from e2e.shop import CATALOG, SMOLLM2_NAME, add_catalog_repositories, model_card, save_screenshot
 from tests.conftest import TINY_BYTES, BalancerFactory
 from tests.harness import PASSWORD, RunningBalancer
@@ -83,7 +83,7 @@ async def test_the_quick_start(
     await expect(page.get_by_role("heading", level=1)).to_have_text("Playground")
     await page.get_by_role("textbox", name="Message").fill("Write three short sentences about the sea.")
     await page.get_by_role("button", name="Send").click()
-    await expect(page.get_by_text(re.compile(r"\d+\.\d tokens/s"))).to_be_visible(timeout=60_000)
+    await expect(page.get_by_text(re.compile(r"\d+\.\d tokens/s"))).to_be_visible(timeout=ENGINE_DEADLINE_MS)
     await save_screenshot(page, "playground")
 
     assert (await shop.http.post("/api/keys", json={"name": "laptop", "scopes": ["inference"]})).is_success
@@ -238,6 +238,8 @@ async def test_the_keyboard_alone_is_enough(
     visitor = await visitors(llb, signed_in=False)
     page = await visitor.open()
     press = page.keyboard.press
+    # The browser moves the focus with the next frame.
+    await expect(page.get_by_label("Username")).to_be_focused()
     await page.keyboard.type("admin")
     await press("Tab")
     await page.keyboard.type(PASSWORD)
@@ -274,6 +276,7 @@ async def test_the_keyboard_alone_is_enough(
     await expect(dialog).to_have_count(0)
     await expect(model_card(page, "tiny").get_by_role("button", name="Delete")).to_be_focused()
     await press("Enter")
+    await expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
     await press("Tab")
     await press("Enter")
     await expect(page.get_by_role("heading", name="No models yet")).to_be_visible()
