@@ -28,7 +28,7 @@ import msgspec
 
 from llb import gguf
 from llb.engine.spec import EngineKind, EngineSpec, WorkerReady
-from llb.hardware import engine_command, engine_environment
+from llb.hardware import EngineBuild, engine_command, engine_environment
 from llb.policy.load_plan import LoadPlan, plan_load
 from llb.policy.memory import MIB, FreeMemory
 from tests.ggufs import write_chat_model, write_embedding_model
@@ -151,13 +151,15 @@ def run_case(case: MemoryCase, model: Path, context_length: int) -> MemoryResult
 
 
 @contextmanager
-def start_worker(spec: EngineSpec) -> Iterator[tuple[subprocess.Popen[bytes], WorkerReady]]:
-    """Start the product's worker with `spec` and wait for its model; it ends when its standard input
-    closes.
+def start_worker(
+    spec: EngineSpec, build: EngineBuild | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], WorkerReady]]:
+    """Start the product's worker with `spec`, of the installed build or another one, and wait for its model;
+    it ends when its standard input closes.
     """
     with subprocess.Popen(
         engine_command(),
-        env=engine_environment(os.environ),
+        env=engine_environment(os.environ, build),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ import msgspec
 
 from llb.engine.buffer_report import BufferPurpose, EngineBuffer, parse_buffer
 from llb.engine.spec import EngineSpec
-from llb.hardware import engine_command, engine_environment
+from llb.hardware import EngineBuild, engine_command, engine_environment
 from llb.policy.memory import MIB
 
 FOLDER = Path(sys.prefix) / "vulkan"
@@ -76,11 +76,11 @@ class VulkanServer:
         raise AssertionError("llama-server ended before it had allocated its buffers:\n" + "".join(lines))
 
 
-def read_own_buffers(spec: EngineSpec) -> list[EngineBuffer]:
-    """Return the buffers of llb's own engine, the CPU build."""
+def read_own_buffers(spec: EngineSpec, build: EngineBuild | None = None) -> list[EngineBuffer]:
+    """Return the buffers of llb's own engine: of the installed build, or of another one."""
     with subprocess.Popen(
         engine_command(),
-        env=engine_environment(os.environ),
+        env=engine_environment(os.environ, build),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from typing import Any
 
 from llb import gguf
 from llb.engine.buffer_report import BufferPurpose, EngineBuffer, sum_buffers
-from llb.engine.spec import EngineKind, EngineSpec
+from llb.engine.spec import EngineKind, EngineSpec, PoolingType
 from llb.engine.worker import EXPERT_TENSORS
 from llb.policy.memory import (
     MIB,
@@ -147,6 +147,17 @@ def write_model(architecture: Architecture, folder: Path) -> Model:
 
 def run_case(case: Case, model: Model, server: VulkanServer) -> list[Comparison]:
     """Return the comparison of every buffer of the engine that the planner describes."""
+    estimate, spec = plan_case(case, model)
+    names = [f"Vulkan{index}" for index in range(case.devices)]
+    if any(spec.gpu_layers):
+        buffers = server.read_buffers(_arguments(spec), devices=case.devices)
+    else:
+        buffers = read_own_buffers(spec)
+    return list(compare(estimate, buffers, model, names))
+
+
+def plan_case(case: Case, model: Model) -> tuple[MemoryEstimate, EngineSpec]:
+    """Return the planner's estimate, and the specification of the engine for it."""
     architecture, shape = case.architecture, model.shape
     gpu_layers = _spread(shape, case)
     experts = architecture.expert_layers_on_host if any(gpu_layers) else 0
@@ -162,37 +173,42 @@ def run_case(case: Case, model: Model, server: VulkanServer) -> list[Comparison]
         expert_layers_on_host=experts,
         pooled=pooled,
     )
-    if not any(gpu_layers):
-        spec = EngineSpec(
-            model_path=str(model.path),
-            projector_path=str(model.projector) if model.projector is not None else None,
-            alias="matrix",
-            kind=EngineKind.EMBEDDING if pooled else EngineKind.CHAT,
-            context_length=context,
-            slots=slots,
-            gpu_layers=gpu_layers,
-            batch_tokens=ubatch,
-            ubatch_tokens=ubatch,
-            prompt_cache_bytes=0,
-            mmap=False,
-            threads=2,
-            api_key="matrix",
-        )
-        return list(_compare(estimate, read_own_buffers(spec), model, gpu_layers))
+    return estimate, EngineSpec(
+        model_path=str(model.path),
+        projector_path=str(model.projector) if model.projector is not None else None,
+        alias="matrix",
+        kind=EngineKind.EMBEDDING if pooled else EngineKind.CHAT,
+        pooling=PoolingType.MEAN if pooled else None,
+        context_length=context,
+        slots=slots,
+        gpu_layers=gpu_layers,
+        expert_layers_on_host=experts,
+        batch_tokens=ubatch,
+        ubatch_tokens=ubatch,
+        prompt_cache_bytes=0,
+        mmap=False,
+        threads=2,
+        api_key="matrix",
+    )
+
+
+def _arguments(spec: EngineSpec) -> list[str]:
+    """Return the arguments of llama-server for a specification, as the worker sets its parameters."""
     arguments = [
-        *("-m", str(model.path), "--no-mmap", "-ngl", str(sum(gpu_layers)), "-np", str(slots)),
-        *("-c", str(context * slots), "-b", str(ubatch), "-ub", str(ubatch)),
+        *("-m", spec.model_path, "--no-mmap", "-ngl", str(sum(spec.gpu_layers)), "-np", str(spec.slots)),
+        *("-c", str(spec.context_length * spec.slots), "-b", str(spec.batch_tokens)),
+        *("-ub", str(spec.ubatch_tokens)),
     ]
-    if len(gpu_layers) > 1:
-        arguments += ["-ts", ",".join(map(str, gpu_layers))]
-    if experts:
-        layers = "|".join(map(str, range(experts)))
+    if len(spec.gpu_layers) > 1:
+        arguments += ["-ts", ",".join(map(str, spec.gpu_layers))]
+    if spec.expert_layers_on_host:
+        layers = "|".join(map(str, range(spec.expert_layers_on_host)))
         arguments += ["-ot", rf"blk\.({layers})\.{EXPERT_TENSORS}=CPU"]
-    if pooled:
-        arguments += ["--embedding", "--pooling", "mean"]
-    if model.projector is not None:
-        arguments += ["--mmproj", str(model.projector)]
-    return list(_compare(estimate, server.read_buffers(arguments, devices=case.devices), model, gpu_layers))
+    if spec.pooling is not None:
+        arguments += ["--embedding", "--pooling", spec.pooling.value]
+    if spec.projector_path is not None:
+        arguments += ["--mmproj", spec.projector_path]
+    return arguments
 
 
 def _spread(shape: ModelShape, case: Case) -> tuple[int, ...]:
@@ -202,9 +218,10 @@ def _spread(shape: ModelShape, case: Case) -> tuple[int, ...]:
     return tuple(each + (index < rest) for index in range(case.devices))
 
 
-def _compare(
-    estimate: MemoryEstimate, buffers: Sequence[EngineBuffer], model: Model, gpu_layers: Sequence[int]
+def compare(
+    estimate: MemoryEstimate, buffers: Sequence[EngineBuffer], model: Model, names: Sequence[str]
 ) -> Iterator[Comparison]:
+    """Yield the comparison of the host's buffers, and of those of the devices with these names."""
     kv, compute = (BufferPurpose.KV, BufferPurpose.STATE), (BufferPurpose.COMPUTE,)
     host_weights = estimate.weights.ram_bytes - model.header_bytes
     yield _comparison(
@@ -214,11 +231,10 @@ def _compare(
     # The encoder's buffer is left out: its size is that of the image, and llama-server, which is not warmed
     # up here, does not reserve it.
     encoder = PROJECTOR_COMPUTE_BYTES if model.projector is not None else 0
-    host_encoder = 0 if any(gpu_layers) else encoder
+    host_encoder = 0 if estimate.weights.total_vram_bytes else encoder
     host_compute = estimate.compute.ram_bytes - host_encoder
     yield _comparison("host", "compute", host_compute, buffers, None, compute)
-    for index in range(len(gpu_layers)):
-        device = f"Vulkan{index}"
+    for index, device in enumerate(names):
         weights = estimate.weights.vram_bytes[index]
         yield _comparison(
             device, "weights", weights, buffers, device, (BufferPurpose.MODEL,), WEIGHTS_TOLERANCE

@@ -1,0 +1,263 @@
+"""Speed of llb's engine and of plain llama-server: `python -m bench.engine [--rounds 5] [--questions 12]`.
+
+The same llama.cpp and the same file, SmolLM2-135M, three times: with llama-server's defaults, as llb plans
+it, and as llb plans it with self-speculation from n-grams (`ngram-mod`), which llb does not switch on. Every
+round asks each in turn, and ratios are those within a round. On a machine that others use, tokens/s vary by
+more than what is compared; tokens per second of processor time of the server's process hardly do.
+
+First: prompt tokens per second of a prompt in no cache, and tokens per second of an answer. Then the edit of
+a repetitive text, which the model is asked to write again, and answers to different questions, both at
+temperature 0: speed, and whether the answers are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from bench.memory import API_KEY, REQUEST_TIMEOUT_S, require_smollm2
+from bench.prefill import plan_model
+from llb.engine.spec import EngineSpec
+from llb.engine.worker import build_llama_params
+from llb.hardware import engine_environment, physical_core_count
+
+PLAIN, LLB, SPECULATIVE = "llama-server defaults", "llb", "llb, ngram-mod"
+CONTEXT_LENGTH = 2048
+PROMPT_TOKENS = 512
+ANSWER_TOKENS = 48
+EDIT_TOKENS = 200
+_FIELDS = ("name", "address", "price", "count", "colour", "weight", "owner", "date")
+_TEXT = "\n".join(
+    f"    def get_{field}(self):\n        if self.{field} is None:\n"
+    f"            raise ValueError('no {field}')\n        return self.{field}\n"
+    for field in _FIELDS
+)
+_SUBJECTS = (
+    "the sea", "a clock", "bread", "the moon", "glass", "a bridge", "rain", "iron", "a library", "salt",
+    "the wind", "a map", "paper", "a river", "wool", "honey",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Text of an answer, what llama.cpp measured, and the processor time of its process."""
+
+    text: str
+    prompt_per_s: float
+    tokens_per_s: float
+    cpu_s: float
+
+
+class Server:
+    """One llama.cpp server, asked over HTTP."""
+
+    def __init__(self, address: str, pid: int) -> None:
+        self._address = address
+        self._process = psutil.Process(pid)
+
+    def complete(self, prompt: str | Sequence[int], tokens: int, *, cached: bool = False) -> Answer:
+        """Complete a prompt at temperature 0."""
+        before_s = self._cpu_s()
+        body: dict[str, Any] = {
+            "prompt": prompt,
+            "n_predict": tokens,
+            "temperature": 0,
+            "cache_prompt": cached,
+            "ignore_eos": True,
+        }
+        request = urllib.request.Request(  # noqa: S310
+            f"{self._address}/completion",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json", "Authorization": f"Bearer {API_KEY}"},
+        )
+        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as answer:  # noqa: S310
+            reply = json.load(answer)
+        timings = reply["timings"]
+        return Answer(
+            reply["content"],
+            timings["prompt_per_second"],
+            timings["predicted_per_second"],
+            self._cpu_s() - before_s,
+        )
+
+    def _cpu_s(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+
+def serve(kind: str, spec_json: str) -> None:
+    """Run one server in this process until its standard input ends; print its address."""
+    xllamacpp = importlib.import_module("xllamacpp")
+
+    spec = msgspec.json.decode(spec_json, type=EngineSpec)
+    if kind == PLAIN:
+        params = xllamacpp.CommonParams()
+        params.model.path = spec.model_path
+        params.hostnames, params.port = ["127.0.0.1"], 0
+        params.api_keys = [API_KEY]
+        params.n_ctx = spec.context_length
+        params.n_parallel = 1
+    else:
+        params = build_llama_params(spec)
+    if kind == SPECULATIVE:
+        params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MOD]
+    server = xllamacpp.Server(params)
+    sys.stdout.write(server.listening_address + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    os._exit(0)
+
+
+@contextmanager
+def started(kind: str, spec: EngineSpec) -> Iterator[Server]:
+    """Start a server of this kind in a process of its own."""
+    # The same for all: without its limit of spinning threads, plain llama-server on shared cores is many
+    # times slower (bench/README.md, "Shared cores"), which is not what is compared here.
+    environment = engine_environment(os.environ)
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.engine", "--serve", kind, msgspec.json.encode(spec).decode()],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            yield Server(child.stdout.readline().strip(), child.pid)
+        finally:
+            child.stdin.close()
+
+
+class Table:
+    """Figures of each kind of server for one purpose; a row is printed for wall-clock and processor time."""
+
+    def __init__(self, what: str, tokens: int) -> None:
+        self._what, self._tokens = what, tokens
+        self._rates: dict[str, list[float]] = {}
+        self._cpu_rates: dict[str, list[float]] = {}
+
+    def add(self, kind: str, answer: Answer, tokens_per_s: float) -> None:
+        """Add one answer; its process also spent time on what is not counted as tokens."""
+        self._rates.setdefault(kind, []).append(tokens_per_s)
+        self._cpu_rates.setdefault(kind, []).append(self._tokens / max(answer.cpu_s, 0.01))
+
+    def show(self, base: str) -> None:
+        """Print the median of each kind, and that of its ratios to `base` within a round."""
+        for unit, rates in (("tokens/s", self._rates), ("tokens per processor second", self._cpu_rates)):
+            for kind, values in rates.items():
+                ratio = statistics.median(
+                    ours / theirs for ours, theirs in zip(values, rates[base], strict=True)
+                )
+                pace = statistics.median(values)
+                print(f"| {self._what} | {kind} | {pace:,.0f} {unit} | {ratio:.2f} |", flush=True)
+
+
+def measure_speed(servers: dict[str, Server], rounds: int) -> None:
+    """Prefill and decode of prompts that are in no cache."""
+    chance = random.Random(0)  # a measurement
+    prefill, decode = Table("prefill", PROMPT_TOKENS), Table("decode", ANSWER_TOKENS)
+    for number in range(rounds):
+        prompt = chance.choices(range(1000, 40_000), k=PROMPT_TOKENS)
+        for kind in in_turn(servers, number):
+            answer = servers[kind].complete(prompt, 1)
+            prefill.add(kind, answer, answer.prompt_per_s)
+            answer = servers[kind].complete(prompt[:4], ANSWER_TOKENS)
+            decode.add(kind, answer, answer.tokens_per_s)
+    prefill.show(PLAIN)
+    decode.show(PLAIN)
+
+
+def measure_edit(servers: dict[str, Server], rounds: int) -> None:
+    """The same text written again, at first and again: what was seen once is foreseen."""
+    prompt = f"class Item:\n{_TEXT}\n\n# The same class with another name.\nclass Product:\n"
+    table = Table("edit of repetitive text", EDIT_TOKENS)
+    texts: dict[str, set[str]] = {kind: set() for kind in servers}
+    for number in range(rounds):
+        for kind in in_turn(servers, number):
+            answer = servers[kind].complete(prompt, EDIT_TOKENS)
+            table.add(kind, answer, answer.tokens_per_s)
+            texts[kind].add(answer.text)
+    table.show(LLB)
+    same = len(texts[LLB] | texts[SPECULATIVE]) == 1
+    print(f"Answers to the edit with and without n-grams: {'the same' if same else 'DIFFERENT'};", end=" ")
+    print(f"without, {len(texts[LLB])} in {rounds} rounds, with, {len(texts[SPECULATIVE])}.", flush=True)
+
+
+def measure_questions(servers: dict[str, Server], questions: int) -> None:
+    """Different questions, of which nothing repeats."""
+    table = Table("different questions", 2 * ANSWER_TOKENS)
+    same = 0
+    for number in range(questions):
+        prompt = f"{number}. A short story about {_SUBJECTS[number % len(_SUBJECTS)]}.\n"
+        answers = {}
+        for kind in in_turn(servers, number):
+            answers[kind] = servers[kind].complete(prompt, 2 * ANSWER_TOKENS)
+            table.add(kind, answers[kind], answers[kind].tokens_per_s)
+        same += answers[LLB].text == answers[SPECULATIVE].text
+    table.show(LLB)
+    print(f"Answers with and without n-grams: {same} of {questions} the same.", flush=True)
+
+
+def in_turn(servers: dict[str, Server], number: int) -> list[str]:
+    """Return the kinds, beginning with another one in each round."""
+    kinds = list(servers)
+    first = number % len(kinds)
+    return kinds[first:] + kinds[:first]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--questions", type=int, default=12)
+    parser.add_argument("--serve", nargs=2, metavar=("KIND", "SPEC"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(*options.serve)
+    model = require_smollm2(Path())
+    plan = plan_model(model)
+    spec = EngineSpec(
+        model_path=str(model),
+        alias="bench",
+        context_length=CONTEXT_LENGTH,
+        slots=1,
+        gpu_layers=plan.gpu_layers,
+        batch_tokens=plan.batch_tokens,
+        ubatch_tokens=plan.ubatch_tokens,
+        prompt_cache_bytes=plan.prompt_cache_bytes,
+        context_checkpoints=plan.context_checkpoints,
+        mmap=plan.mmap,
+        threads=physical_core_count(),
+        api_key=API_KEY,
+    )
+    print("| what | engine | median | relative, same round |\n| --- | --- | --- | --- |")
+    with ExitStack() as stack:
+        servers = {kind: stack.enter_context(started(kind, spec)) for kind in (PLAIN, LLB, SPECULATIVE)}
+        for server in servers.values():
+            server.complete("Once", 8)
+        measure_speed(servers, options.rounds)
+        measure_edit(servers, options.rounds)
+        measure_questions(servers, options.questions)
+
+
+if __name__ == "__main__":
+    main()
