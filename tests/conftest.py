@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -54,6 +55,36 @@ hypothesis.settings.load_profile("suite")
 
 speedups.install()
 prefork.enable()
+
+TESTS_DIRECTORY = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that share a fixture of their module or package in one process of xdist.
+
+    Each process would make the fixture otherwise.
+    """
+    for item in items:
+        if isinstance(item, pytest.Function) and item.path.is_relative_to(TESTS_DIRECTORY):
+            # The wider one encloses the others.
+            shared = {"module": "", "package": ""}
+            for name in item.fixturenames:
+                for fixture in item._fixtureinfo.name2fixturedefs.get(name, ())[-1:]:
+                    if fixture.scope in shared and fixture.baseid:
+                        shared[fixture.scope] = (
+                            fixture.baseid if fixture.scope == "package" else str(item.path)
+                        )
+            if group := shared["package"] or shared["module"]:
+                item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """The garbage collector need not scan the collected tests again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 BalancerFactory = Callable[..., RunningBalancer]
 JoinedNodeFactory = Callable[..., RunningJoinedNode]

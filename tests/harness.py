@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import websockets.asyncio.client
 from sanic import Sanic
+from sanic.router import Router
 
 from llb.app import create_app
 from llb.balancer import Balancer
@@ -91,6 +92,8 @@ class _RunningServer(Generic[App]):
             await self.http.aclose()
             await self._server.stop(drain_timeout_s)
             self._server = None
+            # Sanic's cache would keep each app of the last thousand requests.
+            Router.get.cache_clear()
 
     async def __aenter__(self) -> Self:
         return await self.start()

@@ -45,7 +45,7 @@ class RunningLlb:
         return entry
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[RunningLlb]:
     """Start llb with Ready models, and with `absent` in the catalogue only."""
     directory = tmp_path_factory.mktemp("clients")
