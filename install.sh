@@ -191,7 +191,7 @@ run_tests() {
   unpack_proxies
   unpack_vulkan
   # Two at a time, whatever the machine has: browsers and engines fill the cores that these leave.
-  # A test that ends its worker would end the next one as well.
+  # A test that ends its worker would end the next one as well. `tests/conftest.py` groups them by module.
   local suite=(-n 2 --max-worker-restart 0 --dist loadgroup --no-loadscope-reorder)
   if [ "${1:-}" = --fast ]; then
     shift

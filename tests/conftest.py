@@ -12,6 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import prefork, speedups
 from tests.ggufs import write_chat_model
@@ -56,27 +57,25 @@ hypothesis.settings.load_profile("suite")
 speedups.install()
 prefork.enable()
 
-TESTS_DIRECTORY = Path(__file__).parent
 
+class ModuleScheduling(LoadScopeScheduling):
+    """Gives all tests of a module to one process of xdist, and those of `tests/clients`.
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests that share a fixture of their module or package in one process of xdist.
-
-    Each process would make the fixture otherwise.
+    Each process would make what they share otherwise: servers, clusters, models. Tests of the page are given
+    one by one: they come last, and no process shall work on alone. (`xdist_group` has no effect with this
+    version of pytest.)
     """
-    for item in items:
-        if isinstance(item, pytest.Function) and item.path.is_relative_to(TESTS_DIRECTORY):
-            # The wider one encloses the others.
-            shared = {"module": "", "package": ""}
-            for name in item.fixturenames:
-                for fixture in item._fixtureinfo.name2fixturedefs.get(name, ())[-1:]:
-                    if fixture.scope in shared and fixture.baseid:
-                        shared[fixture.scope] = (
-                            fixture.baseid if fixture.scope == "package" else str(item.path)
-                        )
-            if group := shared["package"] or shared["module"]:
-                item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        if module.startswith("tests/clients/"):
+            return "tests/clients"
+        return module if module.startswith("tests/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return ModuleScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(trylast=True)

@@ -5,61 +5,101 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import ollama
 import pytest
+import pytest_asyncio
 
 from llb.api.inference.ollama import UNSUPPORTED_ROUTES
 from llb.gateway import dispatcher
 from llb.gateway.stream import keepalive
-from tests.conftest import BalancerFactory
+from tests.conftest import BalancerFactory, balancer_factory
 from tests.ggufs import TOOL_CHAT_TEMPLATE, write_chat_model, write_embedding_model
 from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUESTION = [{"role": "user", "content": "Say hello."}]
 OPTIONS = {"num_predict": 8, "temperature": 0, "num_ctx": 4096}
 
 
-@pytest.fixture
-async def talking(
-    make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path
-) -> RunningBalancer:
-    """Balancer with SmolLM2 Ready, models that are not pulled, and Ollama's port open."""
-    embedding = write_embedding_model(tmp_path / "embedding.gguf")
-    tools = write_chat_model(tmp_path / "tools.gguf", context=4096, template=TOOL_CHAT_TEMPLATE)
+def add_models(hub: HubStandIn, folder: Path, smollm2: Path) -> Path:
+    """Give `hub` the models of these tests; returns their catalogue."""
+    embedding = write_embedding_model(folder / "embedding.gguf")
+    tools = write_chat_model(folder / "tools.gguf", context=4096, template=TOOL_CHAT_TEMPLATE)
     hub.add_repo("test/tools", {"tools.gguf": tools})
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     hub.add_repo("test/embed", {"embed.gguf": embedding})
-    catalog = write_catalog(
-        tmp_path / "talking.json",
+    return write_catalog(
+        folder / "talking.json",
         {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "quantization": "Q4_1",
          "parameter_count": "135M", "required_memory_bytes": 300_000_000},
         {"id": "tools", "size_bytes": tools.stat().st_size},
         {"id": "absent", "size_bytes": 1000},
         {"id": "embed", "size_bytes": embedding.stat().st_size, "capabilities": ["Embedding"]},
     )  # fmt: skip
-    llb = await make_llb(catalog=catalog, context=2048, ollama_port=0).start()
+
+
+async def start_talking(make: BalancerFactory, catalog: Path) -> RunningBalancer:
+    """Balancer with SmolLM2 Ready, models that are not pulled, and Ollama's port open."""
+    llb = await make(catalog=catalog, context=2048, ollama_port=0).start()
     await llb.wait_until_online()
     await llb.pull_model("smollm2")
     return llb
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def talking(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> AsyncIterator[RunningBalancer]:
+    """The balancer of all tests that do not care what it has answered before."""
+    folder = tmp_path_factory.mktemp("talking")
+    with HubStandIn() as hub:
+        catalog = add_models(hub, folder, smollm2)
+        async with balancer_factory(folder / "home", hub, catalog) as make:
+            yield await start_talking(make, catalog)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def keyed(talking: RunningBalancer) -> AsyncIterator[ollama.AsyncClient]:
     """Official client at the main port, with an API key."""
     async with client(talking.url, await talking.create_key("inference")) as found:
         yield found
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def keyless(talking: RunningBalancer) -> AsyncIterator[ollama.AsyncClient]:
     """Official client at Ollama's port, without a key."""
     async with client(f"http://localhost:{talking.ollama_port}") as found:
+        yield found
+
+
+@pytest.fixture
+def fresh_hub() -> Iterator[HubStandIn]:
+    with HubStandIn() as hub:
+        yield hub
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fresh(fresh_hub: HubStandIn, tmp_path: Path, smollm2: Path) -> AsyncIterator[RunningBalancer]:
+    """A balancer of a single test, which has answered nothing."""
+    catalog = add_models(fresh_hub, tmp_path, smollm2)
+    async with balancer_factory(tmp_path / "home", fresh_hub, catalog) as make:
+        yield await start_talking(make, catalog)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fresh_keyed(fresh: RunningBalancer) -> AsyncIterator[ollama.AsyncClient]:
+    async with client(fresh.url, await fresh.create_key("inference")) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fresh_keyless(fresh: RunningBalancer) -> AsyncIterator[ollama.AsyncClient]:
+    async with client(f"http://localhost:{fresh.ollama_port}") as found:
         yield found
 
 
@@ -167,49 +207,49 @@ async def test_embeddings(talking: RunningBalancer, keyed: ollama.AsyncClient) -
     assert refused.value.status_code == 400
 
 
-async def test_ready_and_loaded_models(talking: RunningBalancer, keyless: ollama.AsyncClient) -> None:
-    [listed] = (await keyless.list()).models
+async def test_ready_and_loaded_models(fresh: RunningBalancer, fresh_keyless: ollama.AsyncClient) -> None:
+    [listed] = (await fresh_keyless.list()).models
     assert listed.model == "smollm2:latest"
-    assert listed.size == talking.app.view.catalog.models[0].size_bytes
+    assert listed.size == fresh.app.view.catalog.models[0].size_bytes
     assert listed.details is not None
     assert (listed.details.parameter_size, listed.details.quantization_level) == ("135M", "Q4_1")
-    shown = await keyless.show("smollm2:latest")
+    shown = await fresh_keyless.show("smollm2:latest")
     assert (shown.modelinfo or {})["llama.context_length"] == 8192
     # The chat template of SmolLM2 has no tools.
     assert shown.capabilities == ["completion"]
-    await talking.pull_model("tools")
-    assert (await keyless.show("tools")).capabilities == ["completion", "tools"]
-    assert (await keyless.ps()).models == []
-    assert (await keyless.generate("smollm2")).done_reason == "load"
-    await wait_until(lambda: any(node.engines for node in talking.app.view.online_nodes()))
-    [running] = (await keyless.ps()).models
+    await fresh.pull_model("tools")
+    assert (await fresh_keyless.show("tools")).capabilities == ["completion", "tools"]
+    assert (await fresh_keyless.ps()).models == []
+    assert (await fresh_keyless.generate("smollm2")).done_reason == "load"
+    await wait_until(lambda: any(node.engines for node in fresh.app.view.online_nodes()))
+    [running] = (await fresh_keyless.ps()).models
     assert (running.model, running.context_length) == ("smollm2:latest", 2048)
     assert (running.size or 0) > 10**8
-    entry = await last_request(talking)
+    entry = await last_request(fresh)
     assert (entry["key_id"], entry["key_name"], entry["user"]) == ("ollama-port", "ollama-port", None)
-    totals = (await talking.http.get("/api/usage?by=key")).json()["usage"]
+    totals = (await fresh.http.get("/api/usage?by=key")).json()["usage"]
     assert [(total["key"], total["name"]) for total in totals] == [("ollama-port", "ollama-port")]
 
 
 async def test_unloading_needs_more_than_the_inference_scope(
-    talking: RunningBalancer, keyed: ollama.AsyncClient
+    fresh: RunningBalancer, fresh_keyed: ollama.AsyncClient
 ) -> None:
-    assert (await keyed.chat("smollm2")).done_reason == "load"
-    assert talking.app.engine_pool.engine_reports()
+    assert (await fresh_keyed.chat("smollm2")).done_reason == "load"
+    assert fresh.app.engine_pool.engine_reports()
     with pytest.raises(ollama.ResponseError) as refused:
-        await keyed.generate("smollm2", keep_alive=0)
+        await fresh_keyed.generate("smollm2", keep_alive=0)
     assert (refused.value.status_code, refused.value.error) == (
         403,
         "Unloading a model needs the scope 'models:write'",
     )
-    async with client(talking.url, await talking.create_key("inference", "models:write")) as owner:
+    async with client(fresh.url, await fresh.create_key("inference", "models:write")) as owner:
         assert (await owner.generate("smollm2", keep_alive="0")).done_reason == "unload"
-    assert talking.app.engine_pool.memory_used_bytes == 0
+    assert fresh.app.engine_pool.memory_used_bytes == 0
 
 
 ERRORS: list[tuple[str, dict[str, Any], int, str]] = [
     ("/api/chat", {"model": "nothing", "messages": QUESTION}, 404, "Model 'nothing' does not exist"),
-    ("/api/generate", {"model": "tools", "prompt": "x"}, 404, "pull it first"),
+    ("/api/generate", {"model": "absent", "prompt": "x"}, 404, "pull it first"),
     ("/api/show", {"model": "nothing"}, 404, "does not exist"),
     ("/api/show", {}, 400, "model is required"),
     ("/api/chat", {"messages": QUESTION}, 400, "model"),
@@ -249,32 +289,32 @@ async def test_unsupported_routes(talking: RunningBalancer) -> None:
 
 
 async def test_a_model_of_the_catalogue_can_be_pulled(
-    talking: RunningBalancer, keyed: ollama.AsyncClient
+    fresh: RunningBalancer, fresh_keyed: ollama.AsyncClient
 ) -> None:
     with pytest.raises(ollama.ResponseError) as refused:
-        await keyed.pull("embed")
+        await fresh_keyed.pull("embed")
     assert refused.value.status_code == 403
-    async with client(talking.url, await talking.create_key("models:write")) as owner:
+    async with client(fresh.url, await fresh.create_key("models:write")) as owner:
         statuses = [line async for line in await owner.pull("embed", stream=True)]
         assert statuses[-1].status == "success"
         assert (await owner.pull("embed:latest")).status == "success"
         with pytest.raises(ollama.ResponseError) as refused:
             await owner.pull("llama3.2")
         assert refused.value.status_code == 404
-    entries = (await talking.http.get("/api/audit")).json()["entries"]
+    entries = (await fresh.http.get("/api/audit")).json()["entries"]
     # smollm2, and embed once.
     assert [entry["action"] for entry in entries].count("model.register") == 2
 
 
 async def test_a_failed_or_cancelled_pull_ends_with_an_error(
-    talking: RunningBalancer, hub: HubStandIn
+    fresh: RunningBalancer, fresh_hub: HubStandIn
 ) -> None:
-    hub.faults.stall(after=1000)
-    async with client(talking.url, await talking.create_key("models:write")) as owner:
+    fresh_hub.faults.stall(after=1000)
+    async with client(fresh.url, await fresh.create_key("models:write")) as owner:
         stream = aiter(await owner.pull("tools", stream=True))
         while (await anext(stream)).completed is None:
             pass
-        assert (await talking.http.delete("/api/models/tools")).status_code == 204
+        assert (await fresh.http.delete("/api/models/tools")).status_code == 204
         with pytest.raises(ollama.ResponseError, match="cancelled"):
             async for _ in stream:
                 pass
@@ -293,16 +333,16 @@ async def test_any_media_type(talking: RunningBalancer) -> None:
 
 
 async def test_an_engine_crash_ends_the_stream_with_an_error(
-    talking: RunningBalancer, keyless: ollama.AsyncClient
+    fresh: RunningBalancer, fresh_keyless: ollama.AsyncClient
 ) -> None:
-    stream = await keyless.chat("smollm2", QUESTION, options={"num_predict": 1500}, stream=True)
+    stream = await fresh_keyless.chat("smollm2", QUESTION, options={"num_predict": 1500}, stream=True)
     await anext(aiter(stream))
-    [pid] = [engine.process.pid for engine in talking.app.engine_pool._all_engines() if engine.process.pid]
+    [pid] = [engine.process.pid for engine in fresh.app.engine_pool._all_engines() if engine.process.pid]
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(ollama.ResponseError, match="engine"):
         async for _ in stream:
             pass
-    assert (await last_request(talking))["error_code"] == "engine_failed"
+    assert (await last_request(fresh))["error_code"] == "engine_failed"
 
 
 async def test_a_disconnected_client_frees_its_slot(
@@ -317,14 +357,14 @@ async def test_a_disconnected_client_frees_its_slot(
 
 
 async def test_keepalives_do_not_break_a_stream(
-    talking: RunningBalancer, keyless: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    fresh: RunningBalancer, fresh_keyless: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = keepalive.SseKeepalive
     monkeypatch.setattr(dispatcher, "SseKeepalive", lambda sink: original(sink, interval_s=0.01))
     # The model is not loaded, so the stream starts with a wait.
     body = {"model": "smollm2", "messages": QUESTION, "options": OPTIONS}
     async with httpx.AsyncClient(trust_env=False, timeout=60) as plain:
-        answer = await plain.post(f"http://127.0.0.1:{talking.ollama_port}/api/chat", json=body)
+        answer = await plain.post(f"http://127.0.0.1:{fresh.ollama_port}/api/chat", json=body)
     assert answer.headers["content-type"] == "application/x-ndjson"
     assert answer.text.startswith("  ")
     assert json.loads(answer.text.splitlines()[-1])["done"]
@@ -350,6 +390,7 @@ def busy_slots(llb: RunningBalancer) -> int:
     return sum(node.busy for model in llb.app.admission.snapshot() for node in model.nodes)
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_transcripts_are_recorded_with_history_text(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> None:
