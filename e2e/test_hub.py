@@ -40,8 +40,8 @@ async def test_groups_and_picks(shop: RunningBalancer, visitors: VisitorFactory)
     await expect(page.get_by_role("article")).to_have_count(47)
     assert await groups(page) == [
         "Start here",
-        "Small · up to 4 GB of memory 17",
-        "Medium · 4 to 12 GB 19",
+        "Small · up to 4 GB of memory 16",
+        "Medium · 4 to 12 GB 20",
         "Large · over 12 GB 7",
         "Doesn't fit on any node 4",
     ]
