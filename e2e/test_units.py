@@ -12,9 +12,6 @@ from playwright.async_api import Browser, Error
 from e2e.conftest import async_fixture
 from e2e.unit.bare import UNIT_DIR, bare_context
 
-# All are run for the first of them: one process does it for all.
-pytestmark = pytest.mark.xdist_group("units")
-
 FILES = sorted(UNIT_DIR.glob("*.test.js"))
 NAME = re.compile(r"""^test\(\s*(['"])(.+?)\1,""", re.MULTILINE)
 RUN = """async (file) => {
