@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from llb.cluster.link.link_server import SILENCE_TIMEOUT_S
+from llb.node.agent import HEARTBEAT_INTERVAL_S
 from llb.store.tables import nodes
 from llb.wire import PROTOCOL_VERSION, EngineState, NodeStatus
 from tests.conftest import BalancerFactory, JoinedNodeFactory
@@ -30,6 +32,11 @@ async def get_readiness_problem(node: RunningJoinedNode) -> str | None:
 async def wait_for_problem(node: RunningJoinedNode, text: str) -> None:
     await wait_until(lambda: text in (node.app.problem or ""))
     assert text in str(await get_readiness_problem(node))
+
+
+def test_the_times_are_those_of_the_contract() -> None:
+    """The tests wait for shorter ones, in the same ratio."""
+    assert (HEARTBEAT_INTERVAL_S, SILENCE_TIMEOUT_S) == (5, 15)
 
 
 # --- reconnection ---------------------------------------------------------------------------------
