@@ -34,6 +34,7 @@ CONTROLLER_SILENCE_LIMIT_S = 540.0
 _SETTINGS = pytest.StashKey[pytest_timeout.Settings]()
 _stderr_copy: int | None = None
 _terminal: pytest.TerminalReporter | None = None
+_last_failure: pytest.TestReport | None = None
 _silence_limit_s = SILENCE_LIMIT_S
 
 
@@ -54,8 +55,11 @@ def pytest_runtest_logstart() -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    global _last_failure
     _restart_watchdog()
-    if report.failed and _terminal is not None:
+    # Called for each `conftest.py` that imports it.
+    if report.failed and report is not _last_failure and _terminal is not None:
+        _last_failure = report
         # The failures themselves are printed at the end, which a run that is killed never reaches.
         _terminal.write_line(f"\n{report.nodeid} failed ({report.when})")
 
