@@ -28,6 +28,8 @@ from e2e.answers import (
 )
 from e2e.conftest import ENGINE_DEADLINE_MS, Visitor, VisitorFactory, async_fixture
 from llb.engine.model_engine import ModelEngine
+from llb.engine.process import EngineProcess
+from llb.engine.spec import EngineSpec
 from llb.wire import EngineState
 from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer, wait_until, write_catalog
@@ -154,21 +156,28 @@ async def test_a_model_that_is_being_loaded_says_how_far(page: Page, talker: Run
     def share(engine: ModelEngine) -> float | None:
         return 0.4 if engine.process.state is EngineState.STARTING else None
 
-    def pids() -> list[int]:
-        return [engine.process.pid for engine in talker.app.engine_pool._all_engines() if engine.process.pid]
+    stopped: list[int] = []
+    send_spec = EngineProcess._send_spec
+
+    async def send_to_stopped(
+        process: EngineProcess, child: asyncio.subprocess.Process, spec: EngineSpec
+    ) -> None:
+        """Send the worker its order once it is stopped: a small model is loaded in no time."""
+        os.kill(child.pid, signal.SIGSTOP)
+        stopped.append(child.pid)
+        await send_spec(process, child, spec)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ModelEngine, "load_progress", share)
+        patch.setattr(EngineProcess, "_send_spec", send_to_stopped)
         await send_message(page, "Hello")
-        await wait_until(pids)
-        [pid] = pids()
-        os.kill(pid, signal.SIGSTOP)
+        await wait_until(lambda: stopped)
         try:
             loading = conversation_log(page).get_by_role("progressbar", name="Loading the model")
             await expect(loading).to_have_attribute("aria-valuenow", "40")
             await expect(conversation_log(page)).to_contain_text("Loading the model: 40%")
         finally:
-            os.kill(pid, signal.SIGCONT)
+            os.kill(stopped[0], signal.SIGCONT)
         await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible(timeout=ENGINE_DEADLINE_MS)
         await expect(loading).to_have_count(0)
 
