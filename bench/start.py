@@ -69,9 +69,9 @@ def main() -> None:
             assert runfile.find_running_server(home) is None
     print(
         f"start to first answered request: median {statistics.median(times):.3f} s of {rounds}"
-        f" (min {min(times):.3f}, max {max(times):.3f}); goal < 0.6 s"
+        f" (min {min(times):.3f}, max {max(times):.3f}); goal ≤ 0.4 s"
     )
-    print(f"resident memory when idle: {resident / 1e6:.0f} MB; goal < 90 MB")
+    print(f"resident memory when idle: {resident / 1e6:.0f} MB; goal ≤ 55 MB")
 
 
 if __name__ == "__main__":
