@@ -188,6 +188,8 @@ unpack_vulkan() {
 }
 
 run_tests() {
+  # Otherwise each process that a test starts compiles the modules anew.
+  unset PYTHONDONTWRITEBYTECODE
   unpack_proxies
   unpack_vulkan
   # Two at a time, whatever the machine has: browsers and engines fill the cores that these leave.
