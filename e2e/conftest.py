@@ -29,29 +29,10 @@ from tests.conftest import (
 from tests.harness import PASSWORD, RunningBalancer
 from tests.hub import HubStandIn
 from tests.processes import wait_until
-from tests.timeouts import (
-    pytest_exception_interact,
-    pytest_runtest_logreport,
-    pytest_runtest_logstart,
-    pytest_runtest_teardown,
-    pytest_sessionstart,
-    pytest_timeout_set_timer,
-    pytest_unconfigure,
-)
 
-__all__ = [
-    "catalog",
-    "chat_gguf",
-    "hub",
-    "pytest_exception_interact",
-    "pytest_runtest_logreport",
-    "pytest_runtest_logstart",
-    "pytest_runtest_teardown",
-    "pytest_sessionstart",
-    "pytest_timeout_set_timer",
-    "pytest_unconfigure",
-    "smollm2",
-]
+__all__ = ["catalog", "chat_gguf", "hub", "smollm2"]
+
+pytest_plugins = ("tests.timeouts",)
 
 # Playwright's driver belongs to one event loop, and starting it takes longer than most tests do. All tests
 # here, and all fixtures that await something, share the loop of the session; tests elsewhere have a loop

@@ -18,25 +18,8 @@ from tests import prefork, speedups
 from tests.ggufs import write_chat_model
 from tests.harness import RunningBalancer, RunningJoinedNode, write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
-from tests.timeouts import (
-    pytest_exception_interact,
-    pytest_runtest_logreport,
-    pytest_runtest_logstart,
-    pytest_runtest_teardown,
-    pytest_sessionstart,
-    pytest_timeout_set_timer,
-    pytest_unconfigure,
-)
 
-__all__ = [
-    "pytest_exception_interact",
-    "pytest_runtest_logreport",
-    "pytest_runtest_logstart",
-    "pytest_runtest_teardown",
-    "pytest_sessionstart",
-    "pytest_timeout_set_timer",
-    "pytest_unconfigure",
-]
+pytest_plugins = ("tests.timeouts",)
 
 TINY_BYTES = 300_000
 

@@ -18,10 +18,8 @@ import signal
 import pytest
 
 from tests import timeouts
-from tests.timeouts import (
-    pytest_exception_interact, pytest_runtest_logreport, pytest_runtest_logstart, pytest_runtest_teardown,
-    pytest_sessionstart, pytest_timeout_set_timer, pytest_unconfigure,
-)
+
+pytest_plugins = ("tests.timeouts",)
 
 timeouts.SILENCE_LIMIT_S = {limit_s}
 

@@ -10,7 +10,7 @@ process of the suite in which no test has begun, ended or failed for `SILENCE_LI
 its threads and ends. pytest's own (`faulthandler_timeout`) stops watching at the first failure of a test and
 never watches what comes between tests, so that a teardown of the session could wait for ever.
 
-Both `conftest.py` import the hooks.
+A plugin of pytest: both `conftest.py` name it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ CONTROLLER_SILENCE_LIMIT_S = 540.0
 _SETTINGS = pytest.StashKey[pytest_timeout.Settings]()
 _stderr_copy: int | None = None
 _terminal: pytest.TerminalReporter | None = None
-_last_failure: pytest.TestReport | None = None
 _silence_limit_s = SILENCE_LIMIT_S
 
 
@@ -42,11 +41,10 @@ _silence_limit_s = SILENCE_LIMIT_S
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Start the watchdog. Its output goes to the standard error of the run, whatever is captured later."""
     global _stderr_copy, _silence_limit_s, _terminal
-    if _stderr_copy is None:
-        hands_out_tests = session.config.getoption("numprocesses", None)
-        _silence_limit_s = CONTROLLER_SILENCE_LIMIT_S if hands_out_tests else SILENCE_LIMIT_S
-        _terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-        _stderr_copy = os.dup(2)
+    hands_out_tests = session.config.getoption("numprocesses", None)
+    _silence_limit_s = CONTROLLER_SILENCE_LIMIT_S if hands_out_tests else SILENCE_LIMIT_S
+    _terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    _stderr_copy = os.dup(2)
     _restart_watchdog()
 
 
@@ -55,11 +53,8 @@ def pytest_runtest_logstart() -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    global _last_failure
     _restart_watchdog()
-    # Called for each `conftest.py` that imports it.
-    if report.failed and report is not _last_failure and _terminal is not None:
-        _last_failure = report
+    if report.failed and _terminal is not None:
         # The failures themselves are printed at the end, which a run that is killed never reaches.
         _terminal.write_line(f"\n{report.nodeid} failed ({report.when})")
 

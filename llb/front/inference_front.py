@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 from llb.api.connection.http_head import MalformedHead, parse_request_head
+from llb.api.connection.turns import RequestTurns
 from llb.api.head_facts import facts_of
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.error_handler import ErrorResponder
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 8192
 # A body that is not there after this is Sanic's to wait for. Many programs send head and body separately.
 BODY_WAIT_S = 0.01
-# Requests that begin in one turn of the event loop.
-MAX_BEGUN_AT_ONCE = 8
 _POST = b"POST "
 # Headers of requests that Sanic answers.
 _OTHER_HEADERS = frozenset({"content-encoding", "cookie", "expect", "upgrade"})
@@ -55,7 +53,7 @@ class InferenceFront:
         self._routes: dict[bytes, Any] = {}
         self._waiting: dict[FrontConnection, None] = {}
         # Read, and not begun yet.
-        self._ready: deque[FrontConnection] = deque()
+        self._turns = RequestTurns()
 
     def add_routes(self, routes: Iterable[Any]) -> None:
         """Answer the requests with POST of these routes of Sanic, which have one address each."""
@@ -115,19 +113,8 @@ class InferenceFront:
     # --- answering ---
 
     def schedule(self, connection: FrontConnection) -> None:
-        """Have the request of `connection` begun soon.
-
-        Many streams that end together begin anew together: the others are read between a few of them.
-        """
-        if not self._ready:
-            asyncio.get_running_loop().call_soon(self._begin_some)
-        self._ready.append(connection)
-
-    def _begin_some(self) -> None:
-        for _ in range(min(len(self._ready), MAX_BEGUN_AT_ONCE)):
-            self._ready.popleft().begin_answer()
-        if self._ready:
-            asyncio.get_running_loop().call_soon(self._begin_some)
+        """Have the request of `connection` begun soon."""
+        self._turns.schedule(connection.begin_answer)
 
     def finish_head(self, request: FrontRequest, head: Any) -> None:
         """Add the headers that every response has."""
