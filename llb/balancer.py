@@ -342,13 +342,7 @@ class Balancer:
             ),
             tls_blueprint(self.tls),
             reverse_tunnel_blueprint(self.node_connections),
-            openai_blueprint(
-                self._inference,
-                self.endpoint_service.checks.cloud_list_headers,
-                self.memory_estimates.plan_context_length,
-            ),
-            anthropic_blueprint(self._inference),
-            self._ollama_blueprint(audit),
+            *self._dialect_blueprints(audit),
             conversations_blueprint(self.conversations, self.running_answers, self._large_body_worker),
             answers_blueprint(
                 self.conversations, self.running_answers, self.principal_watch, self._large_body_worker
@@ -376,18 +370,9 @@ class Balancer:
 
     def ollama_port_blueprints(self) -> tuple[Any, ...]:
         """Blueprints of the Ollama port."""
-        return (
-            self._ollama_blueprint(AuditLog(self.db)),
-            openai_blueprint(
-                self._inference,
-                self.endpoint_service.checks.cloud_list_headers,
-                self.memory_estimates.plan_context_length,
-            ),
-            anthropic_blueprint(self._inference),
-            ollama_root_blueprint(),
-        )
+        return (*self._dialect_blueprints(AuditLog(self.db)), ollama_root_blueprint())
 
-    def _ollama_blueprint(self, audit: AuditLog) -> Any:
+    def _dialect_blueprints(self, audit: AuditLog) -> tuple[Any, ...]:
         models = OllamaModels(
             self.view,
             self.dispatcher,
@@ -397,14 +382,22 @@ class Balancer:
         pull_follower = PullFollower(
             self.view, self.event_bus, self.registrations, audit, self.principal_watch
         )
-        return ollama_blueprint(
-            self.dispatcher,
-            RequestRecorder(self.history),
-            self.node_commands,
-            models,
-            pull_follower,
-            audit,
-            self._large_body_worker,
+        return (
+            openai_blueprint(
+                self._inference,
+                self.endpoint_service.checks.cloud_list_headers,
+                self.memory_estimates.plan_context_length,
+            ),
+            anthropic_blueprint(self._inference),
+            ollama_blueprint(
+                self.dispatcher,
+                RequestRecorder(self.history),
+                self.node_commands,
+                models,
+                pull_follower,
+                audit,
+                self._large_body_worker,
+            ),
         )
 
     async def start(self) -> None:
