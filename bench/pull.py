@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -80,6 +81,12 @@ def time_curl_s(url: str, target: Path) -> float:
     return time.perf_counter() - began
 
 
+def children_cpu_s() -> float:
+    """Return the processor time of all processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 async def time_download_s(hub: HubClient, spec: FileSpec, directory: Path) -> float:
     """Return the seconds that a `FileDownload` needs, including sha256 and fsync."""
     began = time.perf_counter()
@@ -101,9 +108,13 @@ async def measure(url: str, directory: Path, rounds: int) -> str:
     idle, busy = LoopLag(), LoopLag()
     curl_s: list[float] = []
     llb_s: list[float] = []
+    curl_cpu_s: list[float] = []
+    llb_cpu_s: list[float] = []
 
     async def one_pull() -> None:
+        began = time.process_time()
         llb_s.append(await time_download_s(hub, spec, directory))
+        llb_cpu_s.append(time.process_time() - began)
 
     await time_download_s(hub, spec, directory)  # connections, imports and the page cache are warm for both
     for _ in range(rounds):
@@ -111,7 +122,9 @@ async def measure(url: str, directory: Path, rounds: int) -> str:
             await asyncio.to_thread(reset_directory, directory)
             if way == "curl":
                 link = hub.file_url(REPO, facts.commit, NAME)
+                began = children_cpu_s()
                 curl_s.append(await asyncio.to_thread(time_curl_s, link, directory / NAME))
+                curl_cpu_s.append(children_cpu_s() - began)
             else:
                 await busy.measure_during(one_pull)
         await idle.measure_during(lambda: asyncio.sleep(0.5))
@@ -129,6 +142,8 @@ async def measure(url: str, directory: Path, rounds: int) -> str:
             f"{'curl':<28}{rate[0]:>8.0f} MB/s",
             f"{'llb, sha256 and fsync':<28}{rate[1]:>8.0f} MB/s",
             f"{'llb / curl':<28}{ratio:>8.2f}          (goal ≥ 0.95)",
+            f"{'processor time: curl, llb':<28}{statistics.median(curl_cpu_s):>8.2f} s,"
+            f" {statistics.median(llb_cpu_s):.2f} s",
             "",
             f"{'event loop late by':<28}{'p50':>11}{'p99':>11}{'max':>11}",
             idle.format_row("idle"),
