@@ -1,4 +1,4 @@
-"""The wheel has page, catalogue and migrations beside the code; the sdist has what makes the wheel."""
+"""The wheel has page, catalogue and migrations beside the code, and runs; the sdist makes the wheel."""
 
 from __future__ import annotations
 
@@ -8,17 +8,61 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+import httpx
+import pytest
+
+from llb.base import runfile
+from tests.processes import ROOT, clean_environment, wait_until
 
 
-def test_wheel_and_sdist_are_complete(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the wheel and the sdist."""
+    folder = tmp_path_factory.mktemp("distributions")
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "--directory", str(tmp_path)],
+        [sys.executable, "-m", "hatchling", "build", "--directory", str(folder)],
         cwd=ROOT,
         check=True,
         capture_output=True,
     )
-    [wheel] = tmp_path.glob("*.whl")
+    return folder
+
+
+def test_the_installed_wheel_serves_its_own_page_and_catalogue(distributions: Path, tmp_path: Path) -> None:
+    """Beside the packages of the tests, without the checkout."""
+    [wheel] = distributions.glob("*.whl")
+    site, home = tmp_path / "site", tmp_path / "home"
+    install = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
+    subprocess.run([sys.executable, "-m", *install], check=True, capture_output=True)
+    environment = clean_environment(LLB_HOME=str(home), PYTHONPATH=str(site))
+    where = [sys.executable, "-P", "-c", "import llb; print(llb.__file__)"]
+    found = subprocess.check_output(where, env=environment, cwd=tmp_path, text=True).strip()
+    assert Path(found).is_relative_to(site)
+    server = subprocess.Popen(
+        [sys.executable, "-P", "-m", "llb", "--port", "0"],
+        env=environment,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: server.poll() is not None or runfile.find_running_server(home) is not None)
+        running = runfile.find_running_server(home)
+        assert running is not None, server.returncode
+        headers = {"Authorization": f"Bearer {running.token}"}
+        with httpx.Client(base_url=running.url, headers=headers, trust_env=False) as client:
+            assert "<title>llb</title>" in client.get("/").text
+            assert len(client.get("/api/models").json()["models"]) > 20
+        server.terminate()
+        assert server.wait(30) == 0
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_wheel_and_sdist_are_complete(distributions: Path) -> None:
+    [wheel] = distributions.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
@@ -36,7 +80,7 @@ def test_wheel_and_sdist_are_complete(tmp_path: Path) -> None:
     assert "llb = llb.__main__:main" in points
     assert "Classifier: Typing :: Typed" in metadata
     assert (ROOT / "README.md").read_text() in metadata
-    [sdist] = tmp_path.glob("*.tar.gz")
+    [sdist] = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as source:
         packed = {name.partition("/")[2] for name in source.getnames()}
     assert modules <= packed
