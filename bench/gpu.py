@@ -26,8 +26,7 @@ from llb.engine.builds.overlays import overlay_store
 from llb.engine.builds.selector import BuildSelector
 from llb.engine.spec import EngineSpec
 from llb.hardware import EngineBuild, HardwareInfo, HardwareProbe, installed_version, summarise_engine
-from llb.policy.load_plan import LoadPlan, plan_load
-from llb.policy.memory import MIB, FreeMemory, ModelShape
+from llb.policy.memory import MIB, FreeMemory, LoadPlan, ModelShape, plan_load
 from tests.gpu.llama_server import read_own_buffers
 from tests.gpu.matrix import ARCHITECTURES, Case, compare, plan_case, write_model
 

@@ -29,8 +29,7 @@ import msgspec
 from llb import gguf
 from llb.engine.spec import EngineKind, EngineSpec, WorkerReady
 from llb.hardware import EngineBuild, engine_command, engine_environment
-from llb.policy.load_plan import LoadPlan, plan_load
-from llb.policy.memory import MIB, FreeMemory
+from llb.policy.memory import MIB, FreeMemory, LoadPlan, plan_load
 from tests.ggufs import write_chat_model, write_embedding_model
 
 TOLERANCE = 0.10

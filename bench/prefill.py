@@ -30,8 +30,7 @@ from bench.memory import (
 )
 from llb import gguf
 from llb.engine.spec import WorkerReady
-from llb.policy.load_plan import LoadPlan, plan_load
-from llb.policy.memory import FreeMemory
+from llb.policy.memory import FreeMemory, LoadPlan, plan_load
 
 CONTEXT_LENGTH = 2048
 PROMPT_TOKENS = 1536

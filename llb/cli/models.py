@@ -146,7 +146,7 @@ def show_fit(options: argparse.Namespace) -> int:
 def _fit_of_file(path: Path, options: argparse.Namespace) -> FitReport:
     """Report for a file of this host, which need not be in the catalogue; all shards of a split model."""
     from llb import gguf
-    from llb.policy.fit import FitRequest, report_fit
+    from llb.policy.memory import FitRequest, report_fit
 
     try:
         headers = []

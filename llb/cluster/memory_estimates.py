@@ -18,9 +18,7 @@ from llb.gguf import GgufMetadata
 from llb.hardware import ComputeDevice, MemoryBudget, memory_total_bytes
 from llb.hub import HubClient
 from llb.policy import memory, placement
-from llb.policy.calibration import NEUTRAL, MemoryCalibration
-from llb.policy.fit import FitRequest, report_fit
-from llb.policy.memory import ModelShape
+from llb.policy.memory import NEUTRAL, FitRequest, MemoryCalibration, ModelShape, report_fit
 from llb.store.database import Database
 from llb.store.tables import header_cache
 from llb.wire import Capability, FileSpec, FitReport, MemoryView, Model

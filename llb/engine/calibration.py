@@ -12,8 +12,7 @@ import msgspec
 
 from llb.base import platform_compat
 from llb.engine.buffer_report import BufferPurpose, EngineBuffer, sum_buffers
-from llb.policy.calibration import NEUTRAL, MemoryCalibration, excess_factor
-from llb.policy.memory import MemoryEstimate
+from llb.policy.memory import NEUTRAL, MemoryCalibration, MemoryEstimate, excess_factor
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,16 @@ from llb.engine.memory_limit import data_limit_bytes
 from llb.engine.spec import EngineKind, EngineSpec, PoolingType
 from llb.errors import ModelFailed
 from llb.hardware import physical_core_count
-from llb.policy import load_plan, memory
-from llb.policy.calibration import NEUTRAL, MemoryCalibration
-from llb.policy.memory import FreeMemory, Memory, MemoryEstimate, ModelShape
+from llb.policy import memory
+from llb.policy.memory import (
+    NEUTRAL,
+    FreeMemory,
+    Memory,
+    MemoryCalibration,
+    MemoryEstimate,
+    ModelShape,
+    plan_load,
+)
 from llb.wire import Capability, LoadOptions
 
 API_KEY_BYTES = 24
@@ -101,7 +108,7 @@ class EnginePlanner:
         """Return the best plan within `free`, None if the model does not fit."""
         options = options or LoadOptions()
         kind = files.kind
-        load = load_plan.plan_load(
+        load = plan_load(
             metadata.shape,
             slots=options.slots or self.slots,
             requested_context=options.context_length or self.context,

@@ -25,9 +25,8 @@ from llb.engine.process import EngineProcess
 from llb.engine.watchdog import HEALTH_CHECK_TIMEOUT_S, HEALTH_INTERVAL_S, PROGRESS_INTERVAL_S, EngineWatchdog
 from llb.errors import EngineFailed, InsufficientMemory, ModelFailed, NoNodeAvailable, format_gigabytes
 from llb.hardware import EngineBuild, MemoryBudget
-from llb.policy.calibration import NEUTRAL, MemoryCalibration
 from llb.policy.eviction import select_victims
-from llb.policy.memory import FreeMemory, Memory, ModelShape
+from llb.policy.memory import NEUTRAL, FreeMemory, Memory, MemoryCalibration, ModelShape
 from llb.wire import EngineReport, EngineState, LoadOptions
 
 __all__ = ["EngineFiles", "EnginePool", "KeepAlive", "Lease"]

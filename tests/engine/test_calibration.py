@@ -11,8 +11,7 @@ from llb.engine.calibration import MAX_ENTRIES, CalibrationStore, compare_with_p
 from llb.engine.plan import EngineFiles, EnginePlanner
 from llb.engine.pool import EnginePool
 from llb.hardware import MemoryBudget
-from llb.policy.calibration import NEUTRAL, MemoryCalibration
-from llb.policy.memory import MIB, MemoryEstimate, estimate_memory
+from llb.policy.memory import MIB, NEUTRAL, MemoryCalibration, MemoryEstimate, estimate_memory
 from tests.engine.workers import eventually, fake_worker
 from tests.ggufs import write_chat_model
 from tests.shapes import LLAMA_8B

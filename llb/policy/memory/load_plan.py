@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from llb.policy import memory
-from llb.policy.calibration import NEUTRAL, MemoryCalibration
-from llb.policy.memory import MIB, FreeMemory, Memory, MemoryEstimate, ModelShape
+from llb.policy.memory.calibration import NEUTRAL, MemoryCalibration
+from llb.policy.memory.compute_buffers import most_gpu_compute_bytes
+from llb.policy.memory.engine_parameters import (
+    DEFAULT_CONTEXT,
+    MIN_CONTEXT,
+    PROMPT_CACHE_LIMIT_BYTES,
+    choose_ubatch_tokens,
+    count_context_checkpoints,
+    max_pooled_context,
+)
+from llb.policy.memory.estimate import GPU_DEVICE_BYTES, MemoryEstimate, estimate_memory
+from llb.policy.memory.free_memory import FreeMemory, Memory
+from llb.policy.memory.gpu_share import output_gpu_bytes
+from llb.policy.memory.kv_cache import checkpoint_bytes, layer_kv_bytes
+from llb.policy.memory.model_shape import MIB, ModelShape
 from llb.wire import Verdict
 
 
@@ -17,7 +29,7 @@ class LoadPlan:
 
     context_length: int
     slots: int
-    # Of each GPU, as in `memory.estimate_memory`.
+    # Of each GPU, as in `estimate_memory`.
     gpu_layers: tuple[int, ...]
     # The first layers, whose experts lie in RAM although the layers are on a GPU.
     expert_layers_on_host: int
@@ -68,14 +80,14 @@ def plan_load(
 
 def _candidate_contexts(shape: ModelShape, requested: int | None, *, pooled: bool) -> list[int]:
     """Return the context lengths to try, best first."""
-    trained = shape.context_length or memory.MIN_CONTEXT
-    default = memory.DEFAULT_CONTEXT
+    trained = shape.context_length or MIN_CONTEXT
+    default = DEFAULT_CONTEXT
     if pooled and not shape.uses_last_token_pooling:
-        default = memory.max_pooled_context(shape)
+        default = max_pooled_context(shape)
     context = max(1, min(trained, requested if requested is not None else default))
     contexts = [context]
-    while context > memory.MIN_CONTEXT:
-        context = max(memory.MIN_CONTEXT, context // 2)
+    while context > MIN_CONTEXT:
+        context = max(MIN_CONTEXT, context // 2)
         contexts.append(context)
     return contexts
 
@@ -147,10 +159,10 @@ class _Planner:
             return None
         left = self._free - bare.memory
         is_offloaded = placement.layer_count > 0
-        ubatch = memory.choose_ubatch_tokens(
+        ubatch = choose_ubatch_tokens(
             shape, context_length=context, slots=slots, is_offloaded=is_offloaded, pooled=pooled
         )
-        checkpoints = memory.count_context_checkpoints(context, ubatch=ubatch, pooled=pooled)
+        checkpoints = count_context_checkpoints(context, ubatch=ubatch, pooled=pooled)
         cache_bytes = (
             0
             if pooled
@@ -174,7 +186,7 @@ class _Planner:
         )
 
     def _estimate(self, context: int, placement: _Placement) -> MemoryEstimate:
-        estimate = memory.estimate_memory(
+        estimate = estimate_memory(
             self._shape,
             context_length=context,
             slots=self._slots,
@@ -221,7 +233,7 @@ class _Planner:
         counts = [0 for _ in all_gpus]
         if not gpus:
             return _Placement(tuple(counts))
-        ubatch = memory.choose_ubatch_tokens(
+        ubatch = choose_ubatch_tokens(
             shape, context_length=context, slots=self._slots, is_offloaded=True, pooled=self._pooled
         )
         layer_bytes = [
@@ -229,16 +241,14 @@ class _Planner:
                 factors.gpu_weights
                 * (layer.weight_bytes - (layer.expert_bytes if index < expert_layers_on_host else 0))
                 + factors.gpu_kv_cache
-                * memory.layer_kv_bytes(
-                    shape, layer, context_length=context, ubatch=ubatch, slots=self._slots
-                )
+                * layer_kv_bytes(shape, layer, context_length=context, ubatch=ubatch, slots=self._slots)
             )
             for index, layer in enumerate(shape.layers)
         ]
-        layer_bytes.append(int(factors.gpu_weights * memory.output_gpu_bytes(shape)))
+        layer_bytes.append(int(factors.gpu_weights * output_gpu_bytes(shape)))
         for gpu in reversed(gpus):
-            room = self._free.vram_bytes[gpu] - memory.GPU_DEVICE_BYTES
-            most_compute_bytes = memory.most_gpu_compute_bytes(
+            room = self._free.vram_bytes[gpu] - GPU_DEVICE_BYTES
+            most_compute_bytes = most_gpu_compute_bytes(
                 shape,
                 context_length=context,
                 slots=self._slots,
@@ -272,9 +282,9 @@ def _prompt_cache_bytes(
     An entry has the KV cache of a full slot (of a windowed layer only the window), and its checkpoints.
     """
     kept = sum(0 if layer.uses_sliding_window else layer.kv_cell_bytes * context for layer in shape.layers)
-    entry_bytes = kept + (1 + checkpoints) * memory.checkpoint_bytes(shape, cells=context)
+    entry_bytes = kept + (1 + checkpoints) * checkpoint_bytes(shape, cells=context)
     if entry_bytes <= 0:
         return 0
     # An entry larger than the cache is dropped, so round up, with a MiB for its bookkeeping.
-    wanted_mib = min(-(-entry_bytes * slots // MIB) + 1, memory.PROMPT_CACHE_LIMIT_BYTES // MIB)
+    wanted_mib = min(-(-entry_bytes * slots // MIB) + 1, PROMPT_CACHE_LIMIT_BYTES // MIB)
     return max(0, min(wanted_mib, spare_bytes // MIB)) * MIB

@@ -7,7 +7,9 @@ from dataclasses import replace
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from llb.policy.memory import MIB, Memory, MemoryEstimate
+from llb.policy.memory.estimate import MemoryEstimate
+from llb.policy.memory.free_memory import Memory
+from llb.policy.memory.model_shape import MIB
 
 # Differences that the rounding of llama.cpp's log explains.
 _MIN_EXCESS, _MIN_EXCESS_BYTES = 1.01, MIB // 4

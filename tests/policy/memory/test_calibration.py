@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from llb.policy.calibration import NEUTRAL, MemoryCalibration, excess_factor
-from llb.policy.fit import FitRequest, report_fit
-from llb.policy.load_plan import plan_load
-from llb.policy.memory import MIB, FreeMemory, estimate_memory
+from llb.policy.memory import (
+    MIB,
+    NEUTRAL,
+    FitRequest,
+    FreeMemory,
+    MemoryCalibration,
+    estimate_memory,
+    excess_factor,
+    plan_load,
+    report_fit,
+)
 from tests.shapes import LLAMA_8B
 
 GIB = 2**30

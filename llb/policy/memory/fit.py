@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llb.errors import format_gigabytes
-from llb.policy import load_plan, memory
-from llb.policy.calibration import NEUTRAL, MemoryCalibration
-from llb.policy.load_plan import LoadPlan
-from llb.policy.memory import FreeMemory, ModelShape
+from llb.policy.memory.calibration import NEUTRAL, MemoryCalibration
+from llb.policy.memory.engine_parameters import DEFAULT_CONTEXT, MIN_CONTEXT
+from llb.policy.memory.estimate import estimate_memory
+from llb.policy.memory.free_memory import FreeMemory
+from llb.policy.memory.load_plan import LoadPlan, plan_load
+from llb.policy.memory.model_shape import ModelShape
 from llb.wire import DeviceFit, FitReport, HostFit
 
 
@@ -27,7 +29,7 @@ class FitRequest:
 
 def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, str], ...]) -> FitReport:
     """Return the report for a host with `free` memory; `devices` are name and kind of each GPU."""
-    plan = load_plan.plan_load(
+    plan = plan_load(
         request.shape,
         slots=request.slots,
         requested_context=request.context_length,
@@ -101,12 +103,12 @@ def _expert_layers_on_host(plan: LoadPlan, index: int) -> int:
 
 
 def _reason_against(request: FitRequest, free: FreeMemory) -> str:
-    least = memory.estimate_memory(
-        request.shape, context_length=memory.MIN_CONTEXT, slots=request.slots, pooled=request.pooled
+    least = estimate_memory(
+        request.shape, context_length=MIN_CONTEXT, slots=request.slots, pooled=request.pooled
     )
     available = free.ram_bytes + (0 if free.is_shared else sum(free.vram_bytes))
     return (
-        f"With the shortest context, {memory.MIN_CONTEXT} tokens, it needs"
+        f"With the shortest context, {MIN_CONTEXT} tokens, it needs"
         f" {format_gigabytes(least.total_bytes)}; {format_gigabytes(available)} can be used."
     )
 
@@ -114,7 +116,7 @@ def _reason_against(request: FitRequest, free: FreeMemory) -> str:
 def _reason_for_less(request: FitRequest, plan: LoadPlan) -> str | None:
     """Return what the plan gives up, None if nothing."""
     sentences = []
-    wanted = min(request.context_length or memory.DEFAULT_CONTEXT, request.shape.context_length or 0)
+    wanted = min(request.context_length or DEFAULT_CONTEXT, request.shape.context_length or 0)
     if not request.pooled and plan.context_length < wanted:
         sentences.append(
             f"A context of {wanted} tokens per slot does not fit; {plan.context_length} tokens do."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llb.policy.fit import FitRequest, report_fit
-from llb.policy.memory import FreeMemory
+from llb.policy.memory import FitRequest, FreeMemory, report_fit
 from tests.shapes import LLAMA_8B
 
 GIB = 2**30

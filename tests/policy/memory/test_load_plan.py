@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb.policy.load_plan import plan_load
 from llb.policy.memory import (
     CPU_UBATCH_TOKENS,
     DEFAULT_CONTEXT,
@@ -20,6 +19,7 @@ from llb.policy.memory import (
     Layer,
     ModelShape,
     estimate_memory,
+    plan_load,
 )
 from llb.wire import Verdict
 from tests.shapes import ENCODER, GEMMA_4B, LLAMA_8B, TINY, uniform_shape, with_projector

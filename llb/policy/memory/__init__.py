@@ -1,0 +1,45 @@
+"""Memory policy: what an engine needs, what is free, and the best load within it. Pure.
+
+`load_plan` fits the sum of `estimate` into the free memory; `calibration` corrects the sum by what engines
+took on this host; `fit` reports the plan to people.
+"""
+
+from llb.policy.memory.calibration import NEUTRAL, MemoryCalibration, excess_factor
+from llb.policy.memory.compute_buffers import PROJECTOR_COMPUTE_BYTES
+from llb.policy.memory.engine_parameters import (
+    CPU_UBATCH_TOKENS,
+    DEFAULT_CONTEXT,
+    MIN_CONTEXT,
+    PROMPT_CACHE_LIMIT_BYTES,
+    UBATCH_TOKENS,
+    choose_ubatch_tokens,
+)
+from llb.policy.memory.estimate import MemoryEstimate, estimate_memory
+from llb.policy.memory.fit import FitRequest, report_fit
+from llb.policy.memory.free_memory import FreeMemory, Memory
+from llb.policy.memory.load_plan import LoadPlan, plan_load
+from llb.policy.memory.model_shape import MIB, Layer, ModelShape
+
+__all__ = [
+    "CPU_UBATCH_TOKENS",
+    "DEFAULT_CONTEXT",
+    "MIB",
+    "MIN_CONTEXT",
+    "NEUTRAL",
+    "PROJECTOR_COMPUTE_BYTES",
+    "PROMPT_CACHE_LIMIT_BYTES",
+    "UBATCH_TOKENS",
+    "FitRequest",
+    "FreeMemory",
+    "Layer",
+    "LoadPlan",
+    "Memory",
+    "MemoryCalibration",
+    "MemoryEstimate",
+    "ModelShape",
+    "choose_ubatch_tokens",
+    "estimate_memory",
+    "excess_factor",
+    "plan_load",
+    "report_fit",
+]

@@ -1,0 +1,72 @@
+"""Model shape: the properties of a model that determine its memory. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 2**20
+F16_BYTES, F32_BYTES = 2, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One repeating block; widths are values per token in the KV cache (heads × length), or 0."""
+
+    weight_bytes: int
+    # Of these, the matrices of the experts: up, gate and down.
+    expert_bytes: int = 0
+    key_width: int = 0
+    value_width: int = 0
+    uses_sliding_window: bool = False
+    # Recurrent state per slot (SSM, short convolution).
+    state_bytes: int = 0
+
+    @property
+    def kv_cell_bytes(self) -> int:
+        return (self.key_width + self.value_width) * F16_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Properties of a model that determine its memory; `gguf.build_model_shape` makes it from the headers."""
+
+    layers: tuple[Layer, ...]
+    # Token embeddings, which stay in RAM with any number of GPU layers.
+    input_bytes: int
+    # 0: tied to the input matrix, or an encoder, which has none.
+    output_bytes: int
+    # Norm before the output matrix, and RoPE factors; on the device of the output.
+    output_norm_bytes: int = 0
+    # Headers and all other content of the files.
+    other_bytes: int = 0
+    embedding_length: int
+    query_width: int
+    # Values per token in the widest feed-forward network; for a mixture of experts: used experts × their
+    # length.
+    feed_forward_width: int
+    has_gated_ffn: bool = True
+    experts_used: int = 0
+    vocabulary_size: int
+    merge_count: int = 0
+    # As trained.
+    context_length: int
+    sliding_window: int = 0
+    # Attends to all tokens at once, without a KV cache.
+    is_encoder: bool = False
+    # The vector of the last token is the result, so a long input may be split.
+    uses_last_token_pooling: bool = False
+    # llama.cpp copies some weights into another order for the CPU.
+    has_repacked_weights: bool = False
+    projector_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of all weights in the files, including the projector."""
+        layers = sum(layer.weight_bytes for layer in self.layers)
+        output = self.output_norm_bytes + self.output_bytes
+        return self.input_bytes + layers + output + self.other_bytes + self.projector_bytes
+
+    @property
+    def max_gpu_layers(self) -> int:
+        """The `n_gpu_layers` that offloads everything: all layers, and the output as one more."""
+        return len(self.layers) + 1
