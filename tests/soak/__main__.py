@@ -6,23 +6,28 @@ come and go; then the traffic rests, and what must be so is looked at: registrat
 right bytes, no slot taken, no request left, both nodes online. There the processes are measured: memory,
 threads, file descriptors, sockets, children. In the first quarter the balancer is killed and restarted too;
 after it, it lives on, and whether it grows is told by the slope of its figures. The node is restarted all the
-time. Prints a report; exits 1 with what was wrong. A day of it: `--minutes 1440`.
+time. With `--attacks` an attack of `tests.attack.attacks`, from a process of its own, goes on through each
+round. Prints a report; exits 1 with what was wrong. A day of it: `--minutes 1440`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from tests.attack.attacker import Attacker
+from tests.attack.attacks import ATTACKS
 from tests.processes import LlbProcess, wait_until
 from tests.soak.cluster_fixture import SETTLE_TIMEOUT_S, SMALL_MODELS, SoakCluster
 from tests.soak.traffic import Traffic
@@ -58,14 +63,19 @@ class ProcessSample:
 
 
 class SoakRun:
-    def __init__(self, cluster: SoakCluster, traffic: Traffic, minutes: float, seed: int) -> None:
+    def __init__(
+        self, cluster: SoakCluster, traffic: Traffic, minutes: float, seed: int, *, attacks: bool
+    ) -> None:
         self.faults: Counter[str] = Counter()
+        self.attacks: Counter[str] = Counter()
         self.problems: list[str] = []
         self.samples: list[ProcessSample] = []
         self.rounds = 0
         self._cluster = cluster
         self._traffic = traffic
         self._random = random.Random(seed)
+        self._attacker_seed = itertools.count(seed)
+        self._has_attacks = attacks
         self._started_at = time.monotonic()
         self._ends_at = self._started_at + minutes * 60
         self._balancer_faults_until = self._started_at + minutes * 60 * BALANCER_FAULTS_SHARE
@@ -80,9 +90,10 @@ class SoakRun:
     def _run_round(self) -> None:
         self._traffic.resume()
         until = time.monotonic() + ROUND_DURATION_S
-        while time.monotonic() < until:
-            time.sleep(self._random.uniform(1.0, 6.0))
-            self._inject_fault()
+        with self._attack():
+            while time.monotonic() < until:
+                time.sleep(self._random.uniform(1.0, 6.0))
+                self._inject_fault()
         self._cluster.hub.faults.clear()
         self._traffic.pause()
         try:
@@ -94,6 +105,18 @@ class SoakRun:
         self.problems += self._traffic.defects
         if time.monotonic() > self._balancer_faults_until:
             self.samples.append(ProcessSample.measure(self._cluster.balancer, self._started_at))
+
+    @contextlib.contextmanager
+    def _attack(self) -> Iterator[None]:
+        """One attack for as long as the block runs, if there are to be any."""
+        if not self._has_attacks:
+            yield
+            return
+        attack = self._random.choice(ATTACKS)
+        self.attacks[attack.__name__] += 1
+        with Attacker(self._cluster.target, next(self._attacker_seed)) as attacker:
+            attacker.start(attack)
+            yield
 
     # --- faults -------------------------------------------------------------------------------------
 
@@ -145,6 +168,9 @@ def render_report(soak: SoakRun, traffic: Traffic, minutes: float, seed: int) ->
     lines += [f"| {what} | {times} |" for what, times in sorted(traffic.outcomes.items())]
     lines += ["", "| fault | times |", "| --- | --- |"]
     lines += [f"| {what} | {times} |" for what, times in sorted(soak.faults.items())]
+    if soak.attacks:
+        lines += ["", "| attack | rounds |", "| --- | --- |"]
+        lines += [f"| {what} | {times} |" for what, times in sorted(soak.attacks.items())]
     lines += ["", "| of the balancer, at rest | mean | an hour more | 95 % |", "| --- | --- | --- | --- |"]
     settled = soak.samples[int(len(soak.samples) * WARM_UP_SHARE) :]
     for index, name in enumerate(FIGURE_NAMES):
@@ -168,13 +194,14 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--attacks", action="store_true", help="an attack goes on through each round")
     parser.add_argument("--report", type=Path, help="a file for the report, as Markdown")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llb-soak-") as name:
         directory = Path(name)
         with SoakCluster(directory) as site:
             with Traffic(site.balancer.url, site.key, options.seed) as traffic:
-                soak = SoakRun(site, traffic, options.minutes, options.seed)
+                soak = SoakRun(site, traffic, options.minutes, options.seed, attacks=options.attacks)
                 soak.run()
             told = render_report(soak, traffic, options.minutes, options.seed)
             if soak.problems:

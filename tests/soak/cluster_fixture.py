@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 
-from tests.ggufs import write_chat_model
+from tests.attack.target import ATTACKER_LIMITS, EMBEDDING_MODEL, Target
+from tests.ggufs import write_chat_model, write_embedding_model
 from tests.harness import write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
 from tests.processes import LlbProcess, wait_until
@@ -24,7 +25,7 @@ CHAT_MODEL, REAL_MODEL = "chat", "smollm2"
 SMALL_MODELS = ("red", "green", "blue")  # pulled and deleted all the time: files that no engine can load
 SMALL_MODEL_BYTES = 3_000_000
 PASSWORD = "soaked to the skin"
-SETTLE_TIMEOUT_S = 120.0
+SETTLE_TIMEOUT_S = 240.0
 
 
 def free_port() -> int:
@@ -41,6 +42,7 @@ class SoakCluster:
         files: dict[str, Path] = {
             CHAT_MODEL: write_chat_model(directory / "chat.gguf", context=2048),
             REAL_MODEL: real,
+            EMBEDDING_MODEL: write_embedding_model(directory / f"{EMBEDDING_MODEL}.gguf"),
         }
         for name in SMALL_MODELS:
             files[name] = directory / f"{name}.gguf"
@@ -49,7 +51,14 @@ class SoakCluster:
         self.hub = HubStandIn()
         catalog = write_catalog(
             directory / "catalog.json",
-            *({"id": name, "size_bytes": path.stat().st_size} for name, path in files.items()),
+            *(
+                {
+                    "id": name,
+                    "size_bytes": path.stat().st_size,
+                    "capabilities": ["Embedding" if name == EMBEDDING_MODEL else "TextGeneration"],
+                }
+                for name, path in files.items()
+            ),
         )
         self._files = files
         port = free_port()
@@ -68,13 +77,21 @@ class SoakCluster:
         flags = (*self._flags, "--name", "cellar", "--join", self.balancer.url, "--token", token)
         self.node = LlbProcess(self._directory / "cellar", *flags, HF_ENDPOINT=self.hub.url).start()
         self.hosts = {"attic": self.balancer, "cellar": self.node}
-        for name in (CHAT_MODEL, REAL_MODEL):
+        for name in (CHAT_MODEL, REAL_MODEL, EMBEDDING_MODEL):
             assert self.balancer.register_model(name).status_code == 202
         self.wait_until_consistent()
-        self.key = self.balancer.http.post(
-            "/api/keys", json={"name": "soak", "scopes": ["inference", "models:read"]}
-        ).json()["key"]
+        self.key = self._create_key("soak")
+        self._attacker_key = self._create_key("attacker", limits=ATTACKER_LIMITS)
         return self
+
+    def _create_key(self, name: str, **fields: object) -> str:
+        body = {"name": name, "scopes": ["inference", "models:read"], **fields}
+        return str(self.balancer.http.post("/api/keys", json=body).raise_for_status().json()["key"])
+
+    @property
+    def target(self) -> Target:
+        """What an attacker is told: both addresses and a key with limits."""
+        return Target((self.balancer.url, self.node.url), self._attacker_key)
 
     def __exit__(self, *_: object) -> None:
         for host in self.hosts.values():
