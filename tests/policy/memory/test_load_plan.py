@@ -22,7 +22,7 @@ from llb.policy.memory import (
     plan_load,
 )
 from llb.wire import Verdict
-from tests.shapes import ENCODER, GEMMA_4B, LLAMA_8B, TINY, uniform_shape, with_projector
+from tests.shapes import ENCODER, GEMMA_4B, LLAMA_8B, TINY, with_projector
 
 GIB = 2**30
 
@@ -254,38 +254,6 @@ def test_a_gpu_without_room_for_a_context_is_left_out() -> None:
     assert plan is not None
     assert plan.gpu_layers[:2] == (0, 0)
     assert plan.gpu_layers[2] > 20
-
-
-LLAMA_70B = uniform_shape(
-    size_bytes=42_520_000_000,
-    layers=80,
-    embedding_length=8192,
-    heads=64,
-    kv_heads=8,
-    feed_forward_length=28672,
-    vocabulary_size=128_256,
-    context_length=131_072,
-)
-# VRAM in GiB of pairs and triples of cards, less what a driver keeps for itself.
-CARDS = ((8, 8), (12, 6), (12, 8), (16, 8), (24, 8), (24, 12), (24, 24), (48, 24), (8, 8, 8), (12, 12, 6),
-         (16, 16, 8), (24, 24, 12), (6, 12), (8, 24), (11, 11))  # fmt: skip
-
-
-@pytest.mark.parametrize("desktop_gb", [0, 0.7, 1.2])
-@pytest.mark.parametrize("cards", CARDS)
-@pytest.mark.parametrize("slots", [1, 4])
-def test_no_card_overflows(cards: tuple[int, ...], slots: int, desktop_gb: float) -> None:
-    """Fixed costs, layers and output of each card stay within what is free on it."""
-    sizes = [size * GIB - 60 * MIB for size in cards]
-    sizes[0] -= int(desktop_gb * 10**9)
-    free = FreeMemory(64 * GIB, tuple(sizes))
-    for shape in (LLAMA_8B, GEMMA_4B, with_projector(GEMMA_4B, 850 * MIB), LLAMA_70B):
-        plan = plan_load(shape, slots=slots, requested_context=None, free=free)
-        assert plan is not None
-        again = estimate_memory(
-            shape, context_length=plan.context_length, slots=slots, gpu_layers=plan.gpu_layers
-        ).memory
-        assert all(needed <= size for needed, size in zip(again.vram_bytes, sizes, strict=True))
 
 
 MIXTURE = replace(
