@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llb.gateway.observability.metrics import Metrics
+from llb.gateway.observability.metrics import MAX_ENDPOINT_MODELS, Metrics
 from llb.gateway.observability.request_log import RequestRecord
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import ReplicaReport, ReplicaState, Role
@@ -150,6 +150,25 @@ async def test_queue_waits_count_queued_requests_only(llb_metrics: Metrics) -> N
     for error in ("queue_full", "rate_limit_exceeded"):
         labels = {"gen_ai_operation_name": "chat", "gen_ai_request_model": "m", "error_type": error}
         assert sample("gen_ai_server_request_duration_seconds_count", labels) == 1
+
+
+async def test_models_of_endpoints_have_a_bounded_number_of_series(llb_metrics: Metrics) -> None:
+    """An endpoint may have thousands of models, and any key may ask each of them."""
+    principal = Principal(kind=PrincipalKind.KEY, id="k", role=Role.USER)
+    asked = [*(f"cloud/{number}" for number in range(3 * MAX_ENDPOINT_MODELS)), "tiny"]
+    for model_id in asked:
+        record = RequestRecord(1, "r", principal, "/v1/chat/completions", 0.0)
+        record.model_id = model_id
+        llb_metrics.record_requests([record])
+    lines = [
+        line
+        for line in llb_metrics.render().decode().splitlines()
+        if line.startswith("gen_ai_server_request_duration_seconds_count")
+    ]
+    counts = {re.search('model="([^"]*)"', line)[1]: float(line.split()[-1]) for line in lines}  # type: ignore[index]
+    assert len(counts) == MAX_ENDPOINT_MODELS + 2
+    assert counts["tiny"] == 1, "a model of the catalogue keeps its name"
+    assert sum(counts.values()) == len(asked)
 
 
 async def test_only_downloaded_bytes_are_counted(llb_metrics: Metrics) -> None:

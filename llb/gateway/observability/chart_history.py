@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sqlite3
 import time
@@ -22,8 +23,12 @@ log = logging.getLogger(__name__)
 
 SAMPLE_INTERVAL_S = 5.0
 RECENT_SAMPLES = 180
+RECENT_S = RECENT_SAMPLES * SAMPLE_INTERVAL_S
 DAY_S = 86_400.0
+# That are sampled at a time. Endpoints have thousands, and a client may ask each of them once.
+MAX_MODELS = 64
 _Key = tuple[str, str]
+_NO_TRAFFIC = TrafficTotals(0, 0)
 
 
 class ChartHistory:
@@ -47,6 +52,8 @@ class ChartHistory:
         self._recent: dict[_Key, deque[ChartPoint]] = {}
         self._day: dict[_Key, deque[ChartPoint]] = {}
         self._totals: dict[_Key, TrafficTotals] = {}
+        # Unix seconds of the sample that last saw tokens or an answer of a model.
+        self._used_at: dict[str, float] = {}
         self._sampled_at: float | None = None
         # Samples of the present minute.
         self._minute: dict[_Key, list[ChartPoint]] = {}
@@ -64,7 +71,7 @@ class ChartHistory:
 
     def series(self, kind: str, *, recent: bool) -> tuple[ChartSeries, ...]:
         """Points of all nodes or models, oldest first: samples of the last minutes, or minutes of a day."""
-        since = self._clock() - (RECENT_SAMPLES * SAMPLE_INTERVAL_S if recent else DAY_S)
+        since = self._clock() - (RECENT_S if recent else DAY_S)
         found = self._recent if recent else self._day
         return tuple(
             ChartSeries(id=subject, points=tuple(point for point in points if point.at > since))
@@ -90,18 +97,44 @@ class ChartHistory:
         nodes = [node for node in self._view.online_nodes() if node.heartbeat is not None]
         for node in nodes:
             self._record(("node", node.id), self._node_point(node, now, elapsed_s))
-        loaded = {model_id for node in nodes for model_id in node.engines}
-        for model_id in loaded | queued.keys() | self._traffic.models():
-            self._record(("model", model_id), self._model_point(model_id, nodes, now, elapsed_s, queued))
+        growth = self._count_models(now)
+        for model_id in self._models_in_use(nodes, queued, now):
+            grown, waiting = growth.get(model_id, _NO_TRAFFIC), queued.get(model_id, 0)
+            self._record(
+                ("model", model_id), self._model_point(model_id, nodes, now, elapsed_s, grown, waiting)
+            )
+
+    def _models_in_use(self, nodes: Iterable[Node], queued: Iterable[str], now: float) -> Iterable[str]:
+        """At most `MAX_MODELS`: those that are loaded, waited for or were used in the last minutes."""
+        for model_id in [one for one, used_at in self._used_at.items() if used_at < now - RECENT_S]:
+            del self._used_at[model_id]
+        by_use = sorted(self._used_at, key=self._used_at.__getitem__, reverse=True)
+        loaded = (model_id for node in nodes for model_id in node.engines)
+        return itertools.islice(dict.fromkeys(itertools.chain(loaded, queued, by_use)), MAX_MODELS)
+
+    def _count_models(self, now: float) -> dict[str, TrafficTotals]:
+        """Return the growth of every model since the last sample, and note which were used."""
+        growth = {
+            model_id: self._take_growth(("model", model_id), self._traffic.model_totals(model_id))
+            for model_id in self._traffic.models()
+        }
+        self._used_at.update((model_id, now) for model_id, grown in growth.items() if any(grown))
+        return growth
+
+    def _take_growth(self, key: _Key, totals: TrafficTotals) -> TrafficTotals:
+        """Return what was counted since the last sample."""
+        before = self._totals.get(key, _NO_TRAFFIC)
+        self._totals[key] = totals
+        return TrafficTotals(totals.answered - before.answered, totals.tokens - before.tokens)
 
     def _node_point(self, node: Node, now: float, elapsed_s: float) -> ChartPoint:
         assert node.heartbeat is not None  # noqa: S101  # the caller has checked
         meters = node.heartbeat.meters
-        requests, rate = self._growth(("node", node.id), self._traffic.node_totals(node.id), elapsed_s)
+        growth = self._take_growth(("node", node.id), self._traffic.node_totals(node.id))
         return ChartPoint(
             at=now,
-            requests=requests,
-            tokens_per_second=rate,
+            requests=growth.answered,
+            tokens_per_second=_tokens_per_second(growth, elapsed_s),
             active_requests=self._traffic.active_requests(node.id),
             memory_bytes=sum(engine.memory_bytes for engine in node.engines.values()),
             cpu_usage=meters.cpu_usage,
@@ -116,25 +149,18 @@ class ChartHistory:
         nodes: Iterable[Node],
         now: float,
         elapsed_s: float,
-        queued: Mapping[str, int],
+        growth: TrafficTotals,
+        queued: int,
     ) -> ChartPoint:
-        requests, rate = self._growth(("model", model_id), self._traffic.model_totals(model_id), elapsed_s)
         engines = [node.engines[model_id] for node in nodes if model_id in node.engines]
         return ChartPoint(
             at=now,
-            requests=requests,
-            tokens_per_second=rate,
+            requests=growth.answered,
+            tokens_per_second=_tokens_per_second(growth, elapsed_s),
             active_requests=sum(engine.busy for engine in engines),
-            queued=queued.get(model_id, 0),
+            queued=queued,
             memory_bytes=sum(engine.memory_bytes for engine in engines),
         )
-
-    def _growth(self, key: _Key, totals: TrafficTotals, elapsed_s: float) -> tuple[int, float]:
-        """Requests answered since the last sample, and tokens per second."""
-        before = self._totals.get(key, totals)
-        self._totals[key] = totals
-        rate = (totals.tokens - before.tokens) / elapsed_s if elapsed_s > 0 else 0.0
-        return totals.answered - before.answered, max(0.0, rate)
 
     def _record(self, key: _Key, point: ChartPoint) -> None:
         self._recent.setdefault(key, deque(maxlen=RECENT_SAMPLES)).append(point)
@@ -160,15 +186,19 @@ class ChartHistory:
             log.warning("figures for charts could not be stored: %s", trouble)
 
     def _forget_old(self) -> None:
-        """Drop what has had no figures for a day: a node that was removed, a model that was deleted."""
-        since = self._clock() - DAY_S
-        for found in (self._recent, self._day):
-            for key in [key for key, points in found.items() if not points or points[-1].at < since]:
+        """Drop what has had no figures for long: a node that was removed, a model that nobody uses."""
+        now = self._clock()
+        for found, age_s in ((self._recent, RECENT_S), (self._day, DAY_S)):
+            for key in [key for key, points in found.items() if not points or points[-1].at < now - age_s]:
                 del found[key]
-                self._totals.pop(key, None)
 
     def _day_of(self, key: _Key) -> deque[ChartPoint]:
         return self._day.setdefault(key, deque(maxlen=MINUTES_PER_DAY))
+
+
+def _tokens_per_second(growth: TrafficTotals, elapsed_s: float) -> float:
+    # Negative where tokens that were counted turned out to be too many.
+    return max(0.0, growth.tokens / elapsed_s) if elapsed_s > 0 else 0.0
 
 
 def mean_point(points: list[ChartPoint]) -> ChartPoint:

@@ -3,8 +3,8 @@
 `state_collector` adds the current state.
 
 Names follow OpenTelemetry's conventions for generative AI where they have one. No label contains a user, a
-key or an address; model names come from the catalogue, so that clients cannot create series with made-up
-names.
+key or an address; model names are those of the catalogue and of a bounded number of others, so that clients
+cannot create series without end.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ FIRST_TOKEN_BUCKETS = (
 TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 LOAD_BUCKETS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+# Of endpoints, that have series of their own: a model takes some 40 lines of `/metrics`, and endpoints have
+# thousands. The models after these are one, of this name.
+MAX_ENDPOINT_MODELS = 100
+OTHER_MODELS = "other"
 
 LAG_INTERVAL_S = 0.25
 SERIES_CACHE_SIZE = 1024
@@ -154,6 +159,7 @@ class Metrics:
         # `labels()` is slow, and the same label values occur again and again.
         self._tokens_of = lru_cache(SERIES_CACHE_SIZE)(self._tokens.labels)
         self._view = view
+        self._endpoint_models: set[str] = set()
         # by node and model
         self._last_reports: dict[tuple[str, str], ReplicaReport] = {}
         self.registry.register(StateCollector(view, admission, endpoints, spill_book))
@@ -211,7 +217,7 @@ class Metrics:
 
     def _record_request(self, record: RequestRecord, token_counts: Counts[tuple[str, str]]) -> None:
         """Count a request; its tokens are added to `token_counts`, by model and type."""
-        model = record.model_id or ""
+        model = self._model_label(record.model_id)
         operation = _OPERATION_OF_ENDPOINT.get(record.endpoint, record.endpoint.removeprefix("/v1/"))
         usage = record.usage
         self._duration.series(operation, model, record.error_code or "").observe(
@@ -241,6 +247,17 @@ class Metrics:
             self._overhead.series().observe(
                 max(0.0, record.sent_at - record.started_at - record.queued_s - record.load_s)
             )
+
+    def _model_label(self, model_id: str | None) -> str:
+        """Return the label of a model; empty for a request that named none that exists."""
+        if model_id is None:
+            return ""
+        if model_id in self._endpoint_models or self._view.get_model(model_id) is not None:
+            return model_id
+        if len(self._endpoint_models) >= MAX_ENDPOINT_MODELS:
+            return OTHER_MODELS
+        self._endpoint_models.add(model_id)
+        return model_id
 
     async def _measure_loop_lag(self) -> None:
         while True:

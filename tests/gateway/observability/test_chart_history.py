@@ -8,7 +8,14 @@ from msgspec import structs
 
 from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.view import ClusterView
-from llb.gateway.observability.chart_history import DAY_S, RECENT_SAMPLES, ChartHistory, mean_point
+from llb.gateway.observability.chart_history import (
+    DAY_S,
+    MAX_MODELS,
+    RECENT_S,
+    RECENT_SAMPLES,
+    ChartHistory,
+    mean_point,
+)
 from llb.store.database import Database
 from llb.wire import ChartPoint, EngineReport, EngineState, Meters
 from tests.cluster.test_view import HEARTBEAT, HELLO, create_view
@@ -85,6 +92,31 @@ async def test_the_last_minutes_have_a_fixed_size(catalog: Path, tmp_path: Path)
         [node] = history.series("node", recent=True)
         assert len(node.points) == RECENT_SAMPLES
         assert history.series("node", recent=False) == ()
+    finally:
+        await db.close()
+
+
+async def test_models_that_were_asked_once_leave_no_series(catalog: Path, tmp_path: Path) -> None:
+    """An endpoint may have thousands of models, and any key may ask each of them."""
+    clock, traffic = Clock(), NodeTraffic()
+    db = await Database.open(tmp_path / "llb.db")
+    try:
+        history = ChartHistory(db, busy_view(catalog), traffic, dict, clock=clock)
+        for number in range(10 * MAX_MODELS):
+            traffic.record_answer("n1", f"cloud/{number}")
+        history.sample()
+        found = history.series("model", recent=True)
+        assert len(found) == MAX_MODELS
+        assert found[0].id == "tiny", "a model that is loaded is always shown"
+        clock.now += 5
+        traffic.record_answer("n1", "cloud/at last")
+        history.sample()
+        asked = {series.id: series.points[-1] for series in history.series("model", recent=True)}
+        assert asked["cloud/at last"] == ChartPoint(at=clock.now, requests=1)
+        clock.now += RECENT_S + 5
+        history.sample()
+        await history._end_minute()
+        assert [series.id for series in history.series("model", recent=True)] == ["tiny"]
     finally:
         await db.close()
 
