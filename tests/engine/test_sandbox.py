@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from llb.engine.sandbox import restrictions, seccomp, syscalls
+from llb.engine.sandbox import landlock, restrictions, seccomp, syscalls
 from llb.engine.sandbox.engine_user import ENGINE_USER_IDS
 from llb.hardware import EngineBuild, engine_environment
 from tests.engine.sandbox_prober import BUILD_FILE
@@ -149,6 +149,27 @@ def test_the_files_of_a_model_are_its_shards_and_its_projector() -> None:
         "/m/a-00003-of-00003.gguf",
         "/m/p.gguf",
     )
+
+
+def test_a_vulkan_driver_that_the_user_names_can_be_read_with_its_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers, manifest = tmp_path / "layers", tmp_path / "icd.json"
+    layers.mkdir()
+    manifest.write_text('{"ICD": {"library_path": "/opt/gpu/libvulkan_x.so", "api_version": "1.3.0"}}')
+    (layers / "a.json").write_text('{"layer": {"library_path": "../libLayer.so"}}')
+    (layers / "b.json").write_text('{"layer": {"library_path": "libSearched.so"}}')
+    monkeypatch.setenv("VK_DRIVER_FILES", os.pathsep.join([str(manifest), str(tmp_path / "gone.json")]))
+    monkeypatch.setenv("VK_LAYER_PATH", str(layers))
+
+    def readable(*, gpu: bool) -> set[str]:
+        access = restrictions.EngineAccess(gpu=gpu)
+        return {str(path) for path, rights in restrictions._path_rules(access, []) if rights is landlock.READ}
+
+    named = {str(manifest), "/opt/gpu/libvulkan_x.so", str(layers), str(layers / "../libLayer.so")}
+    assert named <= readable(gpu=True)
+    assert not named & readable(gpu=False)
+    assert not [path for path in readable(gpu=True) if path.endswith("libSearched.so")]
 
 
 # --- filters -----------------------------------------------------------------------------------------

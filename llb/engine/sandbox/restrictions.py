@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,14 @@ GPU_DEVICE_PATTERNS = (
 # Where drivers keep compiled shaders, below the user's cache directory.
 GPU_CACHE_NAME = "llb-engines"
 GPU_CACHE_VARIABLES = ("CUDA_CACHE_PATH", "MESA_SHADER_CACHE_DIR")
+# Manifests of Vulkan drivers and layers, or directories of them, which the user names to the loader.
+VULKAN_MANIFEST_VARIABLES = (
+    "VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_ADD_DRIVER_FILES",
+    "VK_LAYER_PATH", "VK_ADD_LAYER_PATH", "VK_IMPLICIT_LAYER_PATH", "VK_ADD_IMPLICIT_LAYER_PATH",
+)  # fmt: skip
 
+# Of a manifest: of its driver, or of each of its layers.
+_LIBRARY_PATH = re.compile(r'"library_path"\s*:\s*"([^"\\]+)"')
 _SHARD = re.compile(r"(?P<prefix>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
@@ -121,6 +129,8 @@ def _path_rules(access: EngineAccess, caches: list[Path]) -> Iterator[tuple[str 
         for pattern in patterns:
             for found in Path("/").glob(pattern.removeprefix("/")):
                 yield found, rights
+    for file in _named_vulkan_files():
+        yield file, landlock.READ
     # Memory that a driver shares with its daemons.
     for cache in (*map(str, caches), *_named_caches(), "/dev/shm"):  # noqa: S108
         yield cache, landlock.CACHE
@@ -140,6 +150,20 @@ def _python_paths() -> Iterator[str]:
 
 def _library_paths() -> Iterator[str]:
     yield from (path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path.startswith("/"))
+
+
+def _named_vulkan_files() -> Iterator[Path]:
+    """Yield the manifests that the user names to the Vulkan loader, and the libraries that they name."""
+    for variable in VULKAN_MANIFEST_VARIABLES:
+        for name in filter(None, os.environ.get(variable, "").split(os.pathsep)):
+            yield Path(name)
+            with suppress(OSError):
+                manifests = list(Path(name).glob("*.json")) if Path(name).is_dir() else [Path(name)]
+                for manifest in manifests:
+                    for library in _LIBRARY_PATH.findall(manifest.read_text(errors="replace")):
+                        # Without a directory it is searched for as any library is.
+                        if "/" in library:
+                            yield manifest.parent / library
 
 
 def _make_gpu_caches() -> list[Path]:
