@@ -16,7 +16,7 @@ from llb.engine.process import EngineProcess
 from llb.engine.watch_policy import Blame, EngineSpeed, RequestProgress
 from llb.errors import EngineFailed, LlbError, ModelFailed, ModelLoading
 from llb.policy.eviction import LoadedEngine
-from llb.policy.memory import Memory
+from llb.policy.memory import FreeMemory, Memory
 from llb.wire import EngineReport, EngineState, LoadOptions
 
 BACKOFF_INITIAL_S = 1.0
@@ -187,6 +187,8 @@ class ModelEngine:
         self._load_crashes = 0
         # Loads that ran out of memory; each further plan takes less. Kept after a load that succeeded.
         self.memory_failures = 0
+        # What the last of them was to take.
+        self._failed_memory = Memory()
         self._load_progress = 0.0
         self._used_bytes: int | None = None
         # What the present worker reports to have allocated, relative to its plan.
@@ -458,10 +460,15 @@ class ModelEngine:
         self.plan, self.waiting_reason, self._load_progress = plan, None, 0.0
         self.memory_ratio = None
 
+    def reduce(self, free: FreeMemory) -> FreeMemory:
+        """Return the part of `free` that the next load may use, after those that ran out of memory."""
+        return free.reduced(self.memory_failures, self._failed_memory)
+
     def reset_failures(self) -> None:
         """Forget all failures, for new files or a manual retry."""
         self.rejection_reason, self._load_crashes, self.retry_at = None, 0, 0.0
         self._lives_without_answer = self.memory_failures = 0
+        self._failed_memory = Memory()
         self._backoff.reset()
 
     def _on_transition(self, old_state: EngineState, new_state: EngineState) -> None:
@@ -492,6 +499,7 @@ class ModelEngine:
         self.retry_at = now + self._backoff.next_delay_s()
         if while_loading and failure.kind is FailureKind.MEMORY:
             self.memory_failures += 1
+            self._failed_memory = self.memory
         # Timeouts count, too: a chat template that never ends would occupy a core in each further attempt.
         if while_loading and failure.kind in (FailureKind.CRASHED, FailureKind.TIMEOUT):
             self._load_crashes += 1

@@ -292,9 +292,8 @@ class EnginePool:
                 each.loaded_engine for each in self._engines.values() if each.plan and not each.is_stopping
             ]
             obtainable = free.with_released(releasing, *(each.memory for each in loaded if each.is_evictable))
-            failures = engine.memory_failures
-            plan = self._plan(engine, total.reduced(failures)) or (
-                self._plan(engine, total) if failures else None
+            plan = self._plan(engine, engine.reduce(total)) or (
+                self._plan(engine, total) if engine.memory_failures else None
             )
             if plan is None:
                 metadata = self._calibrated(engine, engine.metadata)
@@ -306,7 +305,7 @@ class EnginePool:
                 # engines, and waiting better than an error.
                 plan = (
                     self._plan_elsewhere(engine, plan, free)
-                    or self._plan(engine, obtainable.reduced(failures))
+                    or self._plan(engine, engine.reduce(obtainable))
                     or plan
                 )
             if free.covers(plan.memory):
@@ -486,7 +485,7 @@ class EnginePool:
 
     def _plan_elsewhere(self, engine: ModelEngine, best: EnginePlan, free: FreeMemory) -> EnginePlan | None:
         """Return a plan as good as `best` within `free`, which is on other GPUs; None if there is none."""
-        plan = self._plan(engine, free.reduced(engine.memory_failures))
+        plan = self._plan(engine, engine.reduce(free))
         return plan if plan is not None and plan.spec.is_equivalent(best.spec) else None
 
     def used_memory(self) -> Memory:

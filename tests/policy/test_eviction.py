@@ -109,3 +109,7 @@ def test_less_is_used_after_loads_that_ran_out_of_memory() -> None:
     assert free.reduced(0) == free
     assert free.reduced(1) == FreeMemory(850, (340, 170), is_shared=True)
     assert free.reduced(3) == FreeMemory(614, (0, 0), is_shared=True)
+    # Less was free than is known: not the whole of it counts, but what the load was to take.
+    assert free.reduced(1, Memory(500, (100, 0))) == FreeMemory(850, (85, 170), is_shared=True)
+    assert free.reduced(1, Memory(500, (500,))) == FreeMemory(850, (340, 170), is_shared=True)
+    assert free.reduced(4, Memory(500)) == FreeMemory(425, (0, 0), is_shared=True)

@@ -51,17 +51,23 @@ class FreeMemory:
         vram_bytes = _add(self.vram_bytes, tuple(-size for size in reserved.vram_bytes))
         return replace(self, ram_bytes=self.ram_bytes - ram_bytes, vram_bytes=vram_bytes)
 
-    def reduced(self, failures: int) -> FreeMemory:
-        """Return what a plan may use after this number of loads that ran out of memory.
+    def reduced(self, failures: int, failed: Memory | None = None) -> FreeMemory:
+        """Return what a plan may use after this number of loads that ran out of memory; `failed` is what the
+        last of them was to take.
 
-        Each leaves 85 %; after three the GPUs are given up, whose memory others may use too.
+        Each leaves 85 % of what is free, and of what it did not get: less was free than is known here. After
+        three the GPUs are given up, whose memory others may use too.
         """
         share = FAILED_LOAD_SHARE**failures
         gpu_share = share if failures < MAX_FAILED_GPU_LOADS else 0
+        failed = failed or Memory()
+        # Which of them was short is not known. With layers on GPUs it is rarely the RAM.
+        failed_ram_bytes = 0 if failed.total_vram_bytes else failed.ram_bytes
+        pairs = itertools.zip_longest(self.vram_bytes, failed.vram_bytes[: len(self.vram_bytes)], fillvalue=0)
         return replace(
             self,
-            ram_bytes=int(self.ram_bytes * share),
-            vram_bytes=tuple(int(size * gpu_share) for size in self.vram_bytes),
+            ram_bytes=_reduce(self.ram_bytes, share, failed_ram_bytes),
+            vram_bytes=tuple(_reduce(size, gpu_share, failed_bytes) for size, failed_bytes in pairs),
         )
 
     def covers(self, required: Memory) -> bool:
@@ -71,6 +77,11 @@ class FreeMemory:
         return (ram_bytes <= 0 or ram_bytes <= self.ram_bytes) and all(
             needed <= 0 or needed <= free for needed, free in pairs
         )
+
+
+def _reduce(size_bytes: int, share: float, failed_bytes: int) -> int:
+    reduced = int(size_bytes * share)
+    return min(reduced, int(failed_bytes * FAILED_LOAD_SHARE)) if failed_bytes else reduced
 
 
 def _add(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
