@@ -1,13 +1,16 @@
 """Speed of llb's engine and of plain llama-server: `python -m bench.engine [--rounds 5] [--questions 12]`.
 
-The same llama.cpp and the same file, SmolLM2-135M, three times: with llama-server's defaults, as llb plans
-it, and as llb plans it with self-speculation from n-grams (`ngram-mod`), which llb does not switch on. Every
-round asks each in turn, and ratios are those within a round. On a machine that others use, tokens/s vary by
-more than what is compared; tokens per second of processor time of the server's process hardly do.
+The same llama.cpp and the same file, SmolLM2-135M, several times: with llama-server's defaults, as llb plans
+it, and as llb plans it with one parameter changed: batches of 512 tokens instead of 128, a KV cache in q8_0,
+which llb uses where a context would be cut, self-speculation from n-grams (`ngram-mod`) and a prompt cache
+whose parts may be moved (`n_cache_reuse`), which llb does not switch on. Every round asks each in turn, and
+ratios are those within a round. On a machine that others use, tokens/s vary by more than what is compared;
+tokens per second of processor time of the server's process hardly do, least with `--threads 1`, where no
+thread waits for another.
 
 First: prompt tokens per second of a prompt in no cache, and tokens per second of an answer. Then the edit of
-a repetitive text, which the model is asked to write again, and answers to different questions, both at
-temperature 0: speed, and whether the answers are the same.
+a repetitive text, which the model is asked to write again, answers to different questions, and a prompt whose
+beginning is no longer that in the cache, all at temperature 0: speed, and whether the answers are the same.
 """
 
 from __future__ import annotations
@@ -35,8 +38,13 @@ from bench.prefill import plan_model
 from llb.engine.spec import EngineSpec
 from llb.engine.worker import build_llama_params
 from llb.hardware import engine_environment, physical_core_count
+from llb.policy.memory import UBATCH_TOKENS
 
-PLAIN, LLB, SPECULATIVE = "llama-server defaults", "llb", "llb, ngram-mod"
+PLAIN, LLB = "llama-server defaults", "llb"
+LARGE_BATCHES, QUANTIZED = "llb, batches of 512", "llb, KV cache in q8_0"
+SPECULATIVE, MOVING = "llb, ngram-mod", "llb, n_cache_reuse"
+# The least number of tokens that are moved together.
+REUSED_TOKENS = 32
 CONTEXT_LENGTH = 2048
 PROMPT_TOKENS = 512
 ANSWER_TOKENS = 48
@@ -70,14 +78,17 @@ class Server:
         self._address = address
         self._process = psutil.Process(pid)
 
-    def complete(self, prompt: str | Sequence[int], tokens: int, *, cached: bool = False) -> Answer:
-        """Complete a prompt at temperature 0."""
+    def complete(
+        self, prompt: str | Sequence[int], tokens: int, *, cached: bool = False, reuse: int = 0
+    ) -> Answer:
+        """Complete a prompt at temperature 0; `reuse` is its `n_cache_reuse`."""
         before_s = self._cpu_s()
         body: dict[str, Any] = {
             "prompt": prompt,
             "n_predict": tokens,
             "temperature": 0,
             "cache_prompt": cached,
+            "n_cache_reuse": reuse,
             "ignore_eos": True,
         }
         request = urllib.request.Request(  # noqa: S310
@@ -112,8 +123,13 @@ def serve(kind: str, spec_json: str) -> None:
         params.api_keys = [API_KEY]
         params.n_ctx = spec.context_length
         params.n_parallel = 1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = spec.threads
     else:
         params = build_llama_params(spec)
+    if kind == LARGE_BATCHES:
+        params.n_batch = params.n_ubatch = UBATCH_TOKENS
+    if kind == QUANTIZED:
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_Q8_0
     if kind == SPECULATIVE:
         params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MOD]
     server = xllamacpp.Server(params)
@@ -176,7 +192,7 @@ def measure_speed(servers: dict[str, Server], rounds: int) -> None:
     prefill, decode = Table("prefill", PROMPT_TOKENS), Table("decode", ANSWER_TOKENS)
     for number in range(rounds):
         prompt = chance.choices(range(1000, 40_000), k=PROMPT_TOKENS)
-        for kind in in_turn(servers, number):
+        for kind in in_turn((PLAIN, LLB, LARGE_BATCHES, QUANTIZED), number):
             answer = servers[kind].complete(prompt, 1)
             prefill.add(kind, answer, answer.prompt_per_s)
             answer = servers[kind].complete(prompt[:4], ANSWER_TOKENS)
@@ -189,9 +205,10 @@ def measure_edit(servers: dict[str, Server], rounds: int) -> None:
     """The same text written again, at first and again: what was seen once is foreseen."""
     prompt = f"class Item:\n{_TEXT}\n\n# The same class with another name.\nclass Product:\n"
     table = Table("edit of repetitive text", EDIT_TOKENS)
-    texts: dict[str, set[str]] = {kind: set() for kind in servers}
+    kinds = (LLB, SPECULATIVE)
+    texts: dict[str, set[str]] = {kind: set() for kind in kinds}
     for number in range(rounds):
-        for kind in in_turn(servers, number):
+        for kind in in_turn(kinds, number):
             answer = servers[kind].complete(prompt, EDIT_TOKENS)
             table.add(kind, answer, answer.tokens_per_s)
             texts[kind].add(answer.text)
@@ -204,21 +221,42 @@ def measure_edit(servers: dict[str, Server], rounds: int) -> None:
 def measure_questions(servers: dict[str, Server], questions: int) -> None:
     """Different questions, of which nothing repeats."""
     table = Table("different questions", 2 * ANSWER_TOKENS)
-    same = 0
+    same = {SPECULATIVE: 0, QUANTIZED: 0}
     for number in range(questions):
         prompt = f"{number}. A short story about {_SUBJECTS[number % len(_SUBJECTS)]}.\n"
         answers = {}
-        for kind in in_turn(servers, number):
+        for kind in in_turn((LLB, *same), number):
             answers[kind] = servers[kind].complete(prompt, 2 * ANSWER_TOKENS)
             table.add(kind, answers[kind], answers[kind].tokens_per_s)
-        same += answers[LLB].text == answers[SPECULATIVE].text
+        for kind in same:
+            same[kind] += answers[LLB].text == answers[kind].text
     table.show(LLB)
-    print(f"Answers with and without n-grams: {same} of {questions} the same.", flush=True)
+    for kind, count in same.items():
+        print(f"Answers of {kind}: {count} of {questions} as without.", flush=True)
 
 
-def in_turn(servers: dict[str, Server], number: int) -> list[str]:
+def measure_moved(servers: dict[str, Server], questions: int) -> None:
+    """Conversations of which the beginning was cut: the rest is in the cache, at other positions."""
+    table = Table("prompt that was moved", ANSWER_TOKENS)
+    same = 0
+    for number in range(questions):
+        facts = [f"{index}. {subject} is number {index * number}." for index, subject in enumerate(_SUBJECTS)]
+        answers = {}
+        for kind in in_turn((LLB, MOVING), number):
+            # Both are asked at the same server, one after the other.
+            servers[LLB].complete("\n".join(facts), 1, cached=True)
+            reuse = REUSED_TOKENS if kind == MOVING else 0
+            answer = servers[LLB].complete("\n".join(facts[4:]), ANSWER_TOKENS, cached=True, reuse=reuse)
+            table.add(kind, answer, answer.tokens_per_s)
+            answers[kind] = answer.text
+        same += answers[LLB] == answers[MOVING]
+    table.show(LLB)
+    print(f"Answers of {MOVING}: {same} of {questions} as without.", flush=True)
+
+
+def in_turn(kinds: Sequence[str], number: int) -> list[str]:
     """Return the kinds, beginning with another one in each round."""
-    kinds = list(servers)
+    kinds = list(kinds)
     first = number % len(kinds)
     return kinds[first:] + kinds[:first]
 
@@ -229,6 +267,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=physical_core_count())
     parser.add_argument("--serve", nargs=2, metavar=("KIND", "SPEC"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -246,17 +285,19 @@ def main() -> None:
         prompt_cache_bytes=plan.prompt_cache_bytes,
         context_checkpoints=plan.context_checkpoints,
         mmap=plan.mmap,
-        threads=physical_core_count(),
+        threads=options.threads,
         api_key=API_KEY,
     )
     print("| what | engine | median | relative, same round |\n| --- | --- | --- | --- |")
     with ExitStack() as stack:
-        servers = {kind: stack.enter_context(started(kind, spec)) for kind in (PLAIN, LLB, SPECULATIVE)}
+        kinds = (PLAIN, LLB, LARGE_BATCHES, QUANTIZED, SPECULATIVE)
+        servers = {kind: stack.enter_context(started(kind, spec)) for kind in kinds}
         for server in servers.values():
             server.complete("Once", 8)
         measure_speed(servers, options.rounds)
         measure_edit(servers, options.rounds)
         measure_questions(servers, options.questions)
+        measure_moved(servers, options.questions)
 
 
 if __name__ == "__main__":

@@ -520,12 +520,14 @@ class ModelEngine:
         if process.ready is not None and self._used_bytes is None:
             # The first report of a loaded model has it, too.
             self.measure_memory()
+        spec = process.spec
         return EngineReport(
             model_id=self.model_id,
             state=process.state,
             slots=process.ready.slots if process.ready is not None else slots,
             busy=process.active_requests,
             context_length=process.ready.context_length if process.ready is not None else None,
+            kv_cache_type=spec.kv_cache_type if spec is not None and process.ready is not None else None,
             memory_bytes=self.memory.total_bytes,
             used_bytes=self._used_bytes if process.ready is not None else None,
             memory_ratio=self.memory_ratio if process.ready is not None else None,

@@ -12,7 +12,6 @@ from llb.engine.memory_limit import data_limit_bytes
 from llb.engine.spec import EngineKind, EngineSpec, PoolingType
 from llb.errors import ModelFailed
 from llb.hardware import physical_core_count
-from llb.policy import memory
 from llb.policy.memory import (
     NEUTRAL,
     FreeMemory,
@@ -20,6 +19,7 @@ from llb.policy.memory import (
     MemoryCalibration,
     MemoryEstimate,
     ModelShape,
+    estimate_least_memory,
     plan_load,
 )
 from llb.wire import Capability, LoadOptions
@@ -134,6 +134,7 @@ class EnginePlanner:
             ubatch_tokens=load.ubatch_tokens,
             prompt_cache_bytes=load.prompt_cache_bytes,
             context_checkpoints=load.context_checkpoints,
+            kv_cache_type=load.cache_type,
             mmap=load.mmap,
             threads=physical_core_count(),
             # Drivers of GPUs reserve memory of the process that no plan counts.
@@ -146,9 +147,8 @@ class EnginePlanner:
         self, files: EngineFiles, metadata: ModelMetadata, options: LoadOptions | None = None
     ) -> int:
         """Return the least memory with which the model can be loaded."""
-        estimate = memory.estimate_memory(
+        estimate = estimate_least_memory(
             metadata.shape,
-            context_length=memory.MIN_CONTEXT,
             slots=(options.slots if options is not None else None) or self.slots,
             pooled=files.kind is not EngineKind.CHAT,
         )

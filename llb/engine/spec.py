@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from llb.wire import TemplateSupport
+from llb.wire import KvCacheType, TemplateSupport
 
 # Exit statuses of the worker beside 0, which it returns when its stdin ends.
 EXIT_BAD_SPEC = 2
@@ -49,6 +49,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     ubatch_tokens: int
     prompt_cache_bytes: int
     context_checkpoints: int = 0
+    kv_cache_type: KvCacheType = KvCacheType.F16
     mmap: bool = True
     threads: int
     # Private memory that the process may take; None for no limit.
@@ -56,12 +57,13 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str
 
     def is_equivalent(self, other: EngineSpec) -> bool:
-        """Return whether both have the same context, slots and number of layers on GPUs."""
+        """Return whether both have the same context, slots, KV cache and number of layers on GPUs."""
         return self._size == other._size
 
     @property
-    def _size(self) -> tuple[int, int, int, int]:
-        return (self.context_length, self.slots, sum(self.gpu_layers), self.expert_layers_on_host)
+    def _size(self) -> tuple[object, ...]:
+        placement = (sum(self.gpu_layers), self.expert_layers_on_host)
+        return (self.context_length, self.slots, self.kv_cache_type, placement)
 
 
 class WorkerReady(msgspec.Struct, frozen=True, kw_only=True):

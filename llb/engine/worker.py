@@ -152,6 +152,9 @@ def build_llama_params(spec: EngineSpec) -> Any:
     params.n_ubatch = spec.ubatch_tokens
     params.cache_ram_mib = spec.prompt_cache_bytes >> 20
     params.n_ctx_checkpoints = spec.context_checkpoints
+    cache_type = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{spec.kv_cache_type.name}")
+    # Quantized values need flash attention, which llama.cpp then switches on itself.
+    params.cache_type_k = params.cache_type_v = cache_type
     params.use_jinja = True
     params.warmup = True
 

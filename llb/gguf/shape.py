@@ -8,6 +8,10 @@ from llb.gguf.header import GgufError
 from llb.gguf.metadata import GgufMetadata
 from llb.policy.memory import Layer, ModelShape
 
+# llama.cpp switches flash attention off for the first; of the others the keys hold the values (MLA).
+_WITHOUT_QUANTIZED_KV_CACHE = frozenset({"grok", "deepseek2", "deepseek4", "minicpm3"})
+_QUANTIZATION_BLOCK = 32
+
 
 def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
     """Return the shape of a model from all its files (shards, a projector). Raises `GgufError`."""
@@ -55,6 +59,17 @@ def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
         sliding_window=head.sliding_window if any(head.windowed) else 0,
         is_encoder=not head.causal,
         uses_last_token_pooling=head.causal and head.pooling == "last",
+        has_quantizable_kv_cache=_has_quantizable_kv_cache(head),
         has_repacked_weights=sum(file.repacked_bytes for file in shards) * 20 > weight_bytes,
         projector_bytes=sum(file.data_end for file in files if file.is_projector),
+    )
+
+
+def _has_quantizable_kv_cache(head: GgufMetadata) -> bool:
+    """Return whether keys and values of a head are whole blocks, and flash attention can be used."""
+    lengths = (head.key_length, head.value_length, head.key_length_windowed, head.value_length_windowed)
+    return (
+        head.causal
+        and head.architecture not in _WITHOUT_QUANTIZED_KV_CACHE
+        and all(length % _QUANTIZATION_BLOCK == 0 for length in lengths)
     )

@@ -140,7 +140,7 @@ from llb.wire.requests import (
     UsageReport,
     UsageView,
 )
-from llb.wire.states import EngineState, ModelStatus, NodeStatus, ReachWay, ReplicaState, Verdict
+from llb.wire.states import EngineState, KvCacheType, ModelStatus, NodeStatus, ReachWay, ReplicaState, Verdict
 from llb.wire.system import Liveness, Readiness, SettingList, SettingsPatch, SettingView, SystemView
 from llb.wire.views import (
     DeviceFit,
@@ -241,6 +241,7 @@ __all__ = [
     "KeyPatch",
     "KeySource",
     "KeyView",
+    "KvCacheType",
     "LeaveReply",
     "Link",
     "LinkClosed",

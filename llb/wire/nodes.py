@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from llb.wire.states import EngineState
+from llb.wire.states import EngineState, KvCacheType
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
@@ -80,6 +80,8 @@ class EngineReport(Struct, frozen=True, kw_only=True):
     slots: int
     busy: int = 0
     context_length: int | None = None
+    # None while it is not loaded, and from a node of an earlier version.
+    kv_cache_type: KvCacheType | None = None
     # Reserved by its plan; and what its process occupies, None where that cannot be measured.
     memory_bytes: int = 0
     used_bytes: int | None = None

@@ -47,6 +47,14 @@ class ReachWay(StrEnum):
     NONE = "none"
 
 
+class KvCacheType(StrEnum):
+    """Number format of the keys and values in a KV cache."""
+
+    F16 = "f16"
+    # Blocks of 32 integers of a byte with one scale: 53 % of f16.
+    Q8_0 = "q8_0"
+
+
 class Verdict(StrEnum):
     FITS = "fits"
     TIGHT = "tight"

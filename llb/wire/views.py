@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from llb.wire.link import ReplicaReport
 from llb.wire.models import LoadOptions, Model, PartialDownload, PartialReport, Placement
 from llb.wire.nodes import EngineReport, Hardware, Meters
-from llb.wire.states import ModelStatus, NodeStatus, ReachWay, ReplicaState, Verdict
+from llb.wire.states import KvCacheType, ModelStatus, NodeStatus, ReachWay, ReplicaState, Verdict
 
 
 class HfStats(Struct, frozen=True, kw_only=True):
@@ -132,6 +132,7 @@ class FitReport(Struct, frozen=True, kw_only=True):
     reason: str | None
     context_length: int
     slots: int
+    kv_cache_type: KvCacheType = KvCacheType.F16
     host: HostFit
     devices: tuple[DeviceFit, ...]
 

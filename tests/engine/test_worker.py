@@ -17,7 +17,9 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from llb import gguf
 from llb.base.tasks import TaskSupervisor
+from llb.engine.buffer_report import BufferPurpose, sum_buffers
 from llb.engine.diagnosis import FailureKind
 from llb.engine.process import EngineProcess
 from llb.engine.spec import EngineKind, EngineSpec, WorkerReady
@@ -25,7 +27,8 @@ from llb.engine.worker import build_llama_params
 from llb.errors import EngineFailed, InvalidRequest
 from llb.gateway.http.engine_errors import translate_engine_error
 from llb.hardware import engine_command, engine_environment
-from llb.wire import EngineState, TemplateSupport
+from llb.policy.memory import MIB, estimate_memory
+from llb.wire import EngineState, KvCacheType, TemplateSupport
 from tests.engine.test_process import spec
 from tests.ggufs import (
     ALTERNATING_CHAT_TEMPLATE,
@@ -36,6 +39,7 @@ from tests.ggufs import (
     write_chat_model,
     write_embedding_model,
 )
+from tests.gpu.llama_server import read_own_buffers
 
 DEADLINE_S = 60.0
 KEY = {"Authorization": "Bearer secret"}
@@ -396,6 +400,21 @@ def test_layers_are_placed_as_planned(
     split = params.split_mode.name.rpartition("_")[2]
     placed = (params.n_gpu_layers, split, params.main_gpu, params.tensor_split[:3])
     assert (*placed, params.tensor_buft_overrides) == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="llama.cpp reports no buffers on Windows")
+def test_a_quantized_kv_cache_takes_what_is_planned(tmp_path: Path) -> None:
+    """Loading includes one computed token."""
+    path = write_chat_model(tmp_path / "m.gguf", heads=2, kv_heads=2, context=4096)
+    with path.open("rb") as file:
+        shape = gguf.build_model_shape([gguf.read_metadata(file, file_size=path.stat().st_size)])
+    assert shape.has_quantizable_kv_cache
+    planned = estimate_memory(shape, context_length=4096, slots=2, cache_type=KvCacheType.Q8_0).kv_cache
+    quantized = spec(
+        model_path=str(path), context_length=4096, slots=2, kv_cache_type=KvCacheType.Q8_0, mmap=False
+    )
+    kv_bytes = sum_buffers(read_own_buffers(quantized), None, (BufferPurpose.KV,))
+    assert kv_bytes == pytest.approx(planned.ram_bytes, abs=MIB / 100)
 
 
 def test_half_requests_do_not_occupy_the_threads_for_long() -> None:

@@ -17,7 +17,7 @@ from llb.policy.memory.engine_parameters import (
 from llb.policy.memory.estimate import MemoryEstimate, estimate_memory
 from llb.policy.memory.fit import FitRequest, report_fit
 from llb.policy.memory.free_memory import FreeMemory, Memory
-from llb.policy.memory.load_plan import LoadPlan, plan_load
+from llb.policy.memory.load_plan import LoadPlan, estimate_least_memory, plan_load
 from llb.policy.memory.model_shape import MIB, Layer, ModelShape
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "MemoryEstimate",
     "ModelShape",
     "choose_ubatch_tokens",
+    "estimate_least_memory",
     "estimate_memory",
     "excess_factor",
     "plan_load",

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from llb.policy.memory.engine_parameters import choose_ubatch_tokens, pad_context
 from llb.policy.memory.gpu_share import GpuShare
-from llb.policy.memory.model_shape import F16_BYTES, F32_BYTES, MIB, Layer, ModelShape
+from llb.policy.memory.model_shape import F16_BYTES, F32_BYTES, MIB, Layer, ModelShape, kv_bytes
+from llb.wire import KvCacheType
 
 # Compute buffer of an image encoder: gemma-3's takes 121 MiB with flash attention.
 PROJECTOR_COMPUTE_BYTES = 128 * MIB
@@ -35,6 +36,7 @@ class Workload:
     ubatch: int
     slots: int
     pooled: bool
+    cache_type: KvCacheType = KvCacheType.F16
 
     def cpu_bytes(self) -> int:
         """Return the buffer of an engine without layers on a GPU."""
@@ -102,8 +104,8 @@ class Workload:
             return masks + self._rows(rows) + matrix
         layer_kv = [
             (
-                self._layer_cells(layer) * layer.key_width * F16_BYTES,
-                self._layer_cells(layer) * layer.kv_cell_bytes,
+                self._layer_cells(layer) * kv_bytes(layer.key_width, self.cache_type),
+                self._layer_cells(layer) * layer.kv_cell_bytes(self.cache_type),
             )
             for layer in in_ram
         ]
@@ -115,6 +117,13 @@ class Workload:
         rows = self._feed_forward_width()
         rows += 0 if has_hole else embd + shape.feed_forward_width
         return masks + max(attention, self._rows(rows), self._matrix_step_bytes(matrix))
+
+    def converted_kv_bytes(self, layers: Sequence[Layer]) -> int:
+        """Return the copy in f16 of one layer's quantized KV cache, which CUDA makes for prompts."""
+        if self.cache_type is KvCacheType.F16:
+            return 0
+        cells = (self._layer_cells(layer) * layer.kv_cell_bytes(KvCacheType.F16) for layer in layers)
+        return max(cells, default=0) * self.slots
 
     def borrowed_experts_bytes(self, layers: Sequence[Layer]) -> int:
         """Return the buffer of the first GPU for prompts of layers with their experts in RAM."""
@@ -200,6 +209,7 @@ def offloaded_compute_bytes(
             size = max(size, work.borrowed_bytes(in_ram))
         if is_first and has_host_experts:
             size = max(size, work.borrowed_experts_bytes(work.shape.layers[:expert_layers_on_host]))
+        size += work.converted_kv_bytes(gpu.layers)
         sizes.append(size + (PROJECTOR_COMPUTE_BYTES if gpu.has_projector else 0))
     return work.host_bytes(in_ram, copies=copies), tuple(sizes)
 
@@ -214,6 +224,7 @@ def most_gpu_compute_bytes(
     is_first: bool,
     has_host_experts: bool = False,
     pooled: bool = False,
+    cache_type: KvCacheType = KvCacheType.F16,
 ) -> int:
     """Return the most that the compute buffer of one GPU can take, whichever layers it gets.
 
@@ -224,7 +235,9 @@ def most_gpu_compute_bytes(
         shape, context_length=context_length, slots=slots, is_offloaded=True, pooled=pooled
     )
     cells = 0 if shape.is_encoder else pad_context(context_length)
-    work = Workload(shape=shape, cells=cells, ubatch=ubatch, slots=slots, pooled=pooled)
+    work = Workload(
+        shape=shape, cells=cells, ubatch=ubatch, slots=slots, pooled=pooled, cache_type=cache_type
+    )
     has_pipeline = gpus > 1 and is_whole and not has_host_experts
     share = GpuShare(
         layers=shape.layers, has_output=True, has_projector=shape.projector_bytes > 0, is_used=True
@@ -236,4 +249,5 @@ def most_gpu_compute_bytes(
             total = max(total, work.borrowed_bytes(windowed))
     if is_first and has_host_experts:
         total = max(total, work.borrowed_experts_bytes(shape.layers))
+    total += work.converted_kv_bytes(shape.layers)
     return total + (PROJECTOR_COMPUTE_BYTES if is_first and shape.projector_bytes else 0)

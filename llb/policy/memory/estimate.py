@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from llb.policy.memory.compute_buffers import PROJECTOR_COMPUTE_BYTES, Workload, offloaded_compute_bytes
 from llb.policy.memory.engine_parameters import choose_ubatch_tokens, count_context_checkpoints, pad_context
@@ -14,6 +15,7 @@ from llb.policy.memory.free_memory import Memory
 from llb.policy.memory.gpu_share import assign_layers
 from llb.policy.memory.kv_cache import checkpoint_bytes, kv_cache_bytes
 from llb.policy.memory.model_shape import F32_BYTES, MIB, ModelShape
+from llb.wire import KvCacheType
 
 # The worker with xllamacpp and an idle HTTP server.
 PROCESS_BYTES = 44 * MIB
@@ -68,6 +70,7 @@ def estimate_memory(
     expert_layers_on_host: int = 0,
     pooled: bool = False,
     prompt_cache_bytes: int = 0,
+    cache_type: KvCacheType = KvCacheType.F16,
 ) -> MemoryEstimate:
     """Return the memory of an engine with `context_length` tokens in each slot.
 
@@ -83,7 +86,12 @@ def estimate_memory(
     ubatch = choose_ubatch_tokens(
         shape, context_length=context_length, slots=slots, is_offloaded=is_offloaded, pooled=pooled
     )
-    work = Workload(shape=shape, cells=cells, ubatch=ubatch, slots=slots, pooled=pooled)
+    work = Workload(
+        shape=shape, cells=cells, ubatch=ubatch, slots=slots, pooled=pooled, cache_type=cache_type
+    )
+    layers_kv_bytes = partial(
+        kv_cache_bytes, shape, cells=cells, ubatch=ubatch, slots=slots, cache_type=cache_type
+    )
     overhead_bytes = (
         PROCESS_BYTES
         + (shape.vocabulary_size + shape.merge_count) * VOCABULARY_BYTES_PER_ENTRY
@@ -104,12 +112,12 @@ def estimate_memory(
     return MemoryEstimate(
         weights=Memory(input_bytes + layer_bytes, tuple(gpu.weight_bytes(shape) for gpu in gpus)),
         kv_cache=Memory(
-            kv_cache_bytes(shape, in_ram, cells=cells, ubatch=ubatch, slots=slots),
-            tuple(kv_cache_bytes(shape, gpu.layers, cells=cells, ubatch=ubatch, slots=slots) for gpu in gpus),
+            layers_kv_bytes(in_ram),
+            tuple(layers_kv_bytes(gpu.layers) for gpu in gpus),
         ),
         compute=Memory(host_compute, gpu_compute),
         output_bytes=_output_bytes(shape, ubatch=ubatch, slots=slots, pooled=pooled),
-        checkpoint_bytes=checkpoint_bytes(shape, cells=cells)
+        checkpoint_bytes=checkpoint_bytes(shape, cells=cells, cache_type=cache_type)
         * slots
         * count_context_checkpoints(context_length, ubatch=ubatch, pooled=pooled),
         prompt_cache_bytes=prompt_cache_bytes,

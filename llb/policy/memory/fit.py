@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from llb.errors import format_gigabytes
 from llb.policy.memory.calibration import NEUTRAL, MemoryCalibration
 from llb.policy.memory.engine_parameters import DEFAULT_CONTEXT, MIN_CONTEXT
-from llb.policy.memory.estimate import estimate_memory
 from llb.policy.memory.free_memory import FreeMemory
-from llb.policy.memory.load_plan import LoadPlan, plan_load
+from llb.policy.memory.load_plan import LoadPlan, estimate_least_memory, plan_load
 from llb.policy.memory.model_shape import ModelShape
-from llb.wire import DeviceFit, FitReport, HostFit
+from llb.wire import DeviceFit, FitReport, HostFit, KvCacheType
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,7 @@ def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, 
         reason=_reason_for_less(request, plan),
         context_length=plan.context_length,
         slots=plan.slots,
+        kv_cache_type=plan.cache_type,
         host=_host_fit(plan),
         devices=tuple(
             _device_fit(plan, index, name, kind, free.vram_bytes[index])
@@ -103,9 +103,7 @@ def _expert_layers_on_host(plan: LoadPlan, index: int) -> int:
 
 
 def _reason_against(request: FitRequest, free: FreeMemory) -> str:
-    least = estimate_memory(
-        request.shape, context_length=MIN_CONTEXT, slots=request.slots, pooled=request.pooled
-    )
+    least = estimate_least_memory(request.shape, slots=request.slots, pooled=request.pooled)
     available = free.ram_bytes + (0 if free.is_shared else sum(free.vram_bytes))
     return (
         f"With the shortest context, {MIN_CONTEXT} tokens, it needs"
@@ -120,6 +118,11 @@ def _reason_for_less(request: FitRequest, plan: LoadPlan) -> str | None:
     if not request.pooled and plan.context_length < wanted:
         sentences.append(
             f"A context of {wanted} tokens per slot does not fit; {plan.context_length} tokens do."
+        )
+    if plan.cache_type is not KvCacheType.F16:
+        sentences.append(
+            f"The KV cache is kept as {plan.cache_type} instead of f16, which takes half the memory and may"
+            " change answers a little."
         )
     if plan.expert_layers_on_host:
         layers = f"{plan.expert_layers_on_host} of {len(request.shape.layers)} layers"

@@ -20,7 +20,7 @@ from llb.policy.memory.free_memory import FreeMemory, Memory
 from llb.policy.memory.gpu_share import output_gpu_bytes
 from llb.policy.memory.kv_cache import checkpoint_bytes, layer_kv_bytes
 from llb.policy.memory.model_shape import MIB, ModelShape
-from llb.wire import Verdict
+from llb.wire import KvCacheType, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class LoadPlan:
     prompt_cache_bytes: int
     # Per slot.
     context_checkpoints: int
+    cache_type: KvCacheType
     mmap: bool
     # FITS or TIGHT.
     verdict: Verdict
@@ -61,21 +62,50 @@ def plan_load(
 
     The context is `requested_context` or a default, and at most the trained one. It is halved, down to 512
     tokens per slot, until everything fits on the smallest GPU that is large enough, or else on all GPUs, or
-    else into memory at all; of a mixture of experts rather some experts than whole layers lie in RAM. `FITS`
-    means all in VRAM, or in RAM on a host without a GPU; `TIGHT` means some of it in RAM beside a GPU.
+    else into memory at all; of a mixture of experts rather some experts than whole layers lie in RAM. Before
+    a context is halved, its KV cache is tried as q8_0. `FITS` means all in VRAM, or in RAM on a host without
+    a GPU; `TIGHT` means some of it in RAM beside a GPU.
     """
-    contexts = _candidate_contexts(shape, requested_context, pooled=pooled)
-    planner = _Planner(shape, slots=slots, free=free, pooled=pooled, calibration=calibration)
-    for context in contexts if free.vram_bytes else ():
+    planners = [
+        _Planner(shape, slots=slots, free=free, pooled=pooled, calibration=calibration, cache_type=cache_type)
+        for cache_type in usable_cache_types(shape, pooled=pooled)
+    ]
+    attempts = [
+        (planner, context)
+        for context in _candidate_contexts(shape, requested_context, pooled=pooled)
+        for planner in planners
+    ]
+    for planner, context in attempts if free.vram_bytes else ():
         for placement in planner.whole_placements(context):
             if plan := planner.try_plan(context, placement):
                 return plan
     # A shorter context for a few more layers on the GPU would not be worth it: take the first that fits.
-    for context in contexts:
+    for planner, context in attempts:
         for placement in planner.partial_placements(context):
             if plan := planner.try_plan(context, placement):
                 return plan
     return None
+
+
+def estimate_least_memory(shape: ModelShape, *, slots: int, pooled: bool) -> MemoryEstimate:
+    """Return the memory of the smallest engine that a plan may have, in RAM."""
+    return estimate_memory(
+        shape,
+        context_length=MIN_CONTEXT,
+        slots=slots,
+        pooled=pooled,
+        cache_type=usable_cache_types(shape, pooled=pooled)[-1],
+    )
+
+
+def usable_cache_types(shape: ModelShape, *, pooled: bool) -> tuple[KvCacheType, ...]:
+    """Return the number formats that the KV cache may have, the best first.
+
+    What is pooled keeps f16: its vectors are compared with those of other runs.
+    """
+    if pooled or not shape.has_quantizable_kv_cache:
+        return (KvCacheType.F16,)
+    return (KvCacheType.F16, KvCacheType.Q8_0)
 
 
 def _candidate_contexts(shape: ModelShape, requested: int | None, *, pooled: bool) -> list[int]:
@@ -105,7 +135,7 @@ class _Placement:
 
 
 class _Planner:
-    """Placements of one model with one number of slots."""
+    """Placements of one model with one number of slots and one format of the KV cache."""
 
     def __init__(
         self,
@@ -115,9 +145,10 @@ class _Planner:
         free: FreeMemory,
         pooled: bool,
         calibration: MemoryCalibration,
+        cache_type: KvCacheType,
     ) -> None:
         self._shape, self._slots, self._free, self._pooled = shape, slots, free, pooled
-        self._calibration = calibration
+        self._calibration, self._cache_type = calibration, cache_type
 
     def whole_placements(self, context: int) -> Iterator[_Placement]:
         """Yield the placements of the whole model on GPUs: on one, the smallest first, or else on all.
@@ -166,7 +197,9 @@ class _Planner:
         cache_bytes = (
             0
             if pooled
-            else _prompt_cache_bytes(shape, context, slots, checkpoints, spare_bytes=left.ram_bytes)
+            else _prompt_cache_bytes(
+                shape, context, slots, checkpoints, cache_type=self._cache_type, spare_bytes=left.ram_bytes
+            )
         )
         is_whole = placement.layer_count == shape.max_gpu_layers and not placement.expert_layers_on_host
         return LoadPlan(
@@ -178,6 +211,7 @@ class _Planner:
             ubatch_tokens=ubatch,
             prompt_cache_bytes=cache_bytes,
             context_checkpoints=checkpoints,
+            cache_type=self._cache_type,
             # A memory-mapped weight that is copied into another order is in memory twice; one that is read
             # is not. Mapped experts are slow (llama.cpp says so).
             mmap=(not shape.has_repacked_weights or is_whole) and not placement.expert_layers_on_host,
@@ -193,6 +227,7 @@ class _Planner:
             gpu_layers=placement.gpu_layers,
             expert_layers_on_host=placement.expert_layers_on_host,
             pooled=self._pooled,
+            cache_type=self._cache_type,
         )
         return self._calibration.apply(estimate)
 
@@ -241,7 +276,14 @@ class _Planner:
                 factors.gpu_weights
                 * (layer.weight_bytes - (layer.expert_bytes if index < expert_layers_on_host else 0))
                 + factors.gpu_kv_cache
-                * layer_kv_bytes(shape, layer, context_length=context, ubatch=ubatch, slots=self._slots)
+                * layer_kv_bytes(
+                    shape,
+                    layer,
+                    context_length=context,
+                    ubatch=ubatch,
+                    slots=self._slots,
+                    cache_type=self._cache_type,
+                )
             )
             for index, layer in enumerate(shape.layers)
         ]
@@ -257,6 +299,7 @@ class _Planner:
                 is_first=gpu == gpus[0],
                 has_host_experts=expert_layers_on_host > 0,
                 pooled=self._pooled,
+                cache_type=self._cache_type,
             )
             room -= int(factors.gpu_compute * most_compute_bytes)
             if gpu == gpus[0]:
@@ -274,15 +317,24 @@ def _without_first_layer(placement: _Placement) -> _Placement:
 
 
 def _prompt_cache_bytes(
-    shape: ModelShape, context: int, slots: int, checkpoints: int, *, spare_bytes: int
+    shape: ModelShape,
+    context: int,
+    slots: int,
+    checkpoints: int,
+    *,
+    cache_type: KvCacheType,
+    spare_bytes: int,
 ) -> int:
     """Return the size of the prompt cache: one finished conversation per slot, in whole MiB, at most
     `spare_bytes`.
 
     An entry has the KV cache of a full slot (of a windowed layer only the window), and its checkpoints.
     """
-    kept = sum(0 if layer.uses_sliding_window else layer.kv_cell_bytes * context for layer in shape.layers)
-    entry_bytes = kept + (1 + checkpoints) * checkpoint_bytes(shape, cells=context)
+    kept = sum(
+        0 if layer.uses_sliding_window else layer.kv_cell_bytes(cache_type) * context
+        for layer in shape.layers
+    )
+    entry_bytes = kept + (1 + checkpoints) * checkpoint_bytes(shape, cells=context, cache_type=cache_type)
     if entry_bytes <= 0:
         return 0
     # An entry larger than the cache is dropped, so round up, with a MiB for its bookkeeping.

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llb.wire import KvCacheType
+
 MIB = 2**20
 F16_BYTES, F32_BYTES = 2, 4
+Q8_0_BLOCK_VALUES, Q8_0_BLOCK_BYTES = 32, 34
+
+
+def kv_bytes(values: int, cache_type: KvCacheType) -> int:
+    """Return the bytes of this many keys or values, whole blocks of them in q8_0."""
+    if cache_type is KvCacheType.Q8_0:
+        return values // Q8_0_BLOCK_VALUES * Q8_0_BLOCK_BYTES
+    return values * F16_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +31,9 @@ class Layer:
     # Recurrent state per slot (SSM, short convolution).
     state_bytes: int = 0
 
-    @property
-    def kv_cell_bytes(self) -> int:
-        return (self.key_width + self.value_width) * F16_BYTES
+    def kv_cell_bytes(self, cache_type: KvCacheType) -> int:
+        """Return the bytes of one token in the KV cache."""
+        return kv_bytes(self.key_width + self.value_width, cache_type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +65,9 @@ class ModelShape:
     is_encoder: bool = False
     # The vector of the last token is the result, so a long input may be split.
     uses_last_token_pooling: bool = False
+    # Keys and values of each head are whole blocks of q8_0, and the architecture has flash attention, which
+    # llama.cpp requires for quantized values.
+    has_quantizable_kv_cache: bool = False
     # llama.cpp copies some weights into another order for the CPU.
     has_repacked_weights: bool = False
     projector_bytes: int = 0

@@ -45,6 +45,14 @@ def test_a_shorter_context_and_layers_in_ram_are_told() -> None:
     assert report_fit(request(8192), FreeMemory(32 * GIB), ()).reason is None
 
 
+def test_a_quantized_kv_cache_is_told() -> None:
+    shape = replace(LLAMA_8B, has_quantizable_kv_cache=True)
+    report = report_fit(FitRequest("llama-8b", shape, 1, 32768), FreeMemory(8 * GIB), ())
+    assert (report.fits, report.context_length, report.kv_cache_type) == (True, 32768, "q8_0")
+    assert report.reason is not None
+    assert report.reason.startswith("The KV cache is kept as q8_0 instead of f16")
+
+
 def test_experts_in_ram_are_told() -> None:
     layers = tuple(replace(layer, expert_bytes=100 * 2**20) for layer in LLAMA_8B.layers)
     mixture = FitRequest("mixture", replace(LLAMA_8B, layers=layers), 1, 8192)

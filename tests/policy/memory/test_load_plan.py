@@ -21,7 +21,7 @@ from llb.policy.memory import (
     estimate_memory,
     plan_load,
 )
-from llb.wire import Verdict
+from llb.wire import KvCacheType, Verdict
 from tests.shapes import ENCODER, GEMMA_4B, LLAMA_8B, TINY, with_projector
 
 GIB = 2**30
@@ -74,6 +74,32 @@ def test_short_memory_halves_the_context_before_it_gives_up() -> None:
         plan = plan_load(LLAMA_8B, slots=4, requested_context=None, free=FreeMemory(int(ram_gib * GIB)))
         contexts.append(plan.context_length if plan is not None else None)
     assert contexts == [8192, 4096, 2048, 1024, 512, None]
+
+
+def test_the_kv_cache_is_quantized_before_a_context_is_halved() -> None:
+    shape = replace(LLAMA_8B, has_quantizable_kv_cache=True)
+    plans = []
+    for ram_gib in (12.0, 8.0, 7.5, 6.0, 5.4, 4.7):
+        plan = plan_load(shape, slots=4, requested_context=None, free=FreeMemory(int(ram_gib * GIB)))
+        plans.append((plan.context_length, plan.cache_type.value) if plan is not None else None)
+    assert plans == [(8192, "f16"), (8192, "q8_0"), (8192, "q8_0"), (4096, "q8_0"), (2048, "q8_0"), None]
+    # The vectors of an engine for embeddings stay as they are.
+    plan = plan_load(shape, slots=1, requested_context=None, free=FreeMemory(8 * GIB), pooled=True)
+    assert plan is not None
+    assert plan.cache_type is KvCacheType.F16
+
+
+def test_a_quantized_kv_cache_keeps_the_context_on_the_gpu() -> None:
+    shape = replace(LLAMA_8B, has_quantizable_kv_cache=True)
+    free = FreeMemory(32 * GIB, (7 * GIB,))
+    with_q8, without = (
+        plan_load(each, slots=4, requested_context=4096, free=free) for each in (shape, LLAMA_8B)
+    )
+    assert with_q8 is not None
+    assert without is not None
+    assert (with_q8.gpu_layers, with_q8.context_length, with_q8.cache_type.value) == ((33,), 4096, "q8_0")
+    assert (without.gpu_layers, without.context_length, without.cache_type.value) == ((33,), 2048, "f16")
+    assert free.covers(with_q8.memory)
 
 
 @pytest.mark.parametrize(

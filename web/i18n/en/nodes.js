@@ -122,5 +122,6 @@ export default {
   'node.engines.pinned': 'Pinned',
   'node.engines.slots': { one: '{busy} of {slots} slot busy', other: '{busy} of {slots} slots busy' },
   'node.engines.context': '{tokens} tokens per slot',
+  'node.engines.kv_cache': 'KV cache {type}',
   'node.downloads': 'Downloads',
 };

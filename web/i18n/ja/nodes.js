@@ -116,5 +116,6 @@ export default {
   'node.engines.pinned': 'ピン留め',
   'node.engines.slots': { other: '{busy} / {slots} スロット使用中' },
   'node.engines.context': 'スロットあたり {tokens} トークン',
+  'node.engines.kv_cache': 'KV キャッシュ {type}',
   'node.downloads': 'ダウンロード',
 };

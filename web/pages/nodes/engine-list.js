@@ -42,6 +42,7 @@ function row({ models }, engine) {
       <div class="engine-figures">
         ${isServing(engine) ? slotUsage(busySlots(engine), engine.slots, slotsText(engine)) : null}
         ${engine.context_length ? html`<span>${contextText(engine)}</span>` : null}
+        ${isQuantized(engine) ? html`<span>${cacheText(engine)}</span>` : null}
         ${engine.memory_bytes ? html`<span>${f.bytes(engine.memory_bytes)}</span>` : null}
       </div>
       ${
@@ -54,6 +55,10 @@ function row({ models }, engine) {
 }
 
 const contextText = (engine) => t('node.engines.context', { tokens: f.tokens(engine.context_length) });
+
+const isQuantized = ({ kv_cache_type: type }) => Boolean(type) && type !== 'f16';
+
+const cacheText = (engine) => t('node.engines.kv_cache', { type: engine.kv_cache_type });
 
 const slotsText = (engine) =>
   t('node.engines.slots', {
