@@ -208,6 +208,11 @@ def _violations(model: Model) -> Iterator[str]:
         yield "quantization must be at most 64 characters without blanks and ':'"
     if model.context_length is not None and not 0 < model.context_length <= MAX_SAFE_INTEGER:
         yield "context_length must be more than zero"
+    sizes = [card.vram_gb for card in model.card_contexts]
+    if sizes != sorted(set(sizes)) or any(not 0 < size <= MAX_SAFE_INTEGER for size in sizes):
+        yield "card_contexts must have growing values of vram_gb, more than zero"
+    if not all(0 < card.context_length <= MAX_SAFE_INTEGER for card in model.card_contexts):
+        yield "card_contexts must have a context_length of more than zero"
     if model.sha256 is not None and not SHA256_PATTERN.fullmatch(model.sha256):
         yield "sha256 must be 64 lower-case hexadecimal digits"
     if model.revision is not None and (not _REVISION.fullmatch(model.revision) or ".." in model.revision):

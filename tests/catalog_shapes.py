@@ -160,7 +160,10 @@ def catalog_shape(model: Model) -> ModelShape:
             width = card.kv_heads * card.global_head
             layers[index] = replace(layer, key_width=width, value_width=width)
     return replace(
-        with_projector(shape, projector_bytes), layers=tuple(layers), uses_last_token_pooling=card.pools_last
+        with_projector(shape, projector_bytes),
+        layers=tuple(layers),
+        uses_last_token_pooling=card.pools_last,
+        has_quantizable_kv_cache=not card.encoder and card.head % 32 == 0,
     )
 
 

@@ -78,6 +78,7 @@ def test_every_field_is_read_in_the_order_of_the_file(tmp_path: Path) -> None:
         engine="llama.cpp",
         platforms=["Linux"],
         context_length=131_072,
+        card_contexts=[{"vram_gb": 24, "context_length": 8192}],
         sha256="0123456789abcdef" * 4,
         revision="refs/pr/3",
     )
@@ -210,6 +211,14 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"parameter_count": ""}, "parameter_count must be non-empty text"),
     ({"parameter_count": 7}, "parameter_count must be text"),
     ({"context_length": 0}, "context_length must be more than zero"),
+    (
+        {"card_contexts": [{"vram_gb": 16, "context_length": 1}, {"vram_gb": 8, "context_length": 1}]},
+        "card_contexts must have growing values of vram_gb, more than zero",
+    ),
+    (
+        {"card_contexts": [{"vram_gb": 8, "context_length": 0}]},
+        "card_contexts must have a context_length of more than zero",
+    ),
     ({"context_length": "32K"}, "context_length must be a whole number"),
     ({"sha256": "0" * 63}, "sha256 must be 64 lower-case hexadecimal digits"),
     ({"sha256": "A" * 64}, "sha256 must be 64 lower-case hexadecimal digits"),

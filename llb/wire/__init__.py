@@ -99,6 +99,7 @@ from llb.wire.logs import LogLevel, LogLine, LogPage
 from llb.wire.models import (
     TEMPLATE_CAPABILITIES,
     Capability,
+    CardContext,
     DownloadList,
     DownloadPatch,
     DownloadView,
@@ -185,6 +186,7 @@ __all__ = [
     "BudgetScope",
     "BudgetView",
     "Capability",
+    "CardContext",
     "ChangedUser",
     "ChartPoint",
     "ChartReport",

@@ -33,6 +33,13 @@ class Platform(StrEnum):
     MACOS = "MacOS"
 
 
+class CardContext(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Context length of one conversation on one GPU of `vram_gb` · 10⁹ bytes that holds the whole model."""
+
+    vram_gb: int
+    context_length: int
+
+
 class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Entry of the catalogue. `size_bytes` is the size of all its files."""
 
@@ -52,6 +59,8 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: Literal["llama.cpp"] = "llama.cpp"
     platforms: tuple[Platform, ...] = (Platform.LINUX, Platform.WINDOWS, Platform.MACOS)
     context_length: int | None = None
+    # Of cards of usual sizes, those that hold the whole model.
+    card_contexts: tuple[CardContext, ...] = ()
     sha256: str | None = None
     revision: str | None = None
 

@@ -42,6 +42,8 @@ export default {
   'model.quantization': 'Quantization',
   'model.context': 'Context',
   'model.tokens': '{count} tokens',
+  'model.cards': 'Context on one GPU',
+  'model.card': '{size}: {count} tokens',
   'model.downloads': 'Hub downloads',
   'model.stars': 'Hub stars',
   'model.unsupported': 'No longer in the catalogue. You can keep using it until you delete it.',

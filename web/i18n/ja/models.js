@@ -42,6 +42,8 @@ export default {
   'model.quantization': '量子化',
   'model.context': 'コンテキスト長',
   'model.tokens': '{count} トークン',
+  'model.cards': 'GPU 1 枚でのコンテキスト長',
+  'model.card': '{size}：{count} トークン',
   'model.downloads': 'Hub でのダウンロード数',
   'model.stars': 'Hub でのスター数',
   'model.unsupported': 'カタログから外れたモデルです。削除するまでは利用できます。',

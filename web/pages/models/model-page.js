@@ -164,6 +164,7 @@ function facts({ model, hf_stats: stats }, system) {
     ['parameters', model.parameter_count],
     ['quantization', model.quantization],
     ['context', model.context_length && t('model.tokens', { count: f.tokens(model.context_length) })],
+    ['cards', model.card_contexts?.length && cardContexts(model)],
     ['license', stats?.license],
     ['downloads', stats && f.compact(stats.downloads)],
     ['stars', stats && f.compact(stats.stars)],
@@ -196,6 +197,14 @@ function facts({ model, hf_stats: stats }, system) {
       )}
     </ul>`;
 }
+
+/** Context of one conversation on one GPU of a usual size. */
+const cardContexts = ({ card_contexts: cards }) =>
+  cards
+    .map(({ vram_gb: size, context_length: context }) =>
+      t('model.card', { size: f.bytes(size * 1e9), count: f.tokens(context) }),
+    )
+    .join(', ');
 
 // --- memory ------------------------------------------------------------------------------------------
 
