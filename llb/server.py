@@ -17,12 +17,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from msgspec import structs
 from sanic import Sanic
 
 from llb import __version__
+from llb.api.connection.tls_acceptor import TlsAcceptor
 from llb.app import create_app, create_ollama_app
 from llb.balancer import Balancer
 from llb.base import installation, platform_compat, runfile, service_notify
@@ -44,8 +45,6 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 LOCALHOST, IPV6_LOOPBACK = "localhost", "::1"
 MAX_FREE_PORT_ATTEMPTS = 10
-# A connection counts from its handshake on, so handshakes must not hold descriptors for long.
-TLS_TIMEOUTS = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 5.0}
 # For everything but the running answers.
 STOP_DEADLINE_S = 14.0
 # Of generation 0 in objects, of generations 1 and 2 in collections of the younger generation.
@@ -148,7 +147,11 @@ class Listener:
         self, app: Sanic[Any, Any], sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None
     ) -> None:
         self.app = app
-        self._tls = tls
+        self._tls = (
+            None
+            if tls is None
+            else TlsAcceptor(tls, app.ctx.connections.limiter, make_protocol=FrontProtocol)
+        )
         self.port: int = sockets[0].getsockname()[1]
         self._sockets = sockets
         # One for each socket; the first one has the events of the app.
@@ -164,9 +167,8 @@ class Listener:
                 backlog=BACKLOG,
                 return_asyncio_server=True,
                 access_log=False,
-                ssl=self._tls,
-                protocol=FrontProtocol,
-                asyncio_server_kwargs={"start_serving": False, **({} if self._tls is None else TLS_TIMEOUTS)},
+                protocol=cast(type[FrontProtocol], self._tls or FrontProtocol),
+                asyncio_server_kwargs={"start_serving": False},
             )
             self._servers.append(server)
         first = self._servers[0]
@@ -189,6 +191,8 @@ class Listener:
         """Stop the app, then abort the connections that are still open."""
         if not self._servers:
             return
+        if self._tls is not None:
+            self._tls.close()
         for connection in self.connections:
             connection.close_if_idle()
         await self._servers[0].before_stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -138,6 +139,19 @@ async def machine(
         yield made
     finally:
         made.close()
+
+
+async def test_figures_stay_while_the_system_gives_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node whose heartbeats end goes offline, with all its models."""
+
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with machine(CPU) as host:
+        before = await host.measure_utilisation()
+        monkeypatch.setattr(psutil, "virtual_memory", refuse)
+        monkeypatch.setattr(psutil, "cpu_percent", refuse)
+        assert await host.measure_utilisation() == before
 
 
 async def test_several_gpus_of_which_the_engine_can_use_one(nvml: Callable[..., FakeNvml]) -> None:

@@ -104,7 +104,7 @@ class EngineProcess:
             return 0
         try:
             return int(psutil.Process(self.pid).memory_info().rss)
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return 0
 
     def cpu_s(self) -> float:
@@ -113,7 +113,7 @@ class EngineProcess:
             return 0.0
         try:
             times = psutil.Process(self.pid).cpu_times()
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return 0.0
         return float(times.user + times.system)
 

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +50,8 @@ class HardwareProbe:
         self._nvml: Nvml | None = None
         self._pending_gpu_read: Future[GpuUtilisation] | None = None
         self._gpu_utilisation = GpuUtilisation()
+        # Of the last measurement, as parts of all.
+        self._cpu_usage = self._memory_usage = 0.0
         self._info: HardwareInfo | None = None
 
     async def probe(self) -> HardwareInfo:
@@ -108,14 +111,18 @@ class HardwareProbe:
         return replace(info, hardware=hardware, devices=tuple(devices))
 
     async def measure_utilisation(self) -> Meters:
-        """Measure the present utilisation; the GPU values stay the same if the driver does not answer in
-        time.
+        """Measure the present utilisation.
+
+        The GPU values stay the same if the driver does not answer in time, the others if the system gives no
+        descriptor for its figures.
         """
-        memory = psutil.virtual_memory()
         gpu = await self._read_gpus()
+        with suppress(OSError):
+            self._cpu_usage = psutil.cpu_percent() / 100
+            self._memory_usage = psutil.virtual_memory().percent / 100
         return Meters(
-            cpu_usage=psutil.cpu_percent() / 100,
-            memory_usage=memory.percent / 100,
+            cpu_usage=self._cpu_usage,
+            memory_usage=self._memory_usage,
             gpu_usage=gpu.usage,
             gpu_memory_usage=gpu.memory_usage,
         )
