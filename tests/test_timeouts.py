@@ -56,7 +56,10 @@ def run_tests(
 ) -> subprocess.CompletedProcess[str]:
     (folder / "conftest.py").write_text(CONFTEST.replace("{limit_s}", str(limit_s)))
     (folder / "test_hangs.py").write_text(source)
+    # Otherwise the options of this project hold, where its folder holds that of temporary files.
+    (folder / "pytest.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "0.2"]
+    command += ["-p", "no:langsmith_plugin", "-p", "no:anyio", "-p", "no:hypothesispytest"]
     return subprocess.run(
         [*command, *options, "--rootdir", str(folder), str(folder)],
         cwd=folder,

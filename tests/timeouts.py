@@ -20,6 +20,7 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ _SETTINGS = pytest.StashKey[pytest_timeout.Settings]()
 _stderr_copy: int | None = None
 _terminal: pytest.TerminalReporter | None = None
 _silence_limit_s = SILENCE_LIMIT_S
+_restarted_at = 0.0
 
 
 @pytest.hookimpl(trylast=True)
@@ -49,11 +51,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_runtest_logstart() -> None:
-    _restart_watchdog()
+    _postpone_watchdog()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _restart_watchdog()
+    _postpone_watchdog()
     if report.failed and _terminal is not None:
         # The failures themselves are printed at the end, which a run that is killed never reaches.
         _terminal.write_line(f"\n{report.nodeid} failed ({report.when})")
@@ -70,7 +72,17 @@ def pytest_unconfigure() -> None:
     _restart_watchdog()
 
 
+def _postpone_watchdog() -> None:
+    """Restart the watchdog, unless that has just been done: each time ends a thread and starts another, and
+    most tests are shorter than that.
+    """
+    if time.monotonic() - _restarted_at >= _silence_limit_s / 100:
+        _restart_watchdog()
+
+
 def _restart_watchdog() -> None:
+    global _restarted_at
+    _restarted_at = time.monotonic()
     if _stderr_copy is not None:
         faulthandler.dump_traceback_later(_silence_limit_s, file=_stderr_copy, exit=True)
 
