@@ -22,6 +22,7 @@ from llb.policy.memory import (
     choose_ubatch_tokens,
     estimate_memory,
 )
+from llb.wire import KvCacheType
 from tests.ggufs import write_chat_model, write_embedding_model, write_projector
 from tests.gpu.llama_server import VulkanServer, read_own_buffers
 
@@ -46,6 +47,7 @@ class Architecture:
     expert_layers_on_host: int = 0
     pooled: bool = False
     has_projector: bool = False
+    cache_type: KvCacheType = KvCacheType.F16
 
 
 def _chat(**numbers: Any) -> Callable[[Path], Path]:
@@ -66,6 +68,7 @@ ARCHITECTURES = (
     Architecture(
         "experts in RAM", _chat(kv_heads=4, experts=8, ff=512, quantization="Q8_0"), expert_layers_on_host=5
     ),
+    Architecture("KV cache in q8_0", _chat(kv_heads=4), cache_type=KvCacheType.Q8_0),
     Architecture("projector", _chat(kv_heads=4), has_projector=True),
     Architecture(
         "embedding",
@@ -172,6 +175,7 @@ def plan_case(case: Case, model: Model) -> tuple[MemoryEstimate, EngineSpec]:
         gpu_layers=gpu_layers,
         expert_layers_on_host=experts,
         pooled=pooled,
+        cache_type=architecture.cache_type,
     )
     return estimate, EngineSpec(
         model_path=str(model.path),
@@ -186,6 +190,7 @@ def plan_case(case: Case, model: Model) -> tuple[MemoryEstimate, EngineSpec]:
         batch_tokens=ubatch,
         ubatch_tokens=ubatch,
         prompt_cache_bytes=0,
+        kv_cache_type=architecture.cache_type,
         mmap=False,
         threads=2,
         api_key="matrix",
@@ -198,6 +203,7 @@ def _arguments(spec: EngineSpec) -> list[str]:
         *("-m", spec.model_path, "--no-mmap", "-ngl", str(sum(spec.gpu_layers)), "-np", str(spec.slots)),
         *("-c", str(spec.context_length * spec.slots), "-b", str(spec.batch_tokens)),
         *("-ub", str(spec.ubatch_tokens)),
+        *("-ctk", spec.kv_cache_type.value, "-ctv", spec.kv_cache_type.value),
     ]
     if len(spec.gpu_layers) > 1:
         arguments += ["-ts", ",".join(map(str, spec.gpu_layers))]

@@ -118,13 +118,6 @@ class Workload:
         rows += 0 if has_hole else embd + shape.feed_forward_width
         return masks + max(attention, self._rows(rows), self._matrix_step_bytes(matrix))
 
-    def converted_kv_bytes(self, layers: Sequence[Layer]) -> int:
-        """Return the copy in f16 of one layer's quantized KV cache, which CUDA makes for prompts."""
-        if self.cache_type is KvCacheType.F16:
-            return 0
-        cells = (self._layer_cells(layer) * layer.kv_cell_bytes(KvCacheType.F16) for layer in layers)
-        return max(cells, default=0) * self.slots
-
     def borrowed_experts_bytes(self, layers: Sequence[Layer]) -> int:
         """Return the buffer of the first GPU for prompts of layers with their experts in RAM."""
         matrix = max((layer.expert_bytes for layer in layers), default=0) // 3
@@ -209,7 +202,6 @@ def offloaded_compute_bytes(
             size = max(size, work.borrowed_bytes(in_ram))
         if is_first and has_host_experts:
             size = max(size, work.borrowed_experts_bytes(work.shape.layers[:expert_layers_on_host]))
-        size += work.converted_kv_bytes(gpu.layers)
         sizes.append(size + (PROJECTOR_COMPUTE_BYTES if gpu.has_projector else 0))
     return work.host_bytes(in_ram, copies=copies), tuple(sizes)
 
@@ -249,5 +241,4 @@ def most_gpu_compute_bytes(
             total = max(total, work.borrowed_bytes(windowed))
     if is_first and has_host_experts:
         total = max(total, work.borrowed_experts_bytes(shape.layers))
-    total += work.converted_kv_bytes(shape.layers)
     return total + (PROJECTOR_COMPUTE_BYTES if is_first and shape.projector_bytes else 0)

@@ -13,7 +13,7 @@ from llb.policy.memory.compute_buffers import PROJECTOR_COMPUTE_BYTES, Workload,
 from llb.policy.memory.engine_parameters import choose_ubatch_tokens, count_context_checkpoints, pad_context
 from llb.policy.memory.free_memory import Memory
 from llb.policy.memory.gpu_share import assign_layers
-from llb.policy.memory.kv_cache import checkpoint_bytes, kv_cache_bytes
+from llb.policy.memory.kv_cache import checkpoint_bytes, converted_kv_bytes, kv_cache_bytes
 from llb.policy.memory.model_shape import F32_BYTES, MIB, ModelShape
 from llb.wire import KvCacheType
 
@@ -101,9 +101,21 @@ def estimate_memory(
     layer_bytes = sum(layer.weight_bytes for layer in in_ram) + sum(gpu.host_expert_bytes for gpu in gpus)
     if is_offloaded:
         host_compute, gpu_compute = offloaded_compute_bytes(work, gpus, in_ram, expert_layers_on_host)
-        overhead = Memory(
-            overhead_bytes + GPU_HOST_BYTES, tuple(GPU_DEVICE_BYTES if gpu.is_used else 0 for gpu in gpus)
-        )
+        device_bytes = [
+            GPU_DEVICE_BYTES
+            + converted_kv_bytes(
+                shape,
+                gpu.layers,
+                context_length=context_length,
+                ubatch=ubatch,
+                slots=slots,
+                cache_type=cache_type,
+            )
+            if gpu.is_used
+            else 0
+            for gpu in gpus
+        ]
+        overhead = Memory(overhead_bytes + GPU_HOST_BYTES, tuple(device_bytes))
     else:
         layer_bytes += shape.output_bytes + shape.output_norm_bytes + shape.projector_bytes
         host_compute, gpu_compute = work.cpu_bytes(), tuple(0 for _ in gpus)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from llb.policy.memory.engine_parameters import pad_context
 from llb.policy.memory.model_shape import Layer, ModelShape
 from llb.wire import KvCacheType
@@ -41,6 +43,28 @@ def layer_kv_bytes(
     """Return the KV cache of one layer."""
     cells = 0 if shape.is_encoder else pad_context(context_length)
     return kv_cache_bytes(shape, (layer,), cells=cells, ubatch=ubatch, slots=slots, cache_type=cache_type)
+
+
+def converted_kv_bytes(
+    shape: ModelShape,
+    layers: tuple[Layer, ...],
+    *,
+    context_length: int,
+    ubatch: int,
+    slots: int,
+    cache_type: KvCacheType,
+) -> int:
+    """Return the copy in f16 of the largest quantized KV cache of a layer, which CUDA makes for prompts."""
+    if cache_type is KvCacheType.F16:
+        return 0
+    in_f16 = partial(
+        layer_kv_bytes,
+        context_length=context_length,
+        ubatch=ubatch,
+        slots=slots,
+        cache_type=KvCacheType.F16,
+    )
+    return max((in_f16(shape, layer) for layer in layers), default=0)
 
 
 def checkpoint_bytes(shape: ModelShape, *, cells: int, cache_type: KvCacheType) -> int:

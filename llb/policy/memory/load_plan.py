@@ -18,7 +18,7 @@ from llb.policy.memory.engine_parameters import (
 from llb.policy.memory.estimate import GPU_DEVICE_BYTES, MemoryEstimate, estimate_memory
 from llb.policy.memory.free_memory import FreeMemory, Memory
 from llb.policy.memory.gpu_share import output_gpu_bytes
-from llb.policy.memory.kv_cache import checkpoint_bytes, layer_kv_bytes
+from llb.policy.memory.kv_cache import checkpoint_bytes, converted_kv_bytes, layer_kv_bytes
 from llb.policy.memory.model_shape import MIB, ModelShape
 from llb.wire import KvCacheType, Verdict
 
@@ -271,6 +271,14 @@ class _Planner:
         ubatch = choose_ubatch_tokens(
             shape, context_length=context, slots=self._slots, is_offloaded=True, pooled=self._pooled
         )
+        converted_bytes = converted_kv_bytes(
+            shape,
+            shape.layers,
+            context_length=context,
+            ubatch=ubatch,
+            slots=self._slots,
+            cache_type=self._cache_type,
+        )
         layer_bytes = [
             int(
                 factors.gpu_weights
@@ -289,7 +297,7 @@ class _Planner:
         ]
         layer_bytes.append(int(factors.gpu_weights * output_gpu_bytes(shape)))
         for gpu in reversed(gpus):
-            room = self._free.vram_bytes[gpu] - GPU_DEVICE_BYTES
+            room = self._free.vram_bytes[gpu] - GPU_DEVICE_BYTES - converted_bytes
             most_compute_bytes = most_gpu_compute_bytes(
                 shape,
                 context_length=context,
