@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import importlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +20,21 @@ TARGET = Path(__file__).resolve().parent.parent / "prices.json"
 # Without an OpenAI- or Anthropic-compatible address, or resellers whose prices change by the hour.
 LEFT_OUT = ("aws", "cursor", "elevenlabs", "github-copilot", "openai-decisions", "quicksilverpro", "typesafe")
 PRICE_FIELDS = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
+# Beside those of text; a service tier may have the first two.
+FURTHER_FIELDS = {
+    "cache_write_1h": "cache_write_1h_mtok",
+    "reasoning": "output_reasoning_mtok",
+}
 MEDIA_FIELDS = {
     "input_audio": "input_audio_mtok",
     "output_audio": "output_audio_mtok",
     "input_image": "input_image_mtok",
     "output_image": "output_image_mtok",
 }
+# A model with such a price costs more than llb can tell: what it reads is not part of the counts.
+UNTOLD_FIELDS = ("output_citation_mtok",)
+# Of models that search at every request, whatever the request says.
+SEARCHING_MODEL = re.compile(r"search-(?:preview|api)|deep-research")
 # Conditions of a price that are a tier of llb.
 TIER_CONDITIONS = ("service_tier", "speed")
 MAX_FILE_BYTES = 150_000
@@ -69,12 +79,34 @@ def text_rates(prices: Mapping[str, Any]) -> list[Any]:
     return rates
 
 
+def sum_of_rates(prices: Mapping[str, Any]) -> float:
+    rates = (rate if isinstance(rate, list) else [rate] for rate in text_rates(prices))
+    return sum(rate[0] or 0.0 for rate in rates)
+
+
+def prices_of(model: Any, now: datetime.datetime, when: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Prices of the day; where they differ by the hour, the highest: a request may come at any time."""
+    hours = (now.replace(hour=hour) for hour in range(24))
+    return max(
+        (vars(model.get_prices(hour, when) if when else model.get_prices(hour)) for hour in hours),
+        key=sum_of_rates,
+    )
+
+
+def known_rates(prices: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    return {name: rate_of(prices[field]) for name, field in fields.items() if prices.get(field) is not None}
+
+
+def tier_rates(prices: Mapping[str, Any]) -> list[Any]:
+    """Rates of a service tier."""
+    rates, further = text_rates(prices), known_rates(prices, FURTHER_FIELDS)
+    return rates + ([None] * (len(PRICE_FIELDS) - len(rates)) + [further] if further else [])
+
+
 def further_rates(model: Any, now: datetime.datetime) -> dict[str, Any]:
-    """Rates of audio and images, of a request, and of the service tiers that have prices of their own."""
-    prices = vars(model.get_prices(now))
-    further = {
-        name: rate_of(prices[field]) for name, field in MEDIA_FIELDS.items() if prices.get(field) is not None
-    }
+    """Rates of audio, images and the like, of a request, and of service tiers with prices of their own."""
+    prices = prices_of(model, now)
+    further = known_rates(prices, MEDIA_FIELDS)
     if prices.get("requests_kcount") is not None:
         further["request"] = float(prices["requests_kcount"]) / 1000
     tiers = {}
@@ -82,16 +114,19 @@ def further_rates(model: Any, now: datetime.datetime) -> dict[str, Any]:
     for variant in () if further else model.price_variants or ():
         [(condition, value), *others] = variant.when.items()
         if condition in TIER_CONDITIONS and not others:
-            rates = text_rates(vars(model.get_prices(now, variant.when)))
-            if rates != text_rates(prices):
+            rates = tier_rates(prices_of(model, now, variant.when))
+            if rates != tier_rates(prices):
                 tiers[value] = rates
-    return further | ({"service_tiers": tiers} if tiers else {})
+    return known_rates(prices, FURTHER_FIELDS) | further | ({"service_tiers": tiers} if tiers else {})
 
 
 def model_entry(model: Any, now: datetime.datetime) -> list[Any] | None:
-    rates = text_rates(vars(model.get_prices(now)))
+    prices = prices_of(model, now)
+    rates = text_rates(prices)
     if not rates:
         return None
+    if SEARCHING_MODEL.search(model.id) or any(prices.get(name) is not None for name in UNTOLD_FIELDS):
+        return [match_terms(model.match)]
     further = further_rates(model, now)
     if further:
         rates += [None] * (len(PRICE_FIELDS) - len(rates)) + [further]

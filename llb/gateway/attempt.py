@@ -30,8 +30,8 @@ from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.prompt_owners import OwnPrompt, PromptOwners, owner_of
 from llb.gateway.routing.performance_model import PerformanceModel
-from llb.gateway.spend.attempt_spend import AttemptSpend, SpendControl
-from llb.gateway.spend.billed_request import FREE_REQUEST, BilledRequest, read_billed_request
+from llb.gateway.spend.attempt_spend import AttemptSpend, FreeSpend, SpendControl
+from llb.gateway.spend.billed_request import BilledRequest, read_billed_request
 from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH
 from llb.gateway.stream.cached_tokens import LimitedSink, told_tokens
@@ -55,6 +55,7 @@ from llb.gateway.stream.start_event import (
 from llb.gateway.stream.usage_parser import Usage
 from llb.node.agent import NodeAgent
 from llb.policy.routing import RequestEstimate
+from llb.policy.spend.price import FREE
 from llb.wire import TemplateSupport
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
@@ -149,7 +150,7 @@ class Attempt:
         self._call = call
         self._estimate = estimate
         # None for a node, which is free.
-        self._spend: AttemptSpend | None = None
+        self._spend: AttemptSpend | FreeSpend | None = None
         # None for a request that takes no slot.
         self._reservation: SlotReservation | None = None
         # None for a node other than this host.
@@ -225,10 +226,13 @@ class Attempt:
         record.node_id, record.endpoint_id = None, endpoint_id
         context.traffic.begin_request(endpoint_id)
         self._exchange = EndpointExchange(context.endpoints, call, place)
-        outgoing, billed = await self._exchange.build(), FREE_REQUEST
-        if not context.spend.is_free(place.endpoint, place.served_as):
+        outgoing = await self._exchange.build()
+        price = context.spend.price_of(place.endpoint, place.served_as)
+        if price is FREE:
+            self._spend = FreeSpend(record)
+        else:
             billed = await _read_billed_request(call, outgoing, place.context_length)
-        self._spend = context.spend.reserve(call, place.endpoint, place.served_as, billed)
+            self._spend = context.spend.reserve(call, place.endpoint, price, billed)
         if call.operation.generates_text:
             self._own_prompt = await context.prompt_owners.begin_request(
                 owner_of(record.principal), endpoint_id, call.model.id, call.body, call.head, is_new=False
@@ -396,7 +400,7 @@ class Attempt:
         if self._reservation is not None:
             self._reservation.release()
 
-    def _end_spend(self, spend: AttemptSpend, *, is_started: bool) -> None:
+    def _end_spend(self, spend: AttemptSpend | FreeSpend, *, is_started: bool) -> None:
         """Book what is still open: the client has left, or the request was refused or failed.
 
         Only a stream that has started shows what was generated until then.

@@ -56,6 +56,7 @@ from llb.wire.endpoints.views import (
     KeySource,
     ModelRates,
     NewEndpoint,
+    TierRates,
 )
 from llb.wire.events import (
     EndpointStatusChanged,
@@ -327,6 +328,7 @@ __all__ = [
     "SpillTrigger",
     "SystemView",
     "TemplateSupport",
+    "TierRates",
     "UsageBucket",
     "UsageBy",
     "UsageReport",

@@ -5,6 +5,7 @@ not ask for, the name of the model, and a bound of the size.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Raw, Struct
 from llb.errors import EndpointFailed
 from llb.gateway.http.engine_errors import safe_message
 from llb.gateway.http.upstream_errors import InvalidResponse
-from llb.gateway.stream.keepalive import BodySink
+from llb.gateway.stream.keepalive import BodySink, ClientPipe, translate_pipe
 from llb.gateway.stream.sse import parse_data_line
 from llb.gateway.stream.start_event import StartEvent
 from llb.wire.decoding import DECODE_ERRORS
@@ -30,12 +31,23 @@ _OPENING_EVENTS = frozenset(
 )
 
 
+class _Choice(Struct):
+    """Fields that tell whether a chunk has content, or is the last one."""
+
+    delta: dict[str, Any] | None = None
+    finish_reason: Any = None
+    text: Any = None
+
+
 class _Event(Struct):
     """Fields that tell an error or the first content."""
 
     type: str | None = None
     error: Raw = Raw()
-    choices: Raw = Raw()
+    choices: list[_Choice] | None = None
+
+
+_event_decoder = msgspec.json.Decoder(_Event)
 
 
 class OpeningFilter:
@@ -74,28 +86,23 @@ class OpeningFilter:
 
     def _is_opening(self, data: bytes) -> bool:
         try:
-            event = msgspec.json.decode(data, type=_Event)
+            event = _event_decoder.decode(data)
         except DECODE_ERRORS:
             return False
-        if bytes(event.error) not in (b"", b"null"):
+        if event.error and bytes(event.error) != b"null":
             reason = safe_message(_message_of(event.error), self._redact) or "no reason is given"
             raise EndpointFailed(f"Endpoint '{self._endpoint_name}' failed: {reason}")
         if event.type is not None:
             return event.type in _OPENING_EVENTS
-        return _has_no_content(event.choices)
+        return _has_no_content(event.choices or [])
 
 
-def _has_no_content(raw: Raw) -> bool:
+def _has_no_content(choices: list[_Choice]) -> bool:
     """Whether the choices of a chunk have neither content nor an end."""
-    try:
-        choices = msgspec.json.decode(raw, type=list[dict[str, Any]])
-    except DECODE_ERRORS:
-        return False
     for choice in choices:
-        delta = choice.get("delta")
-        if choice.get("finish_reason") or choice.get("text") or not isinstance(delta, dict):
+        if choice.finish_reason or choice.text or choice.delta is None:
             return False
-        if any(value for name, value in delta.items() if name != "role"):
+        if any(value for name, value in choice.delta.items() if name != "role"):
             return False
     return bool(choices)
 
@@ -137,19 +144,11 @@ class EndpointAnswerSink:
         self._translate_document = translate_document
         is_rewritten = served_as != model_id or translate_document is not None
         self._held: list[bytes] | None = [] if not is_stream and is_rewritten else None
-        names = [msgspec.json.encode(name) for name in (served_as, model_id)]
-        self._replacements = [
-            (b'"model":%b%b' % (space, names[0]), b'"model":%b%b' % (space, names[1]))
-            for space in (b"", b" ")
-        ]
+        self._replacements = _name_replacements(served_as, model_id) if served_as != model_id else ()
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         """Write whole events, or a part of a document. Raises `InvalidResponse`."""
-        self._total_bytes += len(data)
-        if self._total_bytes > MAX_ANSWER_BYTES and not self._is_too_long:
-            # Once: the error event that follows is written, too.
-            self._is_too_long = True
-            raise InvalidResponse("an answer without an end")
+        self._count(data)
         if self._is_stream:
             if (events := self._rewrite_events(data)) or last:
                 await self._sink.write(events, last=last)
@@ -166,6 +165,21 @@ class EndpointAnswerSink:
             held, self._held = b"".join(self._held), None
             await self._sink.write(held)
 
+    def open_pipe(self) -> ClientPipe | None:
+        """Return a pipe that does the same for the events of a stream."""
+        return translate_pipe(self._sink, self._pass_events) if self._is_stream else None
+
+    def _pass_events(self, data: bytes) -> bytes:
+        self._count(data)
+        return self._rewrite_events(data)
+
+    def _count(self, data: bytes) -> None:
+        self._total_bytes += len(data)
+        if self._total_bytes > MAX_ANSWER_BYTES and not self._is_too_long:
+            # Once: the error event that follows is written, too.
+            self._is_too_long = True
+            raise InvalidResponse("an answer without an end")
+
     async def flush(self) -> None:
         """Write a document that was held; idempotent."""
         if self._held:
@@ -175,6 +189,12 @@ class EndpointAnswerSink:
     def _rewrite_document(self, document: bytes) -> bytes:
         if self._translate_document is not None:
             return self._translate_document(document)
+        renamed = document
+        for old, new in self._replacements:
+            renamed = renamed.replace(old, new)
+        if renamed.count(b'"model"') == 1:
+            # The field of the document itself: decoding all others costs more than the rest.
+            return renamed
         try:
             fields: dict[str, Any] = dict(msgspec.json.decode(document, type=dict[str, Raw]))
             if msgspec.json.decode(fields.get("model", b"null")) != self._served_as:
@@ -185,13 +205,21 @@ class EndpointAnswerSink:
         return msgspec.json.encode(fields)
 
     def _rewrite_events(self, data: bytes) -> bytes:
-        if self._served_as != self._model_id:
-            # A quote inside of a text is escaped, so only a field can match.
-            for old, new in self._replacements:
-                data = data.replace(old, new)
+        # A quote inside of a text is escaped, so only a field can match.
+        for old, new in self._replacements:
+            data = data.replace(old, new)
         if self._drops_usage and b'"usage"' in data:
             data = _without_usage_chunks(data)
         return data
+
+
+@lru_cache(maxsize=1024)
+def _name_replacements(served_as: str, model_id: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return what stands for the name of the model in an answer, and what has to stand there."""
+    names = [msgspec.json.encode(name) for name in (served_as, model_id)]
+    return tuple(
+        (b'"model":%b%b' % (space, names[0]), b'"model":%b%b' % (space, names[1])) for space in (b"", b" ")
+    )
 
 
 def _without_usage_chunks(data: bytes) -> bytes:

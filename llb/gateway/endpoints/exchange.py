@@ -187,8 +187,7 @@ class EndpointExchange:
         if self._translator is None or self._translator.usage.prompt_tokens is None:
             return result
         read, translated = result.usage, self._translator.usage
-        tier = read.media.service_tier or translated.media.service_tier
-        media = replace(read.media, service_tier=tier)
+        media = read.media.filled_from(translated.media)
         return replace(result, usage=replace(translated, cost_usd=read.cost_usd, media=media))
 
     @property

@@ -42,8 +42,8 @@ def build_body(
     """
     fields: dict[str, Any] = dict(msgspec.json.decode(body, type=dict[str, Raw]))
     fields["model"] = served_as
-    for name in dialects.unknown_fields(kind, host, path):
-        fields.pop(name, None)
+    for name in dialects.unknown_fields(kind, host, path).intersection(fields):
+        del fields[name]
     if host == dialects.OPENAI_HOST and path == dialects.CHAT and "max_tokens" in fields:
         # Reasoning models refuse the old name.
         fields.setdefault("max_completion_tokens", fields.pop("max_tokens"))

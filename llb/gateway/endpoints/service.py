@@ -28,6 +28,7 @@ from llb.policy.endpoints.addresses import (
     parse_base_url,
 )
 from llb.policy.endpoints.dialects import CLOUD_KINDS
+from llb.policy.spend.own_rates import MAX_RATE_USD, MAX_STEPS, are_valid_rates
 from llb.security import tokens
 from llb.security.redaction import SecretRedactor
 from llb.security.secret_box import SecretBox, SecretOwner, SecretUnreadable, last_four
@@ -40,7 +41,6 @@ log = logging.getLogger(__name__)
 
 MAX_ENDPOINTS = 1000
 MAX_WEIGHT, MAX_PRIORITY, MAX_CONCURRENCY, MAX_TIMEOUT_S = 1000.0, 1000, 100_000, 3600.0
-MAX_RATE_USD = 100_000.0
 MAX_TAGS, MAX_FIELDS, MAX_NAMES, MAX_FIELDS_BYTES = 32, 64, 2000, 16_384
 _TAG_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,63}")
 _FIELD_PATTERN = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -388,11 +388,11 @@ def _validated_settings(settings: EndpointSettings) -> EndpointSettings:
         "models",
         f"must be at most {MAX_NAMES} names of at most {names.MAX_MODEL_NAME_CHARS} characters",
     )
-    rates = [value for price in settings.prices.values() for value in structs.astuple(price)]
     require(
-        all(rate is None or 0 <= rate <= MAX_RATE_USD for rate in rates),
+        all(map(are_valid_rates, settings.prices.values())),
         "prices",
-        f"must be between 0 and {MAX_RATE_USD:g} USD per million tokens",
+        f"must be between 0 and {MAX_RATE_USD:g} USD, for at most {MAX_STEPS} service tiers and lengths of "
+        "prompts",
     )
     field_names = [*settings.set_fields, *settings.strip_fields]
     require(

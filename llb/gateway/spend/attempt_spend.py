@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 
 from llb.errors import InvalidRequest
 from llb.gateway.admission.rate_limiter import BYTES_PER_STREAMED_TOKEN
 from llb.gateway.endpoints.endpoint import Endpoint
 from llb.gateway.inference_call import InferenceCall
+from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.spend.billed_request import BilledRequest
 from llb.gateway.spend.budget_ledger import BudgetLedger, SpendReservation, accounts_of
-from llb.gateway.spend.price_list import PriceList, price_of_rates
+from llb.gateway.spend.price_list import PriceList
 from llb.gateway.stream.usage_parser import Usage
+from llb.policy.spend.own_rates import price_of_own_rates
 from llb.policy.spend.price import (
     FAST_TIER,
     FREE,
@@ -24,6 +25,9 @@ from llb.policy.spend.price import (
 )
 from llb.wire import ModelRates
 
+# Prices of administrators that are kept as they are reckoned with.
+MAX_OWN_PRICES = 4096
+
 
 class SpendControl:
     """Prices and budgets of the requests to endpoints."""
@@ -31,57 +35,80 @@ class SpendControl:
     def __init__(self, ledger: BudgetLedger, prices: PriceList) -> None:
         self.ledger = ledger
         self._prices = prices
+        # By identity: rates have no hash, and each request needs them.
+        self._own_prices: dict[int, tuple[ModelRates, ModelPrice]] = {}
 
     def price_of(self, endpoint: Endpoint, served_as: str) -> ModelPrice | None:
         """Price of a model at an endpoint: the administrator's, else the list's; None if it is unknown."""
-        rates = endpoint.record.settings.prices
-        own = rates.get(served_as) or rates.get("*")
-        if own is not None:
-            return _price_of_own_rates(own)
-        return self._prices.price_of(endpoint.kind.value, endpoint.record.base_url, served_as)
-
-    def is_free(self, endpoint: Endpoint, served_as: str) -> bool:
-        """Whether requests for a model cost nothing, so that nobody needs to know how large they are."""
-        return self.price_of(endpoint, served_as) is FREE
+        record = endpoint.record
+        rates = record.settings.prices
+        if rates and (own := rates.get(served_as) or rates.get("*")) is not None:
+            return self._own_price(own)
+        return self._prices.price_of(record.settings.kind, record.base_url, served_as)
 
     def reserve(
-        self, call: InferenceCall, endpoint: Endpoint, served_as: str, billed: BilledRequest
+        self,
+        call: InferenceCall,
+        endpoint: Endpoint,
+        price: ModelPrice | None,
+        billed: BilledRequest,
     ) -> AttemptSpend:
         """Reserve the most that a request can cost.
 
         Raises `BudgetExceeded`, and `InvalidRequest` for a field that makes the price unknown where there is
         a budget.
         """
-        price = self.price_of(endpoint, served_as)
+        content = billed.content
         worst_usd = worst_cost_of(
             price,
             prompt_tokens=billed.prompt_tokens,
             completion_tokens=billed.completion_tokens,
-            content=billed.content,
+            content=content,
         )
-        accounts = accounts_of(call.record.principal, endpoint.id, endpoint.kind.value)
-        name = billed.unusual_field
-        if name is None and price is not None and price_at_tier(price, billed.content.service_tier) is None:
-            name = "service_tier"
-        if name is not None and price is not FREE and self.ledger.has_budget(accounts):
-            raise InvalidRequest(
-                f"A budget applies to this request, and '{name}' changes what '{endpoint.name}' bills for "
-                "it: leave it out",
-                param=name,
-            )
+        accounts = accounts_of(call.record.principal, endpoint.id, endpoint.kind)
+        if price is not FREE and self.ledger.has_budget(accounts):
+            name = billed.unusual_field
+            if name is None and price is not None and price_at_tier(price, content.service_tier) is None:
+                name = "service_tier"
+            if name is not None:
+                raise InvalidRequest(
+                    f"A budget applies to this request, and '{name}' changes what '{endpoint.name}' bills "
+                    "for it: leave it out",
+                    param=name,
+                )
         reservation = self.ledger.reserve(accounts, worst_usd, target=endpoint.name)
         return AttemptSpend(reservation, price, billed, call)
 
+    def _own_price(self, rates: ModelRates) -> ModelPrice:
+        known = self._own_prices.get(id(rates))
+        if known is not None and known[0] is rates:
+            return known[1]
+        if len(self._own_prices) >= MAX_OWN_PRICES:
+            self._own_prices.clear()
+        price = price_of_own_rates(rates)
+        self._own_prices[id(rates)] = (rates, price)
+        return price
 
-@lru_cache(maxsize=256)
-def _price_of_own_rates(rates: ModelRates) -> ModelPrice:
-    media = {
-        "input_audio": rates.input_audio,
-        "output_audio": rates.output_audio,
-        "input_image": rates.input_image,
-        "output_image": rates.output_image,
-    }
-    return price_of_rates(rates.input, rates.output, rates.cache_read, rates.cache_write, media)
+
+class FreeSpend:
+    """Spend of one attempt at an engine that bills nothing: no budget applies to it."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: RequestRecord) -> None:
+        self._record = record
+
+    def settle(self, _usage: Usage) -> None:
+        """Record that the answer costs nothing."""
+        self._record.cost_usd = self._record.cost_usd or 0.0
+
+    def settle_partial(self, usage: Usage, _received_bytes: int) -> None:
+        self.settle(usage)
+
+    def settle_unknown(self) -> None:
+        self._record.cost_usd = self._record.cost_usd or 0.0
+
+    def release(self) -> None: ...
 
 
 class AttemptSpend:
@@ -104,10 +131,7 @@ class AttemptSpend:
 
     def settle(self, usage: Usage) -> None:
         """Book the cost of a complete answer, and record it."""
-        cost_usd = usage.cost_usd if self._price is not FREE else 0.0
-        if cost_usd is None:
-            cost_usd = self._cost_of(usage)
-        self._end(cost_usd)
+        self._end(self._cost_of(usage) if usage.cost_usd is None else usage.cost_usd)
 
     def settle_partial(self, usage: Usage, received_bytes: int) -> None:
         """Book an answer that broke off: the provider bills the prompt, and what it has generated."""
@@ -117,6 +141,7 @@ class AttemptSpend:
             max(completion_tokens or 0, -(-received_bytes // BYTES_PER_STREAMED_TOKEN)),
             usage.cached_tokens,
             cache_write_tokens=usage.cache_write_tokens,
+            media=usage.media,
         )
         self.settle(estimated)
 
@@ -131,7 +156,7 @@ class AttemptSpend:
             reservation.release()
 
     def _cost_of(self, usage: Usage) -> float | None:
-        if self._billed.unusual_field is not None and self._price is not FREE:
+        if self._billed.unusual_field is not None:
             return None
         media, content = usage.media, self._billed.content
         tokens = BilledTokens(
@@ -139,13 +164,15 @@ class AttemptSpend:
             usage.completion_tokens if self._call.operation.generates_text else 0,
             usage.cached_tokens,
             usage.cache_write_tokens,
+            media.cache_write_1h_tokens,
+            media.reasoning_tokens,
             media.prompt_audio_tokens,
             media.completion_audio_tokens,
             media.prompt_image_tokens,
             media.completion_image_tokens,
         )
         # The answer says which tier it got; a fast answer of Anthropic is one of its usual tier besides.
-        if media.service_tier is not None and content.service_tier != FAST_TIER:
+        if media.service_tier is not None and content.service_tier not in (FAST_TIER, media.service_tier):
             content = replace(content, service_tier=media.service_tier)
         return cost_of(self._price, tokens, content)
 

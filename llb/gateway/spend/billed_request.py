@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from llb.gateway.choices import count_prompts
-from llb.gateway.routing.affinity import BYTES_PER_TOKEN, MAX_IMAGE_PROMPT_TOKENS
+from llb.gateway.routing.affinity import BYTES_PER_TOKEN
 from llb.policy.endpoints import dialects
 from llb.policy.spend.price import TEXT_ONLY, BilledContent
 from llb.wire.decoding import DECODE_ERRORS
@@ -21,6 +21,9 @@ from llb.wire.decoding import DECODE_ERRORS
 UNLIMITED_COMPLETION_TOKENS = 32_768
 # Of a prompt that refers to texts which the provider stores: the largest context of the known providers.
 STORED_PROMPT_TOKENS = 1_000_000
+# The most that a provider bills for an image: as tiles of its full size, and with the factor of the models
+# that count each tile 33 times.
+IMAGE_TOKENS, IMAGE_TOKENS_4O_MINI = 8_192, 49_152
 _CHAT_LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 _LIMITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -32,7 +35,17 @@ _LIMITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 _CHOICES = ("n", "n_cmpl", "best_of")
 # A quote in a text is escaped, so only a field can match.
-_STORED_TEXT = re.compile(rb'"(?:file_id|file_url|previous_response_id|conversation)"\s*:\s*["{]')
+_STORED_TEXT = re.compile(
+    rb'"(?:file_id|file_url|previous_response_id|conversation|cached_content)"\s*:\s*["{]'
+)
+# Documents and videos: their pages and pictures are tokens that their bytes do not show.
+_DOCUMENT = re.compile(
+    rb'"(?:file_data|video_url|input_video)"\s*:|"application/pdf"|"type"\s*:\s*"(?:document|video)"'
+)
+_HOUR_CACHE = re.compile(rb'"ttl"\s*:\s*"1h"')
+# One of these is in each of the above. Searching for them is far cheaper than for the patterns.
+_STORED_MARKERS = (b'"file_', b'"previous_response_id"', b'"conversation"', b'"cached_content"')
+_DOCUMENT_MARKERS = (b'"file_data"', b"video", b'"application/pdf"', b'"document"')
 # Fields with which a provider bills other prices, or after the connection has ended, and the values of each
 # that change nothing.
 _USUAL_VALUES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
@@ -69,6 +82,8 @@ _MAX_CONTENT_DEPTH = 6
 _ESCAPED_ASCII = re.compile(rb"(?<!\\)((?:\\\\)*)\\u00(2[013-9a-fA-F]|[346][0-9a-fA-F]|[57][0-9aAbBdDeEfF])")
 _IMAGE_PART = re.compile(rb'"(?:image_url|input_image)"|"type"\s*:\s*"image"')
 _AUDIO_PART = b'"input_audio"'
+_CONTENT_FIELDS = ("modalities", "speed", "service_tier")
+_CONTENT_MARKERS = (_AUDIO_PART, b"image", b'"ttl"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +126,13 @@ def read_billed_request(
         completion_tokens = (UNLIMITED_COMPLETION_TOKENS if most is None else most) * choices * prompts
     content = _read_content(fields, body)
     images, image_bytes = _count_images(fields) if content.has_images else (0, 0)
-    image_tokens = images * MAX_IMAGE_PROMPT_TOKENS
+    image_tokens = images * (
+        IMAGE_TOKENS_4O_MINI if b"4o-mini" in bytes(fields.get("model", b"")) else IMAGE_TOKENS
+    )
     text_bytes = len(body) - image_bytes
     # A token of text has at least one byte.
     prompt_tokens = text_bytes + image_tokens
-    if _refers_to_stored_text(path, fields, body):
+    if _has_untold_text(path, fields, body):
         prompt_tokens += STORED_PROMPT_TOKENS
     return BilledRequest(
         prompt_tokens if context_length is None else min(prompt_tokens, context_length * prompts),
@@ -134,8 +151,9 @@ def _unescape_ascii(body: bytes) -> bytes:
 
 
 def _unusual_field(fields: dict[str, Raw]) -> str | None:
-    for name, usual in _USUAL_VALUES.items():
-        if _decode(fields.get(name)) not in usual:
+    for name, value in fields.items():
+        usual = _USUAL_VALUES.get(name)
+        if usual is not None and _decode(value) not in usual:
             return name
     tools = _decode(fields.get("tools"))
     return "tools" if isinstance(tools, list) and any(map(_is_hosted, tools)) else None
@@ -151,21 +169,28 @@ def _is_hosted(tool: Any) -> bool:
 
 
 def _read_content(fields: dict[str, Raw], body: bytes) -> BilledContent:
+    if fields.keys().isdisjoint(_CONTENT_FIELDS) and not any(marker in body for marker in _CONTENT_MARKERS):
+        return TEXT_ONLY
     modalities = _decode(fields.get("modalities"))
     # Anthropic's fast mode is a tier of its own.
     speed, tier = _decode(fields.get("speed")), _decode(fields.get("service_tier"))
     wanted = tier if speed in (None, "standard") else speed
     return BilledContent(
         has_audio=_AUDIO_PART in body,
-        has_images=_IMAGE_PART.search(body) is not None,
+        has_images=b"image" in body and _IMAGE_PART.search(body) is not None,
         wants_audio=isinstance(modalities, list) and "audio" in modalities,
         service_tier=None if wanted is None else str(wanted),
+        has_hour_cache=b'"ttl"' in body and _HOUR_CACHE.search(body) is not None,
     )
 
 
-def _refers_to_stored_text(path: str, fields: dict[str, Raw], body: bytes) -> bool:
-    has_template = path == dialects.RESPONSES and bytes(fields.get("prompt", b"null")) != b"null"
-    return has_template or _STORED_TEXT.search(body) is not None
+def _has_untold_text(path: str, fields: dict[str, Raw], body: bytes) -> bool:
+    """Whether a part of the prompt is not in the body, or its bytes do not show how long it is."""
+    if path == dialects.RESPONSES and bytes(fields.get("prompt", b"null")) != b"null":
+        return True
+    if any(marker in body for marker in _STORED_MARKERS) and _STORED_TEXT.search(body) is not None:
+        return True
+    return any(marker in body for marker in _DOCUMENT_MARKERS) and _DOCUMENT.search(body) is not None
 
 
 def _count_images(fields: dict[str, Raw]) -> tuple[int, int]:

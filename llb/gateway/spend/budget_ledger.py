@@ -12,7 +12,8 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from llb.base.tasks import TaskSupervisor
 from llb.base.timestamps import to_iso
@@ -34,8 +35,7 @@ RETENTION_S = 62 * DAY_S
 _EPSILON_USD = 1e-9
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """What a request is booked to: a key or a provider."""
 
     scope: BudgetScope
@@ -44,8 +44,13 @@ class Account:
 
 def accounts_of(principal: Principal, *provider_ids: str) -> tuple[Account, ...]:
     """Accounts of a request: its key, the keys that it comes from, and the provider under each of its ids."""
-    keys = [Account(BudgetScope.KEY, key_id) for key_id in principal.key_ids]
-    return (*keys, *(Account(BudgetScope.PROVIDER, name) for name in dict.fromkeys(provider_ids)))
+    return _accounts_of(principal.key_ids, provider_ids)
+
+
+@lru_cache(maxsize=1024)
+def _accounts_of(key_ids: tuple[str, ...], provider_ids: tuple[str, ...]) -> tuple[Account, ...]:
+    keys = (Account(BudgetScope.KEY, key_id) for key_id in key_ids)
+    return (*keys, *(Account(BudgetScope.PROVIDER, str(name)) for name in dict.fromkeys(provider_ids)))
 
 
 class SpendReservation:
@@ -77,7 +82,9 @@ class BudgetLedger:
         self._db = db
         self._clock = clock or db.clock.now
         self._budgets: list[NewBudget] = []
-        self._spent: dict[SpendKey, float] = {}
+        self._budgets_of: dict[Account, list[NewBudget]] = {}
+        # By day, since the beginning of the month.
+        self._spent: dict[Account, dict[int, float]] = {}
         self._reserved: dict[Account, float] = {}
         self._unsaved: dict[SpendKey, float] = {}
         self._has_unsaved = asyncio.Event()
@@ -87,9 +94,10 @@ class BudgetLedger:
 
     async def start(self) -> None:
         """Load budgets and what was spent, and start the writer."""
-        self._budgets = await budgets_table.list_budgets(self._db)
+        await self.refresh()
         since = period_start(BudgetPeriod.MONTH, self._clock())
-        self._spent = await budgets_table.list_spend(self._db, since=since)
+        for key, usd in (await budgets_table.list_spend(self._db, since=since)).items():
+            self._spent.setdefault(Account(key.scope, key.id), {})[key.day] = usd
         self._writer = self._tasks.spawn(self._write_loop(), "write")
 
     async def close(self) -> None:
@@ -120,11 +128,16 @@ class BudgetLedger:
         """Replace all budgets; what was spent and reserved stays."""
         async with self._db.write() as tx:
             await budgets_table.replace_all(tx, budgets)
-        self._budgets = sorted(budgets, key=lambda budget: (budget.scope, budget.id, budget.period))
+        self._set_budgets(sorted(budgets, key=lambda budget: (budget.scope, budget.id, budget.period)))
 
     async def refresh(self) -> None:
         """Read the budgets again: those of a key go with it."""
-        self._budgets = await budgets_table.list_budgets(self._db)
+        self._set_budgets(await budgets_table.list_budgets(self._db))
+
+    def _set_budgets(self, budgets: list[NewBudget]) -> None:
+        self._budgets, self._budgets_of = budgets, {}
+        for budget in budgets:
+            self._budgets_of.setdefault(Account(budget.scope, budget.id), []).append(budget)
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -136,7 +149,7 @@ class BudgetLedger:
         Raises `BudgetExceeded` if it does not fit into a budget, or if its price is unknown while there is
         one. A request that costs nothing always fits.
         """
-        if worst_usd is None or worst_usd > 0:
+        if self._budgets_of and (worst_usd is None or worst_usd > 0):
             now = self._clock()
             for budget in self._applying(accounts):
                 self._require_room(budget, worst_usd, target, now)
@@ -159,13 +172,17 @@ class BudgetLedger:
             else:
                 self._reserved.pop(account, None)
             if cost_usd > 0:
+                spent = self._spent.setdefault(account, {})
+                spent[day] = spent.get(day, 0.0) + cost_usd
                 key = SpendKey(account.scope, account.id, day)
-                self._spent[key] = self._spent.get(key, 0.0) + cost_usd
                 self._unsaved[key] = self._unsaved.get(key, 0.0) + cost_usd
                 self._has_unsaved.set()
 
     def _applying(self, accounts: Sequence[Account]) -> Iterator[NewBudget]:
-        return (budget for budget in self._budgets if Account(budget.scope, budget.id) in accounts)
+        budgets = self._budgets_of
+        return (
+            (budget for account in accounts for budget in budgets.get(account, ())) if budgets else iter(())
+        )
 
     def _require_room(self, budget: NewBudget, worst_usd: float | None, target: str, now: float) -> None:
         owner = "this API key" if budget.scope is BudgetScope.KEY else f"'{target}'"
@@ -183,9 +200,9 @@ class BudgetLedger:
             )
 
     def _used(self, budget: NewBudget, now: float) -> float:
-        first = period_start(budget.period, now)
-        days = range(first, day_of(now) + DAY_S, DAY_S)
-        return sum(self._spent.get(SpendKey(budget.scope, budget.id, day), 0.0) for day in days)
+        first, last = period_start(budget.period, now), day_of(now)
+        spent = self._spent.get(Account(budget.scope, budget.id))
+        return sum(usd for day, usd in spent.items() if first <= day <= last) if spent else 0.0
 
     # --- writing ------------------------------------------------------------------------------------
 
@@ -216,5 +233,10 @@ class BudgetLedger:
             self._has_unsaved.set()
             return False
         month = period_start(BudgetPeriod.MONTH, now)
-        self._spent = {key: usd for key, usd in self._spent.items() if key.day >= month}
+        for account, spent in tuple(self._spent.items()):
+            kept = {day: usd for day, usd in spent.items() if day >= month}
+            if kept:
+                self._spent[account] = kept
+            else:
+                del self._spent[account]
         return True

@@ -19,6 +19,8 @@ from llb.policy.endpoints.dialects import CLOUD_KINDS
 from llb.policy.spend.price import FREE, MediaRates, ModelPrice, Rate
 
 FILE_NAME = "prices.json"
+# Of OpenRouter: each request searches, whatever its body says.
+_SEARCHING_SUFFIX = ":online"
 MAX_KNOWN_PRICES = 4096
 # Kinds that tell nothing about who runs the endpoint.
 _ANYBODY = "openai-compatible"
@@ -29,6 +31,7 @@ class _Provider(Struct, frozen=True):
     id: str
     # Regular expression of its addresses.
     address: str
+    # Terms of the name, then rates; without any, the price is unknown.
     models: list[list[Any]]
 
 
@@ -63,7 +66,7 @@ class PriceList:
     def find(self, provider: str, model: str) -> ModelPrice | None:
         """Price of a model by the name that the provider knows it by; None if unknown."""
         entry = self._providers.get(provider)
-        if entry is None:
+        if entry is None or model.endswith(_SEARCHING_SUFFIX):
             return None
         return _find(entry, model.removeprefix("models/").lower())
 
@@ -81,7 +84,7 @@ class PriceList:
 def _find(provider: _Provider, name: str) -> ModelPrice | None:
     for terms, *rates in provider.models:
         if any(_matches(term, name) for term in terms):
-            return price_of_rates(*rates)
+            return price_of_rates(*rates) if rates else None
     return None
 
 
@@ -92,13 +95,19 @@ def price_of_rates(
     cache_write: Any = None,
     further: Mapping[str, Any] = NO_FURTHER_RATES,
 ) -> ModelPrice:
-    """Return a price of rates as in the file; `further` are those of audio, images, requests and tiers."""
+    """Return a price of rates as in the file.
+
+    `further` has those of reasoning, audio, images and requests, of tokens that a cache keeps for an hour,
+    and of service tiers.
+    """
     tiers = {name: price_of_rates(*values) for name, values in further.get("service_tiers", {}).items()}
     return ModelPrice(
         _optional_rate(input_rate) or Rate(0.0),
         _optional_rate(output_rate),
         _optional_rate(cache_read),
         _optional_rate(cache_write),
+        _optional_rate(further.get("cache_write_1h")),
+        _optional_rate(further.get("reasoning")),
         audio=_media_rates("audio", further),
         image=_media_rates("image", further),
         request_usd=further.get("request", 0.0),

@@ -49,10 +49,15 @@ def limit_cached_tokens(data: bytes, own_tokens: int) -> bytes:
     def replace_count(match: re.Match[bytes]) -> bytes:
         return match[1] + b"%d" % told_tokens(int(match[2]), own_tokens)
 
-    data = _CACHED_TOKENS.sub(replace_count, data)
-    data = _ANTHROPIC_USAGE.sub(lambda match: _limit_anthropic_usage(match[0], own_tokens), data)
-    data = _replace_objects(_TIMINGS, data, lambda timings: _limit_timings(timings, own_tokens))
-    return _replace_objects(_PROGRESS, data, lambda progress: _limit_progress(progress, own_tokens))
+    if b'"cached_tokens"' in data:
+        data = _CACHED_TOKENS.sub(replace_count, data)
+    if b'"cache_read_input_tokens"' in data:
+        data = _ANTHROPIC_USAGE.sub(lambda match: _limit_anthropic_usage(match[0], own_tokens), data)
+    if b'"timings"' in data:
+        data = _replace_objects(_TIMINGS, data, lambda timings: _limit_timings(timings, own_tokens))
+    if b'"prompt_progress"' in data:
+        data = _replace_objects(_PROGRESS, data, lambda progress: _limit_progress(progress, own_tokens))
+    return data
 
 
 class LimitedSink:

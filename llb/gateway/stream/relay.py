@@ -268,9 +268,17 @@ async def _relay_events(
         usage_parser.is_delivered = True
         if translator is not None:
             translator.raise_failure()
-        elif (pipe := open_pipe(sink)) is not None:
+        if (pipe := open_pipe(sink)) is not None:
             await _pipe_events(
-                response, sink, pipe, framer, usage_parser, keepalive_interval_s, idle_timeout_s, on_tokens
+                response,
+                sink,
+                pipe,
+                framer,
+                translator,
+                usage_parser,
+                keepalive_interval_s,
+                idle_timeout_s,
+                on_tokens,
             )
 
 
@@ -279,6 +287,7 @@ async def _pipe_events(
     sink: BodySink,
     pipe: ClientPipe,
     framer: SseFramer,
+    translator: StreamTranslator | None,
     usage_parser: UsageParser,
     keepalive_interval_s: float,
     idle_timeout_s: float,
@@ -301,9 +310,15 @@ async def _pipe_events(
         on_tokens(events.count(EVENT_END))
         return write(events)
 
+    def translate(data: bytes) -> bool:
+        assert translator is not None  # noqa: S101  # it is used with one only
+        goes_on = pass_on(translator.feed(data))
+        translator.raise_failure()
+        return goes_on
+
     while True:
         wait_s = min(keepalive_interval_s, idle_timeout_s - silent_s)
-        is_end = await response.pipe(pass_on, wait_s)
+        is_end = await response.pipe(pass_on if translator is None else translate, wait_s)
         if is_end:
             return
         if is_end is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -25,14 +26,28 @@ _END_PATTERN = re.compile(
 )
 
 
+# More than any answer has: a program that says so is wrong, or lies.
+MAX_TOKENS, MAX_COST_USD = 1 << 40, 1e6
+
+
 class MediaUsage(Struct, frozen=True):
-    """Parts of the counts that are audio or images, and the service tier, as a provider bills them."""
+    """Parts of the counts with prices of their own, such as audio and images, and the service tier."""
 
     prompt_audio_tokens: int | None = None
     completion_audio_tokens: int | None = None
     prompt_image_tokens: int | None = None
     completion_image_tokens: int | None = None
     service_tier: str | None = None
+    # Part of the tokens written to a cache, and part of `completion_tokens`.
+    cache_write_1h_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    def filled_from(self, other: MediaUsage) -> MediaUsage:
+        """Return what is known here, and else in `other`."""
+        if other == NO_MEDIA:
+            return self
+        names = self.__struct_fields__
+        return MediaUsage(*(_first_known(getattr(self, name), getattr(other, name)) for name in names))
 
 
 NO_MEDIA = MediaUsage()
@@ -182,6 +197,19 @@ class _TokenDetails(Struct):
     cache_write_tokens: int | None = None
     audio_tokens: int | None = None
     image_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _CacheCreation(Struct):
+    """Anthropic's parts of the tokens that were written to the cache."""
+
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class _Cost(Struct):
+    """Perplexity's."""
+
+    total_cost: float | None = None
 
 
 _NO_DETAILS = _TokenDetails()
@@ -192,6 +220,9 @@ class _UsageFields(Struct):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
+    # SGLang and Perplexity have them here.
+    reasoning_tokens: int | None = None
     prompt_tokens_details: _TokenDetails | None = None
     completion_tokens_details: _TokenDetails | None = None
     input_tokens: int | None = None
@@ -201,8 +232,9 @@ class _UsageFields(Struct):
     # Anthropic: not part of input_tokens.
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
-    # OpenRouter's.
-    cost: float | None = None
+    cache_creation: _CacheCreation | None = None
+    # OpenRouter's is a number.
+    cost: float | _Cost | None = None
     # Anthropic's; OpenAI has it beside `usage`.
     service_tier: str | None = None
 
@@ -279,7 +311,11 @@ def _read_usual(answer: _Event) -> Usage | None:
         or timings is None
         or usage.prompt_tokens is None
         or usage.completion_tokens is None
+        or not 0 <= usage.prompt_tokens <= MAX_TOKENS
+        or not 0 <= usage.completion_tokens <= MAX_TOKENS
         or usage.cost is not None
+        or usage.reasoning_tokens is not None
+        or usage.cache_creation is not None
         or usage.service_tier is not None
         or usage.completion_tokens_details is not None
         or usage.output_tokens_details is not None
@@ -289,6 +325,8 @@ def _read_usual(answer: _Event) -> Usage | None:
         or answer.response is not None
         or answer.message is not None
     ):
+        return None
+    if usage.total_tokens is not None and usage.total_tokens > usage.prompt_tokens + usage.completion_tokens:
         return None
     details = usage.prompt_tokens_details or _NO_DETAILS
     if details.audio_tokens is not None or details.image_tokens is not None:
@@ -306,7 +344,20 @@ def _read_usual(answer: _Event) -> Usage | None:
     )
 
 
-def _first_known(count: int | None, other: int | None) -> int | None:
+def plausible_count(count: int | None) -> int | None:
+    """Return a count of tokens, None for one that no answer has."""
+    return count if count is None or 0 <= count <= MAX_TOKENS else None
+
+
+def _with_thoughts(usage: _UsageFields, completion: int | None) -> int | None:
+    """Return the generated tokens: Google and xAI leave thoughts out of them, but not out of the total."""
+    prompt, total = usage.prompt_tokens, usage.total_tokens
+    if prompt is None or total is None or completion is None:
+        return completion
+    return max(completion, total - prompt)
+
+
+def _first_known(count: Any, other: Any) -> Any:
     return other if count is None else count
 
 
@@ -352,21 +403,34 @@ class _UsageAccumulator:
         cached = details.cached_tokens if details is not None else usage.cache_read_input_tokens
         written = details.cache_write_tokens if details is not None else usage.cache_creation_input_tokens
         self.cache_write_tokens = written if self.cache_write_tokens is None else self.cache_write_tokens
-        self.cost_usd = usage.cost if self.cost_usd is None else self.cost_usd
+        if self.cost_usd is None:
+            self.cost_usd = usage.cost.total_cost if isinstance(usage.cost, _Cost) else usage.cost
         completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
-        self._fill_missing(prompt, completion, cached)
+        self._fill_missing(prompt, _with_thoughts(usage, completion), cached)
         completion_details = usage.completion_tokens_details or usage.output_tokens_details
-        if details is not None or completion_details is not None or usage.service_tier is not None:
-            self._add_media(details or _NO_DETAILS, completion_details or _NO_DETAILS, usage.service_tier)
+        if (
+            details is not None
+            or completion_details is not None
+            or usage.service_tier is not None
+            or usage.cache_creation is not None
+            or usage.reasoning_tokens is not None
+        ):
+            self._add_media(details or _NO_DETAILS, completion_details or _NO_DETAILS, usage)
 
-    def _add_media(self, prompt: _TokenDetails, completion: _TokenDetails, service_tier: str | None) -> None:
-        known = self.media
+    def _add_media(self, prompt: _TokenDetails, completion: _TokenDetails, usage: _UsageFields) -> None:
+        known, written = self.media, usage.cache_creation
         self.media = MediaUsage(
             _first_known(known.prompt_audio_tokens, prompt.audio_tokens),
             _first_known(known.completion_audio_tokens, completion.audio_tokens),
             _first_known(known.prompt_image_tokens, prompt.image_tokens),
             _first_known(known.completion_image_tokens, completion.image_tokens),
-            known.service_tier or service_tier,
+            known.service_tier or usage.service_tier,
+            _first_known(
+                known.cache_write_1h_tokens, None if written is None else written.ephemeral_1h_input_tokens
+            ),
+            _first_known(
+                known.reasoning_tokens, _first_known(completion.reasoning_tokens, usage.reasoning_tokens)
+            ),
         )
 
     def _add_timings(self, timings: EngineTimings) -> None:
@@ -381,13 +445,14 @@ class _UsageAccumulator:
         self.cached_tokens = cached if self.cached_tokens is None else self.cached_tokens
 
     def build_usage(self) -> Usage:
+        cost_usd = self.cost_usd
         return Usage(
-            self.prompt_tokens,
-            self.completion_tokens,
-            self.cached_tokens,
+            plausible_count(self.prompt_tokens),
+            plausible_count(self.completion_tokens),
+            plausible_count(self.cached_tokens),
             self.prefill_ms,
             self.decode_ms,
-            self.cache_write_tokens,
-            self.cost_usd,
+            plausible_count(self.cache_write_tokens),
+            cost_usd if cost_usd is None or 0 <= cost_usd <= MAX_COST_USD else None,
             self.media,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from llb.gateway.stream.usage_parser import MediaUsage, Usage
+from llb.gateway.stream.usage_parser import MediaUsage, Usage, plausible_count
 
 
 class PromptDetails(Struct):
@@ -27,11 +27,17 @@ class ChatUsage(Struct):
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
     reasoning_tokens: int | None = None
+    total_tokens: int | None = None
 
 
 class OutputDetails(Struct):
     thinking_tokens: int | None = None
     reasoning_tokens: int | None = None
+
+
+class CacheCreation(Struct):
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
 
 
 class MessagesUsage(Struct):
@@ -43,6 +49,7 @@ class MessagesUsage(Struct):
     cache_read_input_tokens: int | None = None
     output_tokens_details: OutputDetails | None = None
     service_tier: str | None = None
+    cache_creation: CacheCreation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,8 @@ class TokenUsage:
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
     service_tier: str | None = None
+    # Part of `cache_write_tokens` that is kept for an hour.
+    cache_write_1h_tokens: int | None = None
 
     def updated(self, later: TokenUsage) -> TokenUsage:
         """Return these counts with those of a later, cumulative report."""
@@ -65,11 +74,15 @@ class TokenUsage:
     def recorded(self) -> Usage:
         """The counts that the history has."""
         return Usage(
-            self.prompt_tokens,
-            self.completion_tokens,
-            self.cached_tokens,
-            cache_write_tokens=self.cache_write_tokens,
-            media=MediaUsage(service_tier=self.service_tier),
+            plausible_count(self.prompt_tokens),
+            plausible_count(self.completion_tokens),
+            plausible_count(self.cached_tokens),
+            cache_write_tokens=plausible_count(self.cache_write_tokens),
+            media=MediaUsage(
+                service_tier=self.service_tier,
+                cache_write_1h_tokens=self.cache_write_1h_tokens,
+                reasoning_tokens=self.reasoning_tokens,
+            ),
         )
 
     def as_chat(self) -> dict[str, Any]:
@@ -101,9 +114,13 @@ class TokenUsage:
 
 def usage_from_chat(usage: ChatUsage) -> TokenUsage:
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    generated = usage.completion_tokens
+    if generated is not None and usage.prompt_tokens is not None and usage.total_tokens is not None:
+        # Google and xAI leave thoughts out of the generated tokens, but not out of the total.
+        generated = max(generated, usage.total_tokens - usage.prompt_tokens)
     return TokenUsage(
         usage.prompt_tokens,
-        usage.completion_tokens,
+        generated,
         None if prompt is None else prompt.cached_tokens,
         None if prompt is None else prompt.cache_write_tokens,
         usage.reasoning_tokens if completion is None else completion.reasoning_tokens,
@@ -123,6 +140,7 @@ def usage_from_messages(usage: MessagesUsage, before: MessagesUsage | None = Non
         merged.cache_creation_input_tokens,
         reasoning,
         merged.service_tier,
+        None if merged.cache_creation is None else merged.cache_creation.ephemeral_1h_input_tokens,
     )
 
 

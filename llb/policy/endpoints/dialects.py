@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import MappingProxyType
 
 from llb.wire import EndpointKind
@@ -134,6 +135,7 @@ def wants_usage_option(host: str) -> bool:
     return not _is_mistral(host)
 
 
+@lru_cache(maxsize=256)
 def unknown_fields(kind: EndpointKind, host: str, path: str) -> frozenset[str]:
     """Return the fields that must not be sent to an endpoint."""
     if is_llama_cpp(kind):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from llb.wire import BudgetPeriod
 
@@ -18,7 +19,12 @@ def period_start(period: BudgetPeriod, now: float) -> int:
     """Unix second at which the period of `now` begins."""
     if period is BudgetPeriod.DAY:
         return day_of(now)
-    return int(_month_of(now).timestamp())
+    return _month_start(day_of(now))
+
+
+@lru_cache(maxsize=4)
+def _month_start(day: int) -> int:
+    return int(_month_of(day).timestamp())
 
 
 def period_end(period: BudgetPeriod, now: float) -> int:

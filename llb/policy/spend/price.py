@@ -5,7 +5,7 @@ Prices are in USD for a million tokens. An unknown price makes an unknown cost, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 MILLION = 1_000_000
@@ -20,11 +20,13 @@ class Rate:
     tiers: tuple[tuple[int, float], ...] = ()
 
     def at(self, prompt_tokens: int) -> float:
+        if not self.tiers:
+            return self.usd
         return next((usd for start, usd in reversed(self.tiers) if prompt_tokens > start), self.usd)
 
     @property
     def highest(self) -> float:
-        return max(self.usd, *(usd for _, usd in self.tiers), 0.0)
+        return max(self.usd, *(usd for _, usd in self.tiers)) if self.tiers else self.usd
 
 
 FREE_RATE = Rate(0.0)
@@ -42,25 +44,51 @@ NO_MEDIA_RATES = MediaRates()
 
 
 @dataclass(frozen=True, slots=True)
-class ModelPrice:
-    """Prices of one model. Without a price of its own, a cached or a cache-write token costs as any other.
+class WorstRates:
+    """The most that a request, a token of its prompt and one of its answer can cost."""
 
-    `output` is None for a model that generates nothing. Audio without a price is unknown. Images without one
-    are billed as text, as the providers of chats do. `service_tiers` are those with prices of their own.
+    request_usd: float
+    input_usd: float
+    output_usd: float
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        tokens_usd = prompt_tokens * self.input_usd + completion_tokens * self.output_usd
+        return self.request_usd + tokens_usd / MILLION
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """Prices of one model. Without a price of its own, a cached, a cache-write or a reasoning token costs as
+    any other.
+
+    `output` is None for a model that generates nothing. Audio without a price is unknown, and so are tokens
+    that are written to a cache for an hour. Images without one are billed as text, as the providers of chats
+    do. `service_tiers` are those with prices of their own.
     """
 
     input: Rate
     output: Rate | None = None
     cache_read: Rate | None = None
     cache_write: Rate | None = None
+    cache_write_1h: Rate | None = None
+    reasoning: Rate | None = None
     audio: MediaRates = NO_MEDIA_RATES
     image: MediaRates = NO_MEDIA_RATES
     request_usd: float = 0.0
     service_tiers: Mapping[str, ModelPrice] = field(default_factory=dict)
+    # Of a request that has only text and names no tier, as most: each of them needs it.
+    text_rates: WorstRates = field(init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        found = [_worst_rates(each, TEXT_ONLY) for each in (self, *self.service_tiers.values())]
+        rates = [each for each in found if each is not None]
+        highest = (
+            max(each.request_usd for each in rates),
+            max(each.input_usd for each in rates),
+            max(each.output_usd for each in rates),
+        )
+        object.__setattr__(self, "text_rates", WorstRates(*highest))
 
-_FREE_MEDIA = MediaRates(FREE_RATE, FREE_RATE)
-FREE = ModelPrice(FREE_RATE, FREE_RATE, audio=_FREE_MEDIA, image=_FREE_MEDIA)
 
 FAST_TIER = "fast"
 # A provider that says nothing bills the usual one, which has several names.
@@ -75,6 +103,9 @@ class BilledTokens:
     completion: int | None = None
     cached: int | None = None
     cache_write: int | None = None
+    # Part of `cache_write`, and part of `completion`.
+    cache_write_1h: int | None = None
+    reasoning: int | None = None
     prompt_audio: int | None = None
     completion_audio: int | None = None
     prompt_image: int | None = None
@@ -89,6 +120,8 @@ class BilledContent:
     has_images: bool = False
     wants_audio: bool = False
     service_tier: str | None = None
+    # Some of the prompt may be written to a cache for an hour.
+    has_hour_cache: bool = False
 
 
 TEXT_ONLY = BilledContent()
@@ -116,9 +149,11 @@ def cost_of(
         if part is None:
             return None
         for count, rate in part:
-            if count and rate is None:
+            if not count:
+                continue
+            if rate is None:
                 return None
-            usd += count * (rate or FREE_RATE).at(tokens.prompt) / MILLION
+            usd += count * rate.at(tokens.prompt) / MILLION
     return usd
 
 
@@ -132,16 +167,21 @@ def _prompt_parts(price: ModelPrice, tokens: BilledTokens, content: BilledConten
         return None
     if image is None and content.has_images and price.image.input is not None:
         return None
+    written, for_an_hour = tokens.cache_write or 0, tokens.cache_write_1h
+    if for_an_hour is None and content.has_hour_cache and written:
+        return None
     audio = min(audio or 0, prompt)
     image = min(image or 0, prompt - audio) if price.image.input is not None else 0
     text = prompt - audio - image
     # No provider of chats says which of the cached tokens are text.
     cached = min(tokens.cached or 0, text)
-    written = min(tokens.cache_write or 0, text - cached)
+    written = min(max(written, for_an_hour or 0), text - cached)
+    for_an_hour = min(for_an_hour or 0, written)
     return [
         (text - cached - written, price.input),
         (cached, price.cache_read or price.input),
-        (written, price.cache_write or price.input),
+        (written - for_an_hour, price.cache_write or price.input),
+        (for_an_hour, price.cache_write_1h),
         (audio, price.audio.input),
         (image, price.image.input),
     ]
@@ -160,8 +200,14 @@ def _completion_parts(price: ModelPrice, tokens: BilledTokens, content: BilledCo
         return None
     audio = min(audio or 0, completion)
     image = min(image or 0, completion - audio) if price.image.output is not None else 0
+    text, reasoning = completion - audio - image, 0
+    if price.reasoning is not None:
+        if tokens.reasoning is None:
+            return None
+        reasoning = min(tokens.reasoning, text)
     return [
-        (completion - audio - image, price.output),
+        (text - reasoning, price.output),
+        (reasoning, price.reasoning),
         (audio, price.audio.output),
         (image, price.image.output),
     ]
@@ -178,19 +224,26 @@ def worst_cost_of(
 
     Each token of the prompt may be written to the cache, and each tier may hold.
     """
+    if price is not None and content is TEXT_ONLY:
+        return price.text_rates.cost(prompt_tokens, completion_tokens)
     tiered = price_at_tier(price, content.service_tier)
     if price is None or tiered is None:
         return None
-    # A provider may answer at the usual tier instead.
-    costs = [_worst_at_tier(each, prompt_tokens, completion_tokens, content) for each in (price, tiered)]
+    # A provider may answer at the usual tier. Without one in the request, its account may have a tier.
+    others: Iterable[ModelPrice] = (tiered,) if tiered is not price else price.service_tiers.values()
+    rates = [_worst_rates(each, content) for each in (price, *others)]
+    costs = [None if each is None else each.cost(prompt_tokens, completion_tokens) for each in rates]
     return None if None in costs else max(cost for cost in costs if cost is not None)
 
 
-def _worst_at_tier(
-    price: ModelPrice, prompt_tokens: int, completion_tokens: int, content: BilledContent
-) -> float | None:
+def _worst_rates(price: ModelPrice, content: BilledContent) -> WorstRates | None:
     input_rates = [price.input, price.cache_write or price.input]
-    output_rates = [price.output or FREE_RATE]
+    output_rates = [price.output or FREE_RATE, price.reasoning or FREE_RATE]
+    is_free = price.input is FREE_RATE and price.output is FREE_RATE
+    if content.has_hour_cache and not is_free:
+        if price.cache_write_1h is None:
+            return None
+        input_rates.append(price.cache_write_1h)
     if content.has_audio:
         if price.audio.input is None:
             return None
@@ -204,4 +257,8 @@ def _worst_at_tier(
     if price.image.output is not None:
         output_rates.append(price.image.output)
     input_usd, output_usd = (max(rate.highest for rate in rates) for rates in (input_rates, output_rates))
-    return price.request_usd + (prompt_tokens * input_usd + completion_tokens * output_usd) / MILLION
+    return WorstRates(price.request_usd, input_usd, output_usd)
+
+
+_FREE_MEDIA = MediaRates(FREE_RATE, FREE_RATE)
+FREE = ModelPrice(FREE_RATE, FREE_RATE, audio=_FREE_MEDIA, image=_FREE_MEDIA)

@@ -44,20 +44,37 @@ class KeySource(StrEnum):
     ENVIRONMENT = "environment"
 
 
-class ModelRates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Prices in USD for a million tokens. Cached tokens and images without a price cost as text.
+class TierRates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prices in USD for a million tokens at a service tier, or of longer prompts.
 
-    `output` is None for a model that generates nothing. Without a price, the cost of audio is unknown.
+    `output` is None for a model that generates nothing. Cached, cache-write and reasoning tokens without a
+    price cost as any other; `cache_write` is for minutes, and the price for an hour is unknown without
+    `cache_write_1h`.
     """
 
     input: float
     output: float | None = None
     cache_read: float | None = None
     cache_write: float | None = None
+    cache_write_1h: float | None = None
+    reasoning: float | None = None
+
+
+class ModelRates(TierRates, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prices in USD for a million tokens, `request` for one request. Images without a price cost as text.
+
+    Without a price, the cost of audio is unknown. `above` has the prices of prompts with more tokens than its
+    key, which hold for all tokens; `service_tiers` those of service tiers such as `flex`, `priority` and
+    `batch`, in which `request` and the prices of audio and images are the usual ones.
+    """
+
     input_audio: float | None = None
     output_audio: float | None = None
     input_image: float | None = None
     output_image: float | None = None
+    request: float | None = None
+    above: dict[int, TierRates] = field(default_factory=dict)
+    service_tiers: dict[str, TierRates] = field(default_factory=dict)
 
 
 class EndpointModel(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from llb.gateway.endpoints.endpoint import Endpoint
 from llb.gateway.spend.attempt_spend import SpendControl
 from llb.gateway.spend.budget_ledger import BudgetLedger
 from llb.gateway.spend.price_list import PriceList
-from llb.policy.spend.price import MediaRates, ModelPrice, Rate
+from llb.policy.spend.price import FREE, MediaRates, ModelPrice, Rate
 from llb.store.tables.endpoints import EndpointRecord, EndpointSettings
 from llb.wire import EndpointKind, ModelRates
 
@@ -47,4 +47,4 @@ def test_an_engine_of_ones_own_is_free_unless_an_administrator_says_otherwise(
     prices: dict[str, ModelRates],
     is_free: bool,
 ) -> None:
-    assert SPEND.is_free(endpoint(kind, url, prices), "m") == is_free
+    assert (SPEND.price_of(endpoint(kind, url, prices), "m") is FREE) == is_free

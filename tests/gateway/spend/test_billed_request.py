@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from llb.gateway.spend.billed_request import (
+    IMAGE_TOKENS,
+    IMAGE_TOKENS_4O_MINI,
     STORED_PROMPT_TOKENS,
     UNLIMITED_COMPLETION_TOKENS,
     BilledRequest,
@@ -67,11 +69,33 @@ def test_texts_that_the_provider_stores_are_part_of_the_prompt() -> None:
         {"conversation": {"id": "conv_1"}},
         {"prompt": {"id": "pmpt_1"}},
         {"input": [{"type": "input_file", "file_id": "file-1"}]},
+        {"extra_body": {"google": {"cached_content": "cachedContents/1"}}},
+        # The pages of a document, and the pictures of a video, are more than its bytes.
+        {"input": [{"type": "input_file", "file_data": "data:application/pdf;base64,AAAA"}]},
+        {"input": [{"type": "document", "source": {"type": "url", "url": "https://a.example/b.pdf"}}]},
+        {"input": [{"type": "video_url", "video_url": {"url": "https://a.example/b.mp4"}}]},
     ]
     for fields in stored:
         assert billed(RESPONSES, **fields).prompt_tokens > STORED_PROMPT_TOKENS
         assert billed(RESPONSES, 4096, **fields).prompt_tokens == 4096
     assert billed(RESPONSES, input='a "file_id": "x"').prompt_tokens < 100
+
+
+def test_an_image_is_as_large_as_its_model_counts_it() -> None:
+    part = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
+    messages = [{"role": "user", "content": [part, part]}]
+    assert billed(CHAT, model="gpt-4o-mini", messages=messages).prompt_tokens > IMAGE_TOKENS_4O_MINI * 2
+    assert IMAGE_TOKENS * 2 < billed(CHAT, model="gpt-5", messages=messages).prompt_tokens < IMAGE_TOKENS * 3
+
+
+def test_a_cache_of_an_hour_is_told_from_the_usual_one() -> None:
+    def messages(control: dict[str, str]) -> list[Any]:
+        return [{"content": [{"type": "text", "text": 'a "ttl":"1h"', "cache_control": control}]}]
+
+    hour = billed(MESSAGES, messages=messages({"type": "ephemeral", "ttl": "1h"}))
+    assert hour.content.has_hour_cache
+    usual = billed(MESSAGES, messages=messages({"type": "ephemeral", "ttl": "5m"}))
+    assert not usual.content.has_hour_cache
 
 
 def test_fields_that_make_the_price_unknown() -> None:
@@ -134,7 +158,7 @@ IMAGE = "data:image/png;base64," + "A" * 400_000
 )  # fmt: skip
 def test_the_bytes_of_an_image_are_no_text(path: str, fields: dict[str, Any]) -> None:
     found = billed(path, **fields)
-    assert 1000 < found.likely_prompt_tokens < found.prompt_tokens < 3000
+    assert IMAGE_TOKENS < found.likely_prompt_tokens < found.prompt_tokens < IMAGE_TOKENS + 1000
 
 
 @pytest.mark.parametrize(

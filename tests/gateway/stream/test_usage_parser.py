@@ -84,10 +84,15 @@ def test_streams(parts: list[bytes], usage: Usage) -> None:
                     "completion_tokens_details": {"audio_tokens": 3, "reasoning_tokens": 0},
                 },
             },
-            MediaUsage(5, 3, 1, None, "priority"),
+            MediaUsage(5, 3, 1, None, "priority", reasoning_tokens=0),
         ),
         ({"usage": {"input_tokens": 1, "output_tokens": 1, "service_tier": "standard"}},
          MediaUsage(service_tier="standard")),
+        ({"usage": {"input_tokens": 1, "output_tokens": 1, "cache_creation_input_tokens": 9,
+                    "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 7}}},
+         MediaUsage(cache_write_1h_tokens=7)),
+        ({"usage": {"prompt_tokens": 1, "completion_tokens": 1, "reasoning_tokens": 1}},
+         MediaUsage(reasoning_tokens=1)),
         ({"response": {"service_tier": "flex", "usage": {"input_tokens": 1, "output_tokens": 1}}},
          MediaUsage(service_tier="flex")),
     ],
@@ -159,6 +164,29 @@ def test_an_error_at_the_end_of_a_stream() -> None:
 def test_documents(body: bytes, usage: Usage) -> None:
     pieces = edges(*(body[at : at + 1000] for at in range(0, len(body), 1000)))
     assert pieces.parse_document() == usage
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        # Google and xAI leave thoughts out of the generated tokens.
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 55}, Usage(10, 45)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}, Usage(10, 5)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 3}, Usage(10, 5)),
+        ({"prompt_tokens": 10, "total_tokens": 10}, Usage(10)),
+        # Perplexity tells its cost so.
+        (
+            {"prompt_tokens": 1, "completion_tokens": 1, "cost": {"total_cost": 0.5}},
+            Usage(1, 1, cost_usd=0.5),
+        ),
+        # Lies.
+        ({"prompt_tokens": -9, "completion_tokens": 1 << 60}, Usage()),
+        ({"prompt_tokens": 1, "completion_tokens": 1, "cost": -4}, Usage(1, 1)),
+        ({"prompt_tokens": 1, "completion_tokens": 1, "cost": 1e300}, Usage(1, 1)),
+    ],
+)
+def test_counts_and_costs_of_providers(usage: dict[str, Any], expected: Usage) -> None:
+    assert edges(json.dumps({"usage": usage}).encode()).parse_document() == expected
 
 
 def test_memory_stays_flat() -> None:

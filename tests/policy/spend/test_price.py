@@ -83,6 +83,9 @@ TIERS = ModelPrice(
     Rate(1.25), Rate(10.0), service_tiers={"priority": ModelPrice(Rate(2.5), Rate(20.0))}, request_usd=0.01
 )
 HAS_AUDIO, WANTS_AUDIO = BilledContent(has_audio=True), BilledContent(wants_audio=True)
+HOURLY = ModelPrice(Rate(3.0), Rate(15.0), Rate(0.3), Rate(3.75), cache_write_1h=Rate(6.0))
+THINKING = ModelPrice(Rate(2.0), Rate(8.0), reasoning=Rate(3.0))
+HOUR = BilledContent(has_hour_cache=True)
 HAS_IMAGES, PRIORITY = BilledContent(has_images=True), BilledContent(service_tier="priority")
 
 
@@ -109,9 +112,16 @@ HAS_IMAGES, PRIORITY = BilledContent(has_images=True), BilledContent(service_tie
         (TIERS, BilledTokens(1_000_000, 0), PRIORITY, 2.5),
         (TIERS, BilledTokens(1_000_000, 0), BilledContent(service_tier="flex"), None),
         (SONNET, BilledTokens(1_000_000, 0), PRIORITY, None),
-        (FREE, BilledTokens(1_000_000, 5), BilledContent(True, True, True, "priority"), 0.0),
+        (HOURLY, BilledTokens(1_000_000, 0, cache_write=400_000, cache_write_1h=300_000), HOUR,
+         0.6 * 3 + 0.1 * 3.75 + 0.3 * 6),
+        (HOURLY, BilledTokens(1_000_000, 0, cache_write=400_000), BilledContent(), 0.6 * 3 + 0.4 * 3.75),
+        (HOURLY, BilledTokens(1_000_000, 0, cache_write=400_000), HOUR, None),
+        (SONNET, BilledTokens(1_000_000, 0, cache_write=1, cache_write_1h=1), HOUR, None),
+        (THINKING, BilledTokens(0, 1_000_000, reasoning=250_000), BilledContent(), 0.75 * 8 + 0.25 * 3),
+        (THINKING, BilledTokens(0, 1_000_000), BilledContent(), None),
+        (FREE, BilledTokens(1_000_000, 5), BilledContent(True, True, True, "priority", True), 0.0),
     ],
-)
+)  # fmt: skip
 def test_what_costs_otherwise_than_text(
     price: ModelPrice, tokens: BilledTokens, content: BilledContent, usd: float | None
 ) -> None:
@@ -129,6 +139,11 @@ def test_what_costs_otherwise_than_text(
         (IMAGE, BilledContent(), 37.0),
         (IMAGE, HAS_IMAGES, 40.0),
         (TIERS, PRIORITY, 22.5),
+        # The account of the provider may have a tier that the request does not name.
+        (TIERS, BilledContent(), 22.5),
+        (HOURLY, HOUR, 21.0),
+        (SONNET, HOUR, None),
+        (THINKING, BilledContent(), 10.0),
         (TIERS, BilledContent(service_tier="flex"), None),
         (FREE, BilledContent(True, True, True, "priority"), 0.0),
     ],
