@@ -15,8 +15,6 @@ MAX_RATE_USD = 100_000.0
 MAX_STEPS = 16
 MAX_STEP_TOKENS = 100_000_000
 _TIER_NAME = re.compile(r"[a-z0-9_-]{1,32}")
-# In the order of `ModelPrice`.
-_TIER_FIELDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
 
 
 def are_valid_rates(rates: ModelRates) -> bool:
@@ -62,8 +60,14 @@ def _text_price(rates: TierRates, above: Mapping[int, TierRates]) -> ModelPrice:
         steps = [(tokens, getattr(step, name)) for tokens, step in sorted(above.items())]
         return _rate(getattr(rates, name), tuple(step for step in steps if step[1] is not None))
 
-    usual, *others = map(rate, _TIER_FIELDS)
-    return ModelPrice(usual or FREE_RATE, *others)
+    return ModelPrice(
+        rate("input") or FREE_RATE,
+        rate("output"),
+        rate("cache_read"),
+        rate("cache_write"),
+        rate("cache_write_1h"),
+        rate("reasoning"),
+    )
 
 
 def _rate(usd: float | None, steps: tuple[tuple[int, float], ...] = ()) -> Rate | None:
