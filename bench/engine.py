@@ -1,4 +1,4 @@
-"""Speed of llb's engine and of plain llama-server: `python -m bench.engine [--rounds 5] [--questions 12]`.
+"""Speed of llb's engine and of plain llama-server: `python -m bench.engine [--rounds 5] [--only edit]`.
 
 The same llama.cpp and the same file, SmolLM2-135M, several times: with llama-server's defaults, as llb plans
 it, and as llb plans it with one parameter changed: batches of 512 tokens instead of 128, a KV cache in q8_0,
@@ -43,12 +43,20 @@ from llb.policy.memory import UBATCH_TOKENS
 PLAIN, LLB = "llama-server defaults", "llb"
 LARGE_BATCHES, QUANTIZED = "llb, batches of 512", "llb, KV cache in q8_0"
 SPECULATIVE, MOVING = "llb, ngram-mod", "llb, n_cache_reuse"
+SPECULATIVE_QUANTIZED = "llb, ngram-mod, KV cache in q8_0"
 # The least number of tokens that are moved together.
 REUSED_TOKENS = 32
 CONTEXT_LENGTH = 2048
 PROMPT_TOKENS = 512
 ANSWER_TOKENS = 48
 EDIT_TOKENS = 200
+# The servers of each measurement.
+MEASUREMENTS = {
+    "speed": (PLAIN, LLB, LARGE_BATCHES, QUANTIZED),
+    "edit": (LLB, SPECULATIVE, QUANTIZED, SPECULATIVE_QUANTIZED),
+    "questions": (LLB, SPECULATIVE, QUANTIZED),
+    "moved": (LLB,),
+}
 _FIELDS = ("name", "address", "price", "count", "colour", "weight", "owner", "date")
 _TEXT = "\n".join(
     f"    def get_{field}(self):\n        if self.{field} is None:\n"
@@ -128,9 +136,9 @@ def serve(kind: str, spec_json: str) -> None:
         params = build_llama_params(spec)
     if kind == LARGE_BATCHES:
         params.n_batch = params.n_ubatch = UBATCH_TOKENS
-    if kind == QUANTIZED:
+    if kind in (QUANTIZED, SPECULATIVE_QUANTIZED):
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_Q8_0
-    if kind == SPECULATIVE:
+    if kind in (SPECULATIVE, SPECULATIVE_QUANTIZED):
         params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MOD]
     server = xllamacpp.Server(params)
     sys.stdout.write(server.listening_address + "\n")
@@ -192,7 +200,7 @@ def measure_speed(servers: dict[str, Server], rounds: int) -> None:
     prefill, decode = Table("prefill", PROMPT_TOKENS), Table("decode", ANSWER_TOKENS)
     for number in range(rounds):
         prompt = chance.choices(range(1000, 40_000), k=PROMPT_TOKENS)
-        for kind in in_turn((PLAIN, LLB, LARGE_BATCHES, QUANTIZED), number):
+        for kind in in_turn(MEASUREMENTS["speed"], number):
             answer = servers[kind].complete(prompt, 1)
             prefill.add(kind, answer, answer.prompt_per_s)
             answer = servers[kind].complete(prompt[:4], ANSWER_TOKENS)
@@ -202,10 +210,14 @@ def measure_speed(servers: dict[str, Server], rounds: int) -> None:
 
 
 def measure_edit(servers: dict[str, Server], rounds: int) -> None:
-    """The same text written again, at first and again: what was seen once is foreseen."""
+    """The same text written again, at first and again: what was seen once is foreseen.
+
+    With more than 511 tokens in a slot llama.cpp computes the attention of a single token in parts, that of a
+    draft in one, and of a KV cache in q8_0 always in one; so these answers say what makes the difference.
+    """
     prompt = f"class Item:\n{_TEXT}\n\n# The same class with another name.\nclass Product:\n"
     table = Table("edit of repetitive text", EDIT_TOKENS)
-    kinds = (LLB, SPECULATIVE)
+    kinds = MEASUREMENTS["edit"]
     texts: dict[str, set[str]] = {kind: set() for kind in kinds}
     for number in range(rounds):
         for kind in in_turn(kinds, number):
@@ -213,9 +225,10 @@ def measure_edit(servers: dict[str, Server], rounds: int) -> None:
             table.add(kind, answer, answer.tokens_per_s)
             texts[kind].add(answer.text)
     table.show(LLB)
-    same = len(texts[LLB] | texts[SPECULATIVE]) == 1
-    print(f"Answers to the edit with and without n-grams: {'the same' if same else 'DIFFERENT'};", end=" ")
-    print(f"without, {len(texts[LLB])} in {rounds} rounds, with, {len(texts[SPECULATIVE])}.", flush=True)
+    for kind, drafting in ((LLB, SPECULATIVE), (QUANTIZED, SPECULATIVE_QUANTIZED)):
+        same = "the same" if len(texts[kind] | texts[drafting]) == 1 else "DIFFERENT"
+        count = f"without, {len(texts[kind])} in {rounds} rounds, with, {len(texts[drafting])}"
+        print(f"Answers to the edit, {kind}, with and without n-grams: {same}; {count}.", flush=True)
 
 
 def measure_questions(servers: dict[str, Server], questions: int) -> None:
@@ -267,6 +280,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=12)
+    parser.add_argument("--only", choices=MEASUREMENTS, help="one measurement instead of all")
     parser.add_argument("--threads", type=int, default=physical_core_count())
     parser.add_argument("--serve", nargs=2, metavar=("KIND", "SPEC"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -290,14 +304,19 @@ def main() -> None:
     )
     print("| what | engine | median | relative, same round |\n| --- | --- | --- | --- |")
     with ExitStack() as stack:
-        kinds = (PLAIN, LLB, LARGE_BATCHES, QUANTIZED, SPECULATIVE)
+        wanted = (options.only,) if options.only else tuple(MEASUREMENTS)
+        kinds = dict.fromkeys(kind for name in wanted for kind in MEASUREMENTS[name])
         servers = {kind: stack.enter_context(started(kind, spec)) for kind in kinds}
         for server in servers.values():
             server.complete("Once", 8)
-        measure_speed(servers, options.rounds)
-        measure_edit(servers, options.rounds)
-        measure_questions(servers, options.questions)
-        measure_moved(servers, options.questions)
+        if "speed" in wanted:
+            measure_speed(servers, options.rounds)
+        if "edit" in wanted:
+            measure_edit(servers, options.rounds)
+        if "questions" in wanted:
+            measure_questions(servers, options.questions)
+        if "moved" in wanted:
+            measure_moved(servers, options.questions)
 
 
 if __name__ == "__main__":
