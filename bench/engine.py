@@ -212,8 +212,8 @@ def measure_speed(servers: dict[str, Server], rounds: int) -> None:
 def measure_edit(servers: dict[str, Server], rounds: int) -> None:
     """The same text written again, at first and again: what was seen once is foreseen.
 
-    With more than 511 tokens in a slot llama.cpp computes the attention of a single token in parts, that of a
-    draft in one, and of a KV cache in q8_0 always in one; so these answers say what makes the difference.
+    With more than 256 tokens in a slot llama.cpp's CPU computes the attention of a single token in parts, that of
+    a draft in one, and with a KV cache in q8_0 always in one; so these answers say what makes the difference.
     """
     prompt = f"class Item:\n{_TEXT}\n\n# The same class with another name.\nclass Product:\n"
     table = Table("edit of repetitive text", EDIT_TOKENS)

@@ -85,6 +85,8 @@ class GgufMetadata:
     sliding_window: int
     windowed: tuple[bool, ...]
     shared_kv_layers: int
+    # Of `layers` the last ones: heads for multi-token prediction.
+    mtp_layers: int
     # Recurrent state per recurrent layer and slot.
     state_bytes: int
     causal: bool
@@ -215,6 +217,7 @@ def _build_metadata(header: GgufHeader) -> GgufMetadata:
         sliding_window=sliding_window,
         windowed=_windowed_layers(keys, arch, layers) if sliding_window else (False,) * layers,
         shared_kv_layers=keys.get_size(arch + "attention.shared_kv_layers"),
+        mtp_layers=min(layers, keys.get_size(arch + "nextn_predict_layers")),
         state_bytes=_recurrent_state_bytes(keys, arch, embedding_length),
         causal=keys.get_int(arch + "attention.causal", default=1) == 1,
         pooling=_POOLING_TYPES.get(keys.get_int(pooling_key)) if pooling_key in keys else None,

@@ -11,6 +11,9 @@ from llb.policy.memory import Layer, ModelShape
 # llama.cpp switches flash attention off for the first; of the others the keys hold the values (MLA).
 _WITHOUT_QUANTIZED_KV_CACHE = frozenset({"grok", "deepseek2", "deepseek4", "minicpm3"})
 _QUANTIZATION_BLOCK = 32
+# Architectures whose heads for multi-token prediction llama.cpp skips without `load_mtp` (`nextn_flags`). The
+# heads count as layers for `n_gpu_layers`, but have no weights in memory and no KV cache.
+_SKIPS_MTP_LAYERS = frozenset({"qwen3next", "qwen35", "qwen35moe", "glm4moe", "mimo2", "step35"})
 
 
 def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
@@ -22,7 +25,12 @@ def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
     blocks = [[file.blocks[index] for file in shards if index in file.blocks] for index in range(head.layers)]
     kv_layer_count = head.layers - min(head.shared_kv_layers, head.layers)
     layers = []
+    is_skipping_mtp = head.architecture in _SKIPS_MTP_LAYERS
+    trunk_layer_count = head.layers - (head.mtp_layers if is_skipping_mtp else 0)
     for index, parts in enumerate(blocks):
+        if index >= trunk_layer_count:
+            layers.append(Layer(weight_bytes=0))
+            continue
         # A block with unknown tensor names counts as attention: an estimate should rather be too large.
         is_recurrent = any(part.recurrent for part in parts)
         has_attention = any(part.attention for part in parts) or not is_recurrent

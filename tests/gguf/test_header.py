@@ -6,6 +6,7 @@ import io
 import struct
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,18 @@ def test_heads_may_differ_from_layer_to_layer_and_recurrent_ones_keep_a_state() 
         (64, 0),
         (0, state_bytes),
     ]
+
+
+def test_heads_for_multi_token_prediction_are_not_loaded(tmp_path: Path) -> None:
+    metadata = metadata_of(write_chat_model(tmp_path / "m.gguf", layers=3))
+    predicting = replace(metadata, architecture="qwen35", mtp_layers=1)
+    trunk, whole = gguf.build_model_shape([predicting]), gguf.build_model_shape([metadata])
+    assert trunk.layers[:2] == whole.layers[:2]
+    assert (trunk.layers[2].weight_bytes, trunk.layers[2].key_width) == (0, 0)
+    # llama.cpp counts them for `n_gpu_layers`.
+    assert trunk.max_gpu_layers == whole.max_gpu_layers
+    # Of architectures that may load them they are counted.
+    assert gguf.build_model_shape([replace(predicting, architecture="llama")]) == whole
 
 
 def test_the_shards_of_a_split_model_add_up() -> None:
