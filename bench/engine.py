@@ -212,7 +212,7 @@ def measure_speed(servers: dict[str, Server], rounds: int) -> None:
 def measure_edit(servers: dict[str, Server], rounds: int) -> None:
     """The same text written again, at first and again: what was seen once is foreseen.
 
-    With more than 256 tokens in a slot llama.cpp's CPU computes the attention of a single token in parts, that of
+    With more than 256 tokens in a slot the CPU computes the attention of a single token in parts, that of
     a draft in one, and with a KV cache in q8_0 always in one; so these answers say what makes the difference.
     """
     prompt = f"class Item:\n{_TEXT}\n\n# The same class with another name.\nclass Product:\n"
