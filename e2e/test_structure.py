@@ -54,7 +54,7 @@ NAMES = {
 }
 # As globals: `fetch(…)`, `new WebSocket(…)`, `localStorage.…`, but not `{ alert: … }` or `state.fetch`.
 GLOBALS = {
-    "fetch": {"core/api.js"},
+    "fetch": {"core/api.js", "boot.js"},
     "WebSocket": {"core/socket.js"},
     "localStorage": {"core/preferences.js", "boot.js", "pages/playground/conversations/browser-storage.js"},
     "sessionStorage": set(),

@@ -268,7 +268,7 @@ class Balancer:
         self._inference = InferenceHandler(
             self.dispatcher, RequestRecorder(self.history), self._large_body_worker
         )
-        self.running_answers = RunningAnswers(self.db, self._inference)
+        self.running_answers = RunningAnswers(self.db, self._inference, self.event_bus)
         self.conversations = ConversationService(self.db, self.running_answers.running_of)
         self.chart_history = ChartHistory(
             self.db,
@@ -287,7 +287,9 @@ class Balancer:
         self.storage_monitor = StorageMonitor(
             self.db, config.models_dir, download_reserve_bytes=DISK_RESERVE_BYTES
         )
-        self.event_feed = EventFeed(self.event_bus, self.view, self.endpoints.list_events)
+        self.event_feed = EventFeed(
+            self.event_bus, self.view, self.endpoints.list_events, self.running_answers.event_of
+        )
         self.tasks = TaskSupervisor("llb")
         self._data_dir_lock: data_dir.DataDirLock | None = None
         # Secret of the local node's file tokens; kept in the database.

@@ -27,4 +27,17 @@
     link.href = new URL(`./i18n/${language}/${name}.js`, document.currentScript.src).href;
     document.head.append(link);
   }
+
+  // Asks for what every page shows while the modules load; core/api.js takes the responses.
+  const { src } = document.currentScript;
+  const get = (path) => fetch(new URL(`../..${path}`, src), { credentials: 'same-origin' });
+  const early = { '/api/auth/me': get('/api/auth/me') };
+  globalThis.earlyResponses = early;
+  early['/api/auth/me'].then(
+    ({ ok: isSignedIn }) => {
+      if (isSignedIn) for (const path of ['/api/models', '/api/nodes']) early[path] = get(path);
+    },
+    // main.js reports it.
+    () => {},
+  );
 }

@@ -111,11 +111,7 @@ async function openSession(path, credentials) {
 }
 
 async function startSession() {
-  // A browser that was signed in most likely still is, so data loading starts without waiting for the
-  // response.
-  if (readPreference('signedIn')) sync.start();
   await app.refreshMe();
-  savePreference('signedIn', true);
   sync.start();
 }
 
@@ -137,14 +133,9 @@ async function verifySession() {
 
 function endSession({ sessionEnded }) {
   const next = route?.page === 'login' ? route.query.next : ownUrl(location);
-  clearSession();
+  sync.stop();
   store.dispatch({ type: 'signedOut', sessionEnded });
   router.go(buildUrl('/login', { next: next === HOME_PATH ? '' : next }), { replace: true });
-}
-
-function clearSession() {
-  savePreference('signedIn', null);
-  sync.stop();
 }
 
 async function signOut() {
@@ -284,10 +275,16 @@ function frame(state, content) {
   });
 }
 
+const busySlotCount = (nodes) =>
+  nodes
+    .filter(({ status }) => status === 'online')
+    .flatMap(({ engines }) => engines.map(busySlots))
+    .reduce(sum, 0);
+
 const DOWNLOADS = new Set(['Registered', 'Downloading']);
 
-/** Badges of the navigation: downloads, offline nodes, running requests. */
-function navCounts({ models: known, nodes }) {
+/** Badges of the navigation: downloads, offline nodes, running requests of others. */
+function navCounts({ models: known, nodes, ownAnswers }) {
   const nodeList = [...(nodes?.values() ?? [])];
   const counts = {
     models: {
@@ -301,10 +298,7 @@ function navCounts({ models: known, nodes }) {
     },
     requests: {
       // Engine states are pushed immediately, whereas request counts come with the next heartbeat.
-      count: nodeList
-        .filter(({ status }) => status === 'online')
-        .flatMap(({ engines }) => engines.map(busySlots))
-        .reduce(sum, 0),
+      count: Math.max(0, busySlotCount(nodeList) - ownAnswers),
       key: 'nav.count.running',
     },
   };
@@ -345,7 +339,7 @@ try {
 } catch (error) {
   // 403: the session is of the default password, which does not work from here.
   if (error.status === 401 || error.status === 403) {
-    clearSession();
+    sync.stop();
     store.dispatch({ type: 'me', me: null });
   } else render(html`<main class="login">${alertBox(errorMessage(error), reloadButton())}</main>`, root);
 }

@@ -167,3 +167,26 @@ test('a stream can be given up', async () => {
   }
   ok(calls[0].signal === controller.signal && cancelled);
 });
+
+test('a response that boot.js has asked for is taken once, with its failure', async () => {
+  const asked = [];
+  const offline = Promise.reject(new TypeError('offline'));
+  // As boot.js does.
+  offline.catch(() => {});
+  const api = createApi({
+    fetch: async (path) => {
+      asked.push(path);
+      return json({ from: 'fetch' });
+    },
+    early: {
+      '/a': Promise.resolve(json({ from: 'boot' })),
+      '/b': offline,
+    },
+  });
+  ok(api.isEarly('/a'));
+  equal(await api.get('/a'), { from: 'boot' });
+  ok(!api.isEarly('/a'));
+  equal(await api.get('/a'), { from: 'fetch' });
+  equal((await failure(() => api.get('/b'))).code, 'network');
+  equal(asked, ['/a']);
+});

@@ -9,6 +9,10 @@ import { model, node } from './samples.js';
 /** API controlled by the test: `asked` holds the pending requests. */
 class FakeApi {
   paths = [];
+  early = [];
+
+  isEarly = (path) => this.early.includes(path);
+
   asked = [];
 
   get = (path) =>
@@ -75,6 +79,30 @@ const changed = (id, status = 'Ready') => ({
   available_nodes: 0,
   error: null,
 });
+
+test('what boot.js has asked for is shown before Hello, and no later', () =>
+  withFakes(async ({ sockets, clock }) => {
+    const api = new FakeApi();
+    api.early = ['/api/models'];
+    const store = createStore((work) => work());
+    const sync = createDataSync({ api, store, onUpgrade() {} });
+    sync.start();
+    equal(api.news(), ['/api/models', '/api/nodes']);
+    const early = api.asked.splice(0);
+    await api.answer();
+    sockets.at(-1).tell({ type: 'Hello', seq: 1, version: '1' });
+    await clock.pass(20);
+    equal(api.news(), EVERYTHING);
+    await api.answer();
+    await clock.pass(20);
+    const { models } = store.state;
+    equal(models.size, 6);
+    api.asked = early;
+    await api.answer({ '/api/models': { models: [] }, '/api/nodes': { nodes: [] } });
+    await clock.pass(20);
+    ok(store.state.models === models, 'an earlier answer replaced a later one');
+    sync.stop();
+  }));
 
 test('Hello has everything asked for, once', () =>
   withDataSync(async ({ api, store, clock }) => {

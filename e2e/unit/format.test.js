@@ -37,6 +37,13 @@ test('bytes: three figures, one decimal below 100, the next unit from 999.5 on',
   ]);
 });
 
+test('shown sizes add up to the eye', () => {
+  const [total, used] = [20_240_000_000, 462_000_000];
+  const free = format.shownBytes(total) - format.shownBytes(used);
+  equal([total, used, free].map((each) => format.bytes(each)), ['20.2 GB', '462 MB', '19.7 GB']);
+  equal([0, 999_499, 999_500, -1_250_000].map(format.shownBytes), [0, 999_000, 1_000_000, -1_300_000]);
+});
+
 test('bytes and rates in Japanese', () => {
   table(
     format.bytes,

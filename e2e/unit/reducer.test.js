@@ -158,6 +158,7 @@ test('each event is taken before the first answer, too', () => {
     event('ModelStatsUpdated', { model_id: 'a', hf_stats: {} }),
     nodeChanged('n', [onNode('a', 'ready')]),
     metrics('n'),
+    event('AnswersRunning', { user_id: 'u', count: 1 }),
   ]) {
     const state = hear(signedIn, heard);
     equal([state.models, state.nodes, state.lastSeq], [null, null, heard.seq]);
@@ -175,12 +176,13 @@ test('each kind of event keeps the objects of those it does not concern', () => 
     event('ModelStatsUpdated', { model_id: 'a', hf_stats: {} }),
     nodeChanged('n', [onNode('a', 'ready', 'ready')]),
     metrics('n'),
+    event('AnswersRunning', { user_id: 'u', count: 1 }),
   ]) {
     const next = hear(state, heard);
     ok(next.models.get('b') === state.models.get('b'), heard.type);
     ok(next.nodes.get('m') === state.nodes.get('m'), heard.type);
   }
-  equal(Object.keys(eventHandlers).length, 7);
+  equal(Object.keys(eventHandlers).length, 8);
 });
 
 // --- ModelStatusChanged ------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ from llb.wire.endpoints.views import (
     TierRates,
 )
 from llb.wire.events import (
+    AnswersRunning,
     EndpointStatusChanged,
     Event,
     HelloEvent,
@@ -176,6 +177,7 @@ __all__ = [
     "AnswerEvent",
     "AnswerRequest",
     "AnswerStats",
+    "AnswersRunning",
     "AttachedFile",
     "AuditEntry",
     "AuditPage",

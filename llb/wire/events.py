@@ -92,6 +92,14 @@ class EndpointStatusChanged(Struct, frozen=True, kw_only=True, tag="EndpointStat
     models: int = 0
 
 
+class AnswersRunning(Struct, frozen=True, kw_only=True, tag="AnswersRunning", tag_field="type"):
+    """Number of answers that the Playground is generating for a user, who alone gets the event."""
+
+    seq: int = 0
+    user_id: str
+    count: int
+
+
 class HelloEvent(Struct, frozen=True, kw_only=True, tag="Hello", tag_field="type"):
     seq: int
     version: str
@@ -101,4 +109,11 @@ class Resync(Struct, frozen=True, kw_only=True, tag="Resync", tag_field="type"):
     seq: int
 
 
-Event = ModelStatusChanged | ModelStatsUpdated | NodeStatusChanged | MetricsUpdated | EndpointStatusChanged
+Event = (
+    ModelStatusChanged
+    | ModelStatsUpdated
+    | NodeStatusChanged
+    | MetricsUpdated
+    | EndpointStatusChanged
+    | AnswersRunning
+)

@@ -13,9 +13,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from llb.wire import ModelStatus, ModelStatusChanged
+from llb.wire import AnswersRunning, ModelStatus, ModelStatusChanged
 from tests.conftest import BalancerFactory
-from tests.harness import RunningBalancer, wait_until, write_catalog
+from tests.harness import PASSWORD, RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
 
 
@@ -125,6 +125,27 @@ async def test_statistics_of_the_hub_are_published(make_llb: BalancerFactory, hu
                 break
     assert message["hf_stats"]["downloads"] == 50_000
     assert (await llb.get_model("tiny"))["hf_stats"]["stars"] == 120
+
+
+async def test_answers_of_the_playground_are_told_to_sessions_of_their_user(llb: RunningBalancer) -> None:
+    credentials = {"username": "admin", "password": PASSWORD}
+    answer = await llb.http.post("/api/auth/login", json=credentials)
+    cookie = answer.headers["set-cookie"].split(";")[0]
+    async with connect(
+        f"ws://127.0.0.1:{llb.port}/ws/models",
+        additional_headers={"Cookie": cookie, "Origin": llb.url},
+        proxy=None,
+    ) as reader:
+        async for message in messages(reader):
+            if message["type"] == "AnswersRunning":
+                break
+        assert message["count"] == 0
+        for user_id, count in (("somebody else", 7), (message["user_id"], 2)):
+            llb.app.event_bus.publish(AnswersRunning(user_id=user_id, count=count))
+        async for message in messages(reader):
+            if message["type"] == "AnswersRunning":
+                break
+        assert message["count"] == 2
 
 
 async def test_a_local_program_without_a_credential_receives_model_states_only(

@@ -21,18 +21,32 @@ export class ApiError extends Error {
   }
 }
 
-/** `onSignedOut` is called when a response shows that the session has ended. */
-export function createApi({ onSignedOut = () => {}, fetch = globalThis.fetch.bind(globalThis) } = {}) {
+/**
+ * `onSignedOut` is called when a response shows that the session has ended. `early`: responses that boot.js
+ * has asked for while the modules were loading, path → promise; the first `get` of each path takes it.
+ */
+export function createApi({
+  onSignedOut = () => {},
+  fetch = globalThis.fetch.bind(globalThis),
+  early = globalThis.earlyResponses ?? {},
+} = {}) {
+  function takeEarly(path) {
+    const response = early[path];
+    delete early[path];
+    return response;
+  }
+
   async function send(method, path, body, signal) {
     let answer;
     try {
-      answer = await fetch(toBrowserPath(path), {
-        method,
-        signal,
-        credentials: 'same-origin',
-        headers: { ...OWN_HEADERS, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
-        body: body === undefined ? undefined : JSON.stringify(body),
-      });
+      answer = await ((method === 'GET' && takeEarly(path)) ||
+        fetch(toBrowserPath(path), {
+          method,
+          signal,
+          credentials: 'same-origin',
+          headers: { ...OWN_HEADERS, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+          body: body === undefined ? undefined : JSON.stringify(body),
+        }));
     } catch (error) {
       if (error.name === 'AbortError') throw error;
       throw new ApiError({ code: 'network' });
@@ -49,6 +63,8 @@ export function createApi({ onSignedOut = () => {}, fetch = globalThis.fetch.bin
   }
 
   return {
+    /** Whether the next `get(path)` returns what boot.js has asked for. */
+    isEarly: (path) => path in early,
     get: (path, { signal } = {}) => call('GET', path, undefined, signal),
     post: (path, body = {}) => call('POST', path, body),
     patch: (path, body) => call('PATCH', path, body),

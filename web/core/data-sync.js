@@ -43,6 +43,19 @@ export function createDataSync({ api, store, onUpgrade }) {
     }
   }
 
+  /** Shows what boot.js has asked for, until the answers after Hello are there, which miss no event. */
+  async function showEarly() {
+    if (!api.isEarly('/api/models')) return;
+    try {
+      const [models, nodes] = await Promise.all([api.get('/api/models'), api.get('/api/nodes')]);
+      if (store.state.models || !socket) return;
+      store.dispatch({ type: 'models', ...models });
+      store.dispatch({ type: 'nodes', ...nodes });
+    } catch {
+      // The requests after Hello report what is wrong.
+    }
+  }
+
   function scheduleRefresh() {
     const { stale } = store.state;
     if (refreshTimer || (!stale.models.size && !stale.nodes)) return;
@@ -64,6 +77,7 @@ export function createDataSync({ api, store, onUpgrade }) {
   return {
     reloadAll,
     start() {
+      if (!socket) showEarly();
       socket ??= openSocket('/ws/models', {
         onHello(event) {
           if (event.version) {

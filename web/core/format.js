@@ -21,15 +21,25 @@ const relativeFormat = cached((locale) => new Intl.RelativeTimeFormat(locale, { 
 /** 1234567890 → "1.2 GB": at most three digits, one decimal below 100. */
 export function bytes(value, locale = 'en') {
   if (value === null || value === undefined) return '–';
+  const { size, unit, digits } = inUnits(value);
+  const text = numberFormat(locale, { maximumFractionDigits: digits }).format(value < 0 ? -size : size);
+  return `${text} ${UNITS[unit]}`;
+}
+
+function inUnits(value) {
   let size = Math.abs(value);
   let unit = 0;
   while (size >= 999.5 && unit < UNITS.length - 1) {
     size /= 1000;
     unit += 1;
   }
-  const digits = unit === 0 || size >= 99.95 ? 0 : 1;
-  const text = numberFormat(locale, { maximumFractionDigits: digits }).format(value < 0 ? -size : size);
-  return `${text} ${UNITS[unit]}`;
+  return { size, unit, digits: unit === 0 || size >= 99.95 ? 0 : 1 };
+}
+
+/** Bytes as `bytes` shows them. Sums of shown figures are made of these, so that they add up to the eye. */
+export function shownBytes(value) {
+  const { size, unit, digits } = inUnits(value);
+  return Math.sign(value) * (Math.round(size * 10 ** digits) / 10 ** digits) * 1000 ** unit;
 }
 
 export const rate = (bytesPerSecond, locale = 'en') =>

@@ -6,6 +6,7 @@
  *   traffic     node id → latest request metrics, and `history`, the most recent of them
  *   connection  state of the WebSocket
  *   stale       {models: Set of ids, nodes: boolean}: what has to be fetched again after an event
+ *   ownAnswers  number of answers that the Playground is generating for this user
  *   endpointChanges  number of events about endpoints so far
  *   toasts      messages to show, oldest first
  */
@@ -33,6 +34,8 @@ export const initialState = () => ({
   stale: { models: new Set(), nodes: false },
   // Counts the events about endpoints, which their page fetches again.
   endpointChanges: 0,
+  // Answers that the Playground is generating for this user, in any browser.
+  ownAnswers: 0,
   toasts: [],
   toastCount: 0,
 });
@@ -143,6 +146,10 @@ export const eventHandlers = {
     if (before.status !== event.status || partialChanged) next.stale.models.add(event.model_id);
     // The disks of the nodes hold it.
     next.stale.nodes ||= partialChanged;
+  },
+
+  AnswersRunning(next, event) {
+    next.ownAnswers = event.count;
   },
 
   EndpointStatusChanged(next) {

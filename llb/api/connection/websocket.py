@@ -31,7 +31,8 @@ from llb.policy.token_bucket import TokenBucket
 from llb.security.permissions import Principal
 
 H = TypeVar("H", bound=Callable[..., Any])
-log = logging.getLogger(__name__)
+# At INFO the library reports each connection that is closed.
+log = logging.getLogger("websockets.server")
 
 MAX_SOCKETS_PER_CLIENT = 64
 RETRY_AFTER_S = 10

@@ -16,6 +16,7 @@ from sanic import Request
 
 from llb.api.error_mapping import to_llb_error
 from llb.api.inference.handler import InferenceHandler
+from llb.base.events import EventBus
 from llb.base.tasks import TaskSupervisor
 from llb.errors import Conflict, LlbError, RateLimited, ServerBusy
 from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S
@@ -23,7 +24,7 @@ from llb.gateway.stream.sse import DataLineReader
 from llb.policy.endpoints import dialects
 from llb.store.database import Database
 from llb.store.tables.playground import conversations, messages
-from llb.wire import AnswerError, AnswerEvent, AnswerStats, ConversationMessage
+from llb.wire import AnswerError, AnswerEvent, AnswersRunning, AnswerStats, ConversationMessage, Event
 from llb.wire.conversations import MAX_NODE_NAME_CHARS
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -265,9 +266,10 @@ def _answer_error(fields: dict[str, Any]) -> AnswerError:
 class RunningAnswers:
     """All answers that are being generated, by user, conversation and id."""
 
-    def __init__(self, db: Database, inference: InferenceHandler) -> None:
+    def __init__(self, db: Database, inference: InferenceHandler, event_bus: EventBus[Event]) -> None:
         self._db = db
         self._inference = inference
+        self._event_bus = event_bus
         self._running: dict[AnswerKey, RunningAnswer] = {}
         self._reserved: set[AnswerKey] = set()
         self._followers: Counter[AnswerKey] = Counter()
@@ -284,6 +286,9 @@ class RunningAnswers:
     def running_of(self, user_id: str) -> list[tuple[str, str]]:
         """Return (conversation id, answer id) of the user's answers."""
         return [(conversation, answer) for user, conversation, answer in self._running if user == user_id]
+
+    def event_of(self, user_id: str) -> AnswersRunning:
+        return AnswersRunning(user_id=user_id, count=len(self.running_of(user_id)))
 
     def get(self, key: AnswerKey) -> RunningAnswer | None:
         return self._running.get(key)
@@ -350,6 +355,7 @@ class RunningAnswers:
         """Generate the answer to `body` for the sender of `request`; `release` is called at the end."""
         answer = RunningAnswer(key, message)
         self._running[key] = answer
+        self._event_bus.publish(self.event_of(key[0]))
         answer.task = self._tasks.spawn(self._run(answer, request, body, release), "answer")
         return answer
 
@@ -377,6 +383,7 @@ class RunningAnswers:
             message = msgspec.structs.replace(message, ended="interrupted", error=unsaved)
         finally:
             self._running.pop(answer.key, None)
+            self._event_bus.publish(self.event_of(answer.key[0]))
             answer.publish_end(message)
 
     async def _save(self, answer: RunningAnswer, message: ConversationMessage) -> None:

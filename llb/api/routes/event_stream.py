@@ -20,7 +20,8 @@ from llb.api.reference.operation import ApiOperation
 from llb.api.responses import abort_connection
 from llb.base.events import EventBus, Subscription, SubscriptionOverflow
 from llb.cluster.view import ClusterView
-from llb.wire import Event, HelloEvent, ModelStatusChanged, Resync, Scope
+from llb.security.permissions import Principal, PrincipalKind
+from llb.wire import AnswersRunning, Event, HelloEvent, ModelStatusChanged, Resync, Scope
 
 # Events queued for one slow subscriber; beyond that it gets a new snapshot.
 MAX_QUEUED_EVENTS = 256
@@ -44,33 +45,35 @@ class EventFeed:
         self,
         event_bus: EventBus[Event],
         view: ClusterView,
-        list_endpoint_events: Callable[[], Sequence[Event]] = tuple,
+        list_endpoint_events: Callable[[], Sequence[Event]],
+        answers_of: Callable[[str], AnswersRunning],
     ) -> None:
         self._list_endpoint_events = list_endpoint_events
+        self._answers_of = answers_of
         self._event_bus = event_bus
         self._view = view
         self._seq = itertools.count(1)
 
-    async def serve_subscriber(self, socket: Websocket, *, status_only: bool) -> None:
-        """Serve one subscriber until it disconnects; with `status_only`, model states without errors."""
+    async def serve_subscriber(self, socket: Websocket, principal: Principal | None) -> None:
+        """Serve one subscriber until it disconnects; without a `principal`, model states without errors."""
         await self._send_message(socket, HelloEvent(seq=next(self._seq), version=__version__))
         while True:
             # The snapshot follows in the same turn of the event loop: no event is missed or sent twice.
             with self._event_bus.subscribe(MAX_QUEUED_EVENTS) as events:
                 try:
-                    await self._send_events(socket, events, status_only)
+                    await self._send_events(socket, events, principal)
                 except SubscriptionOverflow:
                     await self._send_message(socket, Resync(seq=next(self._seq)))
 
     async def _send_events(
-        self, socket: Websocket, subscription: Subscription[Event], status_only: bool
+        self, socket: Websocket, subscription: Subscription[Event], principal: Principal | None
     ) -> None:
-        for event in self._snapshot():
-            await self._send_event(socket, event, status_only)
+        for event in self._snapshot(principal):
+            await self._send_event(socket, event, principal)
         while True:
-            await self._send_event(socket, await subscription.get(), status_only)
+            await self._send_event(socket, await subscription.get(), principal)
 
-    def _snapshot(self) -> Iterator[Event]:
+    def _snapshot(self, principal: Principal | None) -> Iterator[Event]:
         """Return the current state; built without an await, so that nothing changes meanwhile."""
         models = [
             self._view.build_status_event(model_id)
@@ -79,10 +82,14 @@ class EventFeed:
         ]
         nodes = [self._view.build_node_event(node) for node in self._view.nodes.values()]
         metrics = [node.metrics for node in self._view.online_nodes() if node.metrics is not None]
-        return iter([*models, *nodes, *metrics, *self._list_endpoint_events()])
+        user_id = _user_of_session(principal)
+        answers = [] if user_id is None else [self._answers_of(user_id)]
+        return iter([*models, *nodes, *metrics, *self._list_endpoint_events(), *answers])
 
-    async def _send_event(self, socket: Websocket, event: Event, status_only: bool) -> None:
-        if status_only:
+    async def _send_event(self, socket: Websocket, event: Event, principal: Principal | None) -> None:
+        if isinstance(event, AnswersRunning) and event.user_id != _user_of_session(principal):
+            return
+        if principal is None:
             if not isinstance(event, ModelStatusChanged):
                 return
             event = structs.replace(event, error=None)
@@ -91,6 +98,13 @@ class EventFeed:
     async def _send_message(self, socket: Websocket, message: msgspec.Struct) -> None:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await socket.send(_encoder.encode(message).decode())
+
+
+def _user_of_session(principal: Principal | None) -> str | None:
+    """Return the user whose page listens. Programs with a key have no use for what the Playground does."""
+    if principal is None or principal.kind is not PrincipalKind.SESSION:
+        return None
+    return principal.user_id
 
 
 def event_stream_blueprint(event_feed: EventFeed, principal_watch: PrincipalWatch) -> Blueprint:
@@ -120,9 +134,7 @@ def event_stream_blueprint(event_feed: EventFeed, principal_watch: PrincipalWatc
     async def _serve(request: Request, socket: Websocket) -> None:
         """Serve a subscriber until it disconnects."""
         receiver = asyncio.ensure_future(_discard_incoming(socket))
-        sender = asyncio.ensure_future(
-            event_feed.serve_subscriber(socket, status_only=request.ctx.principal is None)
-        )
+        sender = asyncio.ensure_future(event_feed.serve_subscriber(socket, request.ctx.principal))
         try:
             await asyncio.wait((receiver, sender), return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -61,9 +61,13 @@ class ChartHistory:
         self._tasks = TaskSupervisor("charts")
 
     async def start(self) -> None:
-        """Load the last day, and begin to sample."""
-        for row in await chart_points.list_since(self._db, self._clock() - DAY_S):
-            self._day_of((row.kind, row.subject)).append(row.point)
+        """Load the last day, of which the last minutes have a point a minute, and begin to sample."""
+        now = self._clock()
+        for row in await chart_points.list_since(self._db, now - DAY_S):
+            key = (row.kind, row.subject)
+            self._day_of(key).append(row.point)
+            if row.point.at > now - RECENT_S:
+                self._recent_of(key).append(row.point)
         self._tasks.spawn(self._run(), "sample")
 
     async def close(self) -> None:
@@ -163,7 +167,7 @@ class ChartHistory:
         )
 
     def _record(self, key: _Key, point: ChartPoint) -> None:
-        self._recent.setdefault(key, deque(maxlen=RECENT_SAMPLES)).append(point)
+        self._recent_of(key).append(point)
         self._minute.setdefault(key, []).append(point)
 
     async def _end_minute(self) -> None:
@@ -191,6 +195,9 @@ class ChartHistory:
         for found, age_s in ((self._recent, RECENT_S), (self._day, DAY_S)):
             for key in [key for key, points in found.items() if not points or points[-1].at < now - age_s]:
                 del found[key]
+
+    def _recent_of(self, key: _Key) -> deque[ChartPoint]:
+        return self._recent.setdefault(key, deque(maxlen=RECENT_SAMPLES))
 
     def _day_of(self, key: _Key) -> deque[ChartPoint]:
         return self._day.setdefault(key, deque(maxlen=MINUTES_PER_DAY))

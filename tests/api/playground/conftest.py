@@ -19,6 +19,7 @@ from llb.api.playground.conversation_service import ConversationService
 from llb.api.playground.routes import answers_blueprint, conversations_blueprint, presets_blueprint
 from llb.api.playground.running_answers import RunningAnswers
 from llb.api.request_body import LargeBodyWorker
+from llb.base.events import EventBus
 from llb.config import make_config
 from llb.gateway.inference_call import ClientSink
 from llb.store.database import Database
@@ -131,7 +132,7 @@ async def last_message(reader: asyncio.StreamReader) -> dict[str, Any]:
 async def playground(tmp_path: Path) -> AsyncIterator[Playground]:
     db = Database(tmp_path / "llb.db")
     inference = ScriptedInference()
-    answers = RunningAnswers(db, inference)  # type: ignore[arg-type]
+    answers = RunningAnswers(db, inference, EventBus())  # type: ignore[arg-type]
     service = ConversationService(db, answers.running_of)
     resources = ConnectionResources(make_config(home=tmp_path))
     worker = LargeBodyWorker()

@@ -11,6 +11,7 @@ from llb.api.playground import running_answers
 from llb.base.tasks import TaskSupervisor
 from llb.errors import ContextLengthExceeded, QueueFull
 from llb.store.tables.playground import messages
+from llb.wire import AnswersRunning
 from tests.api.playground.conftest import Playground, last_message, next_event
 from tests.harness import wait_until
 
@@ -64,6 +65,18 @@ async def test_it_goes_on_without_its_page_and_is_taken_up_again(playground: Pla
     assert playground.inference.cancelled == 0
     follow = await playground.call("GET", f"/api/conversations/c1/answers/{answer_id}")
     assert (follow.status, follow.code) == (404, "not_found")
+
+
+async def test_its_beginning_and_its_end_are_published(playground: Playground) -> None:
+    with playground.answers._event_bus.subscribe(4) as events:
+        _, stream = await playground.begin()
+        begun = await events.get()
+        playground.inference.finish()
+        await last_message(stream)
+        ended = await events.get()
+    assert isinstance(begun, AnswersRunning)
+    assert begun.count == 1
+    assert ended == AnswersRunning(user_id=begun.user_id, count=0)
 
 
 async def test_stop_keeps_what_there_is(playground: Playground) -> None:

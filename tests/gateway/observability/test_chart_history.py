@@ -69,6 +69,9 @@ async def test_samples_become_minutes_that_survive_a_restart(catalog: Path, tmp_
             [point] = model.points
             assert (model.id, point.requests, point.active_requests, point.queued) == ("tiny", 12, 2, 3)
             assert 9 < point.tokens_per_second < 10
+        # Until there are samples, the last minutes begin with what there is of them.
+        [recent] = again.series("model", recent=True)
+        assert recent.points == model.points
         # The same minute of the next day takes its place: the table has a fixed size.
         clock.now += DAY_S
         history.sample()

@@ -95,7 +95,7 @@ export default {
   'node.about': 'llb {version} · {platform}',
   'node.about.away': 'llb {version} · {platform} · last seen {ago}, {time}',
   'node.models': 'On disk',
-  'node.models.failed': '{name} is not usable: {error}',
+  'node.models.failed': '{name}: {error}',
   'node.models_of': { one: '{count} model, {size}', other: '{count} models, {size}' },
 
   'node.offered': '{size} available for models',

@@ -20,6 +20,8 @@ export default {
   'playground.empty.action': 'Open the Model Hub',
   'playground.no_model': 'No model is available right now.',
   'playground.not_ready': '{name} is not available ({status}).',
+  'playground.model_failed': '{name} cannot run: {error}',
+  'playground.to_model': 'Go to the model',
   'playground.coming': '{name} is downloading ({percent}).',
 
   'playground.message': 'Message',

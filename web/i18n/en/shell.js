@@ -27,7 +27,10 @@ export default {
   'nav.settings': 'Settings',
   'nav.count.downloads': { one: '{count} download', other: '{count} downloads' },
   'nav.count.offline': { one: '{count} node offline', other: '{count} nodes offline' },
-  'nav.count.running': { one: '{count} running request', other: '{count} running requests' },
+  'nav.count.running': {
+    one: '{count} running request, without your own chats',
+    other: '{count} running requests, without your own chats',
+  },
 
   'connection.connected': 'Connected',
   'connection.connecting': 'Connecting…',

@@ -88,7 +88,7 @@ export default {
   'node.about': 'llb {version}・{platform}',
   'node.about.away': 'llb {version}・{platform}・最終接続 {ago}（{time}）',
   'node.models': 'ディスク上',
-  'node.models.failed': '{name} は使用できません：{error}',
+  'node.models.failed': '{name}：{error}',
   'node.models_of': { other: '{count} 個のモデル、{size}' },
 
   'node.offered': 'モデル用に {size}',

@@ -21,6 +21,8 @@ export default {
   'playground.empty.action': 'Model Hub を開く',
   'playground.no_model': '現在利用できるモデルがありません。',
   'playground.not_ready': '{name} は現在利用できません（{status}）。',
+  'playground.model_failed': '{name} を実行できません：{error}',
+  'playground.to_model': 'モデルのページへ',
   'playground.coming': '{name} はダウンロード中です（{percent}）。',
 
   'playground.message': 'メッセージ',

@@ -27,7 +27,7 @@ export default {
   'nav.settings': '設定',
   'nav.count.downloads': { other: 'ダウンロード {count} 件' },
   'nav.count.offline': { other: 'オフラインのノード {count} 台' },
-  'nav.count.running': { other: '処理中のリクエスト {count} 件' },
+  'nav.count.running': { other: '処理中のリクエスト {count} 件（自分のチャットを除く）' },
 
   'connection.connected': '接続済み',
   'connection.connecting': '接続中…',

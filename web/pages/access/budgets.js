@@ -66,11 +66,9 @@ export function createBudgetSection(app, changed) {
   const addButton = ({ budgets, groups }) =>
     groups.length
       ? html`
-        <div>
-          <button type="button" class="button" @click=${() => ask(groups, budgets)}>
-            ${icon('plus')}${t('budgets.add')}
-          </button>
-        </div>`
+        <button type="button" class="button" @click=${() => ask(groups, budgets)}>
+          ${icon('plus')}${t('budgets.add')}
+        </button>`
       : null;
 
   return {
@@ -78,11 +76,14 @@ export function createBudgetSection(app, changed) {
     isReady: list.isReady,
     view: () => html`
       <section class="card access-card" aria-labelledby="budgets">
-        <div>
-          <h2 id="budgets" tabindex="-1">${t('budgets.title')}</h2>
-          <p class="soft">${t('budgets.text')}</p>
+        <div class="access-head">
+          <div>
+            <h2 id="budgets" tabindex="-1">${t('budgets.title')}</h2>
+            <p class="soft">${t('budgets.text')}</p>
+          </div>
+          ${list.show(addButton)}
         </div>
-        ${list.view((found) => [table(found), addButton(found)])}
+        ${list.view(table)}
       </section>`,
   };
 }

@@ -32,6 +32,8 @@ export function createRemoteList(app, fetchItems) {
     load,
     /** Whether there is something to show: items or an error. */
     isReady: () => items !== null || error !== null,
+    /** `show(items)` once there are items. */
+    show: (show) => (items ? show(items) : null),
     /** `show(items)`, preceded by the error if loading failed. */
     view: (show) =>
       html`${error ? alertBox(errorMessage(error), retryButton()) : null} ${items ? show(items) : null}`,

@@ -19,7 +19,7 @@ export function memoryFacts({ memory }) {
             html`${f.bytes(reserved)}${
               slots && context
                 ? html`
-                    <small class="beside">
+                    <small class="beside of-figure">
                       ${t('local.slots_of', { slots, context: f.tokens(context) })}
                     </small>`
                 : null

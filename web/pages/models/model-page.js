@@ -107,10 +107,18 @@ export function createModelPage(app, actions, id) {
           ${facts(item, state.system)}
         </article>
         <div class="model-sections">
-          ${section('memory', html`<dl class="facts">${memoryFacts(item)}</dl>${memoryTable(data, errors)}`)}
-          ${section('cluster', cluster(app, item, state, options.canManage, data.endpoints))}
-          ${section('code', code(item.model))} ${section('files', files(data.files, errors.files))}
-          ${section('usage', usage(data.usage, errors.usage))}
+          <div>
+            ${section('memory', [
+              html`<dl class="facts">${memoryFacts(item)}</dl>`,
+              memoryTable(data, errors),
+            ])}
+            ${section('usage', usage(data.usage, errors.usage))}
+          </div>
+          <div>
+            ${section('cluster', cluster(app, item, state, options.canManage, data.endpoints))}
+            ${section('files', files(data.files, errors.files))}
+          </div>
+          ${section('code', code(item.model))}
         </div>`;
     },
   };

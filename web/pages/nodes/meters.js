@@ -1,6 +1,7 @@
 /** Memory and disk meters: what a node offers to models, and how much of it they use. */
 
 import { html } from '../../lib/html.js';
+import { shownBytes } from '../../core/format.js';
 import { f, t } from '../../core/i18n.js';
 import { note } from '../../components/feedback.js';
 import { meter } from '../../components/progress.js';
@@ -19,7 +20,7 @@ export function storedModels(node) {
 
 export function memoryMeter(node) {
   const used = memoryUsed(node);
-  const free = Math.max(0, node.memory_budget_bytes - used);
+  const free = Math.max(0, shownBytes(node.memory_budget_bytes) - shownBytes(used));
   const parts = node.engines
     .filter((engine) => engine.memory_bytes > 0)
     .map((engine) => ({ name: engine.model_id, value: engine.memory_bytes, kind: 'loaded' }))
@@ -41,7 +42,9 @@ export function diskMeter(node, downloads) {
     { name: 'coming', value: downloaded, kind: 'other' },
     { name: 'unfinished', value: unfinished, kind: 'unfinished' },
   ];
-  const total = files.bytes + downloaded + unfinished + node.disk_free_bytes;
+  const total = [files.bytes, downloaded, unfinished, node.disk_free_bytes]
+    .map(shownBytes)
+    .reduce((sum, bytes) => sum + bytes, 0);
   return labelledMeter(t('node.disk'), t('node.offered', { size: f.bytes(total) }), parts, total, [
     { kind: 'files', text: t('node.disk.files', { count: files.count }), bytes: files.bytes },
     ...(downloads.length ? [{ kind: 'other', text: t('node.disk.coming'), bytes: downloaded }] : []),

@@ -2,6 +2,7 @@
 
 import { html } from '../../lib/html.js';
 import { descriptionOf, f, t } from '../../core/i18n.js';
+import { modelPath } from '../../core/router.js';
 import { alertBox, emptyState, errorMessage, note } from '../../components/feedback.js';
 import { progressBar } from '../../components/progress.js';
 import { isChatModel } from './model-choice.js';
@@ -108,6 +109,12 @@ export function modelNotice(model) {
       html`<a class="button small" href="/models">${t('playground.empty.action')}</a>`,
     );
   if (model.status === 'Ready') return null;
+  if (model.status === 'Error')
+    return note(
+      t('playground.model_failed', { name: model.model.name, error: model.error ?? t('model.failed') }),
+      html`<a class="button small" href=${modelPath(model.model.id)}>${t('playground.to_model')}</a>`,
+      'warning',
+    );
   if (model.status !== 'Downloading')
     return note(t('playground.not_ready', { name: model.model.name, status: t(`status.${model.status}`) }));
   const share = model.download_progress ?? 0;

@@ -85,27 +85,22 @@ export function createRequestLog(app, route) {
     const hasCosts = rows.some(
       ({ cost_usd: cost, endpoint_id: endpoint }) => cost || (endpoint && cost === null),
     );
+    const columns = columnsOf(hasCosts);
     return html`
       <div class="table-scroll" tabindex="0" role="region" aria-label=${t('log.table')}>
-        <table class="table log-table">
-          <thead>
-            <tr>
-              <th scope="col">${t('log.time')}</th>
-              <th scope="col">${t('log.model')}</th>
-              <th scope="col">${t('log.who')}</th>
-              <th scope="col">${t('log.node')}</th>
-              <th scope="col">${t('log.status')}</th>
-              <th scope="col" class="number">${t('log.prompt')}</th>
-              <th scope="col" class="number">${t('log.completion')}</th>
-              <th scope="col" class="number">${t('log.first_token')}</th>
-              <th scope="col" class="number">${t('log.duration')}</th>
-              ${hasCosts ? html`<th scope="col" class="number">${t('log.cost')}</th>` : null}
+        <table class="table log-table" role="table">
+          <thead role="rowgroup">
+            <tr role="row">
+              ${columns.map(
+                ({ name, kind = '' }) => html`
+                  <th scope="col" role="columnheader" class=${kind}>${t(`log.${name}`)}</th>`,
+              )}
             </tr>
           </thead>
-          <tbody>${each(
+          <tbody role="rowgroup">${each(
             rows,
             ({ id }) => id,
-            (entry) => row(entry, models, app.can('admin'), hasCosts),
+            (entry) => row(entry, columns, { models, maySeeLogs: app.can('admin') }),
           )}</tbody>
         </table>
       </div>
@@ -159,23 +154,50 @@ function modelOptions(models, chosen) {
   return !chosen || known.some(([id]) => id === chosen) ? known : [...known, [chosen, chosen]];
 }
 
-function row(entry, models, maySeeLogs, hasCosts) {
-  const { model, status, error_code: code, prompt_tokens: prompt, cached_tokens: cached } = entry;
-  return html`
-    <tr>
-      <td class=${hasCosts ? '' : 'nowrap'} title=${entry.request_id}>${f.shortDateTime(entry.time)}</td>
-      <td>${models.get(model)?.model.name ?? model ?? '–'}</td>
-      <td>${who(entry)}</td>
-      <td>${entry.node_name ?? '–'}</td>
-      <td>${code === null ? badge('good', t('log.ok')) : failure(entry, maySeeLogs)}</td>
-      <td class="number">${f.number(prompt)}${
-        cached ? html` <small class="soft">${t('log.cached', { tokens: f.number(cached) })}</small>` : null
-      }</td>
-      <td class="number">${f.number(entry.completion_tokens)}</td>
-      <td class="number nowrap">${entry.ttft_ms === null ? '–' : f.milliseconds(entry.ttft_ms)}</td>
-      <td class="number nowrap">${entry.duration_ms === null ? '–' : f.milliseconds(entry.duration_ms)}</td>
-      ${hasCosts ? html`<td class="number nowrap">${f.money(entry.cost_usd)}</td>` : null}
-    </tr>`;
+/** Columns of the table. In a narrow one each value has its name beside it, unless it is `plain`. */
+const columnsOf = (hasCosts) => [
+  { name: 'time', kind: hasCosts ? '' : 'nowrap', plain: true, cell: timeCell },
+  { name: 'model', plain: true, cell: modelCell },
+  { name: 'who', cell: who },
+  { name: 'node', cell: (entry) => entry.node_name ?? '–' },
+  { name: 'status', plain: true, cell: statusCell },
+  { name: 'prompt', kind: 'number', cell: promptCell },
+  { name: 'completion', kind: 'number', cell: (entry) => f.number(entry.completion_tokens) },
+  { name: 'first_token', kind: 'number nowrap', cell: (entry) => f.milliseconds(entry.ttft_ms) },
+  { name: 'duration', kind: 'number nowrap', cell: (entry) => f.milliseconds(entry.duration_ms) },
+  ...(hasCosts
+    ? [{ name: 'cost', kind: 'number nowrap', cell: (entry) => f.money(entry.cost_usd) }]
+    : []),
+];
+
+const row = (entry, columns, context) => html`
+  <tr role="row">
+    ${columns.map(
+      ({ name, kind = '', plain = false, cell }) => html`
+        <td
+          role="cell"
+          class="log-${name} ${kind}"
+          data-title=${plain ? null : t(`log.${name}`)}
+        >${cell(entry, context)}</td>`,
+    )}
+  </tr>`;
+
+function timeCell({ time, request_id: request }) {
+  return html`<span title=${request}>${f.shortDateTime(time)}</span>`;
+}
+
+function modelCell({ model }, { models }) {
+  return models.get(model)?.model.name ?? model ?? '–';
+}
+
+function statusCell(entry, { maySeeLogs }) {
+  return entry.error_code === null ? badge('good', t('log.ok')) : failure(entry, maySeeLogs);
+}
+
+function promptCell({ prompt_tokens: prompt, cached_tokens: cached }) {
+  return html`${f.number(prompt)}${
+    cached ? html` <small class="soft">${t('log.cached', { tokens: f.number(cached) })}</small>` : null
+  }`;
 }
 
 /** What went wrong, with status and code on request, and the way to the log lines of the request. */
