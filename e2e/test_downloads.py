@@ -118,6 +118,10 @@ async def test_a_model_is_loaded_with_the_memory_that_was_announced(
     pin = row.get_by_role("button", name="Keep loaded")
     await pin.click()
     await expect(pin).to_have_attribute("aria-pressed", "true")
+    # It would be loaded again.
     await row.get_by_role("button", name="Unload").click()
     await expect(row).to_contain_text("Not loaded")
+    await expect(pin).to_have_attribute("aria-pressed", "false")
     await expect(row.get_by_role("button", name="Load…")).to_be_visible()
+    await pin.click()
+    await expect(row.get_by_role("button", name="Unload")).to_be_visible(timeout=ENGINE_DEADLINE_MS)

@@ -26,6 +26,10 @@ export function createModelActions(app) {
     }
   }
 
+  async function setPinned(id, pinned) {
+    app.store.dispatch({ type: 'model', model: await app.api.patch(path(id), { pinned }) });
+  }
+
   const path = (id) => `/api/models/${encodeURIComponent(id)}`;
 
   return {
@@ -41,10 +45,18 @@ export function createModelActions(app) {
         const model = await app.api.post(`${path(id)}/load`, options === undefined ? {} : { options });
         app.store.dispatch({ type: 'model', model });
       }),
-    unload: (id) => run(id, 'unload', () => app.api.post(`${path(id)}/unload`)),
-    pin: (id, pinned) =>
+    /** A model that is kept loaded is not any more: it would be loaded again. */
+    unload: (id, { pinned }) =>
+      run(id, 'unload', async () => {
+        await app.api.post(`${path(id)}/unload`);
+        if (pinned) await setPinned(id, false);
+      }),
+    /** Keeps a model loaded, and loads it, or lets it be unloaded when it is idle. */
+    pin: (id, pinned, { loaded }) =>
       run(id, 'pin', async () => {
-        app.store.dispatch({ type: 'model', model: await app.api.patch(path(id), { pinned }) });
+        await setPinned(id, pinned);
+        if (pinned && !loaded)
+          app.store.dispatch({ type: 'model', model: await app.api.post(`${path(id)}/load`, {}) });
       }),
     /** Rejects on failure: the dialog shows the error. */
     remove: (id) => app.api.remove(`${path(id)}?discard=true`),

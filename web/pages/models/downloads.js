@@ -80,7 +80,8 @@ export function createDownloads(app, actions) {
     /** For the head of the group. */
     tools(state) {
       const found = running(state);
-      const rate = found.reduce((sum, each) => sum + (each.bytes_per_second ?? 0), 0);
+      // One that waits says why, and has no speed.
+      const rate = found.reduce((sum, each) => sum + (each.error ? 0 : (each.bytes_per_second ?? 0)), 0);
       return html`
         <div class="download-tools">
           ${rate ? html`<span class="download-rate">${f.rate(rate)}</span>` : null}

@@ -50,7 +50,7 @@ export function engineButtons(app, actions, item, actionState) {
       class="button small ${item.pinned ? 'tinted' : ''}"
       aria-pressed=${String(item.pinned)}
       aria-disabled=${busy}
-      @click=${() => actions.pin(model.id, !item.pinned)}
+      @click=${() => actions.pin(model.id, !item.pinned, { loaded })}
     >
       ${icon('pin')}${t('action.pin')}
     </button>
@@ -60,7 +60,7 @@ export function engineButtons(app, actions, item, actionState) {
               type="button"
               class="button small"
               aria-disabled=${busy}
-              @click=${() => actions.unload(model.id)}
+              @click=${() => actions.unload(model.id, item)}
             >${t('action.unload')}</button>`
         : null
     }`;

@@ -108,10 +108,10 @@ export function createModelPage(app, actions, id) {
         </article>
         <div class="model-sections">
           <div>
-            ${section('memory', [
-              html`<dl class="facts">${memoryFacts(item)}</dl>`,
-              memoryTable(data, errors),
-            ])}
+            ${section(
+              'memory',
+              html`<dl class="facts">${memoryFacts(item)}</dl> ${memoryTable(data, errors)}`,
+            )}
             ${section('usage', usage(data.usage, errors.usage))}
           </div>
           <div>

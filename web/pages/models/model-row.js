@@ -102,7 +102,7 @@ export function modelLine(item, { offline }) {
     case 'Registered':
       return html`
         ${progressBar(t('model.progress', { name: item.model.name }), 0, t('status.Registered'))}
-        <span>${item.error ?? t('model.waiting')}</span>${places}`;
+        <span class="model-reason">${item.error ?? t('model.waiting')}</span>${places}`;
     case 'Downloading':
       return html`
         ${progressBar(
@@ -111,7 +111,7 @@ export function modelLine(item, { offline }) {
           progressText(item),
         )}
         <span class="model-numbers">${downloadNumbers(item)}</span>
-        ${item.error ? html`<span>${item.error}</span>` : null}${places}`;
+        ${item.error ? html`<span class="model-reason">${item.error}</span>` : null}${places}`;
     case 'Paused':
       return html`<span>${t('model.kept', { size: f.bytes(item.partial.disk_bytes) })}</span>${places}`;
     case 'Error':
@@ -135,15 +135,17 @@ const isVerifying = ({ replicas, download_progress: progress }) =>
 
 function downloadNumbers(item) {
   const { download_progress: progress, downloaded_bytes: got, total_bytes: total } = item;
+  // The reason of one that waits takes the place of the rest.
+  if (item.error) return html`<strong>${f.percent(progress)}</strong>`;
   const amount = got === null ? '' : t('model.of', { downloaded: f.bytes(got), total: f.bytes(total) });
   return html`<strong>${f.percent(progress)}</strong> ${amount}${pace(item)}`;
 }
 
-/** Speed and time left. A download that waits has neither. */
+/** Speed and time left. */
 function pace(item) {
   if (isVerifying(item)) return ` · ${t('model.verifying')}`;
-  const { bytes_per_second: rate, error } = item;
-  return rate && !error ? ` · ${f.rate(rate)}${left(item)}` : '';
+  const { bytes_per_second: rate } = item;
+  return rate ? ` · ${f.rate(rate)}${left(item)}` : '';
 }
 
 const left = ({ eta_seconds: seconds }) =>
