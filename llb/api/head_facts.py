@@ -52,6 +52,6 @@ def _read_facts(request: IncomingRequest) -> HeadFacts:
             for name in DIALECT_HEADERS
             if (value := headers.get(name)) is not None and value.isascii() and value.isprintable()
         ),
-        via=via[:MAX_VIA_CHARS] if via.isascii() and via.isprintable() else "",
+        via=via[-MAX_VIA_CHARS:] if via.isascii() and via.isprintable() else "",
         session=headers.get(SESSION_HEADER),
     )

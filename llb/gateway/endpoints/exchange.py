@@ -130,9 +130,13 @@ class EndpointExchange:
         endpoint, call = self.place.endpoint, self._call
         latency_ms = (time.monotonic() - self._sent_at) * 1000
         is_stream = is_event_stream(response)
-        if call.stream and not is_stream:
+        if is_stream is not call.stream or not (is_stream or _may_be_json(response)):
+            # A page of a proxy or a portal is no answer, and no browser must take one for a page of llb.
             response.close()
-            raise self._failed("it answers a request for a stream with something else")
+            wanted = "a stream" if call.stream else "a document"
+            failed = self._failed(f"it answers a request for {wanted} with something else")
+            self._context.registry.record_failure(endpoint, failed.message, is_unreachable=False)
+            raise failed
         if self._outgoing.make_stream is not None and self._outgoing.translate_document is not None:
             self._translator = TranslatedAnswer(
                 self._outgoing.make_stream(), self._outgoing.translate_document, self._context.redact
@@ -177,7 +181,7 @@ class EndpointExchange:
         if self._call.record.principal.allowances:
             return {}
         return {
-            name.decode("ascii"): value.decode("ascii")
+            name.decode("ascii"): self._context.redact(value.decode("ascii"))
             for name, value in response.headers
             if name.startswith(_LIMIT_PREFIXES) and _LIMIT_HEADER.fullmatch(name + b":" + value)
         }
@@ -242,6 +246,11 @@ class EndpointExchange:
 
     def _failed(self, reason: str) -> errors.EndpointFailed:
         return errors.EndpointFailed(f"Endpoint '{self.place.endpoint.name}' failed: {reason}")
+
+
+def _may_be_json(response: UpstreamResponse) -> bool:
+    """Whether a document may be what its route has; some programs do not say what they send."""
+    return not response.content_type or b"json" in response.content_type.lower()
 
 
 class TranslatedAnswer:

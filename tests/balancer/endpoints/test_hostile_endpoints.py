@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -89,9 +90,38 @@ async def test_one_whose_answer_is_shorter_than_its_length(front: RunningBalance
     assert code_of(await chat(front)) == (502, "endpoint_failed")
 
 
-async def test_one_that_answers_a_stream_with_a_document(front: RunningBalancer, box: Program) -> None:
-    box.answers[CHAT] = chat_answer()
-    assert code_of(await chat(front, stream=True)) == (502, "endpoint_failed")
+async def test_one_that_answers_with_something_else(front: RunningBalancer, box: Program) -> None:
+    async def page(exchange: Exchange) -> None:
+        await exchange.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 17\r\n\r\n<script></script>"
+        )
+
+    for asked_for, given in ((True, chat_answer()), (False, stream_of(DONE)), (False, page)):
+        box.answers[CHAT] = given
+        assert code_of(await chat(front, stream=asked_for)) == (502, "endpoint_failed")
+        # Three failures in a row would open the breaker.
+        box.answers[CHAT] = chat_answer()
+        assert (await chat(front)).status_code == 200
+
+
+async def test_a_key_in_a_header_is_not_passed_on(front: RunningBalancer, box: Program) -> None:
+    [endpoint] = (await front.http.get("/api/endpoints")).json()["endpoints"]
+    path, secret = f"/api/endpoints/{endpoint['id']}", "sk-provider-0123456789abcdef"
+    assert (await front.http.patch(path, json={"key": secret})).status_code == 200
+
+    async def echo(exchange: Exchange) -> None:
+        body = json.dumps(chat_answer()).encode()
+        await exchange.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-ratelimit-limit-requests: %b\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (secret.encode(), len(body), body)
+        )
+
+    box.answers[CHAT] = echo
+    answer = await chat(front)
+    assert answer.status_code == 200
+    assert "x-ratelimit-limit-requests" in answer.headers
+    assert secret not in str(answer.headers)
+    await front.http.patch(path, json={"key": None})
 
 
 async def test_one_that_never_ends(

@@ -64,6 +64,9 @@ export default {
   'endpoints.timeout_s.hint': 'Until an answer begins, and between two parts of it',
   'endpoints.filter': 'Offered models',
   'endpoints.filter.hint': 'Comma-separated names at the endpoint. Empty: all',
+  'endpoints.prices': 'Prices',
+  'endpoints.prices.hint':
+    'JSON by model, in USD for a million tokens: {example}. Empty: from the price list',
   'spill.title': 'Spill rules',
   'spill.text':
     'Which other model answers when a model cannot, first rule first. Without a rule no request leaves its model.',

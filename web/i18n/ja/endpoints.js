@@ -62,6 +62,9 @@ export default {
   'endpoints.timeout_s.hint': '応答が始まるまで、および応答の途切れの上限',
   'endpoints.filter': '提供するモデル',
   'endpoints.filter.hint': 'エンドポイントでの名前をカンマ区切りで指定。空欄：すべて',
+  'endpoints.prices': '料金',
+  'endpoints.prices.hint':
+    'モデルごとの JSON（100 万トークンあたりの米ドル）：{example}。空欄：料金表を使用',
   'spill.title': '振り替えルール',
   'spill.text':
     'モデルが応答できないときに、代わりに応答するモデルです。上のルールから順に適用されます。ルールがなければ、リクエストは他のモデルに送られません。',

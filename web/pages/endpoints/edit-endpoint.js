@@ -1,10 +1,12 @@
-/** Dialog that changes an endpoint: name, preference, limits, models, key. */
+/** Dialog that changes an endpoint: name, preference, limits, models, prices, key. */
 
 import { html } from '../../lib/html.js';
 import { t } from '../../core/i18n.js';
 import { formDialog } from '../../components/forms/dialog.js';
 import { field } from '../../components/forms/field.js';
 import { parseModelNames, parseTags } from '../../components/forms/lists.js';
+
+const PRICES_EXAMPLE = '{"gpt-5": {"input": 1.25, "output": 10}}';
 
 /** Resolves to true if the endpoint was changed. */
 export const editEndpoint = (app, endpoint, path) =>
@@ -33,6 +35,13 @@ export const editEndpoint = (app, endpoint, path) =>
         label: t('endpoints.filter'),
         hint: t('endpoints.filter.hint'),
         value: endpoint.model_filter?.join(', ') ?? '',
+        optional: true,
+      })}
+      ${field({
+        name: 'prices',
+        label: t('endpoints.prices'),
+        hint: t('endpoints.prices.hint', { example: PRICES_EXAMPLE }),
+        value: textOfPrices(endpoint.prices),
         optional: true,
       })}
       ${
@@ -66,6 +75,23 @@ function numberOf(form, name) {
   return Number.isFinite(Number(text)) ? Number(text) : text;
 }
 
+/** Prices as JSON, without what is not set. */
+const textOfPrices = (prices) =>
+  JSON.stringify(prices, (_name, value) => (isUnset(value) ? undefined : value)) ?? '';
+
+const isUnset = (value) => value === null || (typeof value === 'object' && !Object.keys(value).length);
+
+/** Text that is no JSON is sent as it is, so that the server names the field. */
+function pricesOf(form) {
+  const text = form.get('prices').trim();
+  if (!text) return {};
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
 function patchOf(form) {
   const models = parseModelNames(form.get('models'));
   return {
@@ -76,6 +102,7 @@ function patchOf(form) {
     timeout_s: numberOf(form, 'timeout_s'),
     tags: parseTags(form.get('tags')),
     models: models.length ? models : null,
+    prices: pricesOf(form),
     ...(form.get('key') ? { key: form.get('key') } : {}),
   };
 }
