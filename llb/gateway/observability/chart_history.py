@@ -8,7 +8,9 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from msgspec import structs
 
 from llb.base.tasks import TaskSupervisor
 from llb.cluster.node_traffic import NodeTraffic, TrafficTotals
@@ -61,13 +63,13 @@ class ChartHistory:
         self._tasks = TaskSupervisor("charts")
 
     async def start(self) -> None:
-        """Load the last day, of which the last minutes have a point a minute, and begin to sample."""
+        """Load the last day, of whose last minutes the samples are alike, and begin to sample."""
         now = self._clock()
         for row in await chart_points.list_since(self._db, now - DAY_S):
             key = (row.kind, row.subject)
             self._day_of(key).append(row.point)
             if row.point.at > now - RECENT_S:
-                self._recent_of(key).append(row.point)
+                self._recent_of(key).extend(samples_like(row.point))
         self._tasks.spawn(self._run(), "sample")
 
     async def close(self) -> None:
@@ -206,6 +208,12 @@ class ChartHistory:
 def _tokens_per_second(growth: TrafficTotals, elapsed_s: float) -> float:
     # Negative where tokens that were counted turned out to be too many.
     return max(0.0, growth.tokens / elapsed_s) if elapsed_s > 0 else 0.0
+
+
+def samples_like(minute: ChartPoint) -> Iterator[ChartPoint]:
+    """Samples whose mean is `minute`: charts of the last minutes show a gap where they are further apart."""
+    for age_s in range(int(60 - SAMPLE_INTERVAL_S), -1, -int(SAMPLE_INTERVAL_S)):
+        yield structs.replace(minute, at=minute.at - age_s, requests=0 if age_s else minute.requests)
 
 
 def mean_point(points: list[ChartPoint]) -> ChartPoint:

@@ -148,7 +148,10 @@ export function createModelPage(app, actions, id) {
 }
 
 const section = (name, body) => html`
-  <section class="card model-section ${name}" aria-labelledby=${`model-${name}`}>
+  <section
+    class="card model-section ${name === 'code' ? 'whole-line' : ''}"
+    aria-labelledby=${`model-${name}`}
+  >
     <h2 id=${`model-${name}`}>${t(`model.section.${name}`)}</h2>
     ${body}
   </section>`;
