@@ -38,6 +38,10 @@ async def test_requests_have_their_cost(
         assert latest["prompt_tokens"] > 0
         assert (latest["cost_usd"] == 0.0) == is_free, (kind, latest)
         assert latest["cost_usd"] is not None
+    assert (
+        f'llb_cost_usd_total{{model="{model_of("openai", stand_ins["openai"])}"}}'
+        in (await llb.http.get("/metrics")).text
+    )
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -201,6 +205,34 @@ async def test_a_cost_that_is_not_known_is_none_and_refused_under_a_budget(
         assert limited.status_code == 200, limited.text
     else:
         assert (limited.status_code, limited.json()["error"]["code"]) == refusal
+
+
+async def test_an_administrator_prices_a_service_tier(
+    llb: RunningBalancer, key: str, stand_ins: dict[str, ProviderStandIn], budgets: Any
+) -> None:
+    model = model_of("openai", stand_ins["openai"])
+    endpoints = (await llb.http.get("/api/endpoints")).json()["endpoints"]
+    path = next(f"/api/endpoints/{each['id']}" for each in endpoints if each["name"] == "openai")
+    rates = {"input": 2.0, "output": 4.0, "service_tiers": {"batch": {"input": 1.0, "output": 2.0}}}
+    assert (await llb.http.patch(path, json={"prices": {"*": rates}})).status_code == 200
+    await budgets({"scope": "provider", "id": "openai", "period": "day", "limit_usd": 1000.0})
+    body = {"model": model, "messages": [{"role": "user", "content": "one two"}], "max_tokens": 5}
+    headers = {"Authorization": f"Bearer {key}"}
+    for tier, factor in ((None, 2.0), ("batch", 1.0)):
+        fields = {} if tier is None else {"service_tier": tier}
+        answer = await llb.http.post("/v1/chat/completions", json={**body, **fields}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        [latest, *_] = await history_of(llb, model)
+        usd = factor * (latest["prompt_tokens"] + 2 * latest["completion_tokens"]) / 1e6
+        assert latest["cost_usd"] == pytest.approx(usd)
+    # Without a price it is refused, not free.
+    refused = await llb.http.post(
+        "/v1/chat/completions", json={**body, "service_tier": "flex"}, headers=headers
+    )
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "service_tier")
+    bad = await llb.http.patch(path, json={"prices": {"*": {"input": -1}}})
+    assert (bad.status_code, bad.json()["error"]["param"]) == (400, "prices")
+    assert (await llb.http.patch(path, json={"prices": {}})).status_code == 200
 
 
 async def test_a_client_that_leaves_is_billed_for_what_was_generated(
