@@ -16,7 +16,10 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _METADATA_ADDRESSES = frozenset(
     map(ip_address, ("100.100.100.200", "192.0.0.192", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254"))
 )
-_NAT64 = IPv6Network("64:ff9b::/96")
+# The well-known prefix, and the one for networks of their own.
+_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+# Third quarter of an address of an ISATAP tunnel, with and without the bit for a global one.
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _VERSION_SEGMENT = re.compile(r"v\d+\w*|openai")
 # What a path may have besides letters and digits; `%` belongs to an escape that is there already.
@@ -158,7 +161,8 @@ def _with_embedded(text: str) -> list[IPv4Address | IPv6Address]:
             found.append(address.sixtofour)
         if address.teredo is not None:
             found.extend(address.teredo)
-        if address in _NAT64 or int(address) >> 32 == 0:
+        is_tunnel = int(address) >> 32 & 0xFFFFFFFF in _ISATAP
+        if is_tunnel or any(address in network for network in _NAT64) or int(address) >> 32 == 0:
             found.append(IPv4Address(int(address) & 0xFFFFFFFF))
         if address == IPv6Address("::1"):
             return [address]

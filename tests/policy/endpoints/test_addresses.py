@@ -41,7 +41,8 @@ def test_paths(text: str, api_path: str, root_path: str, host_header: str) -> No
         "http://box/a b", "http://box\\@evil", "http://box:0", "http://box:99999", "http://box/../x",
         "http://169.254.169.254", "http://[::ffff:a9fe:a9fe]", "http://[fd00:ec2::254]", "http://0.0.0.0",
         "http://224.0.0.1", "http://100.100.100.200", "http://[64:ff9b::a9fe:a9fe]", "http://[2002:a9fe:a9fe::]",
-        "http://metadata.google.internal.",
+        "http://metadata.google.internal.", "http://[64:ff9b:1::a9fe:a9fe]",
+        "http://[2001:db8::5efe:a9fe:a9fe]", "http://[fd00::200:5efe:a9fe:a9fe]", "http://[::a9fe:a9fe]",
     ],
 )  # fmt: skip
 def test_urls_that_are_refused(text: str) -> None:
