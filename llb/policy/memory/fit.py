@@ -121,8 +121,8 @@ def _reason_for_less(request: FitRequest, plan: LoadPlan) -> str | None:
         )
     if plan.cache_type is not KvCacheType.F16:
         sentences.append(
-            f"The KV cache is kept as {plan.cache_type} instead of f16, which takes half the memory and may"
-            " change answers a little."
+            f"The KV cache is kept as {plan.cache_type} instead of f16: it takes half the memory, prompts are"
+            " computed more slowly, and answers may differ."
         )
     if plan.expert_layers_on_host:
         layers = f"{plan.expert_layers_on_host} of {len(request.shape.layers)} layers"
