@@ -40,29 +40,48 @@ print("<b>code</b>")
 """
 
 
-@async_fixture()
-async def talking(
-    make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, chat_gguf: Path, tmp_path: Path
+async def start_two_models(
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, folder: Path, second: str, file: Path
 ) -> RunningBalancer:
-    """SmolLM2 and a small model that talks nonsense, both Ready; the latter is said to see."""
-    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+    """A small model that talks nonsense and is said to see, and `second` of `file`, both Ready."""
+    hub.add_repo(f"test/{second.lower()}", {f"{second.lower()}.gguf": file})
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(
-        tmp_path / "talk.json",
+        folder / "talk.json",
         {
             "id": "chat",
             "name": "Chatterbox",
             "size_bytes": chat_gguf.stat().st_size,
             "capabilities": ["TextGeneration", "ImageUnderstanding"],
         },
-        {"id": "smollm2", "name": "SmolLM2", "size_bytes": smollm2.stat().st_size,
-         "required_memory_bytes": 300_000_000},
-    )  # fmt: skip
+        {
+            "id": second.lower(),
+            "name": second,
+            "size_bytes": file.stat().st_size,
+            "required_memory_bytes": 300_000_000,
+        },
+    )
     llb = await make_llb(catalog=catalog, context=2048).start()
     await llb.wait_until_online()
-    await llb.pull_model("smollm2")
+    await llb.pull_model(second.lower())
     await llb.pull_model("chat")
     return llb
+
+
+@async_fixture()
+async def talking(
+    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
+) -> RunningBalancer:
+    """`chat`, and `reader`, which does not see."""
+    return await start_two_models(make_llb, hub, chat_gguf, tmp_path, "Reader", chat_gguf)
+
+
+@async_fixture()
+async def writing(
+    make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, chat_gguf: Path, tmp_path: Path
+) -> RunningBalancer:
+    """`chat`, and SmolLM2, which takes its time."""
+    return await start_two_models(make_llb, hub, chat_gguf, tmp_path, "SmolLM2", smollm2)
 
 
 async def ask(page: Page, text: str) -> None:
@@ -82,9 +101,9 @@ def busy_slots(llb: RunningBalancer) -> int:
 
 
 async def test_stop_stops_the_engine_and_the_conversation_stays(
-    talking: RunningBalancer, visitors: VisitorFactory
+    writing: RunningBalancer, visitors: VisitorFactory
 ) -> None:
-    visitor = await visitors(talking)
+    visitor = await visitors(writing)
     page = await visitor.open("/playground?model=smollm2")
     await keep_answering(page)
     await ask(page, "Count from one to a thousand, in words.")
@@ -93,7 +112,7 @@ async def test_stop_stops_the_engine_and_the_conversation_stays(
     await page.get_by_role("button", name="Stop").click()
     await expect(log).to_contain_text("Stopped.")
     await expect(page.get_by_role("button", name="Send")).to_be_visible()
-    await wait_until(lambda: busy_slots(talking) == 0)
+    await wait_until(lambda: busy_slots(writing) == 0)
 
     await page.reload()
     await expect(page.get_by_role("log")).to_contain_text("Count from one to a thousand")
@@ -163,7 +182,7 @@ async def test_enter_that_chooses_a_word_does_not_send(
 
 
 async def test_pictures_go_to_models_that_see(talking: RunningBalancer, visitors: VisitorFactory) -> None:
-    page = await (await visitors(talking)).open("/playground?model=smollm2")
+    page = await (await visitors(talking)).open("/playground?model=reader")
     await expect(page.get_by_role("textbox", name="Message")).to_be_visible()
     await expect(page.get_by_label("Attach images")).to_have_count(0)
     await page.get_by_role("combobox", name="Model").select_option("chat")

@@ -22,6 +22,7 @@ from tests.hub import HubStandIn, smollm2_path, tiny_gguf
 pytest_plugins = ("tests.timeouts",)
 
 TINY_BYTES = 300_000
+ENDLESS_CONTEXT = 65_536
 
 # A shell starts what runs behind it deaf to Ctrl-C, nohup deaf to the closing of the terminal, and children
 # inherit that; the commands under test must hear both.
@@ -84,6 +85,15 @@ def smollm2() -> Path:
 def chat_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A chat model of a few hundred kilobytes with random weights: it loads at once and talks nonsense."""
     return write_chat_model(tmp_path_factory.mktemp("models") / "chat.gguf")
+
+
+@pytest.fixture(scope="session")
+def endless_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `chat_gguf`, with room for `ENDLESS_CONTEXT` tokens: what it writes goes on until it is stopped.
+
+    It loads and is pulled with a tenth of the work of SmolLM2.
+    """
+    return write_chat_model(tmp_path_factory.mktemp("models") / "endless.gguf", context=ENDLESS_CONTEXT)
 
 
 @pytest.fixture

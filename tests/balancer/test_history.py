@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.closing_clients import CLIENTS, CLOSES, run_closing_clients, wrong_records
-from tests.conftest import BalancerFactory
+from tests.conftest import ENDLESS_CONTEXT, BalancerFactory
 from tests.ggufs import write_embedding_model
 from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
@@ -24,20 +24,27 @@ ENDLESS = {"stream": True, "max_tokens": 100_000, "ignore_eos": True}
 
 @pytest.fixture
 def make_chatting(
-    make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, smollm2: Path, tmp_path: Path
+    make_llb: BalancerFactory,
+    hub: HubStandIn,
+    chat_gguf: Path,
+    endless_gguf: Path,
+    smollm2: Path,
+    tmp_path: Path,
 ) -> BalancerFactory:
     """Factory of balancers for `start_chatting`."""
     embedding = write_embedding_model(tmp_path / "embedding.gguf")
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
+    hub.add_repo("test/endless", {"endless.gguf": endless_gguf})
     hub.add_repo("test/embed", {"embed.gguf": embedding})
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     catalog = write_catalog(
         tmp_path / "chatting.json",
         {"id": "chat", "size_bytes": chat_gguf.stat().st_size},
+        {"id": "endless", "size_bytes": endless_gguf.stat().st_size},
         {"id": "embed", "size_bytes": embedding.stat().st_size, "capabilities": ["Embedding"]},
         {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "required_memory_bytes": 300_000_000},
     )
-    return lambda **settings: make_llb(catalog=catalog, **settings)
+    return lambda **settings: make_llb(catalog=catalog, context=ENDLESS_CONTEXT, **settings)
 
 
 async def start_chatting(llb: RunningBalancer, *models: str) -> RunningBalancer:
@@ -152,17 +159,17 @@ async def test_rejected_requests_are_recorded(make_chatting: BalancerFactory) ->
 
 
 async def test_requests_without_a_slot_are_recorded(make_chatting: BalancerFactory) -> None:
-    llb = await start_chatting(make_chatting(parallel=1, max_queue=1, queue_timeout_s=1.0), "smollm2")
+    llb = await start_chatting(make_chatting(parallel=1, max_queue=1, queue_timeout_s=1.0), "endless")
     # On a busy machine the load takes longer than the queue timeout.
-    await llb.app.agent.load_model("smollm2")
-    await ask(llb, model="smollm2", max_tokens=1)
-    body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
+    await llb.app.agent.load_model("endless")
+    await ask(llb, model="endless", max_tokens=1)
+    body = {"model": "endless", "messages": QUESTION, **ENDLESS}
     async with llb.http.stream("POST", "/v1/chat/completions", json=body) as first:
         chunks = first.aiter_bytes()
         await anext(chunks)
-        waiting = asyncio.create_task(ask(llb, model="smollm2", max_tokens=1))
+        waiting = asyncio.create_task(ask(llb, model="endless", max_tokens=1))
         await wait_until(lambda: llb.app.admission.snapshot()[0].queued)
-        assert (await ask(llb, model="smollm2")).json()["error"]["code"] == "queue_full"
+        assert (await ask(llb, model="endless")).json()["error"]["code"] == "queue_full"
         assert (await waiting).json()["error"]["code"] == "queue_timeout"
     _, running, timed_out, full = await logged_requests(llb, 4)
     assert (full["status"], full["error_code"]) == (503, "queue_full")
@@ -175,13 +182,13 @@ async def test_requests_without_a_slot_are_recorded(make_chatting: BalancerFacto
 
 
 async def test_disconnected_clients_are_recorded(make_chatting: BalancerFactory) -> None:
-    llb = await start_chatting(make_chatting(parallel=1), "smollm2")
-    await ask(llb, model="smollm2", max_tokens=1)
-    body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
+    llb = await start_chatting(make_chatting(parallel=1), "endless")
+    await ask(llb, model="endless", max_tokens=1)
+    body = {"model": "endless", "messages": QUESTION, **ENDLESS}
     async with llb.http.stream("POST", "/v1/chat/completions", json=body) as reader:
         chunks = reader.aiter_bytes()
         await anext(chunks)
-        waiting = asyncio.create_task(ask(llb, model="smollm2"))
+        waiting = asyncio.create_task(ask(llb, model="endless"))
         await wait_until(lambda: llb.app.admission.snapshot()[0].queued)
         waiting.cancel()
         await asyncio.wait({waiting})
@@ -196,10 +203,10 @@ async def test_disconnected_clients_are_recorded(make_chatting: BalancerFactory)
 
 
 async def test_an_engine_crash_during_a_stream_is_recorded(make_chatting: BalancerFactory) -> None:
-    llb = await start_chatting(make_chatting(), "smollm2")
-    await ask(llb, model="smollm2", max_tokens=1)
+    llb = await start_chatting(make_chatting(), "endless")
+    await ask(llb, model="endless", max_tokens=1)
     [pid] = [engine.process.pid for engine in llb.app.engine_pool._all_engines() if engine.process.pid]
-    body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
+    body = {"model": "endless", "messages": QUESTION, **ENDLESS}
     async with llb.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         lines = answer.aiter_lines()
         await anext(lines)
@@ -212,9 +219,9 @@ async def test_an_engine_crash_during_a_stream_is_recorded(make_chatting: Balanc
 async def test_history_survives_a_restart_with_the_requests_that_ran_at_the_stop(
     make_chatting: BalancerFactory,
 ) -> None:
-    llb = await start_chatting(make_chatting(), "smollm2")
-    await ask(llb, model="smollm2", max_tokens=1)
-    body = {"model": "smollm2", "messages": QUESTION, **ENDLESS}
+    llb = await start_chatting(make_chatting(), "endless")
+    await ask(llb, model="endless", max_tokens=1)
+    body = {"model": "endless", "messages": QUESTION, **ENDLESS}
     async with (
         httpx.AsyncClient(base_url=llb.url, headers=llb.http.headers, timeout=30, trust_env=False) as client,
         client.stream("POST", "/v1/chat/completions", json=body) as answer,

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from llb.policy.routing import Throughput
-from tests.conftest import balancer_factory
+from tests.conftest import ENDLESS_CONTEXT, balancer_factory
 from tests.ggufs import write_embedding_model
 from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
@@ -29,7 +29,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @asynccontextmanager
-async def talking_balancer(folder: Path, smollm2: Path) -> AsyncIterator[RunningBalancer]:
+async def talking_balancer(
+    folder: Path, smollm2: Path, *, context: int = 2048
+) -> AsyncIterator[RunningBalancer]:
     """Balancer with SmolLM2 and a small embedding model, both Ready."""
     embedding = write_embedding_model(folder / "embedding.gguf")
     catalog = write_catalog(
@@ -43,7 +45,7 @@ async def talking_balancer(folder: Path, smollm2: Path) -> AsyncIterator[Running
         hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
         hub.add_repo("test/embed", {"embed.gguf": embedding})
         async with balancer_factory(folder / "home", hub, catalog) as make:
-            llb = await make(context=2048).start()
+            llb = await make(context=context).start()
             await llb.wait_until_online()
             await llb.pull_model("smollm2")
             await llb.pull_model("embed")
@@ -60,6 +62,15 @@ async def talking(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> As
 async def fresh(tmp_path: Path, smollm2: Path) -> AsyncIterator[RunningBalancer]:
     """As `talking`, for one test: nothing was loaded or asked."""
     async with talking_balancer(tmp_path, smollm2) as llb:
+        yield llb
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def small(tmp_path: Path, endless_gguf: Path) -> AsyncIterator[RunningBalancer]:
+    """As `fresh`, with a model that is loaded at once and writes until it is stopped, in SmolLM2's name: for
+    what does not depend on the model.
+    """
+    async with talking_balancer(tmp_path, endless_gguf, context=ENDLESS_CONTEXT) as llb:
         yield llb
 
 
@@ -133,12 +144,12 @@ async def test_a_chat_model_does_not_embed(talking: RunningBalancer) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
 
 
-async def test_concurrent_first_requests_cause_one_load(fresh: RunningBalancer) -> None:
-    answers = await asyncio.gather(*(chat(fresh, max_tokens=2) for _ in range(6)))
+async def test_concurrent_first_requests_cause_one_load(small: RunningBalancer) -> None:
+    answers = await asyncio.gather(*(chat(small, max_tokens=2) for _ in range(6)))
     assert [answer.status_code for answer in answers] == [200] * 6
-    [engine] = fresh.app.engine_pool.engine_reports()
+    [engine] = small.app.engine_pool.engine_reports()
     assert engine.model_id == "smollm2"
-    node = (await fresh.http.get("/api/nodes")).json()["nodes"][0]
+    node = (await small.http.get("/api/nodes")).json()["nodes"][0]
     assert node["slots"] == 4
 
 
@@ -167,17 +178,17 @@ async def test_a_disconnected_client_frees_its_slot(talking: RunningBalancer) ->
     await wait_until(lambda: upstream.open_connections == upstream.idle_connections)
 
 
-async def test_a_killed_engine_fails_one_request_and_restarts(fresh: RunningBalancer) -> None:
-    await chat(fresh, max_tokens=1)
-    [pid] = [engine.process.pid for engine in fresh.app.engine_pool._all_engines() if engine.process.pid]
-    stream = fresh.http.stream(
+async def test_a_killed_engine_fails_one_request_and_restarts(small: RunningBalancer) -> None:
+    await chat(small, max_tokens=1)
+    [pid] = [engine.process.pid for engine in small.app.engine_pool._all_engines() if engine.process.pid]
+    stream = small.http.stream(
         "POST",
         "/v1/chat/completions",
         json={
             "model": "smollm2",
             "messages": QUESTION,
             "stream": True,
-            "max_tokens": 1500,
+            "max_tokens": 100_000,
             "ignore_eos": True,
         },
     )
@@ -190,7 +201,7 @@ async def test_a_killed_engine_fails_one_request_and_restarts(fresh: RunningBala
     assert last["error"]["code"] == "engine_failed"
     # During the backoff requests fail.
     async with asyncio.timeout(20):
-        while (answer := await chat(fresh, max_tokens=1)).status_code != 200:
+        while (answer := await chat(small, max_tokens=1)).status_code != 200:
             assert answer.json()["error"]["code"] == "engine_failed"
             await asyncio.sleep(0.05)
 
@@ -212,24 +223,24 @@ async def test_deleting_a_model_lets_a_running_answer_finish(fresh: RunningBalan
     assert not (fresh.home / "models" / "smollm2").exists()
 
 
-async def test_unloading_frees_the_memory_of_a_pinned_model(fresh: RunningBalancer) -> None:
-    await chat(fresh, max_tokens=1)
-    assert (await fresh.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
-    assert (await fresh.http.get("/api/models/smollm2")).json()["pinned"]
-    await fresh.wait_until(lambda: fresh.app.engine_pool.engine_reports()[0].pinned)
-    assert (await fresh.http.post("/api/models/smollm2/unload")).status_code == 204
-    assert fresh.app.engine_pool.memory_used_bytes == 0
-    assert (await chat(fresh, max_tokens=1)).status_code == 200
-    answer = await fresh.http.post("/api/models/absent/unload")
+async def test_unloading_frees_the_memory_of_a_pinned_model(small: RunningBalancer) -> None:
+    await chat(small, max_tokens=1)
+    assert (await small.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
+    assert (await small.http.get("/api/models/smollm2")).json()["pinned"]
+    await small.wait_until(lambda: small.app.engine_pool.engine_reports()[0].pinned)
+    assert (await small.http.post("/api/models/smollm2/unload")).status_code == 204
+    assert small.app.engine_pool.memory_used_bytes == 0
+    assert (await chat(small, max_tokens=1)).status_code == 200
+    answer = await small.http.post("/api/models/absent/unload")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_registered")
 
 
-async def test_traffic_of_a_node_is_counted(fresh: RunningBalancer) -> None:
-    node = fresh.app.agent.node_id
+async def test_traffic_of_a_node_is_counted(small: RunningBalancer) -> None:
+    node = small.app.agent.node_id
     totals = []
     for _ in range(2):
-        await chat(fresh, max_tokens=5)
-        totals.append(fresh.app.view.traffic.node_totals(node))
+        await chat(small, max_tokens=5)
+        totals.append(small.app.view.traffic.node_totals(node))
     assert [total.answered for total in totals] == [1, 2]
     assert 0 < totals[0].tokens < totals[1].tokens
 

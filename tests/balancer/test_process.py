@@ -25,15 +25,24 @@ QUESTION = {"model": "smollm2", "messages": [{"role": "user", "content": "Count.
 
 
 @pytest.fixture
-def served(hub: HubStandIn, smollm2: Path, tmp_path: Path) -> Iterator[LlbProcess]:
-    """Running process with SmolLM2 in its catalogue."""
+def served(hub: HubStandIn, smollm2: Path, chat_gguf: Path, tmp_path: Path) -> Iterator[LlbProcess]:
+    """Running process with SmolLM2 and a small model in its catalogue."""
     hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(
         tmp_path / "c.json",
         {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "required_memory_bytes": 300_000_000},
         {"id": "tiny", "size_bytes": 300_000},
+        {"id": "chat", "size_bytes": chat_gguf.stat().st_size},
     )
-    process = LlbProcess(tmp_path / "home", "--catalog", str(catalog), HF_ENDPOINT=hub.url)
+    process = LlbProcess(
+        tmp_path / "home",
+        "--catalog",
+        str(catalog),
+        HF_ENDPOINT=hub.url,
+        # On a busy machine SmolLM2 takes its time for thirty tokens.
+        LLB_DRAIN_TIMEOUT="60s",
+    )
     with process:
         yield process
 
@@ -127,7 +136,7 @@ def test_a_graceful_stop_finishes_streams_and_ends_engines_and_downloads(
         process.send_signal(number)
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
-    assert process.wait(15) == 0
+    assert process.wait(60) == 0
     _, alive = psutil.wait_procs(engines, timeout=5)
     assert alive == []
     assert not (served.home / "run.json").exists()
@@ -171,9 +180,10 @@ def test_kill_9_during_a_pull_loses_nothing(served: LlbProcess, hub: HubStandIn,
 
 
 def test_kill_9_ends_the_engines(served: LlbProcess) -> None:
-    served.register_model("smollm2")
-    served.wait_for_status("smollm2", "Ready")
-    served.http.post("/v1/chat/completions", json={**QUESTION, "stream": False, "max_tokens": 1})
+    served.register_model("chat")
+    served.wait_for_status("chat", "Ready")
+    body = {**QUESTION, "model": "chat", "stream": False, "max_tokens": 1}
+    served.http.post("/v1/chat/completions", json=body)
     engines = children_of(served.pid)
     assert len(engines) == 1
     environ = engines[0].environ()
@@ -192,7 +202,7 @@ def test_sighup_reloads_and_interrupts_no_stream(served: LlbProcess) -> None:
         lines = answer.iter_lines()
         next(lines)
         os.kill(served.pid, signal.SIGHUP)
-        wait_until(lambda: "the catalogue was read again: 2 models, 0 of them new" in served.log.read_text())
+        wait_until(lambda: "the catalogue was read again: 3 models, 0 of them new" in served.log.read_text())
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
     assert served.stop() == 0
