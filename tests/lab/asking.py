@@ -108,6 +108,13 @@ def drain_nodes(cluster: LabCluster, *names: str) -> None:
         cluster.balancer.http.patch(f"/api/nodes/{view['id']}", json=body).raise_for_status()
 
 
+def looking_s(cluster: LabCluster) -> float:
+    """Seconds that `busy_nodes` takes now: so late a busy machine says what has happened."""
+    began_s = time.monotonic()
+    busy_nodes(cluster)
+    return time.monotonic() - began_s
+
+
 def busy_nodes(cluster: LabCluster) -> list[str]:
     """The nodes that answer something now."""
     return [name for name, view in cluster.node_views().items() if view["active_requests"]]

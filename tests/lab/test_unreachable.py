@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lan
-from tests.lab.asking import BackgroundRequest, busy_nodes, chat_body, drain_nodes, open_client
+from tests.lab.asking import (
+    BackgroundRequest,
+    busy_nodes,
+    chat_body,
+    drain_nodes,
+    looking_s,
+    open_client,
+)
 from tests.lab.cluster import BALANCER, LabCluster
 from tests.lab.conftest import ClusterFactory, require_cables
 from tests.lab.records import summarize_attempts
@@ -116,13 +123,15 @@ def test_what_waits_there_moves_within_a_second(cabled: Lan, cluster: LabCluster
         wait_until(lambda: busy_nodes(cluster) == [HIDDEN])
         time.sleep(0.5)  # meanwhile its engine says how far it is with the prompt
         drain_nodes(cluster, BALANCER)
+        late_s = looking_s(cluster)
         if way == "kill -9":
             cluster.nodes[HIDDEN].kill()
         else:
             cabled.cut_cable(cluster.nodes[HIDDEN].host)
         gone_s = time.monotonic()
         wait_until(lambda: busy_nodes(cluster) == [OPEN])
-        assert time.monotonic() - gone_s < AT_MOST_S
+        moved_s = time.monotonic() - gone_s
+        assert moved_s < AT_MOST_S + 4 * max(late_s, looking_s(cluster))
         asking.wait_hurried(cluster, OPEN)
         assert (asking.status, asking.node, asking.error) == (200, OPEN, None)
 
