@@ -35,6 +35,11 @@ def test_flag_over_environment_over_file(tmp_path: Path) -> None:
     assert config.allowed_hosts == ("a", "b")
 
 
+def test_variables_of_the_commands_and_of_the_installer_are_no_unknown_settings(tmp_path: Path) -> None:
+    names = ("LLB_ENGINE", "LLB_ENGINE_INDEX", "LLB_UNLOCKED", "LLB_URL")
+    assert load(tmp_path, {}, dict.fromkeys(names, "1")) == load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("flags", "env", "toml", "on"),
     [

@@ -21,6 +21,7 @@ from llb.config.settings import (
     DEFAULT_HOST,
     DEFAULT_HUB_ENDPOINT,
     FILE_ENVIRONMENT,
+    INSTALLER_ENVIRONMENT,
     SECRET_FIELDS,
     SETTINGS,
     Setting,
@@ -143,7 +144,8 @@ def load_config(flags: Mapping[str, str | list[str]], env: Mapping[str, str] | N
     `flags` has texts by `Setting.field`; a repeatable flag has a list of texts.
     """
     env = os.environ if env is None else env
-    known = {setting.env for setting in SETTINGS} | CLI_ENVIRONMENT | FILE_ENVIRONMENT
+    others = CLI_ENVIRONMENT | FILE_ENVIRONMENT | INSTALLER_ENVIRONMENT
+    known = {setting.env for setting in SETTINGS} | others
     for name in sorted(env):
         if name.startswith("LLB_") and name not in known:
             raise SetupError(f"Unknown setting {name} in the environment.")
