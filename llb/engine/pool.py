@@ -34,6 +34,8 @@ __all__ = ["EngineFiles", "EnginePool", "KeepAlive", "Lease"]
 log = logging.getLogger(__name__)
 
 MIN_LOAD_TIMEOUT_S = 120.0
+# Drivers compile what a build has no code for, at the first load and without a word.
+MIN_GPU_LOAD_TIMEOUT_S = 600.0
 # A slow disk; a load that takes longer is considered to hang.
 MIN_LOAD_BYTES_PER_S = 20_000_000
 REPORT_INTERVAL_S = 0.5
@@ -340,10 +342,11 @@ class EnginePool:
     def _start_load(self, engine: ModelEngine, plan: EnginePlan) -> None:
         if engine.memory_failures:
             log.warning(
-                "model %s ran out of memory while it was loaded; loading it with %d tokens for each slot and "
-                "%d layers on GPUs",
+                "model %s ran out of memory while it was loaded; loading it with %d tokens for each slot, a KV "
+                "cache in %s and %d layers on GPUs",
                 engine.model_id,
                 plan.spec.context_length,
+                plan.spec.kv_cache_type,
                 sum(plan.spec.gpu_layers),
             )
         engine.begin_load(plan)
@@ -399,7 +402,8 @@ class EnginePool:
             self._schedule()
 
     async def _load(self, engine: ModelEngine, plan: EnginePlan) -> None:
-        deadline_s = max(MIN_LOAD_TIMEOUT_S, plan.memory.total_bytes / MIN_LOAD_BYTES_PER_S)
+        least_s = MIN_GPU_LOAD_TIMEOUT_S if any(plan.spec.gpu_layers) else MIN_LOAD_TIMEOUT_S
+        deadline_s = max(least_s, plan.memory.total_bytes / MIN_LOAD_BYTES_PER_S)
         progress_task = self._tasks.spawn(self._report_progress(engine), f"{engine.model_id}.progress")
         try:
             await engine.process.start(plan.spec, deadline_s=deadline_s)

@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +87,26 @@ class VulkanServer:
         raise AssertionError("llama-server ended before it had allocated its buffers:\n" + "".join(lines))
 
 
-def read_own_buffers(spec: EngineSpec, build: EngineBuild | None = None) -> list[EngineBuffer]:
+@dataclass(frozen=True)
+class VulkanBuild:
+    """A build of llb's own engine with Vulkan, and the driver."""
+
+    build: EngineBuild
+    driver: VulkanDriver
+
+    def read_buffers(self, spec: EngineSpec) -> list[EngineBuffer]:
+        """Return the buffers of an engine with as many devices as `spec` has."""
+        environment = {**os.environ, **self.driver.environment(len(spec.gpu_layers))}
+        return read_own_buffers(spec, self.build, environment)
+
+
+def read_own_buffers(
+    spec: EngineSpec, build: EngineBuild | None = None, environment: Mapping[str, str] = os.environ
+) -> list[EngineBuffer]:
     """Return the buffers of llb's own engine: of the installed build, or of another one."""
     with subprocess.Popen(
         engine_command(),
-        env=engine_environment(os.environ, build),
+        env=engine_environment(environment, build),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

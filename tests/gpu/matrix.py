@@ -1,6 +1,7 @@
 """Matrix of architectures, devices and shares on GPUs: the planner's estimate and the engine's buffers.
 
-With layers on GPUs the engine is llama-server with Vulkan; without, it is llb's own worker, which hides GPUs.
+With layers on GPUs the engine is llama-server with Vulkan, or a build of llb's own with it; without, it is
+the installed one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from llb.policy.memory import (
 )
 from llb.wire import KvCacheType
 from tests.ggufs import write_chat_model, write_embedding_model, write_projector
-from tests.gpu.llama_server import VulkanServer, read_own_buffers
+from tests.gpu.llama_server import VulkanBuild, VulkanServer, read_own_buffers
 
 MAX_DEVICES = 3
 SHARES = ("full", "partial", "none")
@@ -148,14 +149,16 @@ def write_model(architecture: Architecture, folder: Path) -> Model:
     )
 
 
-def run_case(case: Case, model: Model, server: VulkanServer) -> list[Comparison]:
+def run_case(case: Case, model: Model, engine: VulkanServer | VulkanBuild) -> list[Comparison]:
     """Return the comparison of every buffer of the engine that the planner describes."""
     estimate, spec = plan_case(case, model)
     names = [f"Vulkan{index}" for index in range(case.devices)]
-    if any(spec.gpu_layers):
-        buffers = server.read_buffers(_arguments(spec), devices=case.devices)
-    else:
+    if not any(spec.gpu_layers):
         buffers = read_own_buffers(spec)
+    elif isinstance(engine, VulkanBuild):
+        buffers = engine.read_buffers(spec)
+    else:
+        buffers = engine.read_buffers(_arguments(spec), devices=case.devices)
     return list(compare(estimate, buffers, model, names))
 
 

@@ -38,11 +38,11 @@ DEADLINE_S = 900.0
 ANSWER_TOKENS = 8
 SMOLLM2, SECOND, THIRD = "smollm2", "second", "third"
 # With 512 MiB for the driver it takes more than half of a device of 2 GiB. So does SmolLM2: both do not fit.
-_SECOND_MODEL: dict[str, Any] = {"layers": 8, "embd": 512, "heads": 8, "kv_heads": 8, "ff": 1408}
+_SECOND_MODEL: dict[str, Any] = {"layers": 4, "embd": 1024, "heads": 16, "kv_heads": 16, "ff": 512}
 _SECOND_MODEL |= {"vocab": 4000, "context": 8192}
 # More slots than one device has memory for.
 _SPLIT_SLOTS = 8
-# Of llb and its engine: less than SmolLM2 takes with the context that is planned first.
+# Of llb and its engine: less than the second model takes with the context that is planned first.
 _DATA_LIMIT_BYTES = 700 * MIB
 _KV = (BufferPurpose.KV, BufferPurpose.STATE)
 
@@ -193,12 +193,12 @@ class ProductRun:
     def run_out_of_memory(self) -> None:
         """The driver gets no memory for the plan: the next ones are smaller, and the log says so."""
         with self.start(kind=_LimitedLlb) as llb:
-            engine = self.chat(llb, SMOLLM2)
+            engine = self.chat(llb, SECOND)
             lines = [line for line in llb.log.read_text().splitlines() if "ran out of memory" in line]
             for line in lines:
                 self.report(f"  {line}")
             assert any("loading it with" in line for line in lines)
-            buffers = _buffers(llb, SMOLLM2)
+            buffers = _buffers(llb, SECOND)
             on_gpu = sum(buffer.size_bytes for buffer in buffers if buffer.device is not None)
             self.report(f"  {engine['context_length']} tokens for each slot, {on_gpu / MIB:.0f} MiB on GPUs")
             assert on_gpu
@@ -275,7 +275,8 @@ def _ask(llb: LlbProcess, model: str, tokens: int) -> dict[str, Any]:
         answer = llb.http.post("/v1/chat/completions", json=question, timeout=DEADLINE_S)
         if answer.status_code == 200:
             return dict(answer.json())
-        assert answer.status_code == 503, answer.text
+        # It is being loaded, or that has failed.
+        assert answer.status_code in (502, 503), answer.text
         assert time.monotonic() < deadline, answer.text
         time.sleep(0.2)
 
