@@ -41,7 +41,7 @@ SMOLLM2, SECOND, THIRD = "smollm2", "second", "third"
 _SECOND_MODEL: dict[str, Any] = {"layers": 4, "embd": 1024, "heads": 16, "kv_heads": 16, "ff": 512}
 _SECOND_MODEL |= {"vocab": 4000, "context": 8192}
 # More slots than one device has memory for.
-_SPLIT_SLOTS = 8
+_SPLIT_SLOTS = 12
 # Of llb and its engine: less than the second model takes with the context that is planned first.
 _DATA_LIMIT_BYTES = 700 * MIB
 _KV = (BufferPurpose.KV, BufferPurpose.STATE)
@@ -101,8 +101,8 @@ class ProductRun:
             self.evict(llb)
         if self.devices > 1:
             with self.start("--parallel", str(_SPLIT_SLOTS)) as llb:
-                self.chat(llb, SMOLLM2)
-                self.compare_with_plan(llb, SMOLLM2)
+                self.chat(llb, SECOND)
+                assert self.compare_with_plan(llb, SECOND) == self.devices
         self.run_out_of_memory()
         with self.start() as llb:
             self.remove_build(llb)
@@ -121,7 +121,8 @@ class ProductRun:
         findings = json.loads(self.command("doctor", "--port", "0", "--json", status=None))["findings"]
         details = [finding["detail"] for finding in findings if finding["check"] == "engine"]
         self.report(f"doctor: {details[0]}")
-        assert f"build {VULKAN}, computes on llvmpipe" in details[0]
+        assert f"build {VULKAN}, computes on" in details[0]
+        assert details[0].count("llvmpipe") == self.devices
 
     def check_what_is_said(self, llb: LlbProcess) -> None:
         """The first lines of the log, /api/nodes, /api/system and the metrics name build and devices."""
@@ -154,8 +155,8 @@ class ProductRun:
         )
         return dict(engine)
 
-    def compare_with_plan(self, llb: LlbProcess, model: str) -> None:
-        """What llama.cpp has allocated on each device is what `llb fit` says."""
+    def compare_with_plan(self, llb: LlbProcess, model: str) -> int:
+        """What llama.cpp has allocated on each device is what `llb fit` says; returns the devices it uses."""
         buffers = _buffers(llb, model)
         plan = llb.http.get(f"/api/models/{model}/fit").json()
         used = [device for device in plan["devices"] if device["layers"]]
@@ -177,6 +178,7 @@ class ProductRun:
         ratio = _metric(llb, "llb_engine_memory_ratio")
         self.report(f"  {ratio}")
         assert 0.9 <= float(ratio.split()[-1]) <= 1.1
+        return len(used)
 
     def evict(self, llb: LlbProcess) -> None:
         """A second model takes the second device, or the place of the first one."""
