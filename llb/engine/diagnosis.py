@@ -40,7 +40,10 @@ _LOG_PREFIX = re.compile(r"^(?:srv|cmn|slot|spec)?\s*[\w~().]+: ")
 _DIRECTORY = re.compile(r"(?:[A-Za-z]:)?(?:[/\\][^/\\\s'\":]+)+[/\\](?=[^/\\\s])")
 _OUT_OF_MEMORY = re.compile(r"out of memory|insufficient memory|failed to allocate|bad_alloc", re.IGNORECASE)
 _FATAL_LINE = re.compile(
-    r"GGML_ASSERT|GGML_ABORT|what\(\)|terminate called|fatal error|CUDA error|Error:", re.IGNORECASE
+    # A source and a line: how llama.cpp says where and why it aborts.
+    r"GGML_ASSERT|GGML_ABORT|\.(?:c|cpp|cu|cuh|m|h|hpp):\d+: |"
+    r"what\(\)|terminate called|fatal error|CUDA error|Error:",
+    re.IGNORECASE,
 )
 
 

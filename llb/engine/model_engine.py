@@ -17,6 +17,7 @@ from llb.engine.watch_policy import Blame, EngineSpeed, RequestProgress
 from llb.errors import EngineFailed, LlbError, ModelFailed, ModelLoading
 from llb.policy.eviction import LoadedEngine
 from llb.policy.memory import FreeMemory, Memory
+from llb.policy.memory.free_memory import MAX_FAILED_GPU_LOADS
 from llb.wire import EngineReport, EngineState, LoadOptions
 
 BACKOFF_INITIAL_S = 1.0
@@ -185,8 +186,9 @@ class ModelEngine:
         self._last_used = self._ready_at = 0.0
         self._backoff = Backoff(BACKOFF_INITIAL_S, BACKOFF_MAX_S, clock=clock)
         self._load_crashes = 0
-        # Loads that ran out of memory; each further plan takes less. Kept after a load that succeeded.
-        self.memory_failures = 0
+        # Loads that ran out of memory, or crashed on a GPU; each further plan takes less. Kept after a load
+        # that succeeded.
+        self.plan_failures = 0
         # What the last of them was to take.
         self._failed_memory = Memory()
         self._load_progress = 0.0
@@ -461,13 +463,13 @@ class ModelEngine:
         self.memory_ratio = None
 
     def reduce(self, free: FreeMemory) -> FreeMemory:
-        """Return the part of `free` that the next load may use, after those that ran out of memory."""
-        return free.reduced(self.memory_failures, self._failed_memory)
+        """Return the part of `free` that the next load may use, after those that failed."""
+        return free.reduced(self.plan_failures, self._failed_memory)
 
     def reset_failures(self) -> None:
         """Forget all failures, for new files or a manual retry."""
         self.rejection_reason, self._load_crashes, self.retry_at = None, 0, 0.0
-        self._lives_without_answer = self.memory_failures = 0
+        self._lives_without_answer = self.plan_failures = 0
         self._failed_memory = Memory()
         self._backoff.reset()
 
@@ -497,11 +499,16 @@ class ModelEngine:
             self.retry_at = now
             return
         self.retry_at = now + self._backoff.next_delay_s()
-        if while_loading and failure.kind is FailureKind.MEMORY:
-            self.memory_failures += 1
-            self._failed_memory = self.memory
         # Timeouts count, too: a chat template that never ends would occupy a core in each further attempt.
-        if while_loading and failure.kind in (FailureKind.CRASHED, FailureKind.TIMEOUT):
+        has_crashed = failure.kind in (FailureKind.CRASHED, FailureKind.TIMEOUT)
+        # A GPU or its driver may lack what the plan takes for granted, such as large tensors: a smaller plan
+        # and then the CPU are tried before the file counts as the cause.
+        uses_gpu = self.plan is not None and any(self.plan.spec.gpu_layers)
+        blames_plan = has_crashed and uses_gpu and self.plan_failures < MAX_FAILED_GPU_LOADS
+        if while_loading and (failure.kind is FailureKind.MEMORY or blames_plan):
+            self.plan_failures += 1
+            self._failed_memory = self.memory
+        elif while_loading and has_crashed:
             self._load_crashes += 1
         if failure.kind is FailureKind.REJECTED:
             self.rejection_reason = failure.message

@@ -295,7 +295,7 @@ class EnginePool:
             ]
             obtainable = free.with_released(releasing, *(each.memory for each in loaded if each.is_evictable))
             plan = self._plan(engine, engine.reduce(total)) or (
-                self._plan(engine, total) if engine.memory_failures else None
+                self._plan(engine, total) if engine.plan_failures else None
             )
             if plan is None:
                 metadata = self._calibrated(engine, engine.metadata)
@@ -340,10 +340,10 @@ class EnginePool:
     # --- tasks ---------------------------------------------------------------------------------------
 
     def _start_load(self, engine: ModelEngine, plan: EnginePlan) -> None:
-        if engine.memory_failures:
+        if engine.plan_failures:
             log.warning(
-                "model %s ran out of memory while it was loaded; loading it with %d tokens for each slot, a KV "
-                "cache in %s and %d layers on GPUs",
+                "model %s could not be loaded as planned; loading it with %d tokens for each slot, "
+                "a KV cache in %s and %d layers on GPUs",
                 engine.model_id,
                 plan.spec.context_length,
                 plan.spec.kv_cache_type,

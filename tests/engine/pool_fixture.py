@@ -73,6 +73,7 @@ class TablePlanner(EnginePlanner):
             ubatch_tokens=512,
             prompt_cache_bytes=0,
             threads=1,
+            gpu_layers=tuple(int(size > 0) for size in required.vram_bytes),
             api_key=f"key of {model_id}",
         )
         return EnginePlan(spec, required)
@@ -98,6 +99,7 @@ class PoolFixture:
         *worker: str,
         keep_alive_s: float = -1.0,
         ram_bytes: int = 10 * GB,
+        vram_bytes: tuple[int, ...] = (),
         models: str = "abc",
         watch_s: float = 3600.0,
         progress_s: float = 3600.0,
@@ -107,7 +109,7 @@ class PoolFixture:
             slots=2,
             context=None,
             keep_alive_s=keep_alive_s,
-            budget=MemoryBudget(ram_bytes),
+            budget=MemoryBudget(ram_bytes, vram_bytes),
             clock=lambda: self.now,
             planner=self.planner,
             command=fake_worker("--journal", str(self.folder / "journal"), *worker),

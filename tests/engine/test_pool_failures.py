@@ -86,6 +86,18 @@ async def test_crashing_while_loading_is_held_against_the_file_in_the_end(pool_f
     )
 
 
+async def test_crashing_on_a_gpu_is_held_against_the_plan_first(pool_fixture: PoolFixture) -> None:
+    pool_fixture.planner.required = {"a": Memory(10 * GB, (GB,))}
+    pool_fixture.planner.shrinkable = {"a"}
+    pool = pool_fixture.pool("--kill", str(int(signal.SIGABRT)), ram_bytes=20 * GB, vram_bytes=(GB,))
+    for _ in range(3):
+        assert isinstance(await error_of(pool), EngineFailed)
+        pool_fixture.now += 60
+    error = await error_of(pool)
+    assert isinstance(error, ModelFailed)
+    assert pool_fixture.loads == ["a"] * 4
+
+
 async def test_a_load_that_never_ends_is_held_against_the_file_in_the_end(
     pool_fixture: PoolFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
