@@ -41,7 +41,7 @@ SMOLLM2, SECOND, THIRD = "smollm2", "second", "third"
 _SECOND_MODEL: dict[str, Any] = {"layers": 4, "embd": 1024, "heads": 16, "kv_heads": 16, "ff": 512}
 _SECOND_MODEL |= {"vocab": 4000, "context": 8192}
 # More slots than one device has memory for.
-_SPLIT_SLOTS = 6
+_SPLIT_SLOTS = 8
 # Of llb and its engine: less than the second model takes with the context that is planned first.
 _DATA_LIMIT_BYTES = 700 * MIB
 _KV = (BufferPurpose.KV, BufferPurpose.STATE)
