@@ -76,8 +76,10 @@ class Dispatcher:
         error event: keep-alive comments had begun it, or its key was revoked.
         """
         self._idle_event.clear()
-        deadline = self._deadline_timer.start_deadline()
-        open_work = self._principal_watch.begin(call.record.principal, deadline.task.cancel)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        deadline = self._deadline_timer.start_deadline(task.cancel)
+        open_work = self._principal_watch.begin(call.record.principal, task.cancel)
         try:
             self._quarantine.check(call.model.id, call.record.principal, call.body)
             if not call.record.principal.allowances:
@@ -88,7 +90,7 @@ class Dispatcher:
             error: errors.LlbError | None = open_work.error
             if error is None and deadline.is_expired:
                 error = errors.EngineTimeout("The answer took longer than a request may take")
-            if error is None or deadline.task.uncancel():
+            if error is None or task.uncancel():
                 # The request was cancelled from elsewhere, too.
                 raise
             return await self._report_error(call, sink, error)

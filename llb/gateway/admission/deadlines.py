@@ -12,18 +12,18 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """Deadline of one task. `is_expired`: the timer has cancelled the task."""
+    """Deadline of one request. `is_expired`: the timer has called `on_expired`."""
 
-    __slots__ = ("due_at", "is_expired", "task")
+    __slots__ = ("due_at", "is_expired", "on_expired")
 
-    def __init__(self, task: asyncio.Task[object], due_at: float) -> None:
-        self.task = task
+    def __init__(self, on_expired: Callable[[], object], due_at: float) -> None:
+        self.on_expired = on_expired
         self.due_at = due_at
         self.is_expired = False
 
 
 class DeadlineTimer:
-    """Timer that cancels tasks after `timeout_s`."""
+    """Timer that ends requests after `timeout_s`."""
 
     def __init__(self, timeout_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._timeout_s = timeout_s
@@ -32,15 +32,13 @@ class DeadlineTimer:
         self._deadlines: dict[Deadline, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def start_deadline(self) -> Deadline:
-        """Start the current task's deadline; the caller always calls `cancel_deadline`."""
-        task = asyncio.current_task()
-        # Only coroutines call this.
-        assert task is not None  # noqa: S101
-        deadline = Deadline(task, self._clock() + self._timeout_s)
+    def start_deadline(self, on_expired: Callable[[], object]) -> Deadline:
+        """Have `on_expired` called after the time; the caller always calls `cancel_deadline`."""
+        deadline = Deadline(on_expired, self._clock() + self._timeout_s)
         self._deadlines[deadline] = None
         if self._timer is None:
-            self._timer = task.get_loop().call_later(self._timeout_s, self._expire_due)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._timeout_s, self._expire_due)
         return deadline
 
     def cancel_deadline(self, deadline: Deadline) -> None:
@@ -63,4 +61,4 @@ class DeadlineTimer:
                 return
             del self._deadlines[deadline]
             deadline.is_expired = True
-            deadline.task.cancel()
+            deadline.on_expired()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 from llb.errors import RateLimited
 from llb.gateway.observability.request_log import RequestRecord
@@ -115,6 +116,42 @@ class ApiKeyRateLimit:
         )
 
 
+class RateLimitHold:
+    """Block in which one request counts against rate limits; it may begin before its `with` statement."""
+
+    __slots__ = ("_limiter", "_rate_limits", "_record", "_reservation")
+
+    def __init__(
+        self, limiter: ApiKeyRateLimiter, record: RequestRecord, reservation: TokenReservation
+    ) -> None:
+        self._limiter = limiter
+        self._record = record
+        self._reservation = reservation
+        # None outside the block.
+        self._rate_limits: list[tuple[str, ApiKeyRateLimit]] | None = None
+
+    def begin(self) -> None:
+        """Count the request; idempotent. Raises `RateLimited`."""
+        if self._rate_limits is None:
+            self._rate_limits = self._limiter.start_request(self._record.principal, self._reservation)
+
+    def end(self, *, client_left: bool = False) -> None:
+        """Return what the request did not use; idempotent."""
+        rate_limits, self._rate_limits = self._rate_limits, None
+        if rate_limits is not None:
+            used_tokens = charged_tokens(self._record, self._reservation, client_left=client_left)
+            self._limiter.finish_request(rate_limits, self._reservation, used_tokens)
+
+    def __enter__(self) -> RateLimitHold:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(client_left=isinstance(error, asyncio.CancelledError))
+
+
 class ApiKeyRateLimiter:
     """Rate limits of every key that has limits.
 
@@ -144,29 +181,35 @@ class ApiKeyRateLimiter:
             for _, rate_limit in rate_limits:
                 rate_limit.uploads -= 1
 
-    @contextmanager
-    def limit_request(self, record: RequestRecord, reservation: TokenReservation) -> Iterator[None]:
-        """Count a request against the limits of its key, and of the keys that it comes from, in the block.
+    def limit_request(self, record: RequestRecord, reservation: TokenReservation) -> RateLimitHold:
+        """Return the block in which a request counts against the limits of its key and those it comes from.
 
-        Raises `RateLimited` before the block; a rejected request does not use the allowance.
+        Its begin raises `RateLimited`; a rejected request does not use the allowance.
         """
+        return RateLimitHold(self, record, reservation)
+
+    def start_request(
+        self, principal: Principal, reservation: TokenReservation
+    ) -> list[tuple[str, ApiKeyRateLimit]]:
+        """Count a request, and return the limits that count it. Raises `RateLimited`."""
         now = self._clock()
-        rate_limits = self._rate_limits_of(record.principal, now)
+        rate_limits = self._rate_limits_of(principal, now)
         for subject, rate_limit in rate_limits:
             if (error := rate_limit.find_violation(reservation, now, subject)) is not None:
                 raise error
         for _, rate_limit in rate_limits:
             rate_limit.start_request(reservation, now)
-        client_left = False
-        try:
-            yield
-        except asyncio.CancelledError:
-            client_left = True
-            raise
-        finally:
-            used_tokens = charged_tokens(record, reservation, client_left=client_left)
-            for _, rate_limit in rate_limits:
-                rate_limit.finish_request(reservation, used_tokens, self._clock())
+        return rate_limits
+
+    def finish_request(
+        self,
+        rate_limits: list[tuple[str, ApiKeyRateLimit]],
+        reservation: TokenReservation,
+        used_tokens: int,
+    ) -> None:
+        """Count a request as ended, with what it has used."""
+        for _, rate_limit in rate_limits:
+            rate_limit.finish_request(reservation, used_tokens, self._clock())
 
     def rate_limit_headers(self, allowances: Sequence[KeyAllowance]) -> dict[str, str]:
         """Return the response headers for a key's limits, under OpenAI's names.

@@ -77,6 +77,42 @@ class UpstreamTarget:
         return b"".join(lines)
 
 
+class BegunRequest:
+    """Request that is sent, if a connection was idle. `wait` continues it, also while nothing was sent."""
+
+    __slots__ = ("_body", "_client", "_head", "_on_sent", "_target", "connection", "response")
+
+    def __init__(
+        self,
+        client: HttpClient,
+        target: UpstreamTarget,
+        head: bytes,
+        body: bytes,
+        on_sent: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._target = target
+        self._head = head
+        self._body = body
+        self._on_sent = on_sent
+        # None while there is no connection.
+        self.connection: Connection | None = None
+        self.response: UpstreamResponse | None = None
+
+    async def wait(self, *, connect_timeout_s: float, header_timeout_s: float) -> UpstreamResponse:
+        """Return the response once its head is complete; raises as `HttpClient.request`."""
+        if self.connection is not None and self.response is not None:
+            try:
+                return await self.connection.wait_for_head(self.response, header_timeout_s)
+            except UpstreamClosed as error:
+                if not error.is_stale:
+                    raise
+        self.connection = await self._client.connect(self._target, connect_timeout_s)
+        self._on_sent()
+        self.response = self.connection.begin_request(self._head, self._body)
+        return await self.connection.wait_for_head(self.response, header_timeout_s)
+
+
 class HttpClient:
     """Client that sends requests to targets over pooled connections. One serves the whole process.
 
@@ -106,18 +142,31 @@ class HttpClient:
 
         `on_sent` is called as soon as the request is written to a connection. Raises `TransportError`.
         """
+        begun = self.begin_request(target, method, path, headers, body, on_sent=on_sent)
+        return await begun.wait(connect_timeout_s=connect_timeout_s, header_timeout_s=header_timeout_s)
+
+    def begin_request(
+        self,
+        target: UpstreamTarget,
+        method: bytes,
+        path: bytes,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        body: bytes = b"",
+        *,
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> BegunRequest:
+        """Send a request if a connection is idle; `BegunRequest.wait` does the rest of `request`."""
         head = build_request_head(target, method, path, headers, len(body))
-        idle = self._pop_idle(target.pool_key)
-        if idle is not None:
-            try:
-                on_sent()
-                return await idle.send_request(head, body, header_timeout_s)
-            except UpstreamClosed as error:
-                if not error.is_stale:
-                    raise
-        connection = await self._connect(target.pool_key, connect_timeout_s)
-        on_sent()
-        return await connection.send_request(head, body, header_timeout_s)
+        begun = BegunRequest(self, target, head, body, on_sent)
+        begun.connection = self._pop_idle(target.pool_key)
+        if begun.connection is not None:
+            on_sent()
+            begun.response = begun.connection.begin_request(head, body)
+        return begun
+
+    async def connect(self, target: UpstreamTarget, timeout_s: float) -> Connection:
+        """Return a new connection to `target`. Raises `TransportError`."""
+        return await self._connect(target.pool_key, timeout_s)
 
     async def request_streamed(
         self,

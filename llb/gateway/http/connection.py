@@ -22,6 +22,8 @@ from llb.gateway.http.upstream_errors import EngineEnded, InvalidResponse, Trans
 READ_BUFFER_BYTES = 32 * 1024
 _READ_BUFFER = memoryview(bytearray(READ_BUFFER_BYTES))
 MAX_HEADER_BYTES = 64 * 1024
+# A smaller body is copied behind its head: one buffer costs less than a vector of two.
+MAX_JOINED_BYTES = 16 * 1024
 # Lifetime of an idle connection whose peer does not send `Keep-Alive: timeout=`.
 DEFAULT_KEEPALIVE_EXPIRY_S = 15.0
 # A peer that closed an idle connection shows it within a round trip. Later it was processing the request.
@@ -115,6 +117,10 @@ class Connection(asyncio.BufferedProtocol):
 
         Raises `TransportError`; any failure closes the connection.
         """
+        return await self.wait_for_head(self.begin_request(head, body), header_timeout_s)
+
+    def begin_request(self, head: bytes, body: bytes) -> UpstreamResponse:
+        """Send one request and return its response, of which nothing has come yet."""
         response = self._response = UpstreamResponse(self)
         self._request_count += 1
         self._header_bytes = 0
@@ -122,10 +128,16 @@ class Connection(asyncio.BufferedProtocol):
         self._sent_at = time.monotonic()
         if self._fail_fast and not self._is_body_pending:
             platform_compat.set_tcp_user_timeout(self.socket, FAIL_FAST_TCP_USER_TIMEOUT_S)
-        if body:
-            self._transport.writelines((head, body))
-        else:
+        if not body:
             self._transport.write(head)
+        elif len(body) <= MAX_JOINED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        return response
+
+    async def wait_for_head(self, response: UpstreamResponse, header_timeout_s: float) -> UpstreamResponse:
+        """Return the response to the present request once its head is complete; raises as `send_request`."""
         try:
             await response.wait_for_head(header_timeout_s)
             if self._fail_fast:
@@ -222,16 +234,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def create_read_waiter(self, timeout_s: float) -> asyncio.Future[bool]:
         """Return a future that `UpstreamResponse.wake_reader` resolves; with False after `timeout_s`."""
+        self.start_deadline(timeout_s)
+        return self._loop.create_future()
+
+    def start_deadline(self, timeout_s: float) -> None:
+        """Have `UpstreamResponse.wake_reader` called with False after `timeout_s`."""
         deadline = self._deadline = self._loop.time() + timeout_s
         if self._timer is None:
             self._set_timer(deadline)
         elif self._timer_at > deadline + TIMER_SLACK_S:
             self._timer.cancel()
             self._set_timer(deadline)
-        return self._loop.create_future()
 
     def extend_deadline(self, timeout_s: float) -> None:
-        """Move the deadline of the present read waiter."""
+        """Move the deadline of the present reader."""
         self._deadline = self._loop.time() + timeout_s
 
     def _set_timer(self, at: float) -> None:

@@ -19,6 +19,8 @@ class ResponseConnection(Protocol):
 
     def create_read_waiter(self, timeout_s: float) -> asyncio.Future[bool]: ...
 
+    def start_deadline(self, timeout_s: float) -> None: ...
+
     def extend_deadline(self, timeout_s: float) -> None: ...
 
     def resume_reading(self) -> None: ...
@@ -35,7 +37,7 @@ class UpstreamResponse:
         "_consume_error",
         "_consume_timeout_s",
         "_error",
-        "_is_complete",
+        "_observer",
         "_on_started",
         "_read_waiter",
         "_uncounted_bytes",
@@ -47,6 +49,7 @@ class UpstreamResponse:
         "engine_blame",
         "first_byte_at",
         "headers",
+        "is_complete",
         "status",
         "total_bytes",
     )
@@ -72,13 +75,40 @@ class UpstreamResponse:
         # Received, and not read yet; the connection appends.
         self.chunks: list[bytes] = []
         self._read_waiter: asyncio.Future[bool] | None = None
-        self._is_complete = False
+        # Received to its end.
+        self.is_complete = False
+        # In place of a task that reads.
+        self._observer: Callable[[bool], None] | None = None
         # While the body is piped. It returns False when it can take no more for now.
         self._consume: Callable[[bytes], bool] | None = None
         self._consume_error: Exception | None = None
         self._consume_timeout_s = 0.0
         self._error: TransportError | None = None
         self._on_started: Callable[[], None] | None = None
+
+    def observe(self, observer: Callable[[bool], None], timeout_s: float) -> None:
+        """Call `observer` in place of waking a task: whenever something was received, and at the end.
+
+        It gets False once nothing has come for `timeout_s`, or for what `extend_wait` said later.
+        """
+        self._observer = observer
+        self._connection.start_deadline(timeout_s)
+
+    def extend_wait(self, timeout_s: float) -> None:
+        """Have the observer wait for `timeout_s` from now on."""
+        self._connection.extend_deadline(timeout_s)
+
+    def stop_observing(self) -> None:
+        """Leave the response to a task."""
+        self._observer = None
+
+    def take(self) -> bytes:
+        """Return the bytes received and not yet read."""
+        chunks = self.chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self.buffered_bytes = 0
+        return data
 
     async def read_chunk(self, wait_s: float) -> bytes | None:
         """Return the bytes received since the last call, `b""` at the end, None after `wait_s` of silence.
@@ -88,7 +118,7 @@ class UpstreamResponse:
         while not self.chunks:
             if self._error is not None:
                 raise self._error
-            if self._is_complete:
+            if self.is_complete:
                 return b""
             # No function: its coroutine would cost once for every chunk of every stream.
             waiter = self._read_waiter = self._connection.create_read_waiter(wait_s)
@@ -97,22 +127,16 @@ class UpstreamResponse:
                     return None
             finally:
                 self._read_waiter = None
-        chunks = self.chunks
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        self.buffered_bytes = 0
-        if not self._is_complete:
+        data = self.take()
+        if not self.is_complete:
             self._connection.resume_reading()
         return data
 
     def take_whole(self, max_bytes: int) -> bytes:
         """Return an unread body that is complete and has at most `max_bytes`; nothing else."""
-        if not self._is_complete or self.buffered_bytes != self.total_bytes or self.total_bytes > max_bytes:
+        if not self.is_complete or self.buffered_bytes != self.total_bytes or self.total_bytes > max_bytes:
             return b""
-        data = b"".join(self.chunks)
-        self.chunks.clear()
-        self.buffered_bytes = 0
-        return data
+        return self.take()
 
     async def pipe(self, consume: Callable[[bytes], bool], wait_s: float) -> bool | None:
         """Call `consume` with the bytes as they are received, without waking the task of the caller for each.
@@ -124,7 +148,7 @@ class UpstreamResponse:
         waiter = self._read_waiter = self._connection.create_read_waiter(wait_s)
         try:
             self._pass_chunks()
-            if not self._is_complete and self._error is None:
+            if not self.is_complete and self._error is None:
                 self._connection.resume_reading()
                 if self._is_piping and not await waiter:
                     return None
@@ -144,15 +168,12 @@ class UpstreamResponse:
 
     def _pass_chunks(self) -> None:
         """Pass what was received to the consumer."""
-        chunks, consume = self.chunks, self._consume
-        if not chunks or consume is None:
+        consume = self._consume
+        if not self.chunks or consume is None:
             return
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        self.buffered_bytes = 0
         self._connection.extend_deadline(self._consume_timeout_s)
         try:
-            goes_on = consume(data)
+            goes_on = consume(self.take())
         except Exception as error:
             self._consume_error = error
             goes_on = False
@@ -174,7 +195,7 @@ class UpstreamResponse:
 
         `on_started` is called then, or when the response ends before.
         """
-        if self._is_complete or self._error is not None:
+        if self.is_complete or self._error is not None:
             on_started()
         else:
             self._on_started = on_started
@@ -212,7 +233,7 @@ class UpstreamResponse:
         Closing an unfinished response closes its connection, which frees the engine's slot.
         """
         # A complete response has returned its connection to the pool; another request may be using it by now.
-        if not self._is_complete and self._error is None:
+        if not self.is_complete and self._error is None:
             self._connection.abort(error or UpstreamClosed(before_first_byte=not self.status))
         self.chunks.clear()
         self.buffered_bytes = 0
@@ -240,7 +261,7 @@ class UpstreamResponse:
 
     @property
     def has_reader(self) -> bool:
-        return self._read_waiter is not None
+        return self._read_waiter is not None or self._observer is not None
 
     @property
     def has_started(self) -> bool:
@@ -248,11 +269,14 @@ class UpstreamResponse:
         return bool(self.status) and self._on_started is None
 
     def wake_reader(self, *, has_data: bool = True) -> None:
-        """Pass what was received to the consumer, or wake the task that reads."""
+        """Pass what was received to the observer or the consumer, or wake the task that reads."""
+        if self._observer is not None:
+            self._observer(has_data)
+            return
         waiter = self._read_waiter
         if self._consume is not None and has_data:
             self._pass_chunks()
-            if self._consume is not None and not self._is_complete and self._error is None:
+            if self._consume is not None and not self.is_complete and self._error is None:
                 return
         if waiter is not None and not waiter.done():
             waiter.set_result(has_data)
@@ -260,7 +284,7 @@ class UpstreamResponse:
     def finish(self, error: TransportError | None) -> None:
         """End the body: the response is complete, or failed with `error`."""
         if error is None:
-            self._is_complete = True
+            self.is_complete = True
         elif self._error is None:
             self._error = error
         self.mark_started()

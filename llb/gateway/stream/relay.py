@@ -95,6 +95,8 @@ async def relay_response(
     explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
     on_client_left: Callable[[RelayResult], None] = lambda _result: None,
     on_tokens: Callable[[int], None] = lambda _tokens: None,
+    begun: EventRelay | None = None,
+    silent_s: float = 0.0,
 ) -> RelayResult:
     """Pass the body on and return its outcome. A `opening_filter` holds back what precedes the first token.
 
@@ -103,10 +105,15 @@ async def relay_response(
 
     Many clients close the connection as soon as they have read the end of the answer: `on_client_left` gets
     the outcome of such a stream, and the cancellation goes on. `on_tokens` gets the number of events as they
-    are passed on: about one for each token.
+    are passed on: about one for each token. A `begun` relay is continued; it was silent for `silent_s`.
     """
     stream = is_event_stream(response)
-    usage_parser = UsageParser()
+    events = begun
+    if events is None and stream:
+        events = EventRelay(
+            response, opening_filter=opening_filter, translator=translator, on_tokens=on_tokens
+        )
+    usage_parser = UsageParser() if events is None else events.usage_parser
     error: LlbError | None = None
 
     def build_result(usage: Usage) -> RelayResult:
@@ -121,17 +128,13 @@ async def relay_response(
         )
 
     try:
-        if stream:
-            await _relay_events(
-                response,
+        if events is not None:
+            await events.run(
                 sink,
-                usage_parser,
-                keepalive_interval_s,
-                idle_timeout_s,
-                first_event_timeout_s,
-                opening_filter,
-                translator,
-                on_tokens,
+                keepalive_interval_s=keepalive_interval_s,
+                idle_timeout_s=idle_timeout_s,
+                first_event_timeout_s=first_event_timeout_s,
+                silent_s=silent_s,
             )
         else:
             await _relay_document(response, sink, usage_parser, idle_timeout_s)
@@ -205,130 +208,196 @@ async def relay_aggregated(
     )
 
 
-async def _relay_events(
-    response: UpstreamResponse,
-    sink: BodySink,
-    usage_parser: UsageParser,
-    keepalive_interval_s: float,
-    idle_timeout_s: float,
-    first_event_timeout_s: float,
-    opening_filter: OpeningEvents | None,
-    translator: StreamTranslator | None,
-    on_tokens: Callable[[int], None],
-) -> None:
-    """Translator → framer → progress filter → start event → usage parser → sink.
+class EventRelay:
+    """One stream on its way: translator → framer → progress filter → usage parser → client.
 
-    Only whole events are written, so that comments and an error stand between events, never inside one.
+    Its state is here, so that callbacks can begin to pass a stream on and a task can continue.
+    Only whole events are passed on, so that comments and an error stand between events, never inside one.
     """
-    framer = SseFramer()
-    if opening_filter is None:
-        response.mark_started()
-    silent_s = 0.0
-    # When the client last received something, while the progress filter holds everything back.
-    last_write_at = time.monotonic()
-    while True:
-        timeout_s = idle_timeout_s if usage_parser.total_bytes else first_event_timeout_s
-        wait_s = min(keepalive_interval_s, timeout_s - silent_s)
-        data = await response.read_chunk(wait_s)
-        if data is None:
-            silent_s += wait_s
-            if silent_s >= timeout_s:
-                raise UpstreamTimeout("idle")
-            if not framer.is_mid_event:
-                await sink.write(SSE_KEEPALIVE)
-                last_write_at = time.monotonic()
-            continue
-        silent_s = 0.0
-        if not data:
-            rest = (b"" if opening_filter is None else opening_filter.flush()) + framer.flush()
-            if translator is not None:
-                rest += translator.finish()
-            if rest:
-                await _write_and_parse(sink, usage_parser, rest)
-            return
-        events = framer.feed(data if translator is None else translator.feed(data))
+
+    __slots__ = (
+        "_count_tokens",
+        "_opening_filter",
+        "_response",
+        "_translator",
+        "_write",
+        "framer",
+        "pipe",
+        "usage_parser",
+    )
+
+    def __init__(
+        self,
+        response: UpstreamResponse,
+        *,
+        opening_filter: OpeningEvents | None = None,
+        translator: StreamTranslator | None = None,
+        on_tokens: Callable[[int], None] = lambda _tokens: None,
+    ) -> None:
+        self.framer = SseFramer()
+        self.usage_parser = UsageParser()
+        # None until the client has received the first events.
+        self.pipe: ClientPipe | None = None
+        self._write: Callable[[bytes], bool]
+        self._response = response
+        self._opening_filter = opening_filter
+        self._translator = translator
+        self._count_tokens = on_tokens
+        if opening_filter is None:
+            response.mark_started()
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the events to pass on that `data` completes; none while the progress filter holds all."""
+        events = self.framer.feed(data if self._translator is None else self._translator.feed(data))
+        if self._opening_filter is not None and events:
+            events = self._opening_filter.filter_events(events)
+            if not self._opening_filter.is_finished:
+                self._response.reset_started()
+                return b""
+        return events
+
+    def note_first(self, events: bytes) -> None:
+        """Count the first events that are passed on."""
+        self._opening_filter = None
+        self._response.mark_started()
+        self.note(events)
+
+    def note(self, events: bytes) -> None:
+        """Count events that are passed on."""
+        self.usage_parser.feed(events)
+        self._count_tokens(events.count(EVENT_END))
+
+    def flush(self) -> bytes:
+        """Return what is still held at the end of the stream."""
+        rest = b"" if self._opening_filter is None else self._opening_filter.flush()
+        rest += self.framer.flush()
+        return rest if self._translator is None else rest + self._translator.finish()
+
+    def open_pipe(self, sink: object) -> bool:
+        """Whether callbacks can pass on the rest; nothing but `pass_on` writes then."""
+        self.pipe = open_pipe(sink)
+        if self.pipe is None:
+            return False
+        self._write = self.pipe.write
+        return True
+
+    def pass_on(self, data: bytes) -> bool:
+        """Pass events on through the pipe; False if the client must catch up before the next ones."""
+        if self._translator is not None:
+            return self._translate(data, self._translator)
+        events = self.framer.feed(data)
         if not events:
-            continue
-        if opening_filter is not None:
-            events = opening_filter.filter_events(events)
-            if not opening_filter.is_finished:
-                response.reset_started()
-                if time.monotonic() - last_write_at >= keepalive_interval_s:
+            return True
+        self.usage_parser.feed(events)
+        self._count_tokens(events.count(EVENT_END))
+        return self._write(events)
+
+    def _translate(self, data: bytes, translator: StreamTranslator) -> bool:
+        events = self.framer.feed(translator.feed(data))
+        may_continue = True
+        if events:
+            self.note(events)
+            may_continue = self._write(events)
+        translator.raise_failure()
+        return may_continue
+
+    async def run(
+        self,
+        sink: BodySink,
+        *,
+        keepalive_interval_s: float,
+        idle_timeout_s: float,
+        first_event_timeout_s: float,
+        silent_s: float,
+    ) -> None:
+        """Pass the rest of the stream on; it has been silent for `silent_s`."""
+        if self.pipe is None:
+            await self._open(sink, keepalive_interval_s, idle_timeout_s, first_event_timeout_s, silent_s)
+        else:
+            await self._pipe(sink, self.pipe, keepalive_interval_s, idle_timeout_s, silent_s)
+        if rest := self.flush():
+            await _write_and_parse(sink, self.usage_parser, rest)
+
+    async def _open(
+        self,
+        sink: BodySink,
+        keepalive_interval_s: float,
+        idle_timeout_s: float,
+        first_event_timeout_s: float,
+        silent_s: float,
+    ) -> None:
+        """Pass events on until a pipe passes on the rest, or to the end of the stream."""
+        response, usage_parser = self._response, self.usage_parser
+        # When the client last received something, while the progress filter holds everything back.
+        last_write_at = time.monotonic() - silent_s
+        while True:
+            timeout_s = idle_timeout_s if usage_parser.total_bytes else first_event_timeout_s
+            wait_s = min(keepalive_interval_s - silent_s % keepalive_interval_s, timeout_s - silent_s)
+            data = await response.read_chunk(wait_s)
+            if data is None:
+                silent_s += wait_s
+                if silent_s >= timeout_s:
+                    raise UpstreamTimeout("idle")
+                if not self.framer.is_mid_event:
                     await sink.write(SSE_KEEPALIVE)
                     last_write_at = time.monotonic()
                 continue
-            if opening_filter.start_event is not None:
-                events = await opening_filter.start_event.missing_prefix(events) + events
-            opening_filter = None
-            response.mark_started()
-        usage_parser.feed(events)
-        on_tokens(events.count(EVENT_END))
-        usage_parser.is_delivered = False
-        await sink.write(events)
-        usage_parser.is_delivered = True
-        if translator is not None:
-            translator.raise_failure()
-        if (pipe := open_pipe(sink)) is not None:
-            await _pipe_events(
-                response,
-                sink,
-                pipe,
-                framer,
-                translator,
-                usage_parser,
-                keepalive_interval_s,
-                idle_timeout_s,
-                on_tokens,
-            )
+            silent_s = 0.0
+            if not data:
+                return
+            events = self.feed(data)
+            if not events:
+                is_held = self._opening_filter is not None
+                if is_held and time.monotonic() - last_write_at >= keepalive_interval_s:
+                    await sink.write(SSE_KEEPALIVE)
+                    last_write_at = time.monotonic()
+                continue
+            if self._opening_filter is not None:
+                if self._opening_filter.start_event is not None:
+                    events = await self._opening_filter.start_event.missing_prefix(events) + events
+                self.note_first(events)
+            else:
+                self.note(events)
+            usage_parser.is_delivered = False
+            await sink.write(events)
+            usage_parser.is_delivered = True
+            if self._translator is not None:
+                self._translator.raise_failure()
+            if self.open_pipe(sink) and self.pipe is not None:
+                await self._pipe(sink, self.pipe, keepalive_interval_s, idle_timeout_s, 0.0)
+                return
 
+    async def _pipe(
+        self,
+        sink: BodySink,
+        pipe: ClientPipe,
+        keepalive_interval_s: float,
+        idle_timeout_s: float,
+        silent_s: float,
+    ) -> None:
+        """Pass events on from the callback that receives them, until the end of the body.
 
-async def _pipe_events(
-    response: UpstreamResponse,
-    sink: BodySink,
-    pipe: ClientPipe,
-    framer: SseFramer,
-    translator: StreamTranslator | None,
-    usage_parser: UsageParser,
-    keepalive_interval_s: float,
-    idle_timeout_s: float,
-    on_tokens: Callable[[int], None],
-) -> None:
-    """Pass events on from the callback that receives them, until the end of the body.
+        The task of the request wakes only for silence, and for a client that is slower than its engine.
+        """
 
-    The task of the request wakes only for silence, and for a client that is slower than its engine.
-    """
-    silent_s = 0.0
-    feed, parse, write = framer.feed, usage_parser.feed, pipe.write
+        def pass_on(data: bytes) -> bool:
+            nonlocal silent_s
+            silent_s = 0.0
+            return self.pass_on(data)
 
-    def pass_on(data: bytes) -> bool:
-        nonlocal silent_s
-        silent_s = 0.0
-        events = feed(data)
-        if not events:
-            return True
-        parse(events)
-        on_tokens(events.count(EVENT_END))
-        return write(events)
-
-    def translate(data: bytes) -> bool:
-        assert translator is not None  # noqa: S101  # it is used with one only
-        goes_on = pass_on(translator.feed(data))
-        translator.raise_failure()
-        return goes_on
-
-    while True:
-        wait_s = min(keepalive_interval_s, idle_timeout_s - silent_s)
-        is_end = await response.pipe(pass_on if translator is None else translate, wait_s)
-        if is_end:
-            return
-        if is_end is None:
-            silent_s += wait_s
-            if silent_s >= idle_timeout_s:
-                raise UpstreamTimeout("idle")
-            if not framer.is_mid_event:
-                await sink.write(SSE_KEEPALIVE)
-        else:
-            await pipe.wait()
+        while True:
+            wait_s = min(keepalive_interval_s - silent_s % keepalive_interval_s, idle_timeout_s - silent_s)
+            is_end = await self._response.pipe(pass_on, wait_s)
+            if is_end:
+                return
+            if is_end is None:
+                silent_s += wait_s
+                if silent_s >= idle_timeout_s:
+                    raise UpstreamTimeout("idle")
+                if not self.framer.is_mid_event:
+                    await sink.write(SSE_KEEPALIVE)
+            else:
+                await pipe.wait()
 
 
 async def _read_counts(response: UpstreamResponse, usage_parser: UsageParser) -> None:

@@ -13,12 +13,14 @@ SOON_S, NEVER_S = 0.02, 3600.0
 
 async def _run_with_deadline(timer: DeadlineTimer, deadlines: list[Deadline], event: asyncio.Event) -> bool:
     """Wait for `event`; return whether the deadline expired before."""
-    deadline = timer.start_deadline()
+    task = asyncio.current_task()
+    assert task is not None
+    deadline = timer.start_deadline(task.cancel)
     deadlines.append(deadline)
     try:
         await event.wait()
     except asyncio.CancelledError:
-        if not deadline.is_expired or deadline.task.uncancel():
+        if not deadline.is_expired or task.uncancel():
             raise
         return True
     finally:
