@@ -70,7 +70,7 @@ from llb.errors import SetupError
 from llb.gateway.admission.capacity_sync import CapacitySync
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter
-from llb.gateway.attempt import AttemptContext
+from llb.gateway.attempt_context import AttemptContext
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.endpoints.endpoint import Endpoint
 from llb.gateway.endpoints.exchange import EndpointContext

@@ -83,3 +83,19 @@ class IncomingRequest(Protocol):
     def respond(self, head: Any, /) -> Awaitable[Any]:
         """Begin the response; returns a `ResponseWriter`."""
         ...
+
+
+class DirectWriter(ResponseWriter, Protocol):
+    """Response that can be written to without a wait."""
+
+    def send_now(self, data: bytes, end_stream: bool) -> None:
+        """Write at once, whatever the pace of the client."""
+        ...
+
+
+class DirectRequest(IncomingRequest, Protocol):
+    """Request whose response can begin without a wait."""
+
+    def respond_now(self, head: Any, /) -> DirectWriter:
+        """Begin the response."""
+        ...

@@ -51,17 +51,21 @@ class RequestRecording:
     A class rather than a generator: every inference request passes through it.
     """
 
-    __slots__ = ("_http_status_of", "_record", "_request_log")
+    __slots__ = ("_http_status_of", "_request_log", "record")
 
     def __init__(
         self, request_log: RequestLog, record: RequestRecord, http_status_of: Callable[[LlbError], int]
     ) -> None:
         self._request_log = request_log
-        self._record = record
+        self.record = record
         self._http_status_of = http_status_of
 
+    def close(self) -> None:
+        """Close the record of a request that was answered, without a block."""
+        self.__exit__(None, None, None)
+
     def __enter__(self) -> RequestRecord:
-        return self._record
+        return self.record
 
     def __exit__(
         self,
@@ -69,7 +73,7 @@ class RequestRecording:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        record = self._record
+        record = self.record
         # Sanic cancels the handler of a client that closed the connection, as many do right after the end.
         if isinstance(error, asyncio.CancelledError) and record.is_answered and record.status:
             record.error_code = None

@@ -203,11 +203,10 @@ class EnginePool:
         `deadline_s`, `EngineFailed` during the back-off after a failure, `ModelFailed` if llama.cpp cannot
         load the file, `InsufficientMemory`, and `NoNodeAvailable` for a model that this node does not serve.
         """
-        engine = self._engines.get(model_id)
-        if engine is None or self._closed:
-            raise NoNodeAvailable(f"Model '{model_id}' is not served by this node")
-        if engine.is_leasable:
-            return engine.grant_lease(keep_alive)
+        lease = self.lease_loaded(model_id, keep_alive)
+        if lease is not None:
+            return lease
+        engine = self._engines[model_id]
         request = LeaseRequest(asyncio.get_running_loop().create_future(), self._clock(), keep_alive)
         engine.lease_requests.append(request)
         self._schedule()
@@ -223,6 +222,13 @@ class EnginePool:
         finally:
             if request in engine.lease_requests:
                 engine.lease_requests.remove(request)
+
+    def lease_loaded(self, model_id: str, keep_alive: KeepAlive | None = None) -> Lease | None:
+        """As `acquire_lease`, without a wait: None if the model is not loaded."""
+        engine = self._engines.get(model_id)
+        if engine is None or self._closed:
+            raise NoNodeAvailable(f"Model '{model_id}' is not served by this node")
+        return engine.grant_lease(keep_alive) if engine.is_leasable else None
 
     def engine_reports(self) -> tuple[EngineReport, ...]:
         """Return the reports of all engines that are not stopped, after measuring their memory."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from llb.api.connection.http_head import MalformedHead, parse_request_head
 from llb.api.connection.turns import RequestTurns
 from llb.api.head_facts import facts_of
+from llb.api.inference.handler import BegunAnswer
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.error_handler import ErrorResponder
 from llb.front.known_head import MAX_BODY_BYTES, KnownHead
@@ -93,7 +94,8 @@ class InferenceFront:
         )
         if not is_plain or any(name in _OTHER_HEADERS for name, _ in head.headers):
             return None
-        return KnownHead(data[: end + 4], head.path, head.header_map(), route)
+        begin_direct = getattr(route.ctx, "begin_direct", None)
+        return KnownHead(data[: end + 4], head.path, head.header_map(), route, begin_direct)
 
     def wait_for_body(self, connection: FrontConnection) -> None:
         """Give the connection to Sanic unless `stop_waiting` is called soon."""
@@ -120,22 +122,46 @@ class InferenceFront:
         """Add the headers that every response has."""
         self._guard.add_response_headers(request, head)
 
-    async def answer(self, request: FrontRequest) -> bool:
-        """Answer `request`; returns whether its response is complete. Raises `CancelledError` only."""
+    def begin(self, request: FrontRequest) -> BegunAnswer | None:
+        """Begin to answer an ordinary request of an admitted head without a task; None for all others."""
         head = request.head
+        if (
+            head.begin_direct is None
+            or head.admission is None
+            or not self._guard.admit_again(request, head.admission)
+        ):
+            return None
+        return head.begin_direct(request)
+
+    async def answer(self, request: FrontRequest, begun: BegunAnswer | None = None) -> bool:
+        """Answer `request`, from where an answer stands that was `begun`.
+
+        Returns whether the response is complete. Raises `CancelledError` only.
+        """
         try:
-            if head.admission is None or not self._guard.admit_again(request, head.admission):
-                head.admission = None
-                await self._guard.on_request(request)
-                head.admission = self._guard.note_admission(request)
-                head.facts = facts_of(request)
-                request.note_admitted()
-            document = await request.route.handler(request)
-            if document is not None:
-                await request.respond_whole(document)
+            if begun is not None:
+                self._guard.bind_log(request)
+                await begun.resume()
+            else:
+                await self._admit(request)
+                document = await request.route.handler(request)
+                if document is not None:
+                    await request.respond_whole(document)
         except Exception as error:
             if request.response is not None:
                 log.error("%s failed after its response had begun", request.path, exc_info=error)
                 return False
             await request.respond_whole(await self._respond_to_error(request, error))
         return request.response is not None and request.response.is_complete
+
+    async def _admit(self, request: FrontRequest) -> None:
+        """Have the guard admit a request; raises the error that denies it."""
+        head = request.head
+        if head.admission is not None and self._guard.admit_again(request, head.admission):
+            self._guard.bind_log(request)
+            return
+        head.admission = None
+        await self._guard.on_request(request)
+        head.admission = self._guard.note_admission(request)
+        head.facts = facts_of(request)
+        request.note_admitted()

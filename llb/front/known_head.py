@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from llb.api.head_facts import HeadFacts
 from llb.api.incoming_request import RequestHeaders
+from llb.api.inference.handler import BegunAnswer
 from llb.api.middleware.auth_middleware import Admission
 
 # A larger one counts as a request of its key while it is read.
@@ -18,10 +20,20 @@ _MAX_LENGTH_DIGITS = len(str(MAX_BODY_BYTES))
 class KnownHead:
     """Head of a request. The next one of its connection usually differs in the length of the body only."""
 
-    __slots__ = ("_after", "_before", "admission", "facts", "headers", "path", "route")
+    __slots__ = ("_after", "_before", "admission", "begin_direct", "facts", "headers", "path", "route")
 
-    def __init__(self, raw: bytes, path: str, headers: RequestHeaders, route: Any) -> None:
-        """`raw` ends with its empty line, and is valid."""
+    def __init__(
+        self,
+        raw: bytes,
+        path: str,
+        headers: RequestHeaders,
+        route: Any,
+        begin_direct: Callable[[Any], BegunAnswer | None] | None = None,
+    ) -> None:
+        """`raw` ends with its empty line, and is valid.
+
+        `begin_direct` begins to answer an ordinary request without a task; None for a route without that.
+        """
         length = _LENGTH.search(raw)
         # The parser has found one.
         assert length is not None  # noqa: S101
@@ -29,6 +41,7 @@ class KnownHead:
         self.path = path
         self.headers = headers
         self.route = route
+        self.begin_direct = begin_direct
         # None until a request was admitted.
         self.admission: Admission | None = None
         self.facts: HeadFacts | None = None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
 from llb.api.connection.connection_limiter import EvictionRank
 from llb.api.connection.http_protocol import PROCESSING_RESPONSE, ServerProtocol
+from llb.api.inference.handler import BegunAnswer
 from llb.front.inference_front import InferenceFront
 from llb.front.known_head import KnownHead
 from llb.front.request import FrontRequest
+
+log = logging.getLogger(__name__)
 
 # Of later requests, while one is answered.
 MAX_HELD_BYTES = 64 * 1024
@@ -23,7 +27,7 @@ class FrontProtocol(ServerProtocol):
     comes after it is held back until its response is written.
     """
 
-    __slots__ = ("_front", "_head", "_held", "_is_half_closed", "_request", "_work")
+    __slots__ = ("_begun", "_front", "_head", "_held", "_is_half_closed", "_request", "_work")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -32,8 +36,11 @@ class FrontProtocol(ServerProtocol):
         self._head: KnownHead | None = None
         # Received, and given to nobody yet.
         self._held = b""
-        # While the front answers, and its task once it has begun.
+        # While the front answers.
         self._request: FrontRequest | None = None
+        # While callbacks answer, and until a task has taken over from them.
+        self._begun: BegunAnswer | None = None
+        # While a task answers.
         self._work: asyncio.Task[None] | None = None
         self._is_half_closed = False
 
@@ -45,6 +52,11 @@ class FrontProtocol(ServerProtocol):
         if transport is None or transport.is_closing():
             raise asyncio.CancelledError
         transport.write(data)
+
+    def write_now(self, data: bytes) -> None:
+        """Write at once, whatever the pace of the client; no effect once the connection has ended."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
 
     def write_chunk(self, data: bytes) -> bool:
         """Write a chunk at once, which must not be empty.
@@ -94,19 +106,45 @@ class FrontProtocol(ServerProtocol):
 
     def begin_answer(self) -> None:
         """Begin to answer the request that was read; no effect if the connection has ended."""
+        request = self._request
+        if request is None or self._work is not None or self._begun is not None:
+            return
+        try:
+            self._begun = self._front.begin(request)
+            is_started = self._begun is not None and self._begun.start(self._end_directly, self._take_over)
+        except Exception:
+            # Others begin in the same turn. The task meets the error again, and answers with it.
+            log.exception("%s could not be begun without a task", request.path)
+            is_started = False
+        if not is_started:
+            self._take_over()
+
+    def _end_directly(self) -> None:
+        """Callbacks have answered the request."""
+        self._request = self._begun = None
+        self._await_next()
+
+    def _take_over(self) -> None:
+        """Have a task answer, from where the callbacks have got to."""
         if self._request is not None and self._work is None:
             self._work = self.loop.create_task(self._answer(self._request))
 
     async def _answer(self, request: FrontRequest) -> None:
+        begun, self._begun = self._begun, None
         is_complete = False
         try:
-            is_complete = await self._front.answer(request)
+            is_complete = await self._front.answer(request, begun)
         finally:
             self._request = self._work = None
             transport = self.transport
             if not is_complete and transport is not None:
                 # The client must not take what it has for the whole response.
                 transport.abort()
+        self._await_next()
+
+    def _await_next(self) -> None:
+        """Go on to the next request of the connection, which may have come already."""
+        transport = self.transport
         self._time = time.monotonic()
         if self._is_half_closed:
             self.close()
@@ -175,8 +213,11 @@ class FrontProtocol(ServerProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._front.stop_waiting(self)
-        if self._work is None:
-            self._request = None
-        else:
+        if self._begun is not None:
+            # A task gives back what the answer holds. It must have begun before it can be cancelled.
+            self._begun.interrupt()
+        elif self._work is not None:
             self._work.cancel()
+        else:
+            self._request = None
         super().connection_lost(error)

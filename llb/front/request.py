@@ -37,6 +37,10 @@ class FrontConnection(Protocol):
         """Write, at the pace of the client. Raises `CancelledError` once the connection has ended."""
         ...
 
+    def write_now(self, data: bytes) -> None:
+        """Write at once, whatever the pace of the client; no effect once the connection has ended."""
+        ...
+
     def write_chunk(self, data: bytes) -> bool:
         """Write a chunk at once, which must not be empty.
 
@@ -116,6 +120,10 @@ class FrontRequest:
 
     async def respond(self, head: ResponseHead, /) -> FrontResponse:
         """Begin the response; its head is written with its first bytes."""
+        return self.respond_now(head)
+
+    def respond_now(self, head: ResponseHead, /) -> FrontResponse:
+        """As `respond`."""
         self._finish_head(self, head)
         self.response = FrontResponse(head, self._connection)
         return self.response
@@ -139,19 +147,24 @@ class FrontResponse:
 
     async def send(self, data: bytes, end_stream: bool = False) -> None:
         """Write some bytes; `end_stream` ends the response."""
+        if frame := self._frame(data, end_stream):
+            await self._write(frame)
+
+    def send_now(self, data: bytes, end_stream: bool = False) -> None:
+        """As `send`, whatever the pace of the client."""
+        if frame := self._frame(data, end_stream):
+            self._connection.write_now(frame)
+
+    def _frame(self, data: bytes, end_stream: bool) -> bytes:
+        """Return what is written for some bytes of the body, with the head before the first ones."""
         head, self._head = self._head, None
         self.is_complete = end_stream
-        if head is None:
-            if end_stream:
-                chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-                await self._write(chunk + _END_OF_CHUNKS)
-            elif data:
-                await self._write(b"%x\r\n%b\r\n" % (len(data), data))
-        elif end_stream:
-            await self._write(format_head(head, len(data)) + data)
-        else:
-            chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-            await self._write(format_head(head, None) + chunk)
+        if head is not None and end_stream:
+            return format_head(head, len(data)) + data
+        chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        if head is not None:
+            return format_head(head, None) + chunk
+        return chunk + _END_OF_CHUNKS if end_stream else chunk
 
     def open_pipe(self) -> ClientPipe | None:
         """Return a pipe for the rest of a body in chunks; None before its first one."""

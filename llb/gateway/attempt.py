@@ -7,36 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from urllib.parse import quote
+from functools import partial
 
 from msgspec.structs import replace
 
 from llb import errors
-from llb.cluster.node_traffic import NodeTraffic
-from llb.cluster.view import ClusterView, Node
+from llb.cluster.view import Node
 from llb.engine.model_engine import Lease
-from llb.gateway.admission.controller import AdmissionController, SlotReservation
-from llb.gateway.endpoints.exchange import EndpointContext, EndpointExchange
+from llb.gateway.admission.controller import SlotReservation
+from llb.gateway.attempt_context import AttemptContext
+from llb.gateway.endpoints.exchange import EndpointExchange
 from llb.gateway.endpoints.outgoing import OutgoingRequest
 from llb.gateway.endpoints.registry import Place
-from llb.gateway.http.client import JSON_HEADER, HttpClient, UpstreamTarget
+from llb.gateway.engine_request import ENGINE_CONNECT_TIMEOUT_S, begin_engine_request, target_of
+from llb.gateway.http.client import JSON_HEADER, BegunRequest
 from llb.gateway.http.engine_errors import error_from_blame, error_from_engine_response
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import EngineEnded, TransportError, UpstreamTimeout
-from llb.gateway.inference_call import ClientSink, InferenceCall
-from llb.gateway.nodes.node_connections import NodeConnections
-from llb.gateway.prompt_owners import OwnPrompt, PromptOwners, owner_of
-from llb.gateway.routing.performance_model import PerformanceModel
-from llb.gateway.spend.attempt_spend import AttemptSpend, FreeSpend, SpendControl
+from llb.gateway.inference_call import ClientSink, DirectSink, InferenceCall
+from llb.gateway.nodes.node_connections import BegunNodeRequest
+from llb.gateway.prompt_owners import OwnPrompt, owner_of
+from llb.gateway.spend.attempt_spend import AttemptSpend, FreeSpend
 from llb.gateway.spend.billed_request import BilledRequest, read_billed_request
-from llb.gateway.spill.book import SpillBook
-from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH
+from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH, StreamAggregator
 from llb.gateway.stream.cached_tokens import LimitedSink, told_tokens
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.relay import (
+    EventRelay,
     RelayResult,
     error_from_transport_error,
     is_event_stream,
@@ -53,50 +50,22 @@ from llb.gateway.stream.start_event import (
     read_token_count,
 )
 from llb.gateway.stream.usage_parser import Usage
-from llb.node.agent import NodeAgent
 from llb.policy.routing import RequestEstimate
 from llb.policy.spend.price import FREE
 from llb.wire import TemplateSupport
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
-# Connecting to an engine of this host.
-ENGINE_CONNECT_TIMEOUT_S = 5.0
 # From the end of an engine's connections to that of its process.
 ENGINE_END_TIMEOUT_S = 1.0
 # The longest that one answer may take, prefill included.
 MAX_REQUEST_DURATION_S = 3600.0
 MAX_ERROR_BODY_BYTES = 256 * 1024
 TOKEN_COUNT_TIMEOUT_S = 10.0
-# Requests without a slot that one process sends at the same time. Each takes a thread of its engine.
-MAX_CONCURRENT_TOKEN_COUNTS = 4
 # A document that may take longer than this is requested as a stream: llama-server notices a client that left
 # a document only after a second, a client that left a stream at the next token.
 AGGREGATE_ABOVE_S = 0.5
 
 _CHAT_START_EVENT = ChatStartEvent()
-# The target of an engine is needed again at every request.
-_engine_target = lru_cache(maxsize=256)(UpstreamTarget)
-
-
-@dataclass(frozen=True)
-class AttemptContext:
-    """What every attempt of a process uses."""
-
-    view: ClusterView
-    admission: AdmissionController
-    http_client: HttpClient
-    agent: NodeAgent
-    node_connections: NodeConnections
-    performance: PerformanceModel
-    traffic: NodeTraffic
-    endpoints: EndpointContext
-    spill_book: SpillBook
-    spend: SpendControl
-    load_timeout_s: float
-    prompt_owners: PromptOwners = field(default_factory=PromptOwners)
-    token_count_permits: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT_TOKEN_COUNTS)
-    )
 
 
 async def _fit_template(call: InferenceCall, template: TemplateSupport | None) -> InferenceCall:
@@ -125,12 +94,16 @@ class Attempt:
     """
 
     __slots__ = (
+        "_aggregator",
+        "_begun",
         "_call",
         "_context",
         "_estimate",
+        "_events",
         "_exchange",
         "_has_token_count_permit",
         "_lease",
+        "_limited",
         "_own_prompt",
         "_reservation",
         "_spend",
@@ -138,6 +111,7 @@ class Attempt:
         "_streams_progress",
         "node",
         "place_id",
+        "silent_s",
     )
 
     def __init__(self, context: AttemptContext, call: InferenceCall, estimate: RequestEstimate) -> None:
@@ -145,6 +119,8 @@ class Attempt:
         self.place_id: str | None = None
         # None for an endpoint.
         self.node: Node | None = None
+        # For how long the answer had been silent when a task took it over.
+        self.silent_s = 0.0
         self._exchange: EndpointExchange | None = None
         self._context = context
         self._call = call
@@ -161,6 +137,55 @@ class Attempt:
         self._streams_progress = False
         # None for an engine that has served one owner only.
         self._own_prompt: OwnPrompt | None = None
+        # None while the request to an engine or a node has not been sent.
+        self._begun: BegunRequest | BegunNodeRequest | None = None
+        # Of an answer that is passed on: how it becomes a document, a stream, and hides cached tokens.
+        self._aggregator: StreamAggregator | None = None
+        self._events: EventRelay | None = None
+        self._limited: LimitedSink | None = None
+
+    def begin(self, excluded: frozenset[str]) -> bool:
+        """Do what `open` does before it waits for the answer; `open` continues.
+
+        False where something has to be waited for: then the attempt has to be released, and another one
+        opened. Raises as `open` does.
+        """
+        call, context = self._call, self._context
+        record = call.record
+        principal = record.principal
+        reservation = self._reservation = context.admission.reserve_free_slot(
+            call.model.id,
+            key_id=principal.root_id,
+            owner_id=principal.account_id,
+            request=self._estimate,
+            exclude=excluded,
+        )
+        if reservation is None or reservation.node_id in context.endpoints.registry.places_of(call.model.id):
+            return False
+        node_id = reservation.node_id
+        node = self._enter_node(node_id)
+        if node_id == context.agent.node_id:
+            self._lease = context.agent.lease_loaded(call.model.id, call.keep_alive)
+            if self._lease is None:
+                return False
+            call = self._call = call.fit_template(self._lease.template)
+        self._streams_progress = self._should_stream_progress(node_id)
+        self._own_prompt = context.prompt_owners.begin_small_request(
+            owner_of(principal),
+            node_id,
+            call.model.id,
+            call.body,
+            call.head,
+            is_new=self._has_new_engine(node),
+        )
+        record.sent_at = time.monotonic()
+        self._begin_request(node)
+        return True
+
+    @property
+    def pending_response(self) -> UpstreamResponse | None:
+        """Response to the request that `begin` has sent; None while there is no connection for it."""
+        return None if self._begun is None else self._begun.response
 
     async def open(self, excluded: frozenset[str]) -> UpstreamResponse:
         """Reserve a slot, lease the engine and send the request; returns once the head of an answer has come.
@@ -168,45 +193,16 @@ class Attempt:
         Raises what the node or the route to it says, and `NoNodeAvailable`, `QueueFull` or `QueueTimeout`
         while no node outside `excluded` can be used.
         """
-        call, context = self._call, self._context
-        record = call.record
-        node_id = await self._reserve(excluded)
-        placed_at = time.monotonic()
-        place = context.endpoints.registry.places_of(call.model.id).get(node_id)
-        if place is not None:
-            return await self._open_exchange(place, placed_at)
-        self.place_id = node_id
-        node = self.node = context.view.nodes[node_id]
-        record.node_id, record.endpoint_id = node_id, None
-        context.traffic.begin_request(node_id)
-        if node_id == context.agent.node_id:
-            self._lease = await context.agent.acquire_lease(
-                call.model.id, deadline_s=context.load_timeout_s, keep_alive=call.keep_alive
-            )
-            # Only a loaded engine knows its chat template well.
-            call = self._call = await _fit_template(call, self._lease.template)
-        if self._reservation is None:
-            await context.token_count_permits.acquire()
-            self._has_token_count_permit = True
-        self._streams_progress = self._should_stream_progress(node_id)
-        if call.operation.generates_text:
-            self._own_prompt = await context.prompt_owners.begin_request(
-                owner_of(record.principal),
-                node_id,
-                call.model.id,
-                call.body,
-                call.head,
-                # Engines of this host end with it; those of another may have served before.
-                is_new=node_id == context.agent.node_id or call.model.id not in node.engines,
-            )
-        record.sent_at = time.monotonic()
-        record.load_s += record.sent_at - placed_at
+        if self._begun is None:
+            node_id = await self._reserve(excluded)
+            placed_at = time.monotonic()
+            place = self._context.endpoints.registry.places_of(self._call.model.id).get(node_id)
+            if place is not None:
+                return await self._open_exchange(place, placed_at)
+            await self._prepare(self._enter_node(node_id), placed_at)
+        assert self._begun is not None  # noqa: S101
         try:
-            body = request_progress(call.body, stream=call.stream) if self._streams_progress else call.body
-            if self._lease is not None:
-                speed = context.performance.speed_of(node_id, call.model.id)
-                self._lease.begin_request(len(body), speed)
-            response = await self._request_engine(node, call.path, body, MAX_REQUEST_DURATION_S)
+            response = await self._begun.wait()
             if self._lease is not None:
                 self._lease.follow_answer(response)
             if response.status < 400:
@@ -218,6 +214,63 @@ class Attempt:
         except TransportError as failure:
             raise await self._explain_failure(failure) from failure
         raise error_from_engine_response(response.status, response.headers, error_body)
+
+    def _enter_node(self, node_id: str) -> Node:
+        """Note the node that answers."""
+        record = self._call.record
+        self.place_id = node_id
+        node = self.node = self._context.view.nodes[node_id]
+        record.node_id, record.endpoint_id = node_id, None
+        self._context.traffic.begin_request(node_id)
+        return node
+
+    def _has_new_engine(self, node: Node) -> bool:
+        """Whether the engine cannot have served anybody before this process did.
+
+        Engines of this host end with it; those of another may have served before.
+        """
+        return node.id == self._context.agent.node_id or self._call.model.id not in node.engines
+
+    async def _prepare(self, node: Node, placed_at: float) -> None:
+        """Lease the engine and send the request, if a connection is idle."""
+        call, context = self._call, self._context
+        record = call.record
+        if node.id == context.agent.node_id:
+            self._lease = await context.agent.acquire_lease(
+                call.model.id, deadline_s=context.load_timeout_s, keep_alive=call.keep_alive
+            )
+            # Only a loaded engine knows its chat template well.
+            call = self._call = await _fit_template(call, self._lease.template)
+        if self._reservation is None:
+            await context.token_count_permits.acquire()
+            self._has_token_count_permit = True
+        self._streams_progress = self._should_stream_progress(node.id)
+        if call.operation.generates_text:
+            self._own_prompt = await context.prompt_owners.begin_request(
+                owner_of(record.principal),
+                node.id,
+                call.model.id,
+                call.body,
+                call.head,
+                is_new=self._has_new_engine(node),
+            )
+        record.sent_at = time.monotonic()
+        record.load_s += record.sent_at - placed_at
+        try:
+            self._begin_request(node)
+        except TransportError as failure:
+            raise await self._explain_failure(failure) from failure
+
+    def _begin_request(self, node: Node) -> BegunRequest | BegunNodeRequest:
+        """Send the request, if a connection is idle."""
+        call, lease = self._call, self._lease
+        body = request_progress(call.body, stream=call.stream) if self._streams_progress else call.body
+        if lease is not None:
+            lease.begin_request(len(body), self._context.performance.speed_of(node.id, call.model.id))
+        begun = self._begun = self._request_engine(node, call.path, body, MAX_REQUEST_DURATION_S)
+        if lease is not None and begun.response is not None:
+            lease.follow_answer(begun.response)
+        return begun
 
     async def _open_exchange(self, place: Place, placed_at: float) -> UpstreamResponse:
         """Send the request to an endpoint."""
@@ -248,55 +301,91 @@ class Attempt:
             return self._exchange.place.endpoint.name
         return "" if self.node is None else self.node.hello.name
 
-    async def relay(self, response: UpstreamResponse, sink: ClientSink) -> RelayResult:
-        """Pass the answer on and record its outcome."""
-        if self._exchange is not None:
-            return await self._relay_exchange(self._exchange, response, sink)
-        call, node, record = self._call, self.node, self._call.record
+    def start_relay(self, response: UpstreamResponse, sink: ClientSink) -> EventRelay | None:
+        """Begin to pass the answer of a node on; returns the relay of a stream, None for a document."""
+        call, node = self._call, self.node
         assert node is not None  # noqa: S101  # it has answered
-        aggregator = None
-        if not call.stream and self._streams_progress and is_event_stream(response):
-            aggregator = AGGREGATOR_OF_PATH[call.path]()
-        start_event = self._create_start_event(node)
-        own_prompt = self._own_prompt
-        limited = None
-        if own_prompt is not None:
-            is_stream = aggregator is None and is_event_stream(response)
-            limited = LimitedSink(sink, own_prompt.own_tokens, is_stream=is_stream)
-        body_sink = sink if limited is None else limited
+        is_stream = is_event_stream(response)
+        content_type = response.content_type
+        if is_stream and not call.stream and self._streams_progress:
+            self._aggregator = AGGREGATOR_OF_PATH[call.path]()
+            content_type = JSON_HEADER[1]
+        elif is_stream:
+            self._events = EventRelay(
+                response,
+                opening_filter=(
+                    ProgressFilter(self._create_start_event(node)) if self._streams_progress else None
+                ),
+                on_tokens=self._count_tokens,
+            )
+        if self._own_prompt is not None:
+            self._limited = LimitedSink(sink, self._own_prompt.own_tokens, is_stream=self._events is not None)
         sink.start_response(
             response.status,
-            response.content_type if aggregator is None else JSON_HEADER[1],
+            content_type,
             node_name=node.hello.name,
             queued_ms=0 if self._reservation is None else self._reservation.queued_ms,
         )
+        return self._events
+
+    @property
+    def wants_stream(self) -> bool:
+        """Whether a stream of the engine is passed on as a stream."""
+        return self._call.stream or not self._streams_progress
+
+    def body_sink(self, sink: ClientSink) -> ClientSink | LimitedSink:
+        """Return what the bytes of an answer are written to, once `start_relay` was called."""
+        return sink if self._limited is None else self._limited
+
+    def complete_start(self, events: bytes) -> bytes:
+        """Return the first events of a chat, with the start that the engine may have left out."""
+        return _CHAT_START_EVENT.prefix_of(events) + events if self._streams_progress else events
+
+    def write_now(self, data: bytes, sink: DirectSink, *, last: bool = False) -> None:
+        """Write whole events, or the whole document, without a wait; `start_relay` was called."""
+        sink.write_now(data if self._limited is None else self._limited.limit(data), last=last)
+
+    async def relay(self, response: UpstreamResponse, sink: ClientSink) -> RelayResult:
+        """Pass the answer on, or what is left of it, and record its outcome."""
+        if self._exchange is not None:
+            return await self._relay_exchange(self._exchange, response, sink)
+        call, node = self._call, self.node
+        assert node is not None  # noqa: S101  # it has answered
+        if self._events is None:
+            self.start_relay(response, sink)
+        body_sink = self.body_sink(sink)
         try:
-            if aggregator is None:
+            if self._aggregator is None:
                 result = await relay_response(
                     response,
                     body_sink,
                     format_error_event=call.format_error_event,
-                    opening_filter=ProgressFilter(start_event) if self._streams_progress else None,
                     explain_failure=self._explain_failure,
-                    on_client_left=self._record_result,
-                    on_tokens=self._count_tokens,
+                    on_client_left=self.record_result,
+                    begun=self._events,
+                    silent_s=self.silent_s,
                 )
             else:
                 result = await relay_aggregated(
                     response,
                     body_sink,
-                    aggregator,
-                    start_event=start_event,
+                    self._aggregator,
+                    start_event=self._create_start_event(node),
                     explain_failure=self._explain_failure,
                     on_tokens=self._count_tokens,
                 )
-            if limited is not None and result.error is None:
-                await limited.flush()
+            if self._limited is not None and result.error is None:
+                await self._limited.flush()
         finally:
-            record.first_byte_at = response.first_byte_at
-            record.received_bytes = response.received_bytes
-        self._record_result(result)
+            self.note_received(response)
+        self.record_result(result)
         return result
+
+    def note_received(self, response: UpstreamResponse) -> None:
+        """Record when the answer began, and its size so far."""
+        record = self._call.record
+        record.first_byte_at = response.first_byte_at
+        record.received_bytes = response.received_bytes
 
     def _count_tokens(self, tokens: int) -> None:
         """Count tokens while they are generated: each is an event of its own."""
@@ -304,7 +393,7 @@ class Attempt:
         self._streamed_tokens += tokens
         self._context.traffic.record_tokens(self.place_id, self._call.model.id, tokens)
 
-    def _record_result(self, result: RelayResult) -> None:
+    def record_result(self, result: RelayResult) -> None:
         """Record the outcome of an answer that has reached the client, whole or up to an error."""
         call, context, record, place_id = self._call, self._context, self._call.record, self.place_id
         assert place_id is not None  # noqa: S101  # it has answered
@@ -349,14 +438,14 @@ class Attempt:
         )
         try:
             result = await exchange.relay(
-                response, sink if limited is None else limited, on_client_left=self._record_result
+                response, sink if limited is None else limited, on_client_left=self.record_result
             )
             if limited is not None and result.error is None:
                 await limited.flush()
         finally:
             record.first_byte_at = response.first_byte_at
             record.received_bytes = response.received_bytes
-        self._record_result(result)
+        self.record_result(result)
         return result
 
     async def _explain_failure(self, failure: TransportError) -> errors.LlbError:
@@ -383,12 +472,13 @@ class Attempt:
         if self._spend is not None:
             self._end_spend(self._spend, is_started=False)
         if self._lease is not None and isinstance(error, errors.UpstreamError):
-            target = _engine_target(self._lease.host, self._lease.port, self._lease.api_key)
-            self._context.http_client.close_idle(target)
+            self._context.http_client.close_idle(target_of(self._lease))
             self._lease.report_suspected_failure()
 
     def release(self) -> None:
         """Give back what was taken, in the opposite order. Nothing here awaits or fails."""
+        if self._begun is not None:
+            self._begun.close()
         if self._spend is not None:
             self._end_spend(self._spend, is_started=self._call.record.received_bytes > 0)
         if self._has_token_count_permit:
@@ -453,40 +543,9 @@ class Attempt:
 
     def _request_engine(
         self, node: Node, path: bytes, body: bytes, header_timeout_s: float
-    ) -> Awaitable[UpstreamResponse]:
-        """Ask the leased engine of this host, or another host, whose hop route leases one of its own."""
-        call, context, lease = self._call, self._context, self._lease
-        # The body was read as JSON, whatever content type the client gave it.
-        headers = (JSON_HEADER, *call.record.trace_headers)
-        if lease is not None:
-            return context.http_client.request(
-                _engine_target(lease.host, lease.port, lease.api_key),
-                b"POST",
-                path,
-                headers,
-                body,
-                connect_timeout_s=ENGINE_CONNECT_TIMEOUT_S,
-                header_timeout_s=header_timeout_s,
-            )
-        query = f"?model={quote(call.model.id)}&load_s={context.load_timeout_s:g}&blame=1"
-        if call.keep_alive is not None:
-            # A node of an older version does not know the second name, and then keeps its own keep-alive.
-            name = "keep_alive_s" if call.keep_alive.may_shorten else "min_keep_alive_s"
-            query += f"&{name}={call.keep_alive.seconds:g}"
-        speed = context.performance.speed_of(node.id, call.model.id)
-        if speed.prefill_tokens_per_s is not None:
-            query += f"&prefill_tokens_per_s={speed.prefill_tokens_per_s:g}"
-        if speed.decode_tokens_per_s is not None:
-            query += f"&decode_tokens_per_s={speed.decode_tokens_per_s:g}"
-        # For the log of that host.
-        request_id = (b"x-request-id", call.record.request_id.encode("ascii"))
-        return context.node_connections.request(
-            node.id,
-            b"POST",
-            b"/hop" + path + query.encode("ascii"),
-            (*headers, request_id),
-            body,
-            header_timeout_s=header_timeout_s,
+    ) -> BegunRequest | BegunNodeRequest:
+        return begin_engine_request(
+            self._context, self._call, node, self._lease, path, body, header_timeout_s
         )
 
     def _create_start_event(self, node: Node) -> StartEvent | None:
@@ -498,9 +557,8 @@ class Attempt:
 
         async def count_tokens() -> int:
             async with self._context.token_count_permits:
-                response = await self._request_engine(
-                    node, COUNT_TOKENS_PATH, call.body, TOKEN_COUNT_TIMEOUT_S
-                )
+                begun = self._request_engine(node, COUNT_TOKENS_PATH, call.body, TOKEN_COUNT_TIMEOUT_S)
+                response = await begun.wait()
                 return await read_token_count(response, TOKEN_COUNT_TIMEOUT_S)
 
         return MessagesStartEvent(call.model.id, call.record.request_id, count_tokens)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -14,8 +14,9 @@ from llb import errors
 from llb.accounts.principal_watch import PrincipalWatch
 from llb.gateway.admission.deadlines import DeadlineTimer
 from llb.gateway.admission.quarantine import Quarantine
-from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter, TokenReservation
-from llb.gateway.attempt import MAX_REQUEST_DURATION_S, Attempt, AttemptContext
+from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter, RateLimitHold, TokenReservation
+from llb.gateway.attempt import MAX_REQUEST_DURATION_S, Attempt
+from llb.gateway.attempt_context import AttemptContext
 from llb.gateway.choices import (
     COMPLETION_PATH,
     ChoicePlan,
@@ -33,6 +34,7 @@ from llb.gateway.input_batches import BatchAnswer, InputBatch, InputList, read_i
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.routing.affinity import compute_affinity_key, estimate_prompt_tokens
 from llb.gateway.routing.place_filter import PlaceFilter, RefusedPlaces
+from llb.gateway.running_call import RunningCall
 from llb.gateway.spill.dispatch import dispatch_with_spill
 from llb.gateway.stream.choice_merger import ChoiceMerger
 from llb.gateway.stream.keepalive import SseKeepalive
@@ -75,20 +77,75 @@ class Dispatcher:
         Raises `LlbError` while the client has received nothing. Returns None for a stream that ended with an
         error event: keep-alive comments had begun it, or its key was revoked.
         """
+        return await self.resume(self.begin(call, sink))
+
+    def begin(self, call: InferenceCall, sink: ClientSink) -> RunningCall:
+        """Begin to answer `call`; `resume` or `finish_directly` ends it."""
         self._idle_event.clear()
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101
-        deadline = self._deadline_timer.start_deadline(task.cancel)
-        open_work = self._principal_watch.begin(call.record.principal, task.cancel)
+        running = RunningCall(call, sink)
+        running.deadline = self._deadline_timer.start_deadline(running.interrupt)
+        running.open_work = self._principal_watch.begin(call.record.principal, running.interrupt)
+        return running
+
+    def send_directly(self, running: RunningCall) -> bool:
+        """Send the request of an ordinary call, if nothing has to be waited for before.
+
+        False where `resume` has to do it, also where it will raise an error.
+        """
+        call = running.call
+        if not call.fits_any_template or call.model.is_external:
+            return False
+        if self._context.spill_book.rules_of(call.model.id):
+            return False
         try:
             self._quarantine.check(call.model.id, call.record.principal, call.body)
+            if call.record.principal.allowances:
+                running.rate_limit = self._rate_limited(call)
+                running.rate_limit.begin()
+            attempt = Attempt(self._context, call, self._estimate_request(call))
+            try:
+                is_sent = attempt.begin(self._place_filter.refused_places(call).ids)
+            except BaseException:
+                attempt.release()
+                raise
+        except (errors.LlbError, TransportError):
+            return False
+        if not is_sent:
+            attempt.release()
+            return False
+        running.attempt = attempt
+        return True
+
+    def finish_directly(self, running: RunningCall) -> None:
+        """End a call that was answered without a task."""
+        attempt, running.attempt = running.attempt, None
+        assert attempt is not None  # noqa: S101  # it has answered
+        self._quarantine.record_success(running.call.model.id, running.call.body)
+        attempt.release()
+        if running.rate_limit is not None:
+            running.rate_limit.end()
+        self._end(running)
+
+    async def resume(self, running: RunningCall) -> RelayResult | None:
+        """Answer a call from where it stands; returns and raises as `dispatch`."""
+        task = asyncio.current_task()
+        # Only tasks run coroutines here.
+        assert task is not None  # noqa: S101
+        running.on_interrupted = task.cancel
+        call, sink = running.call, running.sink
+        if running.is_interrupted:
+            # As if it were interrupted now, where it waits.
+            task.cancel()
+        try:
+            if running.attempt is None:
+                self._quarantine.check(call.model.id, call.record.principal, call.body)
             if not call.record.principal.allowances:
-                return await self._dispatch_to_models(call, sink)
-            with self._rate_limited(call):
-                return await self._dispatch_to_models(call, sink)
+                return await self._dispatch_to_models(running)
+            with running.rate_limit or self._rate_limited(call):
+                return await self._dispatch_to_models(running)
         except asyncio.CancelledError:
-            error: errors.LlbError | None = open_work.error
-            if error is None and deadline.is_expired:
+            error: errors.LlbError | None = running.open_work.error
+            if error is None and running.deadline.is_expired:
                 error = errors.EngineTimeout("The answer took longer than a request may take")
             if error is None or task.uncancel():
                 # The request was cancelled from elsewhere, too.
@@ -97,10 +154,13 @@ class Dispatcher:
         except errors.LlbError as error:
             return await self._report_error(call, sink, error)
         finally:
-            self._principal_watch.end(open_work)
-            self._deadline_timer.cancel_deadline(deadline)
-            if self._context.traffic.is_idle:
-                self._idle_event.set()
+            self._end(running)
+
+    def _end(self, running: RunningCall) -> None:
+        self._principal_watch.end(running.open_work)
+        self._deadline_timer.cancel_deadline(running.deadline)
+        if self._context.traffic.is_idle:
+            self._idle_event.set()
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new requests and let running answers end for `timeout_s`."""
@@ -114,11 +174,14 @@ class Dispatcher:
         self._deadline_timer.close()
         await self._context.http_client.close()
 
-    def _dispatch_to_models(self, call: InferenceCall, sink: ClientSink) -> Awaitable[RelayResult]:
+    def _dispatch_to_models(self, running: RunningCall) -> Awaitable[RelayResult]:
         """Have `call` answered by its model, else by what a spill rule names.
 
         One model answers the whole request: vectors of two models cannot be compared.
         """
+        call, sink = running.call, running.sink
+        if running.attempt is not None:
+            return self._dispatch_with_failover(call, sink, running)
         if not self._context.spill_book.rules_of(call.model.id):
             return self._dispatch_inputs(call, sink)
         return dispatch_with_spill(
@@ -233,16 +296,26 @@ class Dispatcher:
         inputs.add_answer(batch, answer.body)
         return [answer]
 
-    async def _dispatch_with_failover(self, call: InferenceCall, sink: ClientSink) -> RelayResult:
-        """Try one node after another, by `policy.retry`, until one answers or none is left."""
+    async def _dispatch_with_failover(
+        self, call: InferenceCall, sink: ClientSink, running: RunningCall | None = None
+    ) -> RelayResult:
+        """Try one node after another, by `policy.retry`, until one answers or none is left.
+
+        The attempt of a `running` call is the first.
+        """
+        begun = None
+        if running is not None:
+            begun, running.attempt = running.attempt, None
         estimate = self._estimate_request(call)
         refused = self._place_filter.refused_places(call)
         retry = RetryState(excluded=refused.ids)
         last_failure: errors.LlbError | None = None
         while True:
-            attempt = Attempt(self._context, call, estimate)
+            attempt, begun = begun or Attempt(self._context, call, estimate), None
             has_turn = retry.is_suspect and await self._wait_for_turn()
             try:
+                if running is not None and running.failure is not None:
+                    raise running.failure
                 if call.stream:
                     response = await self._open_stream(attempt, sink, retry.excluded)
                 else:
@@ -331,10 +404,10 @@ class Dispatcher:
     @staticmethod
     async def _open_stream(attempt: Attempt, sink: ClientSink, excluded: frozenset[str]) -> UpstreamResponse:
         # A queue, a load and a long prompt are silent; comments keep the client waiting.
-        async with SseKeepalive(sink):
+        async with SseKeepalive(sink, silent_s=attempt.silent_s):
             return await attempt.open(excluded)
 
-    def _rate_limited(self, call: InferenceCall) -> AbstractContextManager[None]:
+    def _rate_limited(self, call: InferenceCall) -> RateLimitHold:
         """Hold the request to the limits of its key and of those that it comes from."""
         completion_tokens = call.most_completion_tokens
         if completion_tokens is None:

@@ -100,3 +100,11 @@ class ClientSink(Protocol):
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None: ...
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None: ...
+
+
+class DirectSink(ClientSink, Protocol):
+    """Client that can be written to without a wait."""
+
+    def write_now(self, data: bytes, /, *, last: bool = False) -> None:
+        """Write at once, whatever the pace of the client; `last` ends the answer."""
+        ...

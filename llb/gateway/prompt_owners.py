@@ -65,16 +65,32 @@ class PromptOwners:
 
         `is_new`: an engine that is not known yet cannot hold prompts from before this process.
         """
+        if self._is_sole_owner(owner, node_id, model_id, is_new=is_new):
+            return None
+        if len(body) > MAX_EVENT_LOOP_BYTES:
+            seed = _seed_of(owner, node_id, model_id)
+            return self._find(await asyncio.to_thread(_digest_turns, seed, body, head))
+        return self._find(_digest_turns(_seed_of(owner, node_id, model_id), body, head))
+
+    def begin_small_request(
+        self, owner: str, node_id: str, model_id: str, body: bytes, head: InferenceFields, *, is_new: bool
+    ) -> OwnPrompt | None:
+        """As `begin_request`, with a `body` of at most `MAX_EVENT_LOOP_BYTES`."""
+        if self._is_sole_owner(owner, node_id, model_id, is_new=is_new):
+            return None
+        return self._find(_digest_turns(_seed_of(owner, node_id, model_id), body, head))
+
+    def _is_sole_owner(self, owner: str, node_id: str, model_id: str, *, is_new: bool) -> bool:
+        """Count a request of `owner`; returns whether the engine has served no other owner."""
         engine = (node_id, model_id)
         sole_owner = self._sole_owners.setdefault(engine, owner if is_new else None)
         if sole_owner == owner:
-            return None
+            return True
         self._sole_owners[engine] = None
-        seed = f"{owner}\0{node_id}\0{model_id}\0".encode()
-        if len(body) > MAX_EVENT_LOOP_BYTES:
-            digests = await asyncio.to_thread(_digest_turns, seed, body, head)
-        else:
-            digests = _digest_turns(seed, body, head)
+        return False
+
+    def _find(self, digests: list[bytes]) -> OwnPrompt:
+        """Return the prompt of these digests, with the tokens that earlier prompts explain."""
         now = self._clock()
         for digest in reversed(digests):
             known = self._prompts.get(digest)
@@ -88,6 +104,10 @@ class PromptOwners:
         self._prompts.move_to_end(prompt.digest)
         if len(self._prompts) > MAX_PROMPTS:
             self._prompts.popitem(last=False)
+
+
+def _seed_of(owner: str, node_id: str, model_id: str) -> bytes:
+    return f"{owner}\0{node_id}\0{model_id}\0".encode()
 
 
 def _digest_turns(seed: bytes, body: bytes, head: InferenceFields) -> list[bytes]:

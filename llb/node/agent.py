@@ -452,10 +452,7 @@ class NodeAgent:
 
         Raises `ModelFailed`, `ModelLoading`, `EngineFailed`, `InsufficientMemory`.
         """
-        replica = self._replicas.get(model_id)
-        if replica is None or replica.state is not ReplicaState.READY:
-            raise errors.ModelFailed(f"Model '{model_id}' is not on this node")
-        replica.last_used = time.time()
+        replica = self._use_replica(model_id)
         if replica.engine is None:
             problem = await self._replica_worker.find_file_problem(replica)
             if problem is not None:
@@ -468,6 +465,19 @@ class NodeAgent:
         except errors.ModelFailed as refused:
             self._mark_unusable(replica, refused.reason or refused.message)
             raise
+
+    def lease_loaded(self, model_id: str, keep_alive: KeepAlive | None = None) -> Lease | None:
+        """As `acquire_lease`, without a wait: None if the model is not loaded."""
+        if self._use_replica(model_id).engine is None:
+            return None
+        return self.engine_pool.lease_loaded(model_id, keep_alive)
+
+    def _use_replica(self, model_id: str) -> Replica:
+        replica = self._replicas.get(model_id)
+        if replica is None or replica.state is not ReplicaState.READY:
+            raise errors.ModelFailed(f"Model '{model_id}' is not on this node")
+        replica.last_used = time.time()
+        return replica
 
     def _mark_unusable(self, replica: Replica, reason: str) -> None:
         """In a task: storing the state waits for a database that can be written, a request does not."""

@@ -65,15 +65,15 @@ async def read_answer(connection: RawConnection) -> tuple[bytes, bytes]:
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths of the requests that the front has answered."""
+    """The paths of the requests that the front has taken."""
     paths: list[str] = []
-    answer = InferenceFront.answer
+    schedule = InferenceFront.schedule
 
-    async def noting(self: InferenceFront, request: Any) -> bool:
-        paths.append(request.path)
-        return await answer(self, request)
+    def noting(self: InferenceFront, connection: Any) -> None:
+        paths.append(connection._request.path)
+        schedule(self, connection)
 
-    monkeypatch.setattr(InferenceFront, "answer", noting)
+    monkeypatch.setattr(InferenceFront, "schedule", noting)
     return paths
 
 

@@ -54,13 +54,13 @@ async def test_a_client_that_sends_faster_than_it_is_answered_is_read_no_faster(
     server: RunningBalancer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[int] = []
-    answer = InferenceFront.answer
+    schedule = InferenceFront.schedule
 
-    async def noting(self: InferenceFront, request: Any) -> bool:
-        held.append(len(request._connection._held))
-        return await answer(self, request)
+    def noting(self: InferenceFront, connection: Any) -> None:
+        held.append(len(connection._held))
+        schedule(self, connection)
 
-    monkeypatch.setattr(InferenceFront, "answer", noting)
+    monkeypatch.setattr(InferenceFront, "schedule", noting)
     count = 200
     request = request_bytes(CHAT, b" " * 16 * 1024)
     async with connect(server.port) as connection:

@@ -6,7 +6,7 @@ Nothing that was taken is left over.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from llb.engine.watch_policy import Blame, EngineSpeed
 from llb.gateway import dispatcher as dispatcher_module
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter
-from llb.gateway.attempt import MAX_CONCURRENT_TOKEN_COUNTS, AttemptContext
+from llb.gateway.attempt_context import MAX_CONCURRENT_TOKEN_COUNTS, AttemptContext
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.endpoints.exchange import EndpointContext
 from llb.gateway.endpoints.registry import EndpointRegistry
@@ -89,6 +89,16 @@ class FakeResponse:
 Outcome = FakeResponse | TransportError | Callable[[], Any]
 
 
+@dataclass
+class FakeBegunRequest:
+    """Request that has no connection yet."""
+
+    wait: Callable[[], Awaitable[UpstreamResponse]]
+    response: None = None
+
+    def close(self) -> None: ...
+
+
 class FakeNodes:
     """The other hosts: each node's outcomes in order, the last one for ever."""
 
@@ -97,7 +107,10 @@ class FakeNodes:
         self.requests: list[str] = []
         self.recovering: set[str] = set()
 
-    async def request(self, node_id: str, *_arguments: Any, **_options: Any) -> UpstreamResponse:
+    def begin_request(self, node_id: str, *_arguments: Any, **_options: Any) -> FakeBegunRequest:
+        return FakeBegunRequest(lambda: self._request(node_id))
+
+    async def _request(self, node_id: str) -> UpstreamResponse:
         self.requests.append(node_id)
         outcomes = self.outcomes[node_id]
         outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
@@ -184,7 +197,9 @@ class Gateway:
             http_client=cast(
                 HttpClient,
                 SimpleNamespace(
-                    request=self._request_engine, close_idle=self.closed_targets.append, close=self._close
+                    begin_request=lambda *_arguments, **_options: FakeBegunRequest(self._request_engine),
+                    close_idle=self.closed_targets.append,
+                    close=self._close,
                 ),
             ),
             agent=cast(NodeAgent, SimpleNamespace(node_id=LOCAL, acquire_lease=self._acquire_lease)),
@@ -209,7 +224,7 @@ class Gateway:
         self.leases.append(FakeLease())
         return self.leases[-1]
 
-    async def _request_engine(self, *_arguments: Any, **_options: Any) -> UpstreamResponse:
+    async def _request_engine(self) -> UpstreamResponse:
         outcome = self.engine_outcomes.pop(0)
         if isinstance(outcome, TransportError):
             raise outcome
@@ -386,7 +401,9 @@ async def test_counting_takes_no_slot_and_gives_its_permit_back() -> None:
 
 
 async def test_an_error_after_keepalive_comments_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher_module, "SseKeepalive", lambda sink: SseKeepalive(sink, interval_s=0.001))
+    monkeypatch.setattr(
+        dispatcher_module, "SseKeepalive", lambda sink, **_options: SseKeepalive(sink, interval_s=0.001)
+    )
     async with gateway_of("a") as gateway:
 
         async def answer_late() -> FakeResponse:

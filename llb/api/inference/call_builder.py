@@ -28,8 +28,10 @@ from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_error_event
 from llb.policy.endpoints.dialects import CHAT
 from llb.security.permissions import Principal, has_scope
-from llb.wire import InferenceFields, Scope, TemplateSupport
+from llb.wire import InferenceFields, Model, Scope, TemplateSupport
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
+
+_CHAT_PATH = CHAT.encode("ascii")
 
 
 class _ModelName(Struct):
@@ -76,9 +78,7 @@ async def build_call(
         model = readiness.resolve_model(name)
     except errors.ModelNotFound:
         model = await readiness.resolve_listed_model(name)
-    record.model_id = model.id
-    require_capability(model, operation)
-    readiness.require_ready_or_spill(model)
+    _require_usable(readiness, model, operation, record)
     # A server elsewhere has a reader of its own, and may run what no engine can.
     engine_path = "" if model.is_external else path
     support = None if plain is not None else readiness.template_support(model)
@@ -137,6 +137,53 @@ async def build_call(
         fits_any_template=plain is not None,
         hold_copies=partial(request.app.ctx.connections.body_budget.hold, request.ctx.principal),
     )
+
+
+def build_plain_call(
+    readiness: ModelReadiness,
+    request: IncomingRequest,
+    record: RequestRecord,
+    body: bytes,
+    plain: InferenceFields,
+    format_error_event: ErrorEventBuilder = format_error_event,
+) -> InferenceCall:
+    """As `build_call`, for a plain chat that was read, without a wait. Raises as it does.
+
+    `ModelNotFound` may also mean that the list of a cloud has to be read again.
+    """
+    record.requested_model = plain.model
+    model = readiness.resolve_model(plain.model)
+    _require_usable(readiness, model, Operation.CHAT, record)
+    context_length = None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
+    require_fitting_text(body, Operation.CHAT, context_length)
+    record.stream = plain.stream
+    if plain.model != model.id:
+        body = append_fields(body, {"model": model.id})
+    facts, principal = facts_of(request), request.ctx.principal
+    return InferenceCall(
+        record=record,
+        model=model,
+        path=_CHAT_PATH,
+        body=body,
+        head=plain,
+        operation=Operation.CHAT,
+        stream=plain.stream,
+        key_id=principal.id,
+        dialect_headers=facts.dialect_headers,
+        via=facts.via,
+        session=facts.session,
+        format_error_event=format_error_event,
+        fits_any_template=True,
+    )
+
+
+def _require_usable(
+    readiness: ModelReadiness, model: Model, operation: Operation, record: RequestRecord
+) -> None:
+    """Record the model; raise the error of one that cannot do `operation`, or is not Ready."""
+    record.model_id = model.id
+    require_capability(model, operation)
+    readiness.require_ready_or_spill(model)
 
 
 class ReadBody(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from llb.api.incoming_request import IncomingRequest, ResponseWriter
+from llb.api.incoming_request import DirectRequest, DirectWriter, IncomingRequest, ResponseWriter
 from llb.api.responses import OCTET_STREAM, PassthroughResponse
 from llb.gateway.dialects.ollama_response import ResponseTranslator
 from llb.gateway.dialects.responses_answer import ResponsesAnswer
@@ -103,6 +103,12 @@ class ResponseSink:
             await response.send(b"", end_stream=True)
 
     async def _start_response(self) -> ResponseWriter:
+        response: ResponseWriter = await self._request.respond(self._make_head())
+        self._response = response
+        return response
+
+    def _make_head(self) -> PassthroughResponse:
+        """Return the head of the response, which begins now."""
         self._started = True
         record, headers = self._record, self._headers
         record.status = self._status
@@ -110,10 +116,33 @@ class ResponseSink:
             headers = {**record.limit_headers, **headers}
         if self._ignored or record.ignored_fields:
             headers |= ignored_headers((*self._ignored, *record.ignored_fields))
-        head = PassthroughResponse(status=self._status, headers=headers, content_type=self._content_type)
-        response: ResponseWriter = await self._request.respond(head)
-        self._response = response
-        return response
+        return PassthroughResponse(status=self._status, headers=headers, content_type=self._content_type)
+
+
+class DirectResponseSink(ResponseSink):
+    """Sink of a request whose response may be written without a wait."""
+
+    def __init__(
+        self,
+        request: DirectRequest,
+        record: RequestRecord,
+        *,
+        headers: Mapping[str, str] | None = None,
+        rewrite_events: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        super().__init__(request, record, headers=headers, rewrite_events=rewrite_events)
+        self._direct_request = request
+        self._writer: DirectWriter | None = None
+
+    def write_now(self, data: bytes, /, *, last: bool = False) -> None:
+        """As `write`, without a wait."""
+        if self._rewrite_events is not None:
+            data = self._rewrite_events(data)
+        writer = self._writer
+        if writer is None:
+            writer = self._response = self._writer = self._direct_request.respond_now(self._make_head())
+        self._ended = last
+        writer.send_now(data, end_stream=last)
 
 
 class NdjsonSink(ResponseSink):

@@ -11,18 +11,26 @@ from typing import Protocol
 
 from llb import errors
 from llb.api.error_mapping import http_status_of
-from llb.api.incoming_request import IncomingRequest
+from llb.api.incoming_request import DirectRequest, IncomingRequest
 from llb.api.inference.body_size import repair_body, strip_images
-from llb.api.inference.call_builder import ErrorEventBuilder, ExtraFieldsBuilder, build_call
-from llb.api.inference.client_sinks import ResponseSink, with_transcript
+from llb.api.inference.call_builder import (
+    ErrorEventBuilder,
+    ExtraFieldsBuilder,
+    build_call,
+    build_plain_call,
+)
+from llb.api.inference.client_sinks import DirectResponseSink, ResponseSink, with_transcript
+from llb.api.inference.plain_chat import read_plain_chat
 from llb.api.inference.request_validation import check_bounds
 from llb.api.request_body import LargeBodyWorker
-from llb.api.request_recorder import RequestRecorder
+from llb.api.request_recorder import RequestRecorder, RequestRecording
 from llb.api.responses import abort_connection
+from llb.gateway.direct_answer import DirectAnswer
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
+from llb.gateway.running_call import RunningCall
 from llb.gateway.stream.relay import RelayResult
 from llb.gateway.stream.sse import SSE_KEEPALIVE, format_error_event
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
@@ -79,6 +87,79 @@ class DialectHooks:
     ignored: tuple[str, ...] = ()
 
 
+async def end_response(request: IncomingRequest, response: ResponseSink, result: RelayResult | None) -> None:
+    """End the response to `request`, as its answer has ended."""
+    if result is not None and result.error is not None and not result.stream:
+        # The response has promised its length: only a closed connection shows that it is incomplete.
+        abort_connection(request)
+        return
+    await response.end()
+
+
+class BegunAnswer:
+    """Answer that was begun without a task: callbacks end it, or a task does with `resume`."""
+
+    __slots__ = ("_dispatcher", "_recording", "_request", "_running", "_sink")
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        request: IncomingRequest,
+        recording: RequestRecording,
+        running: RunningCall,
+        sink: DirectResponseSink,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._request = request
+        self._recording = recording
+        self._running = running
+        self._sink = sink
+
+    def start(self, on_answered: Callable[[], None], on_stopped: Callable[[], None]) -> bool:
+        """Have callbacks answer; False where `resume` has to.
+
+        One of the two is called later: `on_answered` once the client has the whole answer, `on_stopped` where
+        `resume` has to continue.
+        """
+        running = self._running
+        running.on_interrupted = on_stopped
+        if not self._dispatcher.send_directly(running):
+            return False
+        attempt = running.attempt
+        response = None if attempt is None else attempt.pending_response
+        if attempt is None or response is None:
+            return False
+
+        def on_all_written() -> None:
+            self._dispatcher.finish_directly(running)
+            self._recording.close()
+            on_answered()
+
+        def on_failed(error: Exception) -> None:
+            running.failure = error
+            on_stopped()
+
+        answer = DirectAnswer(
+            attempt,
+            response,
+            self._sink,
+            on_answered=on_all_written,
+            on_stopped=on_stopped,
+            on_failed=on_failed,
+        )
+        running.on_interrupted = answer.stop
+        return True
+
+    def interrupt(self) -> None:
+        """The client has left."""
+        self._running.interrupt()
+
+    async def resume(self) -> None:
+        """Answer from where the answer stands; raises as `InferenceHandler.handle`."""
+        with self._recording:
+            await end_response(self._request, self._sink, await self._dispatcher.resume(self._running))
+
+
 class InferenceHandler:
     """Answers the requests that llama-server itself understands."""
 
@@ -109,12 +190,37 @@ class InferenceHandler:
                 path, request.body, hooks = await self._reroute(
                     record, path, request.body, hooks, hooks.reroute
                 )
-            result = await self._dispatch(request, record, response, path, request.body, hooks)
-            if result is not None and result.error is not None and not result.stream:
-                # The response has promised its length: only a closed connection shows that it is incomplete.
-                abort_connection(request)
-                return
-            await response.end()
+            await end_response(
+                request,
+                response,
+                await self._dispatch(request, record, response, path, request.body, hooks),
+            )
+
+    def begin_direct(self, request: DirectRequest, hooks: DialectHooks) -> BegunAnswer | None:
+        """Begin to answer an ordinary request, without a wait; None for all others, of which nothing is kept.
+
+        Ordinary is a plain chat whose model can answer. `handle` answers the others, errors too.
+        """
+        body = request.body
+        if self._recorder.keeps_text or len(body) > MAX_EVENT_LOOP_BYTES:
+            return None
+        if hooks.complete_answer is not None or hooks.reroute is not None or hooks.extra_fields is not None:
+            return None
+        plain = read_plain_chat(body)
+        if plain is None or repair_body(body) is not body:
+            return None
+        recording = self._recorder.record(request, hooks.http_status_of)
+        record = recording.record
+        try:
+            call = build_plain_call(
+                self.dispatcher.readiness, request, record, body, plain, hooks.format_error_event
+            )
+        except errors.LlbError:
+            return None
+        sink = DirectResponseSink(
+            request, record, headers=hooks.response_headers, rewrite_events=hooks.rewrite_events
+        )
+        return BegunAnswer(self.dispatcher, request, recording, self.dispatcher.begin(call, sink), sink)
 
     async def answer_into(self, request: IncomingRequest, sink: ClientSink, path: str, body: bytes) -> None:
         """Answer `body`, for the engine's route `path`, into `sink`, which may outlive the connection.

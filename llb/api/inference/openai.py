@@ -14,8 +14,9 @@ from sanic.response import HTTPResponse
 
 from llb import __version__
 from llb.api.blueprint import Blueprint
+from llb.api.incoming_request import DirectRequest
 from llb.api.inference.client_sinks import ResponsesSink
-from llb.api.inference.handler import DialectHooks, InferenceHandler
+from llb.api.inference.handler import BegunAnswer, DialectHooks, InferenceHandler
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.api.reference.schemas.common import READINESS_ERRORS
@@ -27,6 +28,7 @@ from llb.gateway.dialects.responses_answer import AnswerLimits, ResponsesAnswer,
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_event
+from llb.policy.endpoints.dialects import CHAT
 from llb.security.permissions import has_scope
 from llb.wire import InferenceFields, Model, ModelObject, ModelObjects, Scope
 
@@ -108,9 +110,17 @@ def openai_blueprint(
     async def count_tokens(request: Request) -> None:
         await handler.handle(request, _COUNTING_HOOKS)
 
+    def begin_direct(request: DirectRequest) -> BegunAnswer | None:
+        return handler.begin_direct(request, _DEFAULT_HOOKS)
+
     for path in OPENAI_PATHS:
         blueprint.add_route(
-            infer, path, methods=["POST"], name=_route_name(path), ctx_operation=INFERENCE_OPERATIONS[path]
+            infer,
+            path,
+            methods=["POST"],
+            name=_route_name(path),
+            ctx_operation=INFERENCE_OPERATIONS[path],
+            ctx_begin_direct=begin_direct if path == CHAT else None,
         )
 
     @requires_scope(Scope.INFERENCE)

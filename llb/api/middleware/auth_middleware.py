@@ -102,7 +102,7 @@ class AuthMiddleware:
             if request.body:
                 await self._authorise_again(request)
             return None
-        log_setup.bind_request(request_id_of(request), facts_of(request).trace_id)
+        self.bind_log(request)
         request.ctx.principal = None
         if request.method == "NONE":
             # Sanic's placeholder for bytes that are no HTTP request. Its own error describes them.
@@ -130,6 +130,11 @@ class AuthMiddleware:
         )
         return None
 
+    @staticmethod
+    def bind_log(request: IncomingRequest) -> None:
+        """Have the log records of the present task say which request they are about."""
+        log_setup.bind_request(request_id_of(request), facts_of(request).trace_id)
+
     def note_admission(self, request: IncomingRequest) -> Admission | None:
         """Return what `on_request` has found; None where each request has to be examined.
 
@@ -151,10 +156,12 @@ class AuthMiddleware:
         return Admission(ctx.client, ctx.credentials, principal, authenticator.generation, expires_at)
 
     def admit_again(self, request: IncomingRequest, admission: Admission) -> bool:
-        """Do what `on_request` does, for a head that was admitted; False where it has to be examined."""
+        """Do what `on_request` does but `bind_log`, for a head that was admitted.
+
+        False where it has to be examined.
+        """
         if admission.generation != self._authenticator.generation or time.monotonic() >= admission.expires_at:
             return False
-        log_setup.bind_request(request_id_of(request), facts_of(request).trace_id)
         ctx = request.ctx
         ctx.client, ctx.credentials = admission.client, admission.credentials
         ctx.principal = admission.principal

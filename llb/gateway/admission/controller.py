@@ -128,13 +128,18 @@ class AdmissionController:
         A cancelled caller holds no slot.
         """
         request = RequestEstimate() if request is None else request
-        queue = self._queue_for(model_id, exclude)
         owner_id = key_id if owner_id is None else owner_id
-        request.requests_ahead, request.waited_s = queue.count_requests_ahead(owner_id, key_id), 0.0
-        # No queued request wants a slot that is free (`ModelQueue.grant_free_slots`): this overtakes none.
-        node = queue.acquire_slot(request, select_node, exclude)
-        if node is not None:
-            return SlotReservation(self, queue, node, request, 0)
+        reservation = self.reserve_free_slot(
+            model_id,
+            key_id=key_id,
+            owner_id=owner_id,
+            request=request,
+            select_node=select_node,
+            exclude=exclude,
+        )
+        if reservation is not None:
+            return reservation
+        queue = self._queue_for(model_id, exclude)
         queued_request = QueuedRequest(
             owner_id, key_id, request, select_node, exclude, self._clock(), body_bytes
         )
@@ -143,6 +148,23 @@ class AdmissionController:
         )
         queued_ms = int((self._clock() - queued_request.queued_at) * 1000)
         return SlotReservation(self, queue, node, request, queued_ms)
+
+    def reserve_free_slot(
+        self,
+        model_id: str,
+        *,
+        key_id: str,
+        owner_id: str,
+        request: RequestEstimate,
+        select_node: NodeSelector = select_node,
+        exclude: frozenset[str] = frozenset(),
+    ) -> SlotReservation | None:
+        """As `reserve_slot`, without a wait: None if no slot is free that the request may have."""
+        queue = self._queue_for(model_id, exclude)
+        request.requests_ahead, request.waited_s = queue.count_requests_ahead(owner_id, key_id), 0.0
+        # No queued request wants a slot that is free (`ModelQueue.grant_free_slots`): this overtakes none.
+        node = queue.acquire_slot(request, select_node, exclude)
+        return None if node is None else SlotReservation(self, queue, node, request, 0)
 
     def select_node_without_slot(self, model_id: str, exclude: frozenset[str] = frozenset()) -> str:
         """Return the id of a node, except `exclude`, for a request that needs no slot. It never waits.

@@ -142,9 +142,8 @@ class RateLimitHold:
             used_tokens = charged_tokens(self._record, self._reservation, client_left=client_left)
             self._limiter.finish_request(rate_limits, self._reservation, used_tokens)
 
-    def __enter__(self) -> RateLimitHold:
+    def __enter__(self) -> None:
         self.begin()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -80,7 +80,17 @@ class UpstreamTarget:
 class BegunRequest:
     """Request that is sent, if a connection was idle. `wait` continues it, also while nothing was sent."""
 
-    __slots__ = ("_body", "_client", "_head", "_on_sent", "_target", "connection", "response")
+    __slots__ = (
+        "_body",
+        "_client",
+        "_connect_timeout_s",
+        "_head",
+        "_header_timeout_s",
+        "_on_sent",
+        "_target",
+        "connection",
+        "response",
+    )
 
     def __init__(
         self,
@@ -88,9 +98,13 @@ class BegunRequest:
         target: UpstreamTarget,
         head: bytes,
         body: bytes,
+        connect_timeout_s: float,
+        header_timeout_s: float,
         on_sent: Callable[[], None],
     ) -> None:
         self._client = client
+        self._connect_timeout_s = connect_timeout_s
+        self._header_timeout_s = header_timeout_s
         self._target = target
         self._head = head
         self._body = body
@@ -99,18 +113,26 @@ class BegunRequest:
         self.connection: Connection | None = None
         self.response: UpstreamResponse | None = None
 
-    async def wait(self, *, connect_timeout_s: float, header_timeout_s: float) -> UpstreamResponse:
+    def close(self) -> None:
+        """End the exchange; no effect once the response is complete."""
+        if self.response is not None:
+            self.response.close()
+
+    def begin_relay(self) -> None:
+        """The head of an answer has come, and its bytes are passed on."""
+
+    async def wait(self) -> UpstreamResponse:
         """Return the response once its head is complete; raises as `HttpClient.request`."""
         if self.connection is not None and self.response is not None:
             try:
-                return await self.connection.wait_for_head(self.response, header_timeout_s)
+                return await self.connection.wait_for_head(self.response, self._header_timeout_s)
             except UpstreamClosed as error:
                 if not error.is_stale:
                     raise
-        self.connection = await self._client.connect(self._target, connect_timeout_s)
+        self.connection = await self._client.connect(self._target, self._connect_timeout_s)
         self._on_sent()
         self.response = self.connection.begin_request(self._head, self._body)
-        return await self.connection.wait_for_head(self.response, header_timeout_s)
+        return await self.connection.wait_for_head(self.response, self._header_timeout_s)
 
 
 class HttpClient:
@@ -142,8 +164,17 @@ class HttpClient:
 
         `on_sent` is called as soon as the request is written to a connection. Raises `TransportError`.
         """
-        begun = self.begin_request(target, method, path, headers, body, on_sent=on_sent)
-        return await begun.wait(connect_timeout_s=connect_timeout_s, header_timeout_s=header_timeout_s)
+        begun = self.begin_request(
+            target,
+            method,
+            path,
+            headers,
+            body,
+            connect_timeout_s=connect_timeout_s,
+            header_timeout_s=header_timeout_s,
+            on_sent=on_sent,
+        )
+        return await begun.wait()
 
     def begin_request(
         self,
@@ -153,11 +184,13 @@ class HttpClient:
         headers: Sequence[tuple[bytes, bytes]] = (),
         body: bytes = b"",
         *,
+        connect_timeout_s: float,
+        header_timeout_s: float,
         on_sent: Callable[[], None] = lambda: None,
     ) -> BegunRequest:
         """Send a request if a connection is idle; `BegunRequest.wait` does the rest of `request`."""
         head = build_request_head(target, method, path, headers, len(body))
-        begun = BegunRequest(self, target, head, body, on_sent)
+        begun = BegunRequest(self, target, head, body, connect_timeout_s, header_timeout_s, on_sent)
         begun.connection = self._pop_idle(target.pool_key)
         if begun.connection is not None:
             on_sent()

@@ -36,7 +36,6 @@ class UpstreamResponse:
         "_consume",
         "_consume_error",
         "_consume_timeout_s",
-        "_error",
         "_observer",
         "_on_started",
         "_read_waiter",
@@ -47,6 +46,7 @@ class UpstreamResponse:
         "content_length",
         "content_type",
         "engine_blame",
+        "error",
         "first_byte_at",
         "headers",
         "is_complete",
@@ -83,7 +83,8 @@ class UpstreamResponse:
         self._consume: Callable[[bytes], bool] | None = None
         self._consume_error: Exception | None = None
         self._consume_timeout_s = 0.0
-        self._error: TransportError | None = None
+        # Why it has failed.
+        self.error: TransportError | None = None
         self._on_started: Callable[[], None] | None = None
 
     def observe(self, observer: Callable[[bool], None], timeout_s: float) -> None:
@@ -116,8 +117,8 @@ class UpstreamResponse:
         Raises `TransportError`.
         """
         while not self.chunks:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             if self.is_complete:
                 return b""
             # No function: its coroutine would cost once for every chunk of every stream.
@@ -148,7 +149,7 @@ class UpstreamResponse:
         waiter = self._read_waiter = self._connection.create_read_waiter(wait_s)
         try:
             self._pass_chunks()
-            if not self.is_complete and self._error is None:
+            if not self.is_complete and self.error is None:
                 self._connection.resume_reading()
                 if self._is_piping and not await waiter:
                     return None
@@ -156,8 +157,8 @@ class UpstreamResponse:
                 raise self._consume_error
             if not self._is_piping:
                 return False
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             return True
         finally:
             self._read_waiter = self._consume = self._consume_error = None
@@ -195,7 +196,7 @@ class UpstreamResponse:
 
         `on_started` is called then, or when the response ends before.
         """
-        if self.is_complete or self._error is not None:
+        if self.is_complete or self.error is not None:
             on_started()
         else:
             self._on_started = on_started
@@ -233,7 +234,7 @@ class UpstreamResponse:
         Closing an unfinished response closes its connection, which frees the engine's slot.
         """
         # A complete response has returned its connection to the pool; another request may be using it by now.
-        if not self.is_complete and self._error is None:
+        if not self.is_complete and self.error is None:
             self._connection.abort(error or UpstreamClosed(before_first_byte=not self.status))
         self.chunks.clear()
         self.buffered_bytes = 0
@@ -244,8 +245,8 @@ class UpstreamResponse:
         """Wait for the status and the headers. Raises `TransportError`."""
         deadline = time.monotonic() + timeout_s
         while not self.status:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise UpstreamTimeout("header")
@@ -276,7 +277,7 @@ class UpstreamResponse:
         waiter = self._read_waiter
         if self._consume is not None and has_data:
             self._pass_chunks()
-            if self._consume is not None and not self.is_complete and self._error is None:
+            if self._consume is not None and not self.is_complete and self.error is None:
                 return
         if waiter is not None and not waiter.done():
             waiter.set_result(has_data)
@@ -285,7 +286,7 @@ class UpstreamResponse:
         """End the body: the response is complete, or failed with `error`."""
         if error is None:
             self.is_complete = True
-        elif self._error is None:
-            self._error = error
+        elif self.error is None:
+            self.error = error
         self.mark_started()
         self.wake_reader()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.cluster.link.link_server import SILENCE_TIMEOUT_S
-from llb.gateway.http.client import HttpClient, UpstreamTarget
+from llb.gateway.http.client import BegunRequest, HttpClient, UpstreamTarget
 from llb.gateway.http.connection import PoolKey
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import ConnectError, TransportError, UpstreamTimeout
@@ -41,6 +41,59 @@ class _DisconnectedNode:
     instance: str
     targets: dict[PoolKey, UpstreamTarget]
     expiry_timer: asyncio.TimerHandle
+
+
+class BegunNodeRequest:
+    """Request to a node: sent, if a connection was idle. The probe of its route watches the wait for it."""
+
+    __slots__ = ("_begun", "_connections", "_is_waiting", "_node_id", "_route")
+
+    def __init__(
+        self, connections: NodeConnections, node_id: str, route: NodeRoute, begun: BegunRequest
+    ) -> None:
+        self._connections = connections
+        self._node_id = node_id
+        self._route = route
+        self._begun = begun
+        # The probe counts it.
+        self._is_waiting = True
+
+    @property
+    def response(self) -> UpstreamResponse | None:
+        return self._begun.response
+
+    def close(self) -> None:
+        """End the exchange; no effect once the response is complete."""
+        self._end_wait()
+        self._begun.close()
+
+    def begin_relay(self) -> None:
+        """The head of an answer has come, and its bytes are passed on."""
+        response = self._begun.response
+        if self._is_waiting and response is not None:
+            self._is_waiting = False
+            response.defer_started(self._route.liveness_probe.end_wait)
+
+    async def wait(self) -> UpstreamResponse:
+        """Return the response once its head is complete; raises as `NodeConnections.request`."""
+        try:
+            response = await self._begun.wait()
+        except BaseException as error:
+            self._end_wait()
+            if isinstance(error, TransportError):
+                self._connections.note_failure(self._node_id, self._route, error)
+            raise
+        self.begin_relay()
+        if response.status == 401 and any(name == b"www-authenticate" for name, _ in response.headers):
+            response.close()
+            self._connections.note_wrong_credential(self._node_id, self._route)
+            raise ConnectError("the node does not know its balancer")
+        return response
+
+    def _end_wait(self) -> None:
+        if self._is_waiting:
+            self._is_waiting = False
+            self._route.liveness_probe.end_wait()
 
 
 class NodeConnections:
@@ -97,12 +150,29 @@ class NodeConnections:
         Until the caller calls `mark_started()` the response fails within a second after the node was lost.
         Raises `TransportError`.
         """
+        begun = self.begin_request(node_id, method, path, headers, body, header_timeout_s=header_timeout_s)
+        return await begun.wait()
+
+    def begin_request(
+        self,
+        node_id: str,
+        method: bytes,
+        path: bytes,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        body: bytes = b"",
+        *,
+        header_timeout_s: float,
+    ) -> BegunNodeRequest:
+        """Send a request if a connection is idle; the caller calls `wait`, `begin_relay` or `close`.
+
+        Raises `ConnectError`.
+        """
         route = self.route_of(node_id)
         if route is None:
             raise ConnectError("no route to the node")
         route.liveness_probe.begin_wait()
         try:
-            response = await self._http_client.request(
+            begun = self._http_client.begin_request(
                 route.target,
                 method,
                 path,
@@ -111,17 +181,19 @@ class NodeConnections:
                 connect_timeout_s=NODE_CONNECT_TIMEOUT_S,
                 header_timeout_s=header_timeout_s,
             )
-        except BaseException as error:
+        except BaseException:
             route.liveness_probe.end_wait()
-            if isinstance(error, TransportError) and not _may_be_only_slow(error, route):
-                self._mark_failed(node_id, route, f"a request failed ({error})")
             raise
-        response.defer_started(route.liveness_probe.end_wait)
-        if response.status == 401 and any(name == b"www-authenticate" for name, _ in response.headers):
-            response.close()
-            self._mark_failed(node_id, route, WRONG_CREDENTIAL_REASON)
-            raise ConnectError("the node does not know its balancer")
-        return response
+        return BegunNodeRequest(self, node_id, route, begun)
+
+    def note_failure(self, node_id: str, route: NodeRoute, error: TransportError) -> None:
+        """Have a route verified before its next use, where `error` may be a failure of the host."""
+        if not _may_be_only_slow(error, route):
+            self._mark_failed(node_id, route, f"a request failed ({error})")
+
+    def note_wrong_credential(self, node_id: str, route: NodeRoute) -> None:
+        """Drop a route whose other end does not accept the credential of this balancer."""
+        self._mark_failed(node_id, route, WRONG_CREDENTIAL_REASON)
 
     # --- events of nodes ----------------------------------------------------------------------------
 

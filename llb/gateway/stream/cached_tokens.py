@@ -71,23 +71,27 @@ class LimitedSink:
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         if self._is_stream:
-            await self._sink.write(limit_cached_tokens(data, self._own_tokens), last=last)
+            await self._sink.write(self.limit(data), last=last)
             return
         self._held.append(data)
         if last:
             await self.flush()
 
+    def limit(self, data: bytes) -> bytes:
+        """Return whole events, or a whole document, with what may be told."""
+        return limit_cached_tokens(data, self._own_tokens)
+
     def open_pipe(self) -> ClientPipe | None:
         """Return a pipe that does the same for whole events."""
         if not self._is_stream:
             return None
-        return translate_pipe(self._sink, lambda events: limit_cached_tokens(events, self._own_tokens))
+        return translate_pipe(self._sink, self.limit)
 
     async def flush(self) -> None:
         """Write what was held; idempotent."""
         if self._held:
             document, self._held = b"".join(self._held), []
-            await self._sink.write(limit_cached_tokens(document, self._own_tokens), last=True)
+            await self._sink.write(self.limit(document), last=True)
 
 
 def _limit_anthropic_usage(usage: bytes, own_tokens: int) -> bytes:

@@ -70,7 +70,11 @@ class SseKeepalive:
     bytes.
     """
 
-    def __init__(self, sink: BodySink, interval_s: float = SSE_KEEPALIVE_INTERVAL_S) -> None:
+    def __init__(
+        self, sink: BodySink, interval_s: float = SSE_KEEPALIVE_INTERVAL_S, *, silent_s: float = 0.0
+    ) -> None:
+        """`silent_s`: for how long the client has waited already."""
+        self._first_wait_s = max(0.0, interval_s - silent_s)
         self.has_written = False
         self._sink = sink
         self._interval_s = interval_s
@@ -82,7 +86,7 @@ class SseKeepalive:
         self._error: Exception | None = None
 
     async def __aenter__(self) -> SseKeepalive:
-        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._start)
+        self._timer = asyncio.get_running_loop().call_later(self._first_wait_s, self._start)
         return self
 
     async def __aexit__(

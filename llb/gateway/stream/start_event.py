@@ -73,7 +73,10 @@ class ChatStartEvent:
     """First chunk of OpenAI's chat, with the role."""
 
     async def missing_prefix(self, events: bytes) -> bytes:
-        """Return a copy of the first chunk with the role alone."""
+        return self.prefix_of(events)
+
+    def prefix_of(self, events: bytes) -> bytes:
+        """Return a copy of the first chunk with the role alone, if it has none."""
         first = events.partition(b"\n\n")[0]
         if _ROLE_FIELD in first or not first.startswith(b"data:"):
             return b""

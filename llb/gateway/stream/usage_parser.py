@@ -173,17 +173,24 @@ class UsageParser:
         tail = b"".join(self._tail)
         counts = _UsageAccumulator()
         if self._tail_bytes == self.total_bytes:
-            if (answer := _decode(tail)) is not None:
-                if (usage := _read_usual(answer)) is not None:
-                    return usage
-                counts.add_event(answer)
-        elif (match := _PROMPT_TOKENS_PATTERN.search(self._head)) is not None:
+            return read_document_usage(tail)
+        if (match := _PROMPT_TOKENS_PATTERN.search(self._head)) is not None:
             # A large embedding: llama.cpp writes `usage` before `data`.
             counts.prompt_tokens = int(match[1])
         else:
             # A long answer comes before its counts.
             counts.add_event(_decode_truncated(tail))
         return counts.build_usage()
+
+
+def read_document_usage(document: bytes) -> Usage:
+    """Return the counts of a whole JSON answer."""
+    counts = _UsageAccumulator()
+    if (answer := _decode(document)) is not None:
+        if (usage := _read_usual(answer)) is not None:
+            return usage
+        counts.add_event(answer)
+    return counts.build_usage()
 
 
 # These cannot occur inside a JSON string, whose quotes are escaped.

@@ -6,20 +6,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import Struct
 
 from llb.store.database import Reader, Transaction
 from llb.store.tables.display_names import KEY_NAME_SQL, NODE_NAME_SQL, USERNAME_SQL
-from llb.store.tables.request_history import (
-    MICROSECONDS_PER_S,
-    OwnerFilter,
-    RequestRow,
-    encode_rows,
-    json_column,
-)
+from llb.store.tables.request_history import MICROSECONDS_PER_S, OwnerFilter, RequestRow
 from llb.wire import UsageBucket, UsageBy
 
 BUCKET_WIDTH_S = {UsageBucket.HOUR: 3600, UsageBucket.DAY: 86_400}
+_HOUR_US = 3600 * MICROSECONDS_PER_S
 _KEY_COLUMNS = ("start", "model", "key_id", "user_id", "node_id")
 _SUM_COLUMNS = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens", "duration_ms")
 
@@ -46,29 +42,67 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
 
     `model` must be a model that exists, so that requests with invented names cannot fill the table.
     """
-    encoded = encode_rows(records)
-    for statement in _ADD_STATEMENTS:
-        await tx.run(statement, (encoded,))
+    totals: dict[_TotalKey, _Total] = {}
+    for record in records:
+        hour = record.id // _HOUR_US
+        key = (hour, record.model, record.key_id, record.user_id, record.node_id)
+        total = totals.get(key)
+        if total is None:
+            total = totals[key] = _Total()
+        total.add(record)
+    for bucket, width_s in BUCKET_WIDTH_S.items():
+        rows = [
+            (hour * 3600 // width_s * width_s, *(name or "" for name in names), *total.sums())
+            for (hour, *names), total in totals.items()
+        ]
+        await tx.execute_many(_ADD_STATEMENTS[bucket], rows)
 
 
-def _add_statement(bucket: UsageBucket, width_s: int) -> str:
-    group = ", ".join(f"coalesce({json_column(name)}, '')" for name in _KEY_COLUMNS[1:])
-    sums = ", ".join(f"total({json_column(name)})" for name in _SUM_COLUMNS[2:])
+# Hour since 1970, model, key, user and node.
+_TotalKey = tuple[int, str | None, str | None, str | None, str | None]
+
+
+class _Total(Struct):
+    """What some requests add to the totals. Summed here: in SQL it takes ten times as long."""
+
+    requests: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    duration_ms: int = 0
+    cost_usd: float | None = None
+
+    def add(self, record: RequestRow) -> None:
+        self.requests += 1
+        if record.error_code is not None:
+            self.errors += 1
+        self.prompt_tokens += record.prompt_tokens or 0
+        self.cached_tokens += record.cached_tokens or 0
+        self.completion_tokens += record.completion_tokens or 0
+        self.duration_ms += record.duration_ms
+        if record.cost_usd is not None:
+            self.cost_usd = (self.cost_usd or 0.0) + record.cost_usd
+
+    def sums(self) -> tuple[int | float | None, ...]:
+        """The values of `_SUM_COLUMNS`, and the cost."""
+        return msgspec.structs.astuple(self)
+
+
+def _add_statement(bucket: UsageBucket) -> str:
+    columns = (*_KEY_COLUMNS, *_SUM_COLUMNS, "cost_usd")
     updates = ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUM_COLUMNS)
     # Unknown costs leave the known sum as it is.
     updates += (
         ", cost_usd = iif(excluded.cost_usd IS NULL, cost_usd, coalesce(cost_usd, 0) + excluded.cost_usd)"
     )
     return f"""
-        INSERT INTO usage_{bucket}s ({", ".join((*_KEY_COLUMNS, *_SUM_COLUMNS, "cost_usd"))})
-        SELECT {json_column("id")} / {width_s * MICROSECONDS_PER_S} * {width_s}, {group},
-            count(*), count({json_column("error_code")}), {sums}, sum({json_column("cost_usd")})
-        FROM json_each(?) WHERE TRUE GROUP BY 1, 2, 3, 4, 5
+        INSERT INTO usage_{bucket}s ({", ".join(columns)}) VALUES ({", ".join("?" * len(columns))})
         ON CONFLICT ({", ".join(_KEY_COLUMNS)}) DO UPDATE SET {updates}
         """
 
 
-_ADD_STATEMENTS = tuple(_add_statement(*bucket) for bucket in BUCKET_WIDTH_S.items())
+_ADD_STATEMENTS = {bucket: _add_statement(bucket) for bucket in BUCKET_WIDTH_S}
 
 
 async def prune(tx: Transaction, *, hours_before: float, days_before: float) -> None:

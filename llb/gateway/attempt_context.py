@@ -1,0 +1,42 @@
+"""Attempt context: the parts of a process that its attempts use."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from llb.cluster.node_traffic import NodeTraffic
+from llb.cluster.view import ClusterView
+from llb.gateway.admission.controller import AdmissionController
+from llb.gateway.endpoints.exchange import EndpointContext
+from llb.gateway.http.client import HttpClient
+from llb.gateway.nodes.node_connections import NodeConnections
+from llb.gateway.prompt_owners import PromptOwners
+from llb.gateway.routing.performance_model import PerformanceModel
+from llb.gateway.spend.attempt_spend import SpendControl
+from llb.gateway.spill.book import SpillBook
+from llb.node.agent import NodeAgent
+
+# Requests without a slot that one process sends at the same time. Each takes a thread of its engine.
+MAX_CONCURRENT_TOKEN_COUNTS = 4
+
+
+@dataclass(frozen=True)
+class AttemptContext:
+    """What every attempt of a process uses."""
+
+    view: ClusterView
+    admission: AdmissionController
+    http_client: HttpClient
+    agent: NodeAgent
+    node_connections: NodeConnections
+    performance: PerformanceModel
+    traffic: NodeTraffic
+    endpoints: EndpointContext
+    spill_book: SpillBook
+    spend: SpendControl
+    load_timeout_s: float
+    prompt_owners: PromptOwners = field(default_factory=PromptOwners)
+    token_count_permits: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT_TOKEN_COUNTS)
+    )

@@ -1,0 +1,155 @@
+"""Direct answer: the answer to an ordinary call, passed on by the callbacks that receive it.
+
+Nothing waits for it: no task, no coroutine, no future. As soon as something is not ordinary (an error, a
+silence, a client that is slower than its engine or has left), a task continues from where the answer stands,
+with the same attempt and the same relay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from llb.gateway.attempt import Attempt
+from llb.gateway.http.response import UpstreamResponse
+from llb.gateway.inference_call import DirectSink
+from llb.gateway.stream.relay import MAX_HELD_BYTES, EventRelay, RelayResult, is_event_stream
+from llb.gateway.stream.usage_parser import Usage, read_document_usage
+
+# A task waits for an answer that has been silent for this long, and writes the comments of its stream.
+PATIENCE_S = 5.0
+
+
+class DirectAnswer:
+    """Answer of an attempt whose request was sent. `stop` leaves the rest to a task."""
+
+    __slots__ = ("_attempt", "_events", "_on_answered", "_on_failed", "_on_stopped", "_response", "_sink")
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        response: UpstreamResponse,
+        sink: DirectSink,
+        *,
+        on_answered: Callable[[], None],
+        on_stopped: Callable[[], None],
+        on_failed: Callable[[Exception], None],
+    ) -> None:
+        """`on_answered`: the client has the whole answer, and its outcome is recorded.
+
+        `on_stopped`: a task has to continue. `on_failed` gets the error of a callback.
+        """
+        self._attempt = attempt
+        self._response = response
+        self._sink = sink
+        self._on_answered = on_answered
+        self._on_stopped = on_stopped
+        self._on_failed = on_failed
+        # None before the first bytes of a stream.
+        self._events: EventRelay | None = None
+        response.observe(self._on_progress, PATIENCE_S)
+
+    def stop(self, silent_s: float = 0.0) -> None:
+        """Have a task continue with the answer, which has been silent for `silent_s`."""
+        self._response.stop_observing()
+        self._attempt.silent_s = silent_s
+        self._on_stopped()
+
+    def _on_progress(self, has_data: bool) -> None:
+        """Look at what has come of an answer that is not being piped."""
+        response = self._response
+        try:
+            if not has_data:
+                self.stop(PATIENCE_S)
+            elif response.error is not None or response.status != 200:
+                self.stop()
+            elif self._events is not None or is_event_stream(response):
+                self._open_stream()
+            elif response.is_complete:
+                self._write_document()
+            elif response.is_buffer_full:
+                self.stop()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._response.stop_observing()
+        self._on_failed(error)
+
+    # --- documents ---
+
+    def _write_document(self) -> None:
+        response, attempt = self._response, self._attempt
+        document = response.take_whole(MAX_HELD_BYTES)
+        if not document:
+            self.stop()
+            return
+        attempt.start_relay(response, self._sink)
+        attempt.write_now(document, self._sink, last=True)
+        self._finish(read_document_usage(document), len(document), is_stream=False)
+
+    # --- streams ---
+
+    def _open_stream(self) -> None:
+        """Pass on the first events, once there are any."""
+        response, attempt, events = self._response, self._attempt, self._events
+        if events is None:
+            if not attempt.wants_stream:
+                # Its events become a document.
+                self.stop()
+                return
+            events = self._events = attempt.start_relay(response, self._sink)
+            assert events is not None  # noqa: S101  # it is a stream
+        if response.chunks and (first := events.feed(response.take())):
+            first = attempt.complete_start(first)
+            events.note_first(first)
+            attempt.write_now(first, self._sink)
+            events.usage_parser.is_delivered = True
+            if not events.open_pipe(attempt.body_sink(self._sink)):
+                self.stop()
+                return
+            response.observe(self._pass_on, PATIENCE_S)
+        if response.is_complete:
+            self._end_stream(events)
+
+    def _pass_on(self, has_data: bool) -> None:
+        """Pass on events as they come: each token of each stream comes here."""
+        response, events = self._response, self._events
+        assert events is not None  # noqa: S101  # it is being piped
+        try:
+            may_continue = events.pass_on(response.take()) if response.chunks else True
+            if response.is_complete:
+                self._end_stream(events)
+            elif not has_data:
+                self.stop(PATIENCE_S)
+            elif response.error is not None or not may_continue:
+                self.stop()
+            else:
+                response.extend_wait(PATIENCE_S)
+        except Exception as error:
+            self._fail(error)
+
+    def _end_stream(self, events: EventRelay) -> None:
+        if events.pipe is None or self._response.error is not None:
+            self.stop()
+            return
+        if rest := events.flush():
+            events.note(rest)
+            self._attempt.write_now(rest, self._sink)
+        usage, error_message = events.usage_parser.parse_stream()
+        if error_message is not None:
+            self.stop()
+            return
+        self._attempt.write_now(b"", self._sink, last=True)
+        self._finish(usage, events.usage_parser.total_bytes, is_stream=True)
+
+    def _finish(self, usage: Usage, body_bytes: int, *, is_stream: bool) -> None:
+        response = self._response
+        response.stop_observing()
+        self._attempt.note_received(response)
+        self._attempt.record_result(
+            RelayResult(
+                response.status, is_stream, usage, body_bytes, response.first_byte_at, time.monotonic(), None
+            )
+        )
+        self._on_answered()
