@@ -131,7 +131,7 @@ class Dispatcher:
         task = asyncio.current_task()
         # Only tasks run coroutines here.
         assert task is not None  # noqa: S101
-        running.on_interrupted = task.cancel
+        running.hand_over(task.cancel)
         call, sink = running.call, running.sink
         if running.is_interrupted:
             # As if it were interrupted now, where it waits.

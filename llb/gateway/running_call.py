@@ -15,12 +15,12 @@ class RunningCall:
     """Call that is being answered, with what it holds."""
 
     __slots__ = (
+        "_interrupt",
         "attempt",
         "call",
         "deadline",
         "failure",
         "is_interrupted",
-        "on_interrupted",
         "open_work",
         "rate_limit",
         "sink",
@@ -39,9 +39,13 @@ class RunningCall:
         self.failure: Exception | None = None
         # The client has left, or the call may not go on.
         self.is_interrupted = False
-        self.on_interrupted: Callable[[], object]
+        self._interrupt: Callable[[], object]
+
+    def hand_over(self, interrupt: Callable[[], object]) -> None:
+        """Call `interrupt` to end the call, from now on: another has it."""
+        self._interrupt = interrupt
 
     def interrupt(self) -> None:
         """End the call: its deadline has passed, its principal has ended, or its client has left."""
         self.is_interrupted = True
-        self.on_interrupted()
+        self._interrupt()

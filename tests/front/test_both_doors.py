@@ -78,7 +78,11 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 MESSAGES: dict[str, Any] = {**QUESTION, "model": "chat"}
+# Without a field that has to be checked on its own.
+PLAIN = {name: value for name, value in MESSAGES.items() if name != "seed"}
 CASES: dict[str, tuple[str, Any, str]] = {
+    "plain chat": (CHAT, PLAIN, ""),
+    "plain stream": (CHAT, {**PLAIN, "stream": True}, ""),
     "document": (CHAT, MESSAGES, ""),
     "stream": (CHAT, {**MESSAGES, "stream": True}, ""),
     "query": ("/v1/messages?beta=true", MESSAGES, "anthropic-version: 2023-06-01\r\n"),
@@ -99,17 +103,19 @@ CASES: dict[str, tuple[str, Any, str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 async def test_an_answer_is_the_same(server: RunningBalancer, taken: list[str], name: str) -> None:
+    """The second one of a connection too: what is known of its head is not found out again."""
     path, body, headers = CASES[name]
     key = await server.create_key("inference")
     answers = []
     for door in DOORS:
         async with connect(server.port) as connection:
-            await connection.send(request_bytes(path, body, door=door, headers=headers, key=key))
-            head, answer = await read_answer(connection)
-        answers.append((comparable(head), comparable(answer)))
-    assert answers[0] == answers[1]
+            for _ in range(2):
+                await connection.send(request_bytes(path, body, door=door, headers=headers, key=key))
+                head, answer = await read_answer(connection)
+                answers.append((comparable(head), comparable(answer)))
+    assert answers[1:] == answers[:1] * 3
     # Sanic answers what has no body.
-    assert taken == ([] if body == b"" else [path.partition("?")[0]])
+    assert taken == ([] if body == b"" else [path.partition("?")[0]] * 2)
 
 
 async def test_a_body_without_a_type_is_refused_after_a_request_without_a_body(
@@ -199,24 +205,70 @@ async def test_a_client_that_closes_its_half_is_answered(server: RunningBalancer
     assert taken == [CHAT]
 
 
+@pytest.fixture
+def in_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the requests for which the front has used a task."""
+    paths: list[str] = []
+    answer = InferenceFront.answer
+
+    async def noting(self: InferenceFront, request: Any, begun: Any = None) -> bool:
+        paths.append(request.path)
+        return await answer(self, request, begun)
+
+    monkeypatch.setattr(InferenceFront, "answer", noting)
+    return paths
+
+
+def busy_slots(server: RunningBalancer) -> int:
+    return sum(node.busy for queue in server.app.admission.snapshot() for node in queue.nodes)
+
+
+async def test_an_ordinary_request_takes_no_task(server: RunningBalancer, in_tasks: list[str]) -> None:
+    data = request_bytes(CHAT, PLAIN, key=await server.create_key("inference"))
+    async with connect(server.port) as connection:
+        for _ in range(3):
+            await connection.send(data)
+            head, answer = await read_answer(connection)
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b'"usage":{' in answer
+    # The guard examines the first.
+    assert in_tasks == [CHAT]
+    await wait_until(lambda: busy_slots(server) == 0)
+
+
+async def open_endless_stream(server: RunningBalancer, connection: RawConnection, key: str) -> None:
+    """Have a stream answered, as the second request of a connection."""
+    await connection.send(request_bytes(CHAT, PLAIN, key=key))
+    await read_answer(connection)
+    endless = {**PLAIN, "max_tokens": 100_000, "stream": True}
+    await connection.send(request_bytes(CHAT, endless, key=key))
+    await connection.read_head()
+    assert busy_slots(server) == 1
+
+
 async def test_a_client_that_leaves_gives_its_slot_back(server: RunningBalancer, taken: list[str]) -> None:
     key = await server.create_key("inference")
-    endless = request_bytes(
-        CHAT, {**MESSAGES, "max_tokens": 100_000, "ignore_eos": True, "stream": True}, key=key
-    )
-
-    def busy_slots() -> int:
-        return sum(node.busy for queue in server.app.admission.snapshot() for node in queue.nodes)
-
     async with connect(server.port) as connection:
-        await connection.send(endless)
-        await connection.read_head()
-        assert busy_slots() == 1
+        await open_endless_stream(server, connection, key)
         # It has shown a key, so it does not count as one of a stranger's.
         limiter = server.sanic_app.ctx.connections.limiter
         assert any(each.is_authenticated for each in limiter._connections if each.is_open)
-    await wait_until(lambda: busy_slots() == 0)
-    assert taken == [CHAT]
+    await wait_until(lambda: busy_slots(server) == 0)
+    assert taken == [CHAT, CHAT]
+
+
+async def test_a_stream_ends_with_its_key(server: RunningBalancer, in_tasks: list[str]) -> None:
+    made = (await server.http.post("/api/keys", json={"name": "brief", "scopes": ["inference"]})).json()
+    async with connect(server.port) as connection:
+        await open_endless_stream(server, connection, made["key"])
+        assert (await server.http.delete(f"/api/keys/{made['id']}")).status_code == 204
+        tail = b""
+        async with asyncio.timeout(20):
+            while b"invalid_api_key" not in tail:
+                tail = tail[-64:] + await connection.reader.read(65536)
+    await wait_until(lambda: busy_slots(server) == 0)
+    # The guard examined the first request; the second had a task from its end on.
+    assert in_tasks == [CHAT, CHAT]
 
 
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"

@@ -22,7 +22,14 @@ from llb.gateway.input_batches import MAX_INPUTS
 from llb.gateway.readiness import ModelReadiness
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import Capability, InferenceFields, Model, Role, SpillRule
-from tests.gateway.test_dispatcher import FakeResponse, FakeSink, Gateway, gateway_of, make_call
+from tests.gateway.test_dispatcher import (
+    FakeBegunRequest,
+    FakeResponse,
+    FakeSink,
+    Gateway,
+    gateway_of,
+    make_call,
+)
 
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}], "usage": {}}
 VECTORS = {"data": [{"index": index, "embedding": [0.5]} for index in range(4)], "usage": {}}
@@ -75,11 +82,14 @@ class Target:
         monkeypatch.setattr(
             gateway.context.spill_book, "rules_of", lambda model_id: rules if model_id == "box/m" else ()
         )
-        monkeypatch.setattr(gateway.nodes, "request", self._request)
+        monkeypatch.setattr(gateway.nodes, "begin_request", self._begin_request)
 
-    async def _request(self, _node_id: str, *arguments: Any, **_options: Any) -> UpstreamResponse:
+    def _begin_request(self, _node_id: str, *arguments: Any, **_options: Any) -> FakeBegunRequest:
         [body] = [item for item in arguments if isinstance(item, bytes) and item[:1] == b"{"]
         self.bodies.append(json.loads(body))
+        return FakeBegunRequest(self._wait)
+
+    async def _wait(self) -> UpstreamResponse:
         return cast(UpstreamResponse, self._answers.pop(0))
 
 

@@ -122,7 +122,7 @@ class BegunAnswer:
         `resume` has to continue.
         """
         running = self._running
-        running.on_interrupted = on_stopped
+        running.hand_over(on_stopped)
         if not self._dispatcher.send_directly(running):
             return False
         attempt = running.attempt
@@ -147,7 +147,7 @@ class BegunAnswer:
             on_stopped=on_stopped,
             on_failed=on_failed,
         )
-        running.on_interrupted = answer.stop
+        running.hand_over(answer.stop)
         return True
 
     def interrupt(self) -> None:
