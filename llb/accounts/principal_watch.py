@@ -105,8 +105,12 @@ class PrincipalWatch:
             self.end(work)
 
     def _add(self, work: WorkT, principal: Principal | None) -> WorkT:
-        is_anonymous = principal is None or principal.id == OLLAMA_PORT_KEY_ID
-        if principal is not None and not is_anonymous and principal.kind in _ENDING_KINDS:
+        if (
+            principal is not None
+            and principal.kind in _ENDING_KINDS
+            # It has no credential.
+            and principal.id != OLLAMA_PORT_KEY_ID
+        ):
             self._open[work] = principal
             self._has_open.set()
         return work

@@ -5,7 +5,7 @@ Two classes have this shape: the request of Sanic, and the one of the front (`ll
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, overload
 
 D = TypeVar("D")
@@ -98,4 +98,8 @@ class DirectRequest(IncomingRequest, Protocol):
 
     def respond_now(self, head: Any, /) -> DirectWriter:
         """Begin the response."""
+        ...
+
+    def respond_alike(self, key: Hashable, make_head: Callable[[], Any], /) -> DirectWriter:
+        """As `respond_now`, with a head that is the same for equal keys of requests with equal heads."""
         ...

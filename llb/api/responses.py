@@ -20,6 +20,7 @@ from llb.errors import LlbError
 JSON = "application/json"
 _CHUNKED_LINES = b"x-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
 _KEPT_LINES = b"connection: keep-alive\r\n\r\n"
+_REQUEST_ID_NAME = b"\r\nx-request-id: "
 OCTET_STREAM = "application/octet-stream"
 _encoder = msgspec.json.Encoder()
 
@@ -114,6 +115,26 @@ def format_head(head: ResponseHead, body_bytes: int | None) -> bytes:
         headers["content-length"] = body_bytes
     headers["connection"] = "keep-alive"
     return format_http1_response(head.status, head.processed_headers)
+
+
+class HeadTemplate:
+    """Head of a response, prepared for requests whose responses differ in their id and their body only."""
+
+    __slots__ = ("_after_id", "_before_id")
+
+    def __init__(self, head: PassthroughResponse, request_id: str) -> None:
+        """`head` has the headers that every response has, with this id."""
+        head.headers.setdefault("content-type", head.content_type)
+        lines = [_cached_line(name, value) for name, value in head.headers.items()]
+        text = b"".join((_HTTP1_STATUSLINES[head.status], head.fixed_lines, *lines))
+        before, name, after = text.partition(_REQUEST_ID_NAME)
+        self._before_id = before + name
+        self._after_id = after[len(request_id) :]
+
+    def format(self, request_id: str, body_bytes: int | None) -> bytes:
+        """Return the head, as `format_head` does."""
+        framing = _CHUNKED_LINES if body_bytes is None else b"content-length: %d\r\n" % body_bytes
+        return b"".join((self._before_id, request_id.encode("ascii"), self._after_id, framing, _KEPT_LINES))
 
 
 def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> HTTPResponse:

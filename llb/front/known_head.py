@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from llb.api.head_facts import HeadFacts
 from llb.api.incoming_request import RequestHeaders
 from llb.api.inference.handler import BegunAnswer
 from llb.api.middleware.auth_middleware import Admission
+from llb.api.responses import HeadTemplate
 
 # A larger one counts as a request of its key while it is read.
 MAX_BODY_BYTES = 64 * 1024
+# Of the nodes that answer, as a document and as a stream.
+MAX_TEMPLATES = 16
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]+)")
 _MAX_LENGTH_DIGITS = len(str(MAX_BODY_BYTES))
 
@@ -20,7 +23,17 @@ _MAX_LENGTH_DIGITS = len(str(MAX_BODY_BYTES))
 class KnownHead:
     """Head of a request. The next one of its connection usually differs in the length of the body only."""
 
-    __slots__ = ("_after", "_before", "admission", "begin_direct", "facts", "headers", "path", "route")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_templates",
+        "admission",
+        "begin_direct",
+        "facts",
+        "headers",
+        "path",
+        "route",
+    )
 
     def __init__(
         self,
@@ -45,6 +58,8 @@ class KnownHead:
         # None until a request was admitted.
         self.admission: Admission | None = None
         self.facts: HeadFacts | None = None
+        # Heads of responses, by what they depend on.
+        self._templates: dict[Hashable, HeadTemplate] = {}
 
     def match(self, data: bytes) -> tuple[int, int] | None:
         """Return begin and end of the body of the request that `data` begins with; None for another head."""
@@ -58,3 +73,14 @@ class KnownHead:
         begin = digits_end + len(self._after)
         end = begin + int(digits)
         return (begin, end) if end - begin <= MAX_BODY_BYTES else None
+
+    def find_template(self, key: Hashable) -> HeadTemplate | None:
+        """Return the head of the responses of this key, once it was added."""
+        return self._templates.get(key)
+
+    def add_template(self, key: Hashable, template: HeadTemplate) -> HeadTemplate:
+        """Remember and return the head of the responses of a key."""
+        if len(self._templates) >= MAX_TEMPLATES:
+            self._templates.clear()
+        self._templates[key] = template
+        return template

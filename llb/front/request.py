@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from llb.api.head_facts import HeadFacts
 from llb.api.incoming_request import RequestHeaders
-from llb.api.responses import ResponseHead, format_head
+from llb.api.request_id import request_id_of
+from llb.api.responses import HeadTemplate, PassthroughResponse, ResponseHead, format_head
 from llb.front.known_head import KnownHead
 from llb.gateway.stream.keepalive import ClientPipe
 
@@ -125,7 +127,18 @@ class FrontRequest:
     def respond_now(self, head: ResponseHead, /) -> FrontResponse:
         """As `respond`."""
         self._finish_head(self, head)
-        self.response = FrontResponse(head, self._connection)
+        self.response = FrontResponse(partial(format_head, head), self._connection)
+        return self.response
+
+    def respond_alike(self, key: Hashable, make_head: Callable[[], PassthroughResponse], /) -> FrontResponse:
+        """As `respond_now`, with a head that is the same for equal keys of requests with equal heads."""
+        request_id = request_id_of(self)
+        template = self.head.find_template(key)
+        if template is None:
+            head = make_head()
+            self._finish_head(self, head)
+            template = self.head.add_template(key, HeadTemplate(head, request_id))
+        self.response = FrontResponse(partial(template.format, request_id), self._connection)
         return self.response
 
     async def respond_whole(self, response: Any) -> None:
@@ -136,11 +149,12 @@ class FrontRequest:
 class FrontResponse:
     """Response that is sent in one piece with its length, or in chunks."""
 
-    __slots__ = ("_connection", "_head", "_write", "is_complete")
+    __slots__ = ("_connection", "_format_head", "_write", "is_complete")
 
-    def __init__(self, head: ResponseHead, connection: FrontConnection) -> None:
+    def __init__(self, format_head: Callable[[int | None], bytes], connection: FrontConnection) -> None:
+        """`format_head` returns the head for a body of so many bytes, or in chunks (None)."""
         # None once it is written.
-        self._head: ResponseHead | None = head
+        self._format_head: Callable[[int | None], bytes] | None = format_head
         self._connection = connection
         self._write = connection.write
         self.is_complete = False
@@ -157,18 +171,18 @@ class FrontResponse:
 
     def _frame(self, data: bytes, end_stream: bool) -> bytes:
         """Return what is written for some bytes of the body, with the head before the first ones."""
-        head, self._head = self._head, None
+        format_head, self._format_head = self._format_head, None
         self.is_complete = end_stream
-        if head is not None and end_stream:
-            return format_head(head, len(data)) + data
+        if format_head is not None and end_stream:
+            return format_head(len(data)) + data
         chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-        if head is not None:
-            return format_head(head, None) + chunk
+        if format_head is not None:
+            return format_head(None) + chunk
         return chunk + _END_OF_CHUNKS if end_stream else chunk
 
     def open_pipe(self) -> ClientPipe | None:
         """Return a pipe for the rest of a body in chunks; None before its first one."""
-        return None if self._head is not None or self.is_complete else ChunkPipe(self._connection)
+        return None if self._format_head is not None or self.is_complete else ChunkPipe(self._connection)
 
     async def eof(self) -> None:
         """End the response."""

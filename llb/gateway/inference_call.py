@@ -72,8 +72,12 @@ class InferenceCall(Struct, frozen=True):
         if not self.operation.generates_text:
             return 0
         head = self.head
-        limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)
-        return min([limit for limit in limits if limit is not None], default=None)
+        # Written out: every request asks twice.
+        least: int | None = None
+        for limit in (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict):
+            if limit is not None and (least is None or limit < least):
+                least = limit
+        return least
 
     @property
     def most_completion_tokens(self) -> int | None:

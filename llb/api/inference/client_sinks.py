@@ -133,6 +133,11 @@ class DirectResponseSink(ResponseSink):
         super().__init__(request, record, headers=headers, rewrite_events=rewrite_events)
         self._direct_request = request
         self._writer: DirectWriter | None = None
+        # Of the head: status, content type, node, time in the queue.
+        self._key: tuple[int, bytes, str, int] = (200, b"", "", 0)
+
+    def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
+        self._key = (status, content_type, node_name, queued_ms)
 
     def write_now(self, data: bytes, /, *, last: bool = False) -> None:
         """As `write`, without a wait."""
@@ -140,9 +145,22 @@ class DirectResponseSink(ResponseSink):
             data = self._rewrite_events(data)
         writer = self._writer
         if writer is None:
-            writer = self._response = self._writer = self._direct_request.respond_now(self._make_head())
+            writer = self._response = self._writer = self._begin()
         self._ended = last
         writer.send_now(data, end_stream=last)
+
+    def _begin(self) -> DirectWriter:
+        record = self._record
+        if self._ignored or record.ignored_fields or record.limit_headers or record.principal.allowances:
+            return self._direct_request.respond_now(self._make_head())
+        self._started = True
+        record.status = self._key[0]
+        return self._direct_request.respond_alike(self._key, self._make_head)
+
+    def _make_head(self) -> PassthroughResponse:
+        status, content_type, node_name, queued_ms = self._key
+        super().start_response(status, content_type, node_name=node_name, queued_ms=queued_ms)
+        return super()._make_head()
 
 
 class NdjsonSink(ResponseSink):

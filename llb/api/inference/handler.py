@@ -28,6 +28,7 @@ from llb.api.responses import abort_connection
 from llb.gateway.direct_answer import DirectAnswer
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.inference_call import ClientSink, InferenceCall
+from llb.gateway.normalization.text_repair import repair_text
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.running_call import RunningCall
@@ -207,7 +208,7 @@ class InferenceHandler:
         if hooks.complete_answer is not None or hooks.reroute is not None or hooks.extra_fields is not None:
             return None
         plain = read_plain_chat(body)
-        if plain is None or repair_body(body) is not body:
+        if plain is None or repair_text(body) is not body:
             return None
         recording = self._recorder.record(request, hooks.http_status_of)
         record = recording.record

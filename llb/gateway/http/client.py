@@ -25,6 +25,8 @@ MAX_IDLE_PER_POOL_KEY = 128
 TUNNEL_KEEPALIVE_EXPIRY_S = 60.0
 # Of an endpoint with a name.
 MAX_ADDRESSES = 4
+# Beginnings of heads that are kept for a target; those of a hop change with what was measured.
+MAX_HEAD_STARTS = 64
 # Port in the pool key of tunnels
 TUNNEL_PORT = 0
 JSON_HEADER = (b"content-type", b"application/json")
@@ -64,6 +66,11 @@ class UpstreamTarget:
         if self.tunnel_id is not None:
             return PoolKey(self.tunnel_id, TUNNEL_PORT)
         return PoolKey(self.host, self.port, self.trust_anchor, self.is_external)
+
+    @cached_property
+    def head_starts(self) -> dict[tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...]], bytes]:
+        """Beginnings of the heads of earlier requests, by method, path and headers."""
+        return {}
 
     @cached_property
     def header_lines(self) -> bytes:
@@ -410,20 +417,31 @@ def build_request_head(
 
     Raises ValueError if a name or value would break out of its line.
     """
+    known = target.head_starts.get((method, path, tuple(headers)))
+    if known is None:
+        known = _build_head_start(target, method, path, headers)
+        if len(target.head_starts) >= MAX_HEAD_STARTS:
+            target.head_starts.clear()
+        target.head_starts[method, path, tuple(headers)] = known
+    expectation = b"Expect: 100-continue\r\n" if expects_continue else b""
+    if body_bytes is None:
+        return b"%b%bTransfer-Encoding: chunked\r\n\r\n" % (known, expectation)
+    if body_bytes or method not in (b"GET", b"DELETE"):
+        return b"%b%bContent-Length: %d\r\n\r\n" % (known, expectation, body_bytes)
+    return b"%b%b\r\n" % (known, expectation)
+
+
+def _build_head_start(
+    target: UpstreamTarget, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]]
+) -> bytes:
+    """Return the request line and the headers without the framing."""
     lines = [b"%b %b%b HTTP/1.1\r\n" % (method, target.base_path, path), target.header_lines]
     for name, value in headers:
         if name.lower() not in NON_FORWARDED_HEADERS:
             lines.append(b"%b: %b\r\n" % (name, value))
-    if expects_continue:
-        lines.append(b"Expect: 100-continue\r\n")
-    if body_bytes is None:
-        lines.append(b"Transfer-Encoding: chunked\r\n")
-    elif body_bytes or method not in (b"GET", b"DELETE"):
-        lines.append(b"Content-Length: %d\r\n" % body_bytes)
-    lines.append(b"\r\n")
-    head = b"".join(lines)
+    start = b"".join(lines)
     # The target's lines count as one in `lines`, which stands for its Host header.
     line_count = len(lines) + len(target.headers) + (target.api_key is not None)
-    if head.count(b"\r") != line_count or head.count(b"\n") != line_count or path.count(b" "):
+    if start.count(b"\r") != line_count or start.count(b"\n") != line_count or path.count(b" "):
         raise ValueError("unexpected line break or space in the request head")
-    return head
+    return start

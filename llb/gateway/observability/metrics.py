@@ -14,6 +14,7 @@ import time
 from collections import Counter as Counts
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -28,7 +29,7 @@ from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.engine_routes import OPERATION_OF_PATH, Operation
-from llb.gateway.observability.histogram import Histogram
+from llb.gateway.observability.histogram import Histogram, HistogramSeries
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.observability.state_collector import StateCollector
 from llb.gateway.spill.book import SpillBook
@@ -64,6 +65,13 @@ _OPERATION_OF_ENDPOINT = {
 # Errors of requests that left the queue; a request that was rejected at once did not wait.
 _QUEUE_EXIT_ERRORS = ("queue_timeout", "client_closed")
 _DOWNLOADING_STATES = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
+
+
+class _RequestSeries(NamedTuple):
+    """What the requests of one route, model and outcome have in common."""
+
+    operation: str
+    duration: HistogramSeries
 
 
 class Metrics:
@@ -177,8 +185,9 @@ class Metrics:
     def record_requests(self, records: Iterable[RequestRecord]) -> None:
         """Count requests that have ended."""
         tokens: Counts[tuple[str, str]] = Counts()
+        found: dict[tuple[str, str, str], _RequestSeries] = {}
         for record in records:
-            self._record_request(record, tokens)
+            self._record_request(record, tokens, found)
         for series, number in tokens.items():
             self._tokens_of(*series).inc(number)
 
@@ -215,14 +224,22 @@ class Metrics:
         """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
-    def _record_request(self, record: RequestRecord, token_counts: Counts[tuple[str, str]]) -> None:
-        """Count a request; its tokens are added to `token_counts`, by model and type."""
-        model = self._model_label(record.model_id)
-        operation = _OPERATION_OF_ENDPOINT.get(record.endpoint, record.endpoint.removeprefix("/v1/"))
-        usage = record.usage
-        self._duration.series(operation, model, record.error_code or "").observe(
-            record.ended_at - record.started_at
-        )
+    def _record_request(
+        self,
+        record: RequestRecord,
+        token_counts: Counts[tuple[str, str]],
+        found: dict[tuple[str, str, str], _RequestSeries],
+    ) -> None:
+        """Count a request; its tokens are added to `token_counts`, by model and type.
+
+        `found` has the series of the same batch.
+        """
+        key = (record.endpoint, record.model_id or "", record.error_code or "")
+        series = found.get(key)
+        if series is None:
+            series = found[key] = self._find_series(*key)
+        model, usage = key[1], record.usage
+        series.duration.observe(record.ended_at - record.started_at)
         is_placed = record.node_id is not None or record.endpoint_id is not None
         if is_placed or (record.queued_s and record.error_code in _QUEUE_EXIT_ERRORS):
             self._queue_wait.series(model).observe(record.queued_s)
@@ -231,33 +248,25 @@ class Metrics:
         if not is_placed:
             return
         if (ttft_s := record.ttft_s()) is not None:
-            self._first_token.series(operation, model).observe(ttft_s)
-        if usage.decode_ms is not None and (usage.completion_tokens or 0) > 1:
-            self._per_token.series(operation, model).observe(
-                usage.decode_ms / 1000 / ((usage.completion_tokens or 0) - 1)
+            self._first_token.series(series.operation, model).observe(ttft_s)
+        completion_tokens = usage.completion_tokens or 0
+        if usage.decode_ms is not None and completion_tokens > 1:
+            self._per_token.series(series.operation, model).observe(
+                usage.decode_ms / 1000 / (completion_tokens - 1)
             )
-        for kind, tokens in (
-            ("prompt", usage.prompt_tokens),
-            ("cached", usage.cached_tokens),
-            ("completion", usage.completion_tokens),
-        ):
-            if tokens:
-                token_counts[model, kind] += tokens
+        if usage.prompt_tokens:
+            token_counts[model, "prompt"] += usage.prompt_tokens
+        if usage.cached_tokens:
+            token_counts[model, "cached"] += usage.cached_tokens
+        if completion_tokens:
+            token_counts[model, "completion"] += completion_tokens
         if record.sent_at is not None:
-            self._overhead.series().observe(
-                max(0.0, record.sent_at - record.started_at - record.queued_s - record.load_s)
-            )
+            waited_s = record.sent_at - record.started_at - record.queued_s - record.load_s
+            self._overhead.series().observe(waited_s if waited_s > 0 else 0.0)
 
-    def _model_label(self, model_id: str | None) -> str:
-        """Return the label of a model; empty for a request that named none that exists."""
-        if model_id is None:
-            return ""
-        if model_id in self._endpoint_models or self._view.get_model(model_id) is not None:
-            return model_id
-        if len(self._endpoint_models) >= MAX_ENDPOINT_MODELS:
-            return OTHER_MODELS
-        self._endpoint_models.add(model_id)
-        return model_id
+    def _find_series(self, endpoint: str, model: str, error_code: str) -> _RequestSeries:
+        operation = _OPERATION_OF_ENDPOINT.get(endpoint, endpoint.removeprefix("/v1/"))
+        return _RequestSeries(operation, self._duration.series(operation, model, error_code))
 
     async def _measure_loop_lag(self) -> None:
         while True:
