@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llb.gateway.observability.metrics import MAX_ENDPOINT_MODELS, Metrics
 from llb.gateway.observability.request_log import RequestRecord
 from llb.security.permissions import Principal, PrincipalKind
-from llb.wire import ReplicaReport, ReplicaState, Role
+from llb.wire import EngineState, ReplicaReport, ReplicaState, Role
 from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
@@ -59,10 +59,12 @@ async def test_requests_are_counted(
             await client.post("/v1/chat/completions", json={**question, "model": "made-up"})
         ).status_code == 404
     await llb.app.history.flush()
-    # The engine's log arrives beside its answers.
+    # The engine's log arrives beside its answers, and its report of being idle after them.
     await llb.wait_until(
         lambda: any(
-            report.memory_ratio for node in llb.app.view.nodes.values() for report in node.engines.values()
+            report.memory_ratio and report.state is EngineState.READY
+            for node in llb.app.view.nodes.values()
+            for report in node.engines.values()
         )
     )
 

@@ -360,7 +360,7 @@ async def test_keepalives_do_not_break_a_stream(
     fresh: RunningBalancer, fresh_keyless: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = keepalive.SseKeepalive
-    monkeypatch.setattr(dispatcher, "SseKeepalive", lambda sink: original(sink, interval_s=0.01))
+    monkeypatch.setattr(dispatcher, "SseKeepalive", lambda sink, **_options: original(sink, interval_s=0.01))
     # The model is not loaded, so the stream starts with a wait.
     body = {"model": "smollm2", "messages": QUESTION, "options": OPTIONS}
     async with httpx.AsyncClient(trust_env=False, timeout=60) as plain:

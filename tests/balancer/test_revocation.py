@@ -42,7 +42,9 @@ async def llb(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[RunningBalancer]:
     """A balancer whose only slot is taken: streams begin with comments and wait."""
-    monkeypatch.setattr(dispatcher, "SseKeepalive", lambda sink: SseKeepalive(sink, interval_s=0.01))
+    monkeypatch.setattr(
+        dispatcher, "SseKeepalive", lambda sink, **_options: SseKeepalive(sink, interval_s=0.01)
+    )
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(tmp_path / "c.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
     running = await make_llb(catalog=catalog, parallel=1).start()

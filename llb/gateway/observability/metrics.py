@@ -71,6 +71,8 @@ class _RequestSeries(NamedTuple):
     """What the requests of one route, model and outcome have in common."""
 
     operation: str
+    # The label.
+    model: str
     duration: HistogramSeries
 
 
@@ -185,7 +187,7 @@ class Metrics:
     def record_requests(self, records: Iterable[RequestRecord]) -> None:
         """Count requests that have ended."""
         tokens: Counts[tuple[str, str]] = Counts()
-        found: dict[tuple[str, str, str], _RequestSeries] = {}
+        found: dict[tuple[str, str | None, str | None], _RequestSeries] = {}
         for record in records:
             self._record_request(record, tokens, found)
         for series, number in tokens.items():
@@ -228,17 +230,17 @@ class Metrics:
         self,
         record: RequestRecord,
         token_counts: Counts[tuple[str, str]],
-        found: dict[tuple[str, str, str], _RequestSeries],
+        found: dict[tuple[str, str | None, str | None], _RequestSeries],
     ) -> None:
         """Count a request; its tokens are added to `token_counts`, by model and type.
 
         `found` has the series of the same batch.
         """
-        key = (record.endpoint, record.model_id or "", record.error_code or "")
+        key = (record.endpoint, record.model_id, record.error_code)
         series = found.get(key)
         if series is None:
             series = found[key] = self._find_series(*key)
-        model, usage = key[1], record.usage
+        model, usage = series.model, record.usage
         series.duration.observe(record.ended_at - record.started_at)
         is_placed = record.node_id is not None or record.endpoint_id is not None
         if is_placed or (record.queued_s and record.error_code in _QUEUE_EXIT_ERRORS):
@@ -264,9 +266,21 @@ class Metrics:
             waited_s = record.sent_at - record.started_at - record.queued_s - record.load_s
             self._overhead.series().observe(waited_s if waited_s > 0 else 0.0)
 
-    def _find_series(self, endpoint: str, model: str, error_code: str) -> _RequestSeries:
+    def _find_series(self, endpoint: str, model_id: str | None, error_code: str | None) -> _RequestSeries:
+        model = self._model_label(model_id)
         operation = _OPERATION_OF_ENDPOINT.get(endpoint, endpoint.removeprefix("/v1/"))
-        return _RequestSeries(operation, self._duration.series(operation, model, error_code))
+        return _RequestSeries(operation, model, self._duration.series(operation, model, error_code or ""))
+
+    def _model_label(self, model_id: str | None) -> str:
+        """Return the label of a model; empty for a request that named none that exists."""
+        if model_id is None:
+            return ""
+        if model_id in self._endpoint_models or self._view.get_model(model_id) is not None:
+            return model_id
+        if len(self._endpoint_models) >= MAX_ENDPOINT_MODELS:
+            return OTHER_MODELS
+        self._endpoint_models.add(model_id)
+        return model_id
 
     async def _measure_loop_lag(self) -> None:
         while True:
