@@ -1,11 +1,11 @@
 """llb and other gateways, in front of a mock engine: `python -m bench.gateway [--rounds 5] [--seconds 4]
-[--others VENV [--litellm]]`.
+[--others VENV [--litellm] [--routers]]`.
 
 A mock engine and a load generator in C run on one core, the gateway on the other. Every round runs all
 gateways in turn, so that other load on the machine affects all. llb runs with all its features: keys,
 admission, history, metrics. Prints medians, and ratios of figures of the same round, with the goals.
 `--others` names the directory of a venv with Sanic and aiohttp (created if missing), with `--litellm`
-the LiteLLM proxy too. Needs two cores, a C compiler and nginx.
+the LiteLLM proxy too, with `--routers` those of SGLang and vLLM. Needs two cores, a C compiler and nginx.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 from bench.gateway.gateways import (
     LOAD_CORE,
     MODEL,
+    ROUTERS,
     Gateway,
     compile_program,
     install_others,
@@ -35,6 +36,7 @@ from bench.gateway.gateways import (
     run_mock_engine,
     run_naive_proxy,
     run_nginx,
+    run_router,
 )
 
 MB = 1_000_000
@@ -240,6 +242,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
     parser.add_argument("--others", type=Path, metavar="VENV", help="measure Sanic with aiohttp too")
     parser.add_argument("--litellm", action="store_true", help="and the LiteLLM proxy; needs --others")
+    parser.add_argument("--routers", action="store_true", help="and SGLang's and vLLM's; needs --others")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="only this, with py-spy on the PATH")
     options = parser.parse_args()
     if options.profile is not None:
@@ -255,10 +258,16 @@ def main() -> None:
         ours = stack.enter_context(run_llb(binary, folder))
         gateways = [Gateway("mock", engine_port), stack.enter_context(run_nginx(engine_port, folder)), ours]
         if options.others is not None:
-            python = install_others(options.others, with_litellm=options.litellm)
+            python = install_others(
+                options.others, with_litellm=options.litellm, with_routers=options.routers
+            )
             gateways.append(stack.enter_context(run_naive_proxy(engine_port, folder, python)))
             if options.litellm:
                 gateways.append(stack.enter_context(run_litellm(engine_port, folder, python)))
+            if options.routers:
+                for name in ROUTERS:
+                    router = run_router(name, engine_port, folder, python.parent)
+                    gateways.append(stack.enter_context(router))
         for load in LOAD_PROFILES:
             for gateway in gateways:
                 bench.run_load(gateway, load, 1.0)  # warms up: engines loaded, pools filled

@@ -173,6 +173,26 @@ def run_litellm(engine_port: int, folder: Path, python: Path) -> Iterator[Gatewa
         yield Gateway("LiteLLM", port, API_KEY, child.pid)
 
 
+# Programs of PyPI's `sglang-router` and `vllm-router`.
+ROUTERS = {"SGLang's router": ("sglang-router", "launch"), "vLLM's router": ("vllm-router",)}
+
+
+@contextmanager
+def run_router(name: str, engine_port: int, folder: Path, binaries: Path) -> Iterator[Gateway]:
+    """Run a router of `ROUTERS`, which forwards to its workers in turn, without keys and history."""
+    program, *arguments = ROUTERS[name]
+    port, log = free_port(), folder / f"{program}.log"
+    command = [
+        str(binaries / program), *arguments, "--worker-urls", f"http://127.0.0.1:{engine_port}",
+        "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin",
+        "--prometheus-port", str(free_port()), "--log-level", "error",
+        "--max-concurrent-requests", "4096",
+    ]  # fmt: skip
+    with run_process(command, GATEWAY_CORE, log, stdout=subprocess.DEVNULL) as child:
+        wait_until_listening(port, child, log)
+        yield Gateway(name, port, pid=child.pid)
+
+
 class MockEngineLlbProcess(LlbProcess):
     """The product with the mock as its engine."""
 
@@ -191,6 +211,13 @@ class MockEngineLlbProcess(LlbProcess):
 @contextmanager
 def run_llb(binary: Path, folder: Path, tree: Path = ROOT) -> Iterator[Gateway]:
     """Run the llb of a checkout with all features: key, admission, history, metrics."""
+    with run_llb_process(binary, folder, tree) as (_, gateway):
+        yield gateway
+
+
+@contextmanager
+def run_llb_process(binary: Path, folder: Path, tree: Path = ROOT) -> Iterator[tuple[LlbProcess, Gateway]]:
+    """As `run_llb`, with the process, whose client is an administrator."""
     model = write_chat_model(folder / "mock.gguf")
     catalog = write_catalog(folder / "catalog.json", {"id": MODEL, "size_bytes": model.stat().st_size})
     with HubStandIn() as hub:
@@ -202,14 +229,17 @@ def run_llb(binary: Path, folder: Path, tree: Path = ROOT) -> Iterator[Gateway]:
             key = process_.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()[
                 "key"
             ]
-            yield Gateway("llb", int(process_.url.rpartition(":")[2]), key, process_.pid)
+            port = int(process_.url.rpartition(":")[2])
+            yield process_, Gateway("llb", port, key, process_.pid)
 
 
-def install_others(folder: Path, *, with_litellm: bool) -> Path:
+def install_others(folder: Path, *, with_litellm: bool, with_routers: bool) -> Path:
     """Return the Python of a venv in `folder` with the packages of the other gateways; create it once."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     wanted = ["sanic", "aiohttp", *(["litellm[proxy]<1.107"] if with_litellm else [])]
+    if with_routers:
+        wanted += ["sglang-router", "vllm-router"]
     subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True, env=clean_environment())
     return python

@@ -3,7 +3,8 @@
  *     mock          prints its port, then serves 127.0.0.1 until standard input ends
  *
  * The request says what is wanted: "stream":true, "max_tokens":N pieces of an answer, "top_k":M milliseconds between
- * two of them (0: as fast as the socket takes them). A plain answer comes at once.
+ * two of them (0: as fast as the socket takes them). A plain answer comes at once. A GET is answered with a list of
+ * one model, "mock".
  */
 #include "http.h"
 
@@ -38,7 +39,8 @@ static const char LAST_BODY[] =
     "\"chatcmpl-mock\",\"model\":\"mock\",\"object\":\"chat.completion.chunk\",\"timings\":{\"cache_n\":0,\"prompt_n\":20,"
     "\"prompt_ms\":1.0,\"predicted_n\":10,\"predicted_ms\":9.0}}\n\ndata: [DONE]\n\n";
 
-static char plain[2048], piece[1024], last[1024];
+static const char MODELS_BODY[] = "{\"object\":\"list\",\"data\":[{\"id\":\"mock\",\"object\":\"model\"}]}";
+static char plain[2048], models[512], piece[1024], last[1024];
 static int epoll;
 static Connection *waiting;
 
@@ -107,6 +109,7 @@ static int request(Connection *c) {
     char *end = strstr(c->in, "\r\n\r\n");
     if (!end) return c->in_bytes < REQUEST_BYTES ? 0 : -1;
     *end = 0;
+    int is_get = strncmp(c->in, "GET ", 4) == 0;
     const char *length = header(c->in, "content-length");
     size_t whole = (size_t)(end + 4 - c->in) + (length ? strtoul(length, NULL, 10) : 0);
     if (whole > REQUEST_BYTES) return -1;
@@ -123,6 +126,7 @@ static int request(Connection *c) {
     c->in[whole] = saved;
     memmove(c->in, c->in + whole, c->in_bytes - whole);
     c->in_bytes -= whole;
+    if (is_get) return say(c, models);
     if (!stream) return say(c, plain);
     c->streaming = 1;
     c->due_ns = now_ns();
@@ -159,6 +163,8 @@ int main(void) {
     many_files();
     snprintf(plain, sizeof plain, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
              strlen(PLAIN_BODY), PLAIN_BODY);
+    snprintf(models, sizeof models, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+             strlen(MODELS_BODY), MODELS_BODY);
     made(piece, sizeof piece, PIECE_BODY);
     made(last, sizeof last, LAST_BODY);
     strcat(last, "0\r\n\r\n");

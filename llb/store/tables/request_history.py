@@ -79,8 +79,8 @@ MATCH_ALL = RequestFilter()
 _JOINED_COLUMNS = ("key_name", "username", "node_name")
 _STORED_COLUMNS = tuple(name for name in RequestRow.__struct_fields__ if name not in _JOINED_COLUMNS)
 _stored_values = attrgetter(*_STORED_COLUMNS)
-# Rows of one statement, few sizes, so that each is prepared once.
-_INSERTED_AT_ONCE = (256, 64, 16, 4, 1)
+# Of one statement.
+_MAX_ROWS = 128
 
 
 # --- writing -----------------------------------------------------------------------------------------
@@ -88,12 +88,13 @@ _INSERTED_AT_ONCE = (256, 64, 16, 4, 1)
 
 async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
     """Store requests. A request whose `id` is taken, because the clock was set back, is skipped."""
-    at = 0
-    for size in _INSERTED_AT_ONCE:
-        while len(records) - at >= size:
-            values = [value for record in records[at : at + size] for value in _stored_values(record)]
-            await tx.run(_insert_statement(size), values)
-            at += size
+    for start in range(0, len(records), _MAX_ROWS):
+        part = records[start : start + _MAX_ROWS]
+        # Few sizes, so that each statement is prepared once. What fills one up is skipped: its id is taken.
+        count = 1 << (len(part) - 1).bit_length()
+        filled = (*part, *[part[-1]] * (count - len(part)))
+        values = [value for record in filled for value in _stored_values(record)]
+        await tx.run(_insert_statement(count), values)
 
 
 async def add_texts(tx: Transaction, texts: Sequence[tuple[int, RequestText]]) -> None:
