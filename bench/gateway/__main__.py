@@ -265,8 +265,8 @@ def main() -> None:
             if options.litellm:
                 gateways.append(stack.enter_context(run_litellm(engine_port, folder, python)))
             if options.routers:
-                for name in ROUTERS:
-                    router = run_router(name, engine_port, folder, python.parent)
+                for router_name in ROUTERS:
+                    router = run_router(router_name, engine_port, folder, python.parent)
                     gateways.append(stack.enter_context(router))
         for load in LOAD_PROFILES:
             for gateway in gateways:
