@@ -136,6 +136,7 @@ async def test_the_page_of_a_model(shop: RunningBalancer, visitors: VisitorFacto
         await expect(code.locator("pre")).to_contain_text(text)
     await code.get_by_role("button", name="Copy").click()
     assert (await page.evaluate("navigator.clipboard.readText()")).startswith("curl ")
+    await page.evaluate("scrollTo(0, 0)")
     await save_screenshot(page, "model")
 
 
