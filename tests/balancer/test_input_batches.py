@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llb.gateway.http.response import UpstreamResponse
+from llb.gateway.http.client import BegunRequest
 from tests.conftest import BalancerFactory, start_balancer
 from tests.ggufs import write_embedding_model, write_reranking_model
 from tests.harness import RunningBalancer, wait_until, write_catalog
@@ -98,13 +98,13 @@ async def test_others_are_answered_while_a_long_list_is_worked_on(
     good, greedy = await llb.create_key(), await llb.create_key()
     await embed(llb, "loads the model")
     sent: list[int] = []
-    send_request = llb.app.http_client.request
+    begin_request = llb.app.http_client.begin_request
 
-    async def record_request(*arguments: Any, **options: Any) -> UpstreamResponse:
+    def record_request(*arguments: Any, **options: Any) -> BegunRequest:
         sent.append(len(json.loads(arguments[4])["input"]))
-        return await send_request(*arguments, **options)
+        return begin_request(*arguments, **options)
 
-    monkeypatch.setattr(llb.app.http_client, "request", record_request)
+    monkeypatch.setattr(llb.app.http_client, "begin_request", record_request)
 
     async def post(key: str, value: object) -> httpx.Response:
         headers = {"Authorization": f"Bearer {key}"}
