@@ -173,7 +173,8 @@ class Balancer:
             anchor_of=self._anchor_of,
         )
         self.download_settings = DownloadSettings(self.db)
-        self.stored_settings = StoredSettings(self.db, config)
+        secret_box = SecretBox(config.home / KEY_FILE_NAME)
+        self.stored_settings = StoredSettings(self.db, config, secret_box, self.redactor.register)
         self.registrations = Registrations(
             self.db, self.hub, self.view, self.peer_sources, downloads=self.download_settings
         )
@@ -230,7 +231,7 @@ class Balancer:
             self.db,
             self.endpoints,
             self.http_client,
-            SecretBox(config.home / KEY_FILE_NAME),
+            secret_box,
             self.redactor,
             environment=os.environ,
             is_own_address=self._is_own_address,
@@ -254,7 +255,7 @@ class Balancer:
                     self.endpoint_service.checks.ensure_listed,
                 ),
                 spill_book=self.spill_book,
-                load_timeout_s=config.queue_timeout_s,
+                get_load_timeout_s=lambda: self.stored_settings.config.queue_timeout_s,
             ),
             self.rate_limiter,
             self.principal_watch,
@@ -315,7 +316,12 @@ class Balancer:
 
     def _apply_settings(self, config: Config) -> None:
         self.engine_pool.set_keep_alive(config.keep_alive_s)
+        self.engine_pool.set_load_defaults(slots=config.parallel, context=config.context)
+        self.memory_estimates.set_load_defaults(slots=config.parallel, context_length=config.context)
+        self.agent.set_slots_per_engine(config.parallel)
+        self.hub.set_token(config.hub_token)
         self.admission.set_max_queue(config.max_queue)
+        self.admission.set_queue_timeout(config.queue_timeout_s)
         self.history.set_retention(config.history_days, keeps_text=config.history_text)
 
     def blueprints(self) -> tuple[Any, ...]:
@@ -538,7 +544,11 @@ class Balancer:
         damage = self.integrity_check.problem
         backup_failure = None if self.backup_timer is None else self.backup_timer.problem
         return (
-            *(problem for problem in (damage, backup_failure) if problem is not None),
+            *(
+                problem
+                for problem in (damage, backup_failure, self.stored_settings.problem)
+                if problem is not None
+            ),
             *self.agent.hardware_problems,
             *self.auth_middleware.local_proof.knocks.problems(),
         )

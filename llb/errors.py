@@ -74,6 +74,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+from llb.texts.coded_text import CodedText
+
 
 class LlbError(Exception):
     """Error with a stable `code`, one sentence for a person, and `details` for the error body."""
@@ -87,7 +89,9 @@ class LlbError(Exception):
 
     def __init__(self, message: str, *, code: str | None = None, **details: Any) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = str(message)
+        # The message, with its code if it has one.
+        self.text = message
         if code is not None:
             self.code = code
         self.details = details
@@ -167,10 +171,23 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
     def __init__(self, prompt_tokens: int, context_length: int, *, is_lower_bound: bool = False) -> None:
-        at_least = "at least " if is_lower_bound else ""
+        text = (
+            CodedText(
+                "prompt_too_long_at_least",
+                "The request has at least {tokens} prompt tokens, the context length is {context} tokens",
+                tokens=prompt_tokens,
+                context=context_length,
+            )
+            if is_lower_bound
+            else CodedText(
+                "prompt_too_long",
+                "The request has {tokens} prompt tokens, the context length is {context} tokens",
+                tokens=prompt_tokens,
+                context=context_length,
+            )
+        )
         super().__init__(
-            f"The request has {at_least}{prompt_tokens} prompt tokens, "
-            f"the context length is {context_length} tokens",
+            text,
             prompt_tokens=prompt_tokens,
             context_length=context_length,
         )
@@ -183,8 +200,11 @@ class ToolsNotSupported(InvalidRequest):
 
     def __init__(self) -> None:
         super().__init__(
-            "The chat template of this model has no tools, so it cannot be made to call one: use a model "
-            "with the capability ToolUse, or leave the choice to it (tool_choice auto)",
+            CodedText(
+                "no_tools",
+                "The chat template of this model has no tools, so it cannot be made to call one: use a model "
+                "with the capability ToolUse, or leave the choice to it (tool_choice auto)",
+            ),
             param="tool_choice",
         )
 
@@ -310,7 +330,11 @@ class KeyLimitReached(Conflict):
 
     def __init__(self, max_keys: int) -> None:
         super().__init__(
-            f"There are {max_keys} keys already, the most that one owner may have: revoke one first",
+            CodedText(
+                "keys_too_many",
+                "There are {number} keys already, the most that one owner may have: revoke one first",
+                number=max_keys,
+            ),
             max_keys=max_keys,
         )
 
@@ -340,7 +364,9 @@ class CloudNotAllowed(PermissionDenied):
     code = "cloud_not_allowed"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"'{name}' is a cloud: the key needs the scope 'cloud'")
+        super().__init__(
+            CodedText("needs_cloud_scope", "'{name}' is a cloud: the key needs the scope 'cloud'", name=name)
+        )
 
 
 class RateLimited(LlbError):
@@ -410,7 +436,14 @@ class ModelDownloading(Unavailable):
 
     def __init__(self, model_id: str, progress: float, *, retry_after_s: int = 5) -> None:
         # Rounded down, so that 100 % means complete.
-        super().__init__(f"Model '{model_id}' is still downloading ({int(progress * 100)}% complete)")
+        super().__init__(
+            CodedText(
+                "model_downloading",
+                "Model '{model}' is still downloading ({percent}% complete)",
+                model=model_id,
+                percent=int(progress * 100),
+            )
+        )
         self.retry_after_s = retry_after_s
 
 
@@ -431,7 +464,14 @@ class ModelFailed(Unavailable):
     @classmethod
     def from_unusable_files(cls, model_id: str, reason: str) -> Self:
         """Return the error of a model whose files are complete but cannot be loaded."""
-        error = cls(f"Model '{model_id}' cannot be used: {reason}")
+        error = cls(
+            CodedText(
+                "model_not_usable",
+                "Model '{model}' cannot be used: {cause}",
+                model=model_id,
+                cause=reason,
+            )
+        )
         error.reason = reason
         return error
 

@@ -29,6 +29,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"policy", "config"}),
     frozenset({"base"}),
     frozenset({"errors", "wire"}),
+    frozenset({"texts"}),
 )
 SANIC_ROOMS = frozenset({"server", "app", "api"})
 MAX_MODULES_PER_FOLDER = 14

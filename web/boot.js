@@ -20,7 +20,7 @@
     [readPreference('llb.locale'), ...asked].find((tag) => tag === 'en' || tag === 'ja') ?? 'en';
   // As BASE_TEXTS there.
   const names = ['shell', 'errors', 'models'];
-  if (language !== 'en') names.push('catalog');
+  if (language !== 'en') names.push('catalog', 'server');
   for (const name of names) {
     const link = document.createElement('link');
     link.rel = 'modulepreload';

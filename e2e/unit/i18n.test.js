@@ -1,6 +1,18 @@
 /** core/i18n.js: texts, placeholders, plurals and choice of language. */
 
-import { pickLocale, f, hasText, locale, LOCALES, t, loadLocale } from '/web/core/i18n.js';
+import {
+  errorTextOf,
+  f,
+  fitReason,
+  hasText,
+  loadLocale,
+  locale,
+  LOCALES,
+  pickLocale,
+  problemsOf,
+  serverText,
+  t,
+} from '/web/core/i18n.js';
 import { equal, test } from './runner.js';
 
 test('the language that was chosen, else the first of ours that the browser asks for', () => {
@@ -81,4 +93,38 @@ test('numbers are in the current language', async () => {
   await loadLocale('ja');
   equal([f.compact(50_000), f.duration(4800)], ['5万', '1 時間 20 分']);
   equal([f.dateTime(0), f.timeOfDay(0)], ['1970/01/01 0:00', '0:00:00']);
+});
+
+test('a sentence of the server is translated by its code', async () => {
+  const error = 'waiting for the network: the Hub cannot be reached: it did not answer in time';
+  const cause = { who: { code: 'hub', values: {} }, cause: { code: 'network_timeout', values: {} } };
+  const error_code = {
+    code: 'waiting_for_network',
+    values: { cause: { code: 'hub_unreachable', values: cause } },
+  };
+  await loadLocale('en');
+  equal(errorTextOf({ error, error_code }), error);
+  await loadLocale('ja');
+  equal(
+    errorTextOf({ error, error_code }),
+    'ネットワークを待っています：Hub に接続できません（時間内に応答がありませんでした）',
+  );
+  equal(serverText('x', { code: 'hub_no_file', values: { repo: 'a/b', file: '{repo}' } }),
+    'リポジトリ a/b にファイル {repo} がありません');
+});
+
+test('a sentence that is not known stays as the server wrote it', async () => {
+  await loadLocale('ja');
+  const unknown = { code: 'of_a_later_version', values: {} };
+  equal(serverText('It broke', unknown), 'It broke');
+  equal(serverText('It broke', undefined), 'It broke', 'an earlier version');
+  equal(serverText('It broke: x', { code: 'hub_unreachable', values: { who: unknown, cause: 'x' } }), 'It broke: x');
+  equal(problemsOf({ problems: ['a', 'b'] }), ['a', 'b']);
+  equal(problemsOf({ problems: ['a', 'b'], problem_codes: [null, { code: 'disk_read_only', values: {} }] }), [
+    'a',
+    'ディスクが読み取り専用です',
+  ]);
+  equal(fitReason({ reason: 'x', reason_codes: [unknown] }), 'x');
+  equal(fitReason({ reason: null }), null);
+  await loadLocale('en');
 });

@@ -21,6 +21,7 @@ from llb.store.tables import keys, sessions
 from llb.store.tables.keys import ApiKey
 from llb.store.tables.sessions import Session
 from llb.store.trusted_clock import CONFIRMATION_S
+from llb.texts.coded_text import CodedText
 from llb.wire import Role
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,16 @@ CACHE_TTL_S = 1.0
 LAST_USED_INTERVAL_S = 60.0
 FLUSH_DELAY_S = 1.0
 MAX_CACHED = 10_000
-DEFAULT_LOGIN_LOCAL_ONLY = (
-    "The default password works on the host itself only; change it first: {doubt}. Run 'llb password' on the "
-    "host, or open the link that llb printed when it started"
-)
+
+
+def default_login_text(doubt: str) -> CodedText:
+    """Return why the default password is refused, because of a `doubt` that the request is local."""
+    return CodedText(
+        "default_login_local_only",
+        "The default password works on the host itself only; change it first: {doubt}. Run 'llb password' on "
+        "the host, or open the link that llb printed when it started",
+        doubt=doubt,
+    )
 
 
 class Authenticator(Protocol):

@@ -9,6 +9,7 @@ from llb.security import permissions, tokens
 from llb.security.permissions import Principal, PrincipalKind, has_scope
 from llb.security.tokens import NewApiKey
 from llb.store.tables.keys import MAX_GENERATIONS, ApiKey
+from llb.texts.coded_text import CodedText
 from llb.wire import KeyView, NewKey, Scope
 
 KEY_NAME_MAX_LENGTH = 64
@@ -37,18 +38,32 @@ def build_key(requested: NewKey, creator: Principal, now: float) -> tuple[NewApi
         )
     if not (0 < len(requested.name) <= KEY_NAME_MAX_LENGTH) or not requested.name.isprintable():
         raise InvalidRequest(
-            f"A key's name has 1 to {KEY_NAME_MAX_LENGTH} printable characters", param="name"
+            CodedText(
+                "key_name_rule", "A key's name has 1 to {max} printable characters", max=KEY_NAME_MAX_LENGTH
+            ),
+            param="name",
         )
     if requested.scopes is not None and not requested.scopes:
         raise InvalidRequest(
-            "A key needs at least one scope; omit scopes for inference and models:read", param="scopes"
+            CodedText(
+                "key_scopes_rule", "A key needs at least one scope; omit scopes for inference and models:read"
+            ),
+            param="scopes",
         )
     scopes = DEFAULT_KEY_SCOPES if requested.scopes is None else frozenset(requested.scopes)
     if missing := permissions.expand_scopes(scopes) - creator.granted_scopes:
-        raise PermissionDenied(f"You cannot grant the scope '{min(missing).value}': you do not have it")
+        raise PermissionDenied(
+            CodedText(
+                "key_scope_not_granted",
+                "You cannot grant the scope '{scope}': you do not have it",
+                scope=min(missing).value,
+            )
+        )
     expires_at = None if requested.expires_at is None else from_iso(requested.expires_at, "expires_at")
     if expires_at is not None and expires_at <= now:
-        raise InvalidRequest("expires_at is in the past", param="expires_at")
+        raise InvalidRequest(
+            CodedText("key_expires_in_past", "expires_at is in the past"), param="expires_at"
+        )
     if creator.kind is PrincipalKind.KEY and creator.expires_at is not None:
         expires_at = creator.expires_at if expires_at is None else min(expires_at, creator.expires_at)
     limits, ceiling = limits_for_new_key(requested.limits or UNLIMITED, creator)

@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 from llb.errors import InvalidRequest, PermissionDenied
 from llb.security.permissions import Principal, has_scope
 from llb.store.tables.keys import ApiKey
+from llb.texts.coded_text import CodedText
 from llb.wire import KeyLimits, KeyLimitsPatch, Scope
 
 MAX_LIMIT_VALUE = 1_000_000_000
@@ -28,7 +29,12 @@ def validate_limits(limits: KeyLimits) -> None:
     for name, value in asdict(limits).items():
         if value is not None and not 1 <= value <= MAX_LIMIT_VALUE:
             raise InvalidRequest(
-                f"{name} must be a whole number from 1 to {MAX_LIMIT_VALUE}, or null for no limit",
+                CodedText(
+                    "key_limit_rule",
+                    "{name} must be a whole number from 1 to {max}, or null for no limit",
+                    name=name,
+                    max=MAX_LIMIT_VALUE,
+                ),
                 param=f"limits.{name}",
             )
 
@@ -71,7 +77,13 @@ def limits_for_changed_key(
     if not is_admin:
         bound = strictest_limits(bound, ceiling)
     if strictest_limits(requested, bound) != requested:
-        raise PermissionDenied(f"You can set limits for this key of at most: {describe_limits(bound)}")
+        raise PermissionDenied(
+            CodedText(
+                "key_limit_bound",
+                "You can set limits for this key of at most: {limits}",
+                limits=describe_limits(bound),
+            )
+        )
     return requested, requested if is_admin else ceiling
 
 

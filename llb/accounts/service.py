@@ -25,6 +25,7 @@ from llb.store.database import Database, Transaction
 from llb.store.tables import audit, keys, sessions, settings, users
 from llb.store.tables.audit import AuditActor
 from llb.store.tables.users import User
+from llb.texts.coded_text import CodedText
 from llb.wire import NewUser, Role, UserPatch, UserView
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,9 @@ class AccountService:
         self.setup_token.check(token)
         self.setup_token.revoke()
         if user is None:
-            raise InvalidCredentials("The default password was changed already: sign in with the new one")
+            raise InvalidCredentials(
+                CodedText("setup_done", "The default password was changed already: sign in with the new one")
+            )
         return await self._start_with_password(user, new_password, source)
 
     async def _start_with_password(self, user: User, new_password: str, source: LoginSource) -> NewSession:
@@ -245,7 +248,9 @@ class AccountService:
         if patch.password is not None:
             if actor.user_id == user_id:
                 # Otherwise anyone at an unlocked browser could take over the account.
-                raise PermissionDenied("Change your own password with your current one")
+                raise PermissionDenied(
+                    CodedText("own_password", "Change your own password with your current one")
+                )
             passwords.check_new_password(patch.password, "password")
             new_hash = await self._hash_in_thread(passwords.hash_password, patch.password)
         async with self._db.write(uses_ballast=True) as tx:
@@ -371,7 +376,10 @@ class AccountService:
     async def _require_no_default_password(self) -> None:
         if await users.is_default_password_in_use(self._db):
             raise PermissionDenied(
-                "Change the default password first; no user can be added while it is in use"
+                CodedText(
+                    "default_password_users",
+                    "Change the default password first; no user can be added while it is in use",
+                )
             )
 
     async def _new_user(self, username: str, password: str, role: Role, *, is_default: bool = False) -> User:
@@ -428,7 +436,11 @@ def _check_username(username: str) -> None:
         or username != username.strip()
     ):
         raise InvalidRequest(
-            f"A user name has 1 to {USERNAME_MAX_LENGTH} printable characters, without spaces at its ends",
+            CodedText(
+                "user_name_rule",
+                "A user name has 1 to {max} printable characters, without spaces at its ends",
+                max=USERNAME_MAX_LENGTH,
+            ),
             param="username",
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from llb.errors import InvalidCredentials
 from llb.security import tokens
+from llb.texts.coded_text import CodedText
 
 SETUP_TOKEN_TTL_S = 86_400.0
 
@@ -34,8 +35,11 @@ class SetupToken:
         expected = self._hash if self._clock() < self._expires_at else None
         if expected is None or not tokens.tokens_equal(tokens.hash_token(given), expected):
             raise InvalidCredentials(
-                "This link is not valid: it was used, has expired or is of an earlier start of llb. Run "
-                "'llb password' on the host, or start llb again for a new link"
+                CodedText(
+                    "setup_link_invalid",
+                    "This link is not valid: it was used, has expired or is of an earlier start "
+                    "of llb. Run 'llb password' on the host, or start llb again for a new link",
+                )
             )
 
     def revoke(self) -> None:

@@ -17,6 +17,7 @@ from sanic.exceptions import PayloadTooLarge as SanicPayloadTooLarge
 from llb import errors
 from llb.api.request_body import MAX_BODY_BYTES
 from llb.store.sqlite_errors import describe_sqlite_error
+from llb.texts.coded_text import CodedText
 
 # The only place that gives an error its HTTP status. The nearest base class in the table counts.
 HTTP_STATUS_BY_ERROR: dict[type[errors.LlbError], int] = {
@@ -81,5 +82,11 @@ def to_llb_error(error: Exception) -> errors.LlbError:
     if isinstance(error, SanicException) and error.status_code < 500:
         return errors.InvalidRequest("The request is malformed")
     if isinstance(error, sqlite3.Error) and (trouble := describe_sqlite_error(error)) is not None:
-        return errors.DatabaseUnavailable(f"{trouble}. Nothing was changed; try again once this is fixed")
+        return errors.DatabaseUnavailable(
+            CodedText(
+                "nothing_changed",
+                "{cause}. Nothing was changed; try again once this is fixed",
+                cause=trouble,
+            )
+        )
     return errors.InternalError("An internal error occurred; the log of this host has the details")

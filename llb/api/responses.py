@@ -16,6 +16,7 @@ from sanic.response import HTTPResponse
 from llb.api.error_mapping import http_status_of
 from llb.api.incoming_request import IncomingRequest
 from llb.errors import LlbError
+from llb.wire import text_code_of
 
 JSON = "application/json"
 _CHUNKED_LINES = b"x-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
@@ -149,7 +150,10 @@ def no_content() -> HTTPResponse:
 
 def error_body(error: LlbError) -> dict[str, Any]:
     """Return llb's own JSON body for `error`."""
-    return {"error": {"message": error.message, "type": error.type, "code": error.code, **error.details}}
+    body = {"message": error.message, "type": error.type, "code": error.code, **error.details}
+    if (text_code := text_code_of(error.text)) is not None:
+        body["message_code"] = text_code
+    return {"error": body}
 
 
 def error_headers(error: LlbError) -> dict[str, str]:

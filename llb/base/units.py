@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from llb.texts.coded_text import CodedText
+
 _SIZE_PATTERN = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KIB|MIB|GIB|TIB)?", re.IGNORECASE)
 _BYTES_PER_UNIT = {
     "TB": 10**12,
@@ -30,7 +32,7 @@ def parse_size(text: str) -> int:
     """Return the bytes of "8GB", "512MiB" or a plain number. Raises ValueError."""
     match = _SIZE_PATTERN.fullmatch(text.strip())
     if match is None:
-        raise ValueError("is not a size such as 8GB")
+        raise ValueError(CodedText("value_no_size", "is not a size such as 8GB"))
     return int(float(match[1]) * _BYTES_PER_UPPER_UNIT[(match[2] or "B").upper()])
 
 
@@ -52,7 +54,7 @@ def parse_duration(text: str) -> float:
             for number, unit in _DURATION_PART_PATTERN.findall(length)
         )
     else:
-        raise ValueError("is not a duration such as 10m")
+        raise ValueError(CodedText("value_no_duration", "is not a duration such as 10m"))
     return -1.0 if text.startswith("-") else seconds
 
 

@@ -148,6 +148,20 @@ def confirm(question: str, *, assume_yes: bool) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def read_secret(prompt: str) -> str:
+    """Ask for a secret without showing it, or read it from standard input. Raises `CommandError`."""
+    if not is_tty(sys.stdin):
+        secret = sys.stdin.readline().strip()
+    else:
+        try:
+            secret = getpass.getpass(prompt).strip()
+        except EOFError:
+            secret = ""
+    if not secret:
+        raise CommandError("Nothing was entered, so nothing was changed.")
+    return secret
+
+
 def read_new_password(username: str) -> str:
     """New password, prompted for twice at a terminal, else the first line of standard input.
 

@@ -21,6 +21,7 @@ from llb.store.database import Database
 from llb.store.tables import join_tokens, nodes
 from llb.store.tables.join_tokens import TokenRejection
 from llb.store.tables.nodes import NodeRecord
+from llb.texts.coded_text import CodedText
 from llb.wire import (
     MIN_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
@@ -261,12 +262,19 @@ class Members:
             name = record.name if patch.name is None else patch.name
             if name != record.name:
                 if node_id == self._local_node_id:
-                    raise errors.Conflict("The name of this host is set with --name when llb starts")
+                    raise errors.Conflict(
+                        CodedText(
+                            "node_name_fixed", "The name of this host is set with --name when llb starts"
+                        )
+                    )
                 if any(
                     other.id != node_id and other.name.casefold() == name.casefold()
                     for other in self._records.values()
                 ):
-                    raise errors.Conflict(f"Another node is already called '{name}'", param="name")
+                    raise errors.Conflict(
+                        CodedText("node_name_taken", "Another node is already called '{name}'", name=name),
+                        param="name",
+                    )
             record = structs.replace(
                 record,
                 name=name,
@@ -284,7 +292,9 @@ class Members:
     async def remove_node(self, node_id: str) -> None:
         """Remove a node; its files stay on its disk. Raises `NotFound`, `Conflict` for the local node."""
         if node_id == self._local_node_id:
-            raise errors.Conflict("This host cannot remove itself; drain it to send it no requests")
+            raise errors.Conflict(
+                CodedText("node_is_own", "This host cannot remove itself; drain it to send it no requests")
+            )
         async with self._lock:
             record = self._require_record(node_id)
             async with self._db.write(uses_ballast=True) as tx:

@@ -21,6 +21,7 @@ from llb.policy import memory, placement
 from llb.policy.memory import NEUTRAL, FitRequest, MemoryCalibration, ModelShape, report_fit
 from llb.store.database import Database
 from llb.store.tables import header_cache
+from llb.texts.coded_text import CodedText
 from llb.wire import Capability, FileSpec, FitReport, MemoryView, Model
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -54,6 +55,10 @@ class MemoryEstimates:
         self._get_calibration = get_calibration
         self._slots = slots
         self._context_length = context_length
+
+    def set_load_defaults(self, *, slots: int, context_length: int | None) -> None:
+        """Set slots and context length of this host's engines."""
+        self._slots, self._context_length = slots, context_length
 
     async def estimate_model(self, model: Model, *, context_length: int | None, slots: int) -> MemoryView:
         """Bytes that an engine with `slots` slots of `context_length` tokens needs, and where it fits.
@@ -130,13 +135,30 @@ class MemoryEstimates:
             return gguf.build_model_shape([await self._get_file_metadata(spec) for spec in files])
         except gguf.GgufError as error:
             raise errors.InvalidRequest(
-                f"The memory of model '{model.id}' cannot be estimated: {error}"
+                CodedText(
+                    "memory_unknown",
+                    "The memory of model '{model}' cannot be estimated: {cause}",
+                    model=model.id,
+                    cause=error.message,
+                )
             ) from None
         except hub.HubUnreachable as error:
-            raise errors.HubUnavailable(f"The header of model '{model.id}' cannot be read: {error}") from None
+            raise errors.HubUnavailable(
+                CodedText(
+                    "header_unreadable",
+                    "The header of model '{model}' cannot be read: {cause}",
+                    model=model.id,
+                    cause=error.message,
+                )
+            ) from None
         except hub.HubError as failure:
             raise errors.InvalidRequest(
-                f"The header of model '{model.id}' cannot be read: {failure}"
+                CodedText(
+                    "header_unreadable",
+                    "The header of model '{model}' cannot be read: {cause}",
+                    model=model.id,
+                    cause=failure.message,
+                )
             ) from None
 
     async def get_model_metadata(self, model: Model) -> GgufMetadata | None:

@@ -78,7 +78,7 @@ def _build_replica_download(report: ReplicaReport) -> ReplicaDownload | None:
         downloaded_bytes=report.downloaded_bytes,
         total_bytes=report.total_bytes,
         bytes_per_second=report.bytes_per_second,
-        error=report.error,
+        error=report.error_text,
     )
 
 

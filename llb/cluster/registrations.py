@@ -27,6 +27,7 @@ from llb.store.sqlite_errors import describe_sqlite_error
 from llb.store.tables import nodes
 from llb.store.tables import registrations as store
 from llb.store.tables.registrations import Registration, RegistrationState
+from llb.texts.coded_text import CodedText
 from llb.wire import (
     TEMPLATE_CAPABILITIES,
     BadSourceReport,
@@ -209,7 +210,12 @@ class Registrations:
             is_unreachable = isinstance(failure, hub.HubUnreachable)
             if is_unreachable and (files := _file_specs_from_catalog(model)) is not None:
                 return files
-            message = f"The files of model '{model.id}' cannot be looked up: {failure}"
+            message = CodedText(
+                "files_not_found",
+                "The files of model '{model}' cannot be looked up: {cause}",
+                model=model.id,
+                cause=failure.message,
+            )
             raise (
                 errors.HubUnavailable(message) if is_unreachable else errors.InvalidRequest(message)
             ) from None
@@ -357,7 +363,9 @@ class Registrations:
             except hub.HubUnreachable as unreachable:
                 files = registration.resolved or _file_specs_from_catalog(registration.entry)
                 if files is None:
-                    reason = f"waiting for the network: {unreachable}"
+                    reason = CodedText(
+                        "waiting_for_network", "waiting for the network: {cause}", cause=unreachable.message
+                    )
                     if self._view.waiting_reasons.get(model_id) != reason:
                         log.warning("pull of %s: %s", model_id, reason)
                     self._view.waiting_reasons[model_id] = reason
@@ -366,7 +374,7 @@ class Registrations:
                     await asyncio.sleep(min(delay_s, BACKOFF_MAX_S))
                     continue
             except hub.HubError as failure:
-                files, error = registration.resolved, str(failure)
+                files, error = registration.resolved, failure.message
             break
         await self._retry_until_stored(partial(self._finish_resolving, model_id, files, error))
 
@@ -404,8 +412,14 @@ class Registrations:
         first = found[0]
         if model.sha256 is not None and first.sha256 != model.sha256:
             raise hub.HubInvalidResponse(
-                f"The file {first.filename} on the Hub is not the file of the catalogue: its sha256 is "
-                f"{first.sha256[:12]}…, the catalogue has {model.sha256[:12]}…"
+                CodedText(
+                    "hub_other_sha256",
+                    "The file {file} on the Hub is not the file of the catalogue: its sha256 is {found}…, "
+                    "the catalogue has {expected}…",
+                    file=first.filename,
+                    found=first.sha256[:12],
+                    expected=model.sha256[:12],
+                )
             )
         size_bytes = sum(file.size_bytes for file in found)
         if size_bytes != model.size_bytes:

@@ -157,6 +157,8 @@ class ClusterView:
     def on_heartbeat(self, node_id: str, heartbeat: Heartbeat) -> None:
         node = self.nodes[node_id]
         node.heartbeat = heartbeat
+        if heartbeat.slots_per_engine not in (None, node.hello.slots_per_engine):
+            node.hello = structs.replace(node.hello, slots_per_engine=heartbeat.slots_per_engine)
         node.last_seen = time.time()
         node.engines = {engine.model_id: engine for engine in heartbeat.engines}
         self._set_partials(node, {each.model_id: each.size_bytes for each in heartbeat.partials})
@@ -521,7 +523,7 @@ class ClusterView:
                     node_name=node.hello.name,
                     state=report.state,
                     progress=report.progress,
-                    error=report.error,
+                    error=report.error_text,
                     path=report.path if include_paths else None,
                     engine=node.engines.get(model.id),
                     last_used=report.last_used,
@@ -573,6 +575,7 @@ class ClusterView:
                 for model_id, size in sorted(node.partials.items())
             ),
             problems=hello.problems,
+            problem_codes=hello.problem_codes,
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from llb.base.units import format_duration, format_size, parse_duration, parse_size
+from llb.texts.coded_text import CodedText
 
 TLS_AUTO, TLS_OFF = "auto", "off"
 MAX_DRAIN_TIMEOUT_S = 3600.0
@@ -30,9 +31,11 @@ def integer_between(low: int, high: int) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise ValueError("is not a whole number") from None
+            raise ValueError(CodedText("value_not_integer", "is not a whole number")) from None
         if not low <= value <= high:
-            raise ValueError(f"is not between {low} and {high}")
+            raise ValueError(
+                CodedText("value_not_between", "is not between {low} and {high}", low=low, high=high)
+            )
         return value
 
     return parse
@@ -41,7 +44,7 @@ def integer_between(low: int, high: int) -> Callable[[str], int]:
 def one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
-            raise ValueError(f"is not one of {', '.join(allowed)}")
+            raise ValueError(CodedText("value_not_one_of", "is not one of {names}", names=", ".join(allowed)))
         return text
 
     return parse
@@ -62,7 +65,7 @@ _SWITCH_VALUES = {
 def parse_switch(text: str) -> bool:
     value = _SWITCH_VALUES.get(text.lower())
     if value is None:
-        raise ValueError("is not on or off")
+        raise ValueError(CodedText("value_not_switch", "is not on or off"))
     return value
 
 
@@ -78,14 +81,18 @@ def parse_hub_switch(text: str) -> bool:
 def parse_hub_token(text: str) -> str | None:
     token = text.strip()
     if not re.fullmatch(r"[!#-&(-~]*", token):
-        raise ValueError("contains a blank, a quotation mark or another character that no token has")
+        raise ValueError(
+            CodedText(
+                "value_no_token", "contains a blank, a quotation mark or another character that no token has"
+            )
+        )
     return token or None
 
 
 def parse_positive_size(text: str) -> int:
     value = parse_size(text)
     if value <= 0:
-        raise ValueError("must be more than zero")
+        raise ValueError(CodedText("value_not_positive", "must be more than zero"))
     return value
 
 
@@ -124,7 +131,7 @@ def format_backup_interval(value: float | None) -> str:
 def parse_positive_duration(text: str) -> float:
     value = parse_duration(text)
     if value <= 0:
-        raise ValueError("must be more than zero")
+        raise ValueError(CodedText("value_not_positive", "must be more than zero"))
     return value
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from llb.engine.spec import EXIT_BAD_SPEC, EXIT_LOAD_REJECTED
+from llb.texts.coded_text import CodedText
 
 
 class FailureKind(StrEnum):
@@ -31,7 +32,7 @@ class FailureDiagnosis:
     """Kind of a failure, and a clause that describes it to a person."""
 
     kind: FailureKind
-    message: str
+    message: CodedText
 
 
 # "0.00.121.635 E llama_model_load: error loading model: unknown model architecture: 'xyz'"
@@ -53,21 +54,42 @@ def diagnose_exit(returncode: int, log_lines: Sequence[str], *, was_ready: bool)
     memory_error = next((text for text in errors if _OUT_OF_MEMORY.search(text)), None)
     if memory_error is not None and not (was_ready and returncode >= 0):
         return FailureDiagnosis(
-            FailureKind.MEMORY, f"the engine ran out of memory: {_sanitise_message(memory_error)}"
+            FailureKind.MEMORY,
+            CodedText(
+                "engine_out_of_memory",
+                "the engine ran out of memory: {detail}",
+                detail=_sanitise_message(memory_error),
+            ),
         )
     if returncode == EXIT_LOAD_REJECTED:
-        reason = _sanitise_message(errors[0]) if errors else "it gave no reason"
-        return FailureDiagnosis(FailureKind.REJECTED, f"refused by the engine: {reason}")
+        reason = (
+            _sanitise_message(errors[0]) if errors else CodedText("engine_no_reason", "it gave no reason")
+        )
+        return FailureDiagnosis(
+            FailureKind.REJECTED,
+            CodedText("engine_refused", "refused by the engine: {cause}", cause=reason),
+        )
     if returncode == EXIT_BAD_SPEC:
-        return FailureDiagnosis(FailureKind.CRASHED, "the engine did not understand its specification")
+        return FailureDiagnosis(
+            FailureKind.CRASHED,
+            CodedText("engine_bad_spec", "the engine did not understand its specification"),
+        )
     if returncode == -signal.SIGTERM:
-        return FailureDiagnosis(FailureKind.KILLED, "the engine was stopped from outside")
+        return FailureDiagnosis(
+            FailureKind.KILLED, CodedText("engine_stopped", "the engine was stopped from outside")
+        )
     if returncode == -getattr(signal, "SIGKILL", 9):
-        return FailureDiagnosis(FailureKind.KILLED, "the engine was killed (out of memory?)")
+        return FailureDiagnosis(
+            FailureKind.KILLED, CodedText("engine_killed", "the engine was killed (out of memory?)")
+        )
     fatal = next((line for line in reversed(log_lines) if _FATAL_LINE.search(line)), None)
-    message = f"the engine crashed ({_exit_description(returncode)})"
+    how = _exit_description(returncode)
+    message = CodedText("engine_crashed", "the engine crashed ({how})", how=how)
     if fatal is not None:
-        message += f": {_sanitise_message(_parse_log_line(fatal)[1])}"
+        detail = _sanitise_message(_parse_log_line(fatal)[1])
+        message = CodedText(
+            "engine_crashed_with", "the engine crashed ({how}): {detail}", how=how, detail=detail
+        )
     return FailureDiagnosis(FailureKind.CRASHED, message)
 
 

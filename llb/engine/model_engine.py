@@ -18,6 +18,7 @@ from llb.errors import EngineFailed, LlbError, ModelFailed, ModelLoading
 from llb.policy.eviction import LoadedEngine
 from llb.policy.memory import FreeMemory, Memory
 from llb.policy.memory.free_memory import MAX_FAILED_GPU_LOADS
+from llb.texts.coded_text import CodedText
 from llb.wire import EngineReport, EngineState, LoadOptions
 
 BACKOFF_INITIAL_S = 1.0
@@ -386,7 +387,12 @@ class ModelEngine:
             return None
         self._hung_at = self._last_progress_at
         return FailureDiagnosis(
-            FailureKind.TIMEOUT, f"the engine was busy for {silent_s:.0f} s without any progress"
+            FailureKind.TIMEOUT,
+            CodedText(
+                "engine_hung",
+                "the engine was busy for {seconds} s without any progress",
+                seconds=round(silent_s),
+            ),
         )
 
     def blame_stuck_request(self) -> bool:

@@ -22,6 +22,7 @@ from llb.policy.memory import (
     estimate_least_memory,
     plan_load,
 )
+from llb.texts.coded_text import CodedText
 from llb.wire import Capability, LoadOptions
 
 API_KEY_BYTES = 24
@@ -80,6 +81,10 @@ class EnginePlanner:
         self.slots = slots
         self.context = context
 
+    def set_defaults(self, *, slots: int, context: int | None) -> None:
+        """Set slots and context length of the next plans."""
+        self.slots, self.context = slots, context
+
     def read_metadata(self, files: EngineFiles) -> ModelMetadata:
         """Read the headers, blocking. Raises `ModelFailed` for files that llama.cpp cannot load."""
         paths = (files.model_path, *files.extra_paths)
@@ -87,9 +92,17 @@ class EnginePlanner:
             headers = [_read_gguf_metadata(path) for path in paths]
             shape = gguf.build_model_shape(headers)
         except OSError as error:
-            raise ModelFailed(f"its file cannot be read: {error.strerror}") from None
+            raise ModelFailed(
+                CodedText(
+                    "engine_file_not_readable",
+                    "its file cannot be read: {cause}",
+                    cause=error.strerror or "unknown error",
+                )
+            ) from None
         except gguf.GgufError as error:
-            raise ModelFailed(f"its file cannot be used: {error}") from None
+            raise ModelFailed(
+                CodedText("engine_file_not_usable", "its file cannot be used: {cause}", cause=error.message)
+            ) from None
         projectors = [path for path, header in zip(paths, headers, strict=True) if header.is_projector]
         return ModelMetadata(
             shape,

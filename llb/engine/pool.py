@@ -114,6 +114,11 @@ class EnginePool:
             engine.set_host_keep_alive(keep_alive_s)
         self._schedule()
 
+    def set_load_defaults(self, *, slots: int, context: int | None) -> None:
+        """Set slots and context length of the models without own ones; engines in memory keep theirs."""
+        self._slots = slots
+        self._planner.set_defaults(slots=slots, context=context)
+
     def add_model(self, model_id: str, files: EngineFiles) -> None:
         """Allow loading this model on demand; forgets earlier failures of its files."""
         self._watchdog.start()
@@ -395,7 +400,7 @@ class EnginePool:
             if engine.files == files:
                 engine.metadata = metadata
         except ModelFailed as error:
-            engine.rejection_reason = error.message
+            engine.rejection_reason = error.text
         except Exception:
             # A defect of llb: without the rejection, the pending requests would repeat it at once.
             engine.reject_lease_requests(

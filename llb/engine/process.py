@@ -19,6 +19,7 @@ from llb.engine.diagnosis import FailureDiagnosis, FailureKind, diagnose_exit
 from llb.engine.spec import EngineSpec, WorkerReady
 from llb.errors import EngineFailed
 from llb.hardware import EngineBuild, engine_command, engine_environment
+from llb.texts.coded_text import CodedText
 from llb.wire import EngineState
 
 log = logging.getLogger(__name__)
@@ -136,16 +137,28 @@ class EngineProcess:
                 await self._started.wait()
         except TimeoutError:
             self._failure_cause = FailureDiagnosis(
-                FailureKind.TIMEOUT, f"the model was not loaded within {deadline_s:.0f} s"
+                FailureKind.TIMEOUT,
+                CodedText(
+                    "engine_load_timeout",
+                    "the model was not loaded within {seconds} s",
+                    seconds=round(deadline_s),
+                ),
             )
             await self._kill()
         except OSError as error:
             self._failure_cause = FailureDiagnosis(
-                FailureKind.CRASHED, f"the engine could not be started: {error.strerror}"
+                FailureKind.CRASHED,
+                CodedText(
+                    "engine_not_started",
+                    "the engine could not be started: {cause}",
+                    cause=error.strerror or "unknown error",
+                ),
             )
             self._on_exit(None)
         except asyncio.CancelledError:
-            self._failure_cause = FailureDiagnosis(FailureKind.CRASHED, "loading was cancelled")
+            self._failure_cause = FailureDiagnosis(
+                FailureKind.CRASHED, CodedText("engine_load_cancelled", "loading was cancelled")
+            )
             if self._child is not None:
                 self._send_signal(self._child.kill)
             else:
@@ -174,7 +187,11 @@ class EngineProcess:
         if await self.is_responsive(deadline_s=deadline_s):
             return True
         if generation == self.generation and self.state in (EngineState.READY, EngineState.BUSY):
-            await self.kill(FailureDiagnosis(FailureKind.TIMEOUT, "the engine stopped answering"))
+            await self.kill(
+                FailureDiagnosis(
+                    FailureKind.TIMEOUT, CodedText("engine_silent", "the engine stopped answering")
+                )
+            )
         return False
 
     async def kill(self, diagnosis: FailureDiagnosis) -> None:
@@ -276,7 +293,8 @@ class EngineProcess:
                 self._started.set()
         except (ValueError, msgspec.MsgspecError):
             self._failure_cause = FailureDiagnosis(
-                FailureKind.CRASHED, "the engine sent an invalid ready report"
+                FailureKind.CRASHED,
+                CodedText("engine_bad_report", "the engine sent an invalid ready report"),
             )
             if self._child is not None:
                 self._send_signal(self._child.kill)

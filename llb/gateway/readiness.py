@@ -10,6 +10,7 @@ from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.exchange import EndpointContext
 from llb.gateway.spill.book import SpillBook
 from llb.policy.endpoints.spill import has_rule, trigger_of
+from llb.texts.coded_text import CodedText, capitalized
 from llb.wire import Capability, Model, ModelObject, ModelStatus, ReplicaState, SpillTrigger, TemplateSupport
 
 ETA_UNKNOWN_RETRY_S = 5
@@ -178,14 +179,29 @@ class ModelReadiness:
                     retry_after_s = max(1, min(MAX_DOWNLOAD_RETRY_S, round(now.eta_s)))
                 raise errors.ModelDownloading(model.id, now.progress or 0.0, retry_after_s=retry_after_s)
             case ModelStatus.ERROR:
-                reason = now.error or "The download failed"
+                reason = now.error or CodedText("download_failed", "the download failed")
                 raise errors.ModelFailed(
-                    f"Model '{model.id}' cannot run. {reason[0].upper()}{reason[1:]}. Pull it again to retry"
+                    CodedText(
+                        "model_cannot_run",
+                        "Model '{model}' cannot run. {cause}. Pull it again to retry",
+                        model=model.id,
+                        cause=capitalized(reason),
+                    )
                 )
             case ModelStatus.REGISTERED:
                 if any(report.state is ReplicaState.READY for _, report in self._view.replicas_of(model.id)):
+                    reason = now.error or CodedText("nodes_offline", "its nodes are offline")
                     raise errors.NoNodeAvailable(
-                        f"Model '{model.id}': {now.error or 'its nodes are offline'}"
+                        CodedText(
+                            "model_not_available", "Model '{model}': {cause}", model=model.id, cause=reason
+                        )
                     )
-                reason = now.error or "waiting for its download to begin"
-                raise errors.ModelPending(f"Model '{model.id}' is registered: {reason}")
+                reason = now.error or CodedText("waiting_for_download", "waiting for its download to begin")
+                raise errors.ModelPending(
+                    CodedText(
+                        "model_pending",
+                        "Model '{model}' is registered: {cause}",
+                        model=model.id,
+                        cause=reason,
+                    )
+                )

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, NamedTuple
 
+from llb.texts.coded_text import CodedText
+
 MAX_HEADER_BYTES: Final = 32 * 2**20
 # A first range request of this size contains the header of most models.
 INITIAL_READ_BYTES: Final = 8 * 2**20
@@ -63,6 +65,12 @@ _Scalar = int | float | bool | str
 
 class GgufError(Exception):
     """The file cannot be used; the message is a clause such as "it is not a GGUF file"."""
+
+    def __init__(self, message: str) -> None:
+        """`message` without a code is a detail of the format, for people who know it."""
+        super().__init__(message)
+        is_coded = isinstance(message, CodedText)
+        self.message = message if is_coded else CodedText("gguf_invalid", "{detail}", detail=message)
 
 
 class NeedMoreData(Exception):
@@ -148,12 +156,23 @@ def parse_header(data: BinaryIO, *, file_size: int) -> GgufHeader:
     """
     reader = _HeaderReader(data, file_size)
     if reader.read_bytes(4) != b"GGUF":
-        raise GgufError("it is not a GGUF file")
+        raise GgufError(CodedText("gguf_not_gguf", "it is not a GGUF file"))
     version = reader.read_u32()
     if version & 0xFFFF == 0:
-        raise GgufError("it is a big-endian GGUF file, and this host's llama.cpp reads little-endian ones")
+        raise GgufError(
+            CodedText(
+                "gguf_big_endian",
+                "it is a big-endian GGUF file, and this host's llama.cpp reads little-endian ones",
+            )
+        )
     if version not in (2, 3):
-        raise GgufError(f"it has GGUF version {version}, and only 2 and 3 are supported")
+        raise GgufError(
+            CodedText(
+                "gguf_version",
+                "it has GGUF version {version}, and only 2 and 3 are supported",
+                version=version,
+            )
+        )
     tensor_count, key_count = reader.read_u64(), reader.read_u64()
     if tensor_count > _MAX_TENSORS or key_count > _MAX_KEYS:
         raise GgufError(f"it claims {tensor_count} tensors and {key_count} keys")
@@ -184,7 +203,7 @@ class _HeaderReader:
 
     def _fetch(self, end: int) -> None:
         if end > self._file_size:
-            raise GgufError("it is truncated: it ends within its header")
+            raise GgufError(CodedText("gguf_short_header", "it is truncated: it ends within its header"))
         if end > MAX_HEADER_BYTES:
             raise GgufError(f"its header is larger than {MAX_HEADER_BYTES >> 20} MiB")
         while len(self._buffer) < end:
@@ -277,7 +296,14 @@ def _read_tensor(reader: _HeaderReader) -> TensorInfo:
     shape = tuple(reader.read_u64() for _ in range(dimensions))
     kind, offset = reader.read_u32(), reader.read_u64()
     if kind not in _TENSOR_TYPES:
-        raise GgufError(f"its tensor {name!r} has the unknown type {kind}; a newer llb may support it")
+        raise GgufError(
+            CodedText(
+                "gguf_unknown_type",
+                "its tensor {name} has the unknown type {kind}; a newer llb may support it",
+                name=repr(name),
+                kind=kind,
+            )
+        )
     type_name, block_values, block_bytes = _TENSOR_TYPES[kind]
     value_count = 1
     for size in shape:

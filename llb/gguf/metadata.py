@@ -17,6 +17,7 @@ from llb.gguf.header import (
     TensorInfo,
     parse_header,
 )
+from llb.texts.coded_text import CodedText
 
 # Types that x86 kernels need in another order (ggml_repack_get_optimal_repack_type; each was tried).
 _REPACKED_TYPES = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
@@ -115,7 +116,14 @@ def read_metadata(data: BinaryIO, *, file_size: int) -> GgufMetadata:
 def check_complete(metadata: GgufMetadata, file_size: int) -> None:
     """Raise `GgufError` if the tensors do not fit into a file of this size."""
     if metadata.data_end > file_size:
-        raise GgufError(f"it is truncated: it has {file_size} bytes, its tensors need {metadata.data_end}")
+        raise GgufError(
+            CodedText(
+                "gguf_truncated",
+                "it is truncated: it has {size} bytes, its tensors need {needed}",
+                size=file_size,
+                needed=metadata.data_end,
+            )
+        )
 
 
 @dataclass(slots=True)

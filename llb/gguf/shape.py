@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from llb.gguf.header import GgufError
 from llb.gguf.metadata import GgufMetadata
 from llb.policy.memory import Layer, ModelShape
+from llb.texts.coded_text import CodedText
 
 # llama.cpp switches flash attention off for the first; of the others the keys hold the values (MLA).
 _WITHOUT_QUANTIZED_KV_CACHE = frozenset({"grok", "deepseek2", "deepseek4", "minicpm3"})
@@ -21,7 +22,7 @@ def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
     shards = [file for file in files if not file.is_projector]
     head = next((file for file in shards if file.layers), None)
     if head is None or not head.embedding_length:
-        raise GgufError("its header does not describe a language model")
+        raise GgufError(CodedText("gguf_no_language_model", "its header does not describe a language model"))
     blocks = [[file.blocks[index] for file in shards if index in file.blocks] for index in range(head.layers)]
     kv_layer_count = head.layers - min(head.shared_kv_layers, head.layers)
     layers = []

@@ -14,7 +14,7 @@ from llb.hardware.nvidia_driver import normalise_address
 from llb.hardware.nvml import NvidiaGpu
 from llb.policy.engine_build.advice import BuildAdvice, InstalledBuild, advise
 from llb.policy.engine_build.choice import GpuFacts, HostFacts
-from llb.wire import EngineDevice, EngineInfo, Gpu, Hardware
+from llb.wire import EngineDevice, EngineInfo, Gpu, Hardware, text_code_of
 
 GPU_KINDS = ("gpu", "igpu")
 _BUILD_NAMES = {"cuda": "CUDA", "rocm": "ROCm", "vulkan": "Vulkan", "metal": "Metal"}
@@ -80,7 +80,8 @@ def describe_engine(build: EngineBuild, engine: EngineDevices, reason: str | Non
             )
             for device in engine.devices
         ),
-        reason=reason,
+        reason=None if reason is None else str(reason),
+        reason_code=text_code_of(reason),
     )
 
 

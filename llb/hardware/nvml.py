@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llb.hardware.devices import ComputeDevice
+from llb.texts.coded_text import CodedText
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,11 @@ class Nvml:
             library.nvmlInit()
         except library.NVMLError as error:
             is_absent = isinstance(error, library.NVMLError_LibraryNotFound)
-            problem = f"The NVIDIA driver does not work: {error}. Reinstall it, or restart after an update."
+            problem = CodedText(
+                "gpu_driver_broken",
+                "The NVIDIA driver does not work: {detail}. Reinstall it, or restart after an update.",
+                detail=str(error),
+            )
             return cls(None, (), () if is_absent else (problem,))
         gpus: list[NvidiaGpu] = []
         problems: list[str] = []
@@ -75,12 +80,25 @@ class Nvml:
             count = library.nvmlDeviceGetCount()
         except library.NVMLError as error:
             count = 0
-            problems.append(f"The NVIDIA driver cannot list its GPUs: {error}.")
+            problems.append(
+                CodedText(
+                    "gpu_driver_no_list",
+                    "The NVIDIA driver cannot list its GPUs: {detail}.",
+                    detail=str(error),
+                )
+            )
         for index in range(count):
             try:
                 gpus.append(_nvidia_gpu(library, index))
             except library.NVMLError as error:
-                problems.append(f"GPU {index} does not answer: {error}.")
+                problems.append(
+                    CodedText(
+                        "gpu_silent",
+                        "GPU {index} does not answer: {detail}.",
+                        index=index,
+                        detail=str(error),
+                    )
+                )
         return cls(library, tuple(gpus), tuple(problems))
 
     def read_utilisation(self) -> GpuUtilisation:

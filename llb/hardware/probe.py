@@ -21,6 +21,7 @@ from llb.hardware.engine_command import EngineBuild, engine_command, engine_envi
 from llb.hardware.host_facts import query_host_facts
 from llb.hardware.nvml import GpuUtilisation, Nvml
 from llb.policy.engine_build.choice import HostFacts
+from llb.texts.coded_text import CodedText
 from llb.wire import Hardware, Meters
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,11 @@ class HardwareProbe:
         try:
             return await query_devices(self._devices_command, engine_environment(os.environ, build)), None
         except DeviceQueryError as error:
-            return EngineDevices(), f"The devices of the engine could not be queried: {error}."
+            return EngineDevices(), CodedText(
+                "engine_no_devices",
+                "The devices of the engine could not be queried: {detail}.",
+                detail=str(error),
+            )
 
     async def _run_in_nvml_thread(self, function: Callable[[], Nvml]) -> Nvml:
         return await asyncio.get_running_loop().run_in_executor(self._nvml_thread, function)

@@ -2,11 +2,12 @@
 
 from llb.hub.cache import find_cached_file
 from llb.hub.client import HubClient, HubFileInfo
-from llb.hub.error_mapping import describe_network_error
+from llb.hub.error_mapping import HUB, describe_network_error, redirect_text, unreachable_text
 from llb.hub.errors import HubError, HubForbidden, HubGated, HubInvalidResponse, HubNotFound, HubUnreachable
 from llb.hub.stats import HubStatsCache
 
 __all__ = [
+    "HUB",
     "HubClient",
     "HubError",
     "HubFileInfo",
@@ -18,4 +19,6 @@ __all__ = [
     "HubUnreachable",
     "describe_network_error",
     "find_cached_file",
+    "redirect_text",
+    "unreachable_text",
 ]

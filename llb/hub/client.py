@@ -22,9 +22,17 @@ import msgspec
 
 from llb.config import DEFAULT_HUB_ENDPOINT
 from llb.hub.cache import find_cached_file
-from llb.hub.error_mapping import describe_network_error, error_from_response
+from llb.hub.error_mapping import (
+    HUB,
+    describe_network_error,
+    error_from_response,
+    file_host_name,
+    redirect_text,
+    unreachable_text,
+)
 from llb.hub.errors import HubError, HubInvalidResponse, HubUnreachable
 from llb.hub.proxy_environment import find_proxy_map, find_unusable_proxy
+from llb.texts.coded_text import CodedText
 from llb.wire import HfStats
 from llb.wire.decoding import DECODE_ERRORS
 from llb.wire.models import SHA256_PATTERN
@@ -67,8 +75,7 @@ class HubClient:
     ) -> None:
         """With `offline` every request fails."""
         self.endpoint = endpoint.rstrip("/")
-        # A line end cannot stand in a header.
-        self._token = (token or "").strip() or None
+        self.set_token(token)
         self._offline = offline
         self._origin = _origin_of(self.endpoint)
         self._lock = threading.RLock()
@@ -76,6 +83,11 @@ class HubClient:
         # Threads that wait for a response.
         self._active_requests = 0
         self._closed = False
+
+    def set_token(self, token: str | None) -> None:
+        """Set the token of the next requests."""
+        # A line end cannot stand in a header.
+        self._token = (token or "").strip() or None
 
     # --- for downloads -------------------------------------------------------------------------------
 
@@ -89,12 +101,14 @@ class HubClient:
         """
         with self._lock:
             if self._closed:
-                raise HubUnreachable("the Hub cannot be reached: llb is stopping")
+                raise HubUnreachable(unreachable_text(HUB, CodedText("llb_stopping", "llb is stopping")))
             if self._offline:
-                raise HubUnreachable("the Hub is not asked, because HF_HUB_OFFLINE is set")
+                raise HubUnreachable(
+                    CodedText("hub_offline", "the Hub is not asked, because HF_HUB_OFFLINE is set")
+                )
             if self._client is None:
                 if (problem := find_unusable_proxy()) is not None:
-                    raise HubUnreachable(f"the Hub cannot be reached: {problem}")
+                    raise HubUnreachable(unreachable_text(HUB, problem))
                 self._client = _create_http_client()
             return self._client
 
@@ -154,7 +168,9 @@ class HubClient:
         try:
             info = msgspec.json.decode(body, type=_ModelInfo)
         except DECODE_ERRORS:
-            raise HubInvalidResponse("The Hub sent an invalid response; check HF_ENDPOINT") from None
+            raise HubInvalidResponse(
+                CodedText("hub_invalid_response", "The Hub sent an invalid response; check HF_ENDPOINT")
+            ) from None
         return HfStats(
             downloads=info.downloads,
             stars=info.likes,
@@ -174,13 +190,27 @@ class HubClient:
         sha256 = etag.removeprefix("W/").strip('"').lower()
         if _COMMIT.fullmatch(commit) is None or not size.isdecimal():
             raise HubInvalidResponse(
-                "The Hub's response lacks the commit or the size of the file; check HF_ENDPOINT"
+                CodedText(
+                    "hub_incomplete_response",
+                    "The Hub's response lacks the commit or the size of the file; check HF_ENDPOINT",
+                )
             )
         if _COMMIT.fullmatch(revision) and commit != revision:
-            raise HubInvalidResponse(f"The Hub sent another commit of {repo} than the requested one")
+            raise HubInvalidResponse(
+                CodedText(
+                    "hub_other_commit",
+                    "The Hub sent another commit of {repo} than the requested one",
+                    repo=repo,
+                )
+            )
         if SHA256_PATTERN.fullmatch(sha256) is None:
             raise HubInvalidResponse(
-                f"The Hub has no sha256 for {filename} of {repo}, so the file cannot be verified"
+                CodedText(
+                    "hub_no_sha256",
+                    "The Hub has no sha256 for {file} of {repo}, so the file cannot be verified",
+                    file=filename,
+                    repo=repo,
+                )
             )
         return HubFileInfo(repo=repo, filename=filename, commit=commit, size_bytes=int(size), sha256=sha256)
 
@@ -192,11 +222,21 @@ class HubClient:
                 match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
                 if match is None or int(match[1]) != start:
                     raise HubInvalidResponse(
-                        f"The Hub sent another part of {filename} than the requested one"
+                        CodedText(
+                            "hub_other_part",
+                            "The Hub sent another part of {file} than the requested one",
+                            file=filename,
+                        )
                     )
                 return _read_body(response, length, RANGE_DEADLINE_S)
             if start:
-                raise HubInvalidResponse(f"The Hub does not support range requests for {filename}")
+                raise HubInvalidResponse(
+                    CodedText(
+                        "hub_no_ranges",
+                        "The Hub does not support range requests for {file}",
+                        file=filename,
+                    )
+                )
             return _read_body(response, length, RANGE_DEADLINE_S, allow_truncation=True)
 
     @contextmanager
@@ -231,20 +271,23 @@ class HubClient:
                         raise self.error_from_response(response, repo, filename, revision)
                     if response.headers.get("content-type", "").startswith("text/html"):
                         raise HubInvalidResponse(
-                            "The Hub answered with a web page: either this network requires a login, "
-                            "or HF_ENDPOINT is not the address of a Hub"
+                            CodedText(
+                                "hub_web_page",
+                                "The Hub answered with a web page: either this network requires a login, "
+                                "or HF_ENDPOINT is not the address of a Hub",
+                            )
                         )
                     yield response
                     return
                 finally:
                     response.close()
-        raise HubInvalidResponse(f"The Hub redirected more than {MAX_REDIRECTS} times")
+        raise HubInvalidResponse(redirect_text(MAX_REDIRECTS))
 
-    def name_of(self, url: str) -> str:
+    def name_of(self, url: str) -> CodedText:
         """Return who answers at `url`: the Hub, or the host of the files to which it redirects."""
         if _origin_of(url) == self._origin:
-            return "the Hub"
-        return f"the file host of the Hub ({urlsplit(url).hostname})"
+            return HUB
+        return file_host_name(urlsplit(url).hostname)
 
     @contextmanager
     def _translate_http_errors(self) -> Iterator[None]:
@@ -254,12 +297,14 @@ class HubClient:
         try:
             yield
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-            raise HubInvalidResponse("The Hub redirected to an invalid URL") from None
+            raise HubInvalidResponse(
+                CodedText("hub_bad_redirect", "The Hub redirected to an invalid URL")
+            ) from None
         except httpx2.RequestError as error:
             who = self.name_of(str(error.request.url))
-            raise HubUnreachable(f"{who} cannot be reached: {describe_network_error(error)}") from error
+            raise HubUnreachable(unreachable_text(who, describe_network_error(error))) from error
         except (httpx2.HTTPError, OSError) as error:
-            raise HubUnreachable(f"the Hub cannot be reached: {describe_network_error(error)}") from error
+            raise HubUnreachable(unreachable_text(HUB, describe_network_error(error))) from error
 
     @contextmanager
     def _borrow_http_client(self) -> Iterator[httpx2.Client]:
@@ -356,7 +401,9 @@ async def _run_in_daemon_thread(function: Callable[[], T], deadline_s: float) ->
         async with asyncio.timeout(deadline_s):
             return await future
     except TimeoutError:
-        raise HubUnreachable("the Hub cannot be reached: it did not answer in time") from None
+        raise HubUnreachable(
+            unreachable_text(HUB, CodedText("network_timeout", "it did not answer in time"))
+        ) from None
 
 
 def _read_body(
@@ -370,9 +417,9 @@ def _read_body(
         if len(body) >= limit_bytes and allow_truncation:
             break
         if len(body) > limit_bytes:
-            raise HubInvalidResponse("The Hub's response is too long")
+            raise HubInvalidResponse(CodedText("hub_long_response", "The Hub's response is too long"))
         if time.monotonic() > deadline:
-            raise HubUnreachable("the Hub cannot be reached: it answers too slowly")
+            raise HubUnreachable(unreachable_text(HUB, CodedText("network_slow", "it answers too slowly")))
     return bytes(body[:limit_bytes])
 
 

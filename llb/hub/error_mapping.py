@@ -12,12 +12,14 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from llb.hub.errors import HubError, HubForbidden, HubGated, HubInvalidResponse, HubNotFound, HubUnreachable
+from llb.texts.coded_text import CodedText
 
 if TYPE_CHECKING:
     import httpx2
 
 MAX_RETRY_AFTER_S = 300.0
 _COMMIT = re.compile("[0-9a-f]{40}")
+HUB = CodedText("hub", "the Hub")
 
 _HF_HUB_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -45,11 +47,11 @@ def error_from_response(
 
     status = response.status_code
     if status in (408, 429) or status >= 500:
-        who = "the Hub" if is_hub else f"the file host of the Hub ({response.url.host})"
-        return HubUnreachable(f"{who} answers {status}", _retry_after_s(response.headers))
+        who = HUB if is_hub else file_host_name(response.url.host)
+        return HubUnreachable(_status_text(who, status), _retry_after_s(response.headers))
     if not is_hub and "x-error-code" not in response.headers:
         # The signed link has expired; the next attempt gets a new one.
-        return HubUnreachable(f"the file host of the Hub ({response.url.host}) answers {status}")
+        return HubUnreachable(_status_text(file_host_name(response.url.host), status))
     try:
         # Without the body, which may have any size and content.
         bare = httpx2.Response(status, headers=response.headers, request=response.request)
@@ -58,44 +60,124 @@ def error_from_response(
     except errors.GatedRepoError:
         if not has_token:
             return HubGated(
-                f"{repo} is gated: accept its licence on its page at the Hub, "
-                "and set HF_TOKEN to a token of that account"
+                CodedText(
+                    "hub_gated",
+                    "{repo} is gated: accept its licence on its page at the Hub, "
+                    "and set HF_TOKEN to a token of that account",
+                    repo=repo,
+                )
             )
         return HubGated(
-            f"{repo} is gated and the account of HF_TOKEN may not read it yet: "
-            "accept its licence on its page at the Hub"
+            CodedText(
+                "hub_gated_for_token",
+                "{repo} is gated and the account of HF_TOKEN may not read it yet: "
+                "accept its licence on its page at the Hub",
+                repo=repo,
+            )
         )
     except errors.RepositoryNotFoundError:
-        hint = "or it is private and HF_TOKEN is not set" if not has_token else "or HF_TOKEN may not see it"
-        return HubNotFound(f"The Hub has no repository {repo}, {hint}")
+        if not has_token:
+            return HubNotFound(
+                CodedText(
+                    "hub_no_repository",
+                    "The Hub has no repository {repo}, or it is private and HF_TOKEN is not set",
+                    repo=repo,
+                )
+            )
+        return HubNotFound(
+            CodedText(
+                "hub_no_repository_for_token",
+                "The Hub has no repository {repo}, or HF_TOKEN may not see it",
+                repo=repo,
+            )
+        )
     except errors.RevisionNotFoundError:
         if _COMMIT.fullmatch(revision or ""):
             return HubNotFound(
-                f"The Hub no longer has commit {str(revision)[:12]} of {repo}: pull the model again to get "
-                "its present version, or change the revision that the catalogue names"
+                CodedText(
+                    "hub_no_commit",
+                    "The Hub no longer has commit {commit} of {repo}: pull the model again to get "
+                    "its present version, or change the revision that the catalogue names",
+                    commit=str(revision)[:12],
+                    repo=repo,
+                )
             )
-        return HubNotFound(f"The Hub has no revision {revision} of {repo}")
+        return HubNotFound(
+            CodedText(
+                "hub_no_revision",
+                "The Hub has no revision {revision} of {repo}",
+                revision=str(revision),
+                repo=repo,
+            )
+        )
     except errors.RemoteEntryNotFoundError:
-        return HubNotFound(f"The repository {repo} has no file {filename}")
+        return HubNotFound(_no_file_text(repo, str(filename)))
     except errors.DisabledRepoError:
-        return HubForbidden(f"The Hub has disabled access to {repo}")
+        return HubForbidden(
+            CodedText("hub_access_disabled", "The Hub has disabled access to {repo}", repo=repo)
+        )
     except errors.HfHubHTTPError:
         pass
     if status == 401:
         if not has_token:
-            return HubForbidden(f"The Hub requires a token for {repo}: set HF_TOKEN")
-        return HubForbidden("The Hub does not accept HF_TOKEN: it is mistyped, expired or revoked")
-    if status in (403, 451):
-        hint = "" if not has_token else "; check the permissions of HF_TOKEN"
-        return HubForbidden(f"The Hub refuses access to {repo}{hint}")
-    if status in (404, 410):
-        return HubNotFound(
-            f"The Hub does not have {filename or 'the repository'}{f' of {repo}' if filename else f' {repo}'}"
+            return HubForbidden(
+                CodedText("hub_needs_token", "The Hub requires a token for {repo}: set HF_TOKEN", repo=repo)
+            )
+        return HubForbidden(
+            CodedText(
+                "hub_token_rejected",
+                "The Hub does not accept HF_TOKEN: it is mistyped, expired or revoked",
+            )
         )
-    return HubInvalidResponse(f"The Hub answers {status} to a valid request; check HF_ENDPOINT and the proxy")
+    if status in (403, 451):
+        if not has_token:
+            return HubForbidden(CodedText("hub_refused", "The Hub refuses access to {repo}", repo=repo))
+        return HubForbidden(
+            CodedText(
+                "hub_refused_token",
+                "The Hub refuses access to {repo}; check the permissions of HF_TOKEN",
+                repo=repo,
+            )
+        )
+    if status in (404, 410):
+        if filename:
+            return HubNotFound(_no_file_text(repo, filename))
+        return HubNotFound(
+            CodedText("hub_lacks_repository", "The Hub does not have the repository {repo}", repo=repo)
+        )
+    return HubInvalidResponse(
+        CodedText(
+            "hub_unexpected_status",
+            "The Hub answers {status} to a valid request; check HF_ENDPOINT and the proxy",
+            status=status,
+        )
+    )
 
 
-def describe_network_error(error: BaseException) -> str:
+def _status_text(who: CodedText, status: int) -> CodedText:
+    return CodedText("hub_status", "{who} answers {status}", who=who, status=status)
+
+
+def _no_file_text(repo: str, filename: str) -> CodedText:
+    return CodedText("hub_no_file", "The repository {repo} has no file {file}", repo=repo, file=filename)
+
+
+def file_host_name(host: str | None) -> CodedText:
+    """Return what the host of the files is called to which the Hub redirects."""
+    return CodedText("hub_file_host", "the file host of the Hub ({host})", host=str(host))
+
+
+def redirect_text(limit: int) -> CodedText:
+    """Return the sentence for a Hub that redirects too often."""
+    return CodedText("hub_redirects", "The Hub redirected more than {limit} times", limit=limit)
+
+
+def unreachable_text(who: CodedText, cause: str) -> CodedText:
+    """Return the clause for a Hub, or its file host, that does not answer because of `cause`."""
+    return CodedText("hub_unreachable", "{who} cannot be reached: {cause}", who=who, cause=cause)
+
+
+def describe_network_error(error: BaseException) -> CodedText:
     """Return the cause of a network error as a clause without an address."""
     import httpx2
 
@@ -103,17 +185,22 @@ def describe_network_error(error: BaseException) -> str:
     while chain is not None:
         match chain:
             case socket.gaierror():
-                return "its name was not found, so this host is probably offline"
+                return CodedText(
+                    "network_no_name", "its name was not found, so this host is probably offline"
+                )
             case ConnectionRefusedError():
-                return "the connection was refused"
+                return CodedText("network_refused", "the connection was refused")
             case ssl.SSLCertVerificationError():
-                return "its certificate is not trusted (behind a company proxy, set SSL_CERT_FILE)"
+                return CodedText(
+                    "network_certificate",
+                    "its certificate is not trusted (behind a company proxy, set SSL_CERT_FILE)",
+                )
             case httpx2.ProxyError():
-                return "the proxy rejected the connection"
+                return CodedText("network_proxy", "the proxy rejected the connection")
             case httpx2.TimeoutException():
-                return "it did not answer in time"
+                return CodedText("network_timeout", "it did not answer in time")
         chain = chain.__cause__ or chain.__context__
-    return "the connection broke"
+    return CodedText("network_broken", "the connection broke")
 
 
 def _retry_after_s(headers: httpx2.Headers) -> float | None:

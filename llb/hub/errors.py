@@ -14,6 +14,11 @@ from __future__ import annotations
 class HubError(Exception):
     """Failed request to the Hub; the message is for a person, without address, token or path."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        # With its code, which `str(error)` lacks.
+        self.message = message
+
 
 class HubUnreachable(HubError):
     """The Hub cannot be reached now; `retry_after_s` is the delay that it asked for.

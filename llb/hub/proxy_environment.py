@@ -7,10 +7,13 @@ import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from llb.texts.coded_text import CodedText
+
 # In the order in which they apply to the Hub.
 _ALL_PROXY = "ALL_PROXY"
 _VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", _ALL_PROXY)
 _USABLE_SCHEMES = ("http", "https")
+_NO_ADDRESS = CodedText("proxy_no_address", "is not the address of a proxy")
 
 
 def find_unusable_proxy(environ: Mapping[str, str] | None = None) -> str | None:
@@ -26,7 +29,12 @@ def find_unusable_proxy(environ: Mapping[str, str] | None = None) -> str | None:
         if value and (reason := _reason_against(value)) is not None:
             if variable == _ALL_PROXY and _names_proxy_for_each_scheme(environ):
                 continue
-            return f"{name} {reason}; set HTTPS_PROXY to an HTTP proxy (http://host:port) and unset {name}"
+            return CodedText(
+                "proxy_not_usable",
+                "{name} {cause}; set HTTPS_PROXY to an HTTP proxy (http://host:port) and unset {name}",
+                name=name,
+                cause=reason,
+            )
     return None
 
 
@@ -76,9 +84,13 @@ def _reason_against(value: str) -> str | None:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         is_valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
-        return "is not the address of a proxy"
+        return _NO_ADDRESS
     if parts.scheme.lower().startswith("socks"):
-        return f"is a SOCKS proxy ({parts.scheme}://…), which llb does not support"
+        return CodedText(
+            "proxy_is_socks",
+            "is a SOCKS proxy ({scheme}://…), which llb does not support",
+            scheme=parts.scheme,
+        )
     if parts.scheme.lower() not in _USABLE_SCHEMES or not is_valid or value != value.strip():
-        return "is not the address of a proxy"
+        return _NO_ADDRESS
     return None

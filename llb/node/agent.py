@@ -55,6 +55,7 @@ from llb.wire import (
     PartialReport,
     ReplicaState,
     Welcome,
+    text_code_of,
 )
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,8 @@ class NodeAgent:
         # Set once the first desired state has arrived, after which the files on disk are served.
         self.desired_state_received = asyncio.Event()
         self._outbox: asyncio.Queue[NodeMessage] | None = None
+        self._hardware_info: HardwareInfo | None = None
+        self._slots_per_engine = config.parallel
         # Of reports that an engine has become busy or idle, by model.
         self._use_timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -159,6 +162,7 @@ class NodeAgent:
     async def run_link(self, link: NodeLink) -> None:
         """Exchange messages with the balancer over `link` until it closes."""
         hardware_info = await self._host.ensure_probed()
+        self._hardware_info = hardware_info
         self._outbox = asyncio.Queue()
         # Revisions order the messages of one link only.
         self._revision = -1
@@ -195,6 +199,7 @@ class NodeAgent:
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             hardware_info = await self._host.change_build()
             if hardware_info is not None:
+                self._hardware_info = hardware_info
                 self._enqueue_message(self._build_hello(hardware_info))
                 self._enqueue_message(await self._build_heartbeat(hardware_info))
 
@@ -263,6 +268,16 @@ class NodeAgent:
         """Build of llama.cpp in use; None before the hardware was probed."""
         return self._host.engine
 
+    def set_slots_per_engine(self, slots: int) -> None:
+        """Set the slots of models without own ones, and tell the balancer with a heartbeat."""
+        if slots != self._slots_per_engine:
+            self._slots_per_engine = slots
+            self._tasks.spawn(self._send_heartbeat_now(), "heartbeat")
+
+    async def _send_heartbeat_now(self) -> None:
+        if self._hardware_info is not None:
+            self._enqueue_message(await self._build_heartbeat(self._hardware_info))
+
     def _wanted_model_ids(self) -> frozenset[str]:
         return frozenset(
             replica.model_id for replica in self._replicas.values() if replica.desired_model is not None
@@ -284,10 +299,11 @@ class NodeAgent:
             memory_budget_bytes=budget.total_bytes,
             vram_budget_bytes=sum(budget.vram_bytes),
             max_downloads=self._config.max_downloads,
-            slots_per_engine=self._config.parallel,
+            slots_per_engine=self._slots_per_engine,
             replicas=tuple(replica.to_report() for replica in self._replicas.values()),
             instance=self._instance,
-            problems=self._host.problems,
+            problems=tuple(map(str, self._host.problems)),
+            problem_codes=tuple(map(text_code_of, self._host.problems)),
         )
 
     async def _build_heartbeat(self, hardware_info: HardwareInfo) -> Heartbeat:
@@ -298,6 +314,7 @@ class NodeAgent:
             disk_free_bytes=await asyncio.to_thread(self._available_disk_bytes),
             engines=self.engine_pool.engine_reports(),
             partials=await asyncio.to_thread(self._kept_partials),
+            slots_per_engine=self._slots_per_engine,
         )
 
     def _kept_partials(self) -> tuple[PartialReport, ...]:
@@ -463,7 +480,7 @@ class NodeAgent:
                 model_id, deadline_s=deadline_s, keep_alive=keep_alive
             )
         except errors.ModelFailed as refused:
-            self._mark_unusable(replica, refused.reason or refused.message)
+            self._mark_unusable(replica, refused.reason or refused.text)
             raise
 
     def lease_loaded(self, model_id: str, keep_alive: KeepAlive | None = None) -> Lease | None:

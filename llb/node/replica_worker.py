@@ -14,7 +14,7 @@ from llb import gguf
 from llb.engine.pool import EngineFiles, EnginePool
 from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
-from llb.node.download.download_errors import DownloadFailed
+from llb.node.download.download_errors import UNEXPECTED_FAILURE, DownloadFailed
 from llb.node.download.file_download import MIN_FREE_BYTES, FileDownload
 from llb.node.download.gate import DownloadGate
 from llb.node.download.peer_fetch import PeerClient, PeerFetchContext
@@ -22,6 +22,7 @@ from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import ModelFiles
 from llb.node.replica import UNVERIFIED_MTIME_NS, Replica, expected_fingerprints
 from llb.store.tables.replicas import FileFingerprint
+from llb.texts.coded_text import CodedText
 from llb.wire import BadSourceReport, DesiredModel, FileSpec, ReplicaState
 
 log = logging.getLogger(__name__)
@@ -118,16 +119,17 @@ class ReplicaWorker:
                 await self._fetch_files(replica, desired_model)
             except DownloadFailed as failure:
                 log.warning("pull of %s failed: %s", replica.model_id, failure)
-                await replica.transition(ReplicaState.ERROR, error=str(failure))
+                await replica.transition(ReplicaState.ERROR, error=failure.message)
             except OSError as failure:
-                await replica.transition(
-                    ReplicaState.ERROR, error=f"The files cannot be written: {failure.strerror}"
+                text = CodedText(
+                    "files_not_writable",
+                    "The files cannot be written: {cause}",
+                    cause=failure.strerror or "unknown error",
                 )
+                await replica.transition(ReplicaState.ERROR, error=text)
             except Exception:
                 # A defect must not look like a download in progress.
-                await replica.transition(
-                    ReplicaState.ERROR, error="The download failed unexpectedly; see the log of this node"
-                )
+                await replica.transition(ReplicaState.ERROR, error=UNEXPECTED_FAILURE)
                 raise
             finally:
                 self._fetching_replicas.discard(replica)
@@ -197,12 +199,21 @@ class ReplicaWorker:
             try:
                 stamp = self._files.get_file_stamp(replica.model_id, file.name)
             except OSError as error:
-                return f"file cannot be read: {file.name}: {error.strerror}"
+                return CodedText(
+                    "file_not_readable",
+                    "file cannot be read: {file}: {cause}",
+                    file=file.name,
+                    cause=error.strerror or "unknown error",
+                )
             if stamp is None:
-                return f"file missing: {file.name}; retry to download it again"
+                return CodedText(
+                    "file_missing", "file missing: {file}; retry to download it again", file=file.name
+                )
             if (stamp.size_bytes, stamp.mtime_ns) != (file.size_bytes, file.mtime_ns):
-                return (
-                    f"file changed since it was verified: {file.name}; retry to check and download it again"
+                return CodedText(
+                    "file_changed",
+                    "file changed since it was verified: {file}; retry to check and download it again",
+                    file=file.name,
                 )
         return None
 
@@ -253,7 +264,10 @@ class ReplicaWorker:
         try:
             fingerprints = await asyncio.to_thread(self._verify_gguf_files, desired_model, existing)
         except gguf.GgufError as error:
-            await replica.transition(ReplicaState.ERROR, error=f"The file cannot be used because {error}")
+            text = CodedText(
+                "file_not_usable", "The file cannot be used because {cause}", cause=error.message
+            )
+            await replica.transition(ReplicaState.ERROR, error=text)
             return
         await self._read_template(replica)
         await replica.transition(ReplicaState.READY, files=fingerprints)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from llb.texts.coded_text import CodedText
 from llb.wire import ModelStatus, ReplicaReport, ReplicaState
 
 _IN_PROGRESS = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
@@ -88,14 +89,14 @@ def derive_status(
             downloaded_bytes=furthest.downloaded_bytes,
             total_bytes=furthest.total_bytes,
             bytes_per_second=furthest.bytes_per_second,
-            error=furthest.error,
+            error=furthest.error_text,
         )
 
     # An error of an earlier attempt does not count: the retry has been requested.
     current = [report for report in online if report.attempt >= registration.attempt]
     failed = [report for report in current if report.state is ReplicaState.ERROR]
     if failed and len(failed) == len(current):
-        return DerivedStatus(status=ModelStatus.ERROR, error=failed[0].error)
+        return DerivedStatus(status=ModelStatus.ERROR, error=failed[0].error_text)
     return DerivedStatus(
         status=ModelStatus.REGISTERED,
         progress=0.0,
@@ -115,9 +116,9 @@ def _waiting_reason(
         if not replica.online and replica.report.state is ReplicaState.READY
     )
     if offline_nodes and not has_online_replica:
-        return f"waiting for node {offline_nodes[0]} to return"
+        return CodedText("waiting_for_node", "waiting for node {node} to return", node=offline_nodes[0])
     if registration.resolved and not registration.has_assigned_node and not registration.has_online_node:
-        return "waiting for a node to be online"
+        return CodedText("waiting_for_any_node", "waiting for a node to be online")
     if registration.resolved and not registration.has_assigned_node:
-        return "waiting for a node with enough memory and disk"
+        return CodedText("waiting_for_larger_node", "waiting for a node with enough memory and disk")
     return None

@@ -10,6 +10,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from llb.config import DEFAULT_PASSWORD
 from llb.errors import InvalidRequest
+from llb.texts.coded_text import CodedText
 
 # OWASP's minimum for Argon2id: 19 MiB, 2 passes, 1 lane.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
@@ -46,8 +47,20 @@ def needs_rehash(password_hash: str) -> bool:
 def check_new_password(password: str, param: str = "new_password") -> None:
     """Raise `InvalidRequest` if a new password breaks a rule; `param` is the name of its field."""
     if password == DEFAULT_PASSWORD:
-        raise InvalidRequest("This is the default password; choose another one", param=param)
+        raise InvalidRequest(
+            CodedText("password_default", "This is the default password; choose another one"), param=param
+        )
     if len(password) < PASSWORD_MIN_LENGTH:
-        raise InvalidRequest(f"The password must have at least {PASSWORD_MIN_LENGTH} characters", param=param)
+        raise InvalidRequest(
+            CodedText(
+                "password_short", "The password must have at least {min} characters", min=PASSWORD_MIN_LENGTH
+            ),
+            param=param,
+        )
     if len(password) > PASSWORD_MAX_LENGTH:
-        raise InvalidRequest(f"The password must have at most {PASSWORD_MAX_LENGTH} characters", param=param)
+        raise InvalidRequest(
+            CodedText(
+                "password_long", "The password must have at most {max} characters", max=PASSWORD_MAX_LENGTH
+            ),
+            param=param,
+        )

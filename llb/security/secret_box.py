@@ -29,6 +29,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from llb.base import platform_compat
+from llb.texts.coded_text import CodedText
 
 KEY_FILE_NAME = "secrets.key"
 FORMAT_PREFIX = "llb1"
@@ -118,7 +119,10 @@ class SecretBox:
         except InvalidTag:
             raise SecretUnreadable(
                 SecretFault.ADDRESS_CHANGED,
-                "The stored key does not belong to this address: enter the key again.",
+                CodedText(
+                    "secret_other_address",
+                    "The stored key does not belong to this address: enter the key again.",
+                ),
             ) from None
         return plain.decode()
 
@@ -156,8 +160,12 @@ class SecretBox:
                 return key
         raise SecretUnreadable(
             SecretFault.WRONG_KEY,
-            f"The stored key was encrypted with another key file than {self._path.name}: restore that file, "
-            "or enter the key again.",
+            CodedText(
+                "secret_other_key_file",
+                "The stored key was encrypted with another key file than {file}: restore that file, "
+                "or enter the key again.",
+                file=self._path.name,
+            ),
         )
 
     def _load_or_create(self) -> list[bytes]:
@@ -175,13 +183,21 @@ class SecretBox:
         except FileNotFoundError:
             raise SecretUnreadable(
                 SecretFault.KEY_FILE_MISSING,
-                f"The key file {self._path.name} beside the database is missing: restore it, or enter the "
-                "key again.",
+                CodedText(
+                    "secret_no_key_file",
+                    "The key file {file} beside the database is missing: restore it, or enter the key again.",
+                    file=self._path.name,
+                ),
             ) from None
         except OSError as error:
             raise SecretUnreadable(
                 SecretFault.KEY_FILE_BROKEN,
-                f"The key file {self._path.name} cannot be read ({error.strerror}).",
+                CodedText(
+                    "secret_unreadable_key_file",
+                    "The key file {file} cannot be read ({cause}).",
+                    file=self._path.name,
+                    cause=error.strerror or "unknown error",
+                ),
             ) from None
         self._keys = [_decode_key(line, self._path) for line in text.split() or [b""]]
         return self._keys
@@ -227,7 +243,8 @@ def _parse(sealed: str) -> tuple[str, bytes]:
         data = b""
     if prefix != FORMAT_PREFIX or len(data) <= NONCE_BYTES + TAG_BYTES:
         raise SecretUnreadable(
-            SecretFault.MALFORMED, "The stored key has an unknown format: enter the key again."
+            SecretFault.MALFORMED,
+            CodedText("secret_unknown_format", "The stored key has an unknown format: enter the key again."),
         )
     return key_id, data
 
@@ -245,7 +262,11 @@ def _decode_key(line: bytes, path: Path) -> bytes:
     if not line.startswith(prefix) or len(key) != KEY_BYTES:
         raise SecretUnreadable(
             SecretFault.KEY_FILE_BROKEN,
-            f"The key file {path.name} is damaged: restore it, or remove it and enter the keys again.",
+            CodedText(
+                "secret_damaged_key_file",
+                "The key file {file} is damaged: restore it, or remove it and enter the keys again.",
+                file=path.name,
+            ),
         )
     return key
 

@@ -15,6 +15,7 @@ from llb.errors import LlbError, SetupError
 from llb.store.database import Database
 from llb.store.tables import audit
 from llb.store.tables.audit import AuditActor
+from llb.texts.coded_text import CodedText
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +92,12 @@ class BackupTimer:
             path = await save_backup(self._db, self._directory, keep=self._keep, actor=audit.SYSTEM)
         except (OSError, sqlite3.Error, LlbError, SetupError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
-            self.problem = (
-                f"The automatic backup to {self._directory} failed ({reason.rstrip('.')}): make room "
-                "there, or choose another directory with --backup-to."
+            self.problem = CodedText(
+                "backup_failed",
+                "The automatic backup to {directory} failed ({cause}): make room "
+                "there, or choose another directory with --backup-to.",
+                directory=str(self._directory),
+                cause=reason.rstrip("."),
             )
             log.error("%s", self.problem)
         else:

@@ -17,6 +17,7 @@ from llb import __version__
 from llb.base import installation, platform_compat
 from llb.errors import SetupError
 from llb.store.migrations import MIGRATIONS, Migration, migrate, schema_version_of
+from llb.texts.coded_text import CodedText
 
 log = logging.getLogger(__name__)
 
@@ -196,9 +197,12 @@ def find_integrity_problem(connection: sqlite3.Connection, pragma: str) -> str |
 
 def describe_damage(path: Path, reason: str) -> str:
     """Return the sentence for a damaged database."""
-    return (
-        f"The database {path} is damaged ({reason}): restore a backup with 'llb restore FILE', "
-        "or move the file away to start with an empty one."
+    return CodedText(
+        "database_damaged",
+        "The database {path} is damaged ({cause}): restore a backup with 'llb restore FILE', "
+        "or move the file away to start with an empty one.",
+        path=str(path),
+        cause=reason,
     )
 
 

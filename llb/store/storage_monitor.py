@@ -10,19 +10,22 @@ from pathlib import Path
 from llb.base import platform_compat
 from llb.store.ballast import BALLAST_BYTES
 from llb.store.database import Database
+from llb.texts.coded_text import CodedText
 
 log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 5.0
 MIN_FREE_HOME_BYTES = 100_000_000
 
-DATABASE_LOST = (
+DATABASE_LOST = CodedText(
+    "database_lost",
     "The database of this host was deleted, moved or replaced while llb ran: nothing can be saved. Put it "
-    "back, or restart llb and restore a backup with 'llb restore FILE'."
+    "back, or restart llb and restore a backup with 'llb restore FILE'.",
 )
-MODELS_DIR_LOST = (
+MODELS_DIR_LOST = CodedText(
+    "models_dir_lost",
     "The models directory of this host was deleted, moved or replaced while llb ran: put it back, or restart "
-    "llb and pull the models again."
+    "llb and pull the models again.",
 )
 
 
@@ -86,21 +89,35 @@ class StorageMonitor:
             home_bytes = self._free_bytes_of(self._db.path.parent)
             models_bytes = self._free_bytes_of(self._models_dir)
         except OSError as error:
-            yield f"The disk of this host cannot be read: {error.strerror}."
+            yield CodedText(
+                "disk_not_readable",
+                "The disk of this host cannot be read: {cause}.",
+                cause=error.strerror or "unknown error",
+            )
             return
         if home_bytes < BALLAST_BYTES:
-            yield (
-                f"The disk of the data directory is full: {home_bytes / 1e6:.0f} MB free. Models answer, but "
-                "the history waits and nothing can be added. Remove models ('llb rm ID') or other files."
+            yield CodedText(
+                "home_disk_full",
+                "The disk of the data directory is full: {free} free. Models answer, but the history waits "
+                "and nothing can be added. Remove models ('llb rm ID') or other files.",
+                free=_megabytes(home_bytes),
             )
         elif home_bytes < MIN_FREE_HOME_BYTES:
-            yield (
-                f"The disk of the data directory is almost full: {home_bytes / 1e6:.0f} MB free. Remove "
-                "models ('llb rm ID') or other files."
+            yield CodedText(
+                "home_disk_almost_full",
+                "The disk of the data directory is almost full: {free} free. Remove models ('llb rm ID') or "
+                "other files.",
+                free=_megabytes(home_bytes),
             )
         elif models_bytes < self._download_reserve_bytes:
-            yield (
-                f"The disk of the models directory is almost full: {models_bytes / 1e6:.0f} MB free, of "
-                f"which downloads leave {self._download_reserve_bytes / 1e6:.0f} MB. Remove models "
-                "('llb rm ID'), or choose a larger disk with --models-dir."
+            yield CodedText(
+                "models_disk_almost_full",
+                "The disk of the models directory is almost full: {free} free, of which downloads leave "
+                "{reserve}. Remove models ('llb rm ID'), or choose a larger disk with --models-dir.",
+                free=_megabytes(models_bytes),
+                reserve=_megabytes(self._download_reserve_bytes),
             )
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.0f} MB"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from llb.base import platform_compat
+from llb.texts.coded_text import CodedText
 
 # A difference between wall clock and elapsed time up to this is a correction, not a jump.
 TOLERANCE_S = 3600.0
@@ -107,11 +108,21 @@ class TrustedClock:
         jump_s = self.jump_s()
         if not jump_s:
             return None
-        days, direction = abs(jump_s) / 86_400, "forward" if jump_s > 0 else "back"
-        return (
-            f"The clock of this host has jumped {direction} by {days:.1f} days: check it (NTP). Until it is "
-            "set right, or has run steadily for 24 hours, nothing is deleted for its age, and what has "
-            "expired stays expired."
+        days = f"{abs(jump_s) / 86_400:.1f}"
+        if jump_s > 0:
+            return CodedText(
+                "clock_jumped_forward",
+                "The clock of this host has jumped forward by {days} days: check it (NTP). Until it is set "
+                "right, or has run steadily for 24 hours, nothing is deleted for its age, and what has "
+                "expired stays expired.",
+                days=days,
+            )
+        return CodedText(
+            "clock_jumped_back",
+            "The clock of this host has jumped back by {days} days: check it (NTP). Until it is set right, "
+            "or has run steadily for 24 hours, nothing is deleted for its age, and what has expired stays "
+            "expired.",
+            days=days,
         )
 
     def _steady_s(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llb.texts.text_codes import CodedError, TextCode, restore_text, text_code_of
 from llb.wire.accounts import (
     OLLAMA_PORT_KEY_ID,
     AuditEntry,
@@ -197,6 +198,7 @@ __all__ = [
     "ChartSpan",
     "ChartSubject",
     "ChatSettings",
+    "CodedError",
     "Conversation",
     "ConversationImport",
     "ConversationImportReply",
@@ -330,6 +332,7 @@ __all__ = [
     "SpillTrigger",
     "SystemView",
     "TemplateSupport",
+    "TextCode",
     "TierRates",
     "UsageBucket",
     "UsageBy",
@@ -341,4 +344,6 @@ __all__ = [
     "Verdict",
     "Welcome",
     "placeholder_hello",
+    "restore_text",
+    "text_code_of",
 ]

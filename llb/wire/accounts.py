@@ -7,6 +7,8 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from llb.texts.text_codes import TextCode
+
 
 class Role(StrEnum):
     ADMIN = "admin"
@@ -81,6 +83,7 @@ class SetupState(Struct, frozen=True, kw_only=True):
 
     default_password: bool
     refused_because: str | None = None
+    refused_because_code: TextCode | None = None
 
 
 class NewUser(Struct, frozen=True):

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from llb.texts.text_codes import TextCode
+
 ID_PATTERN = r"^[0-9A-Za-z-]{1,64}$"
 MAX_TITLE_CHARS, MAX_SYSTEM_CHARS, MAX_STOP_CHARS = 200, 200_000, 4000
 MAX_IMAGES, MAX_FILES = 16, 16
@@ -40,6 +42,7 @@ class AnswerError(Struct, frozen=True, kw_only=True):
 
     code: Annotated[str, Meta(max_length=64)]
     message: ShortText = ""
+    message_code: TextCode | None = None
     prompt_tokens: int | None = None
     context_length: int | None = None
     retry_after_s: int | None = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from llb.texts.text_codes import CodedError
 from llb.wire.endpoints.views import EndpointStatus
 from llb.wire.states import EngineState, ModelStatus, NodeStatus
 from llb.wire.views import HfStats, ReachView
 
 
-class ModelStatusChanged(Struct, frozen=True, kw_only=True, tag="ModelStatusChanged", tag_field="type"):
+class ModelStatusChanged(CodedError, frozen=True, kw_only=True, tag="ModelStatusChanged", tag_field="type"):
     seq: int = 0
     model_id: str
     status: ModelStatus
@@ -19,7 +20,6 @@ class ModelStatusChanged(Struct, frozen=True, kw_only=True, tag="ModelStatusChan
     bytes_per_second: float | None = None
     eta_seconds: float | None = None
     available_nodes: int = 0
-    error: str | None = None
     # Of a cancelled download, on all nodes together.
     partial_bytes: int = 0
 
@@ -30,13 +30,12 @@ class ModelStatsUpdated(Struct, frozen=True, kw_only=True, tag="ModelStatsUpdate
     hf_stats: HfStats
 
 
-class ReplicaDownload(Struct, frozen=True, kw_only=True):
+class ReplicaDownload(CodedError, frozen=True, kw_only=True):
     """Download progress of a model on a node; `error` is what it waits for at present."""
 
     downloaded_bytes: int
     total_bytes: int
     bytes_per_second: float
-    error: str | None = None
 
 
 class NodeModel(Struct, frozen=True):

@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct, structs
 
+from llb.texts.text_codes import CodedError, TextCode
 from llb.wire.models import Capability, LoadOptions, PartialReport
 from llb.wire.nodes import EngineReport, Hardware, Meters, TemplateSupport
 from llb.wire.states import ReplicaState
@@ -114,7 +115,7 @@ class LinkRejected(Struct, frozen=True, kw_only=True, tag="refused"):
     message: str
 
 
-class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
+class ReplicaReport(CodedError, frozen=True, kw_only=True, tag="replica"):
     """State of a replica on its node. While downloading, `error` is what it waits for, not a failure."""
 
     model_id: str
@@ -123,7 +124,6 @@ class ReplicaReport(Struct, frozen=True, kw_only=True, tag="replica"):
     downloaded_bytes: int = 0
     total_bytes: int = 0
     bytes_per_second: float = 0.0
-    error: str | None = None
     path: str | None = None
     engine: EngineReport | None = None
     last_used: float | None = None
@@ -161,6 +161,8 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     anchor: str = ""
     # Of this host, as sentences.
     problems: tuple[str, ...] = ()
+    # Of the problems, in their order; empty from a node of an earlier version.
+    problem_codes: tuple[TextCode | None, ...] = ()
 
 
 def placeholder_hello(node_id: str, *, protocol: int = 0, version: str = "") -> Hello:
@@ -189,6 +191,8 @@ class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
     engines: tuple[EngineReport, ...] = ()
     # What cancelled downloads left on the disk.
     partials: tuple[PartialReport, ...] = ()
+    # As in the hello, which it replaces; None from a node of an earlier version.
+    slots_per_engine: int | None = None
 
 
 class BadSourceReport(Struct, frozen=True, kw_only=True, tag="blame"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from llb.texts.text_codes import CodedError, TextCode
 from llb.wire.states import EngineState, KvCacheType
 
 
@@ -40,6 +41,7 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     variant: str
     devices: tuple[EngineDevice, ...] = ()
     reason: str | None = None
+    reason_code: TextCode | None = None
 
 
 class Hardware(Struct, frozen=True, kw_only=True):
@@ -74,7 +76,7 @@ class TemplateSupport(Struct, frozen=True, kw_only=True):
     user_after_tool: bool = True
 
 
-class EngineReport(Struct, frozen=True, kw_only=True):
+class EngineReport(CodedError, frozen=True, kw_only=True):
     model_id: str
     state: EngineState
     slots: int
@@ -88,7 +90,6 @@ class EngineReport(Struct, frozen=True, kw_only=True):
     # Buffers that llama.cpp reports, relative to the plan of them; None where it reports none.
     memory_ratio: float | None = None
     progress: float | None = None
-    error: str | None = None
     pinned: bool = False
     # As tried by the engine; None while it is not loaded, and from a node of an earlier version.
     template: TemplateSupport | None = None

@@ -6,13 +6,15 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from llb.texts.text_codes import TextCode
 from llb.wire.nodes import EngineInfo
 
 
 class SettingView(Struct, frozen=True, kw_only=True):
     """Setting in effect. `name` is its name in llb.toml; `value` is None if llb determines it.
 
-    With `is_editable` it can be changed while llb runs; with `is_stored` its value was changed that way.
+    With `is_editable` it can be changed while llb runs; with `is_stored` its value was changed that way. The
+    `value` of an `is_secret` one is `set` or `not set`.
     """
 
     name: str
@@ -22,6 +24,7 @@ class SettingView(Struct, frozen=True, kw_only=True):
     is_default: bool
     is_editable: bool = False
     is_stored: bool = False
+    is_secret: bool = False
 
 
 class SettingsPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +67,8 @@ class SystemView(Struct, frozen=True, kw_only=True):
     python: str
     nodes_online: int
     problems: tuple[str, ...]
+    # Of the problems, in their order.
+    problem_codes: tuple[TextCode | None, ...] = ()
     engine: EngineInfo | None = None
     hub_url: str | None = None
     home: str | UnsetType = UNSET

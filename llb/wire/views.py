@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from llb.texts.text_codes import CodedError, TextCode
 from llb.wire.link import ReplicaReport
 from llb.wire.models import LoadOptions, Model, PartialDownload, PartialReport, Placement
 from llb.wire.nodes import EngineReport, Hardware, Meters
@@ -20,12 +21,11 @@ class HfStats(Struct, frozen=True, kw_only=True):
     license: str | None = None
 
 
-class ReplicaView(Struct, frozen=True, kw_only=True, omit_defaults=False):
+class ReplicaView(CodedError, frozen=True, kw_only=True, omit_defaults=False):
     node_id: str
     node_name: str
     state: ReplicaState
     progress: float | None
-    error: str | None
     path: str | None = None
     engine: EngineReport | None = None
     last_used: float | None = None
@@ -54,7 +54,7 @@ class ModelMemory(Struct, frozen=True, kw_only=True):
     context_length: int | None = None
 
 
-class ModelWithStatus(Struct, frozen=True, kw_only=True):
+class ModelWithStatus(CodedError, frozen=True, kw_only=True):
     model: Model
     status: ModelStatus
     supported: bool
@@ -68,7 +68,6 @@ class ModelWithStatus(Struct, frozen=True, kw_only=True):
     pinned: bool
     replicas: tuple[ReplicaView, ...]
     fit: Fit
-    error: str | None
     memory: ModelMemory
     # Set while it is Available and a cancelled download of it is kept.
     partial: PartialDownload | None = None
@@ -130,6 +129,8 @@ class FitReport(Struct, frozen=True, kw_only=True):
     model: str
     fits: bool
     reason: str | None
+    # Of the sentences of `reason`.
+    reason_codes: tuple[TextCode, ...] = ()
     context_length: int
     slots: int
     kv_cache_type: KvCacheType = KvCacheType.F16
@@ -219,6 +220,8 @@ class NodeView(Struct, frozen=True, kw_only=True):
     partials: tuple[PartialReport, ...] = ()
     # Of its host, as sentences with a remedy.
     problems: tuple[str, ...] = ()
+    # Of the problems, in their order; empty from a node of an earlier version.
+    problem_codes: tuple[TextCode | None, ...] = ()
 
 
 class NodeList(Struct, frozen=True):

@@ -24,6 +24,7 @@ async def test_an_administrator_sees_the_settings_in_effect(make_llb: BalancerFa
         "is_default": False,
         "is_editable": True,
         "is_stored": False,
+        "is_secret": False,
     }
     assert settings["llb_admin_password"]["value"] == settings["hf_token"]["value"] == "set"
     assert system["home"] == settings["home"]["value"] == str(llb.home)
@@ -83,3 +84,40 @@ async def test_other_settings_and_wrong_values_are_refused(make_llb: BalancerFac
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == "values"
     assert (await change_settings(llb))["max_queue"] == ("512", False)
+
+
+async def test_slots_context_waiting_time_and_token_change_while_llb_runs(make_llb: BalancerFactory) -> None:
+    llb = await make_llb(parallel=2).start()
+    await llb.wait_until_online()
+    token = "hf_" + "t" * 20
+    changed = await change_settings(llb, parallel="3", context="4096", queue_timeout="7s", hf_token=token)
+    assert [changed[name] for name in ("parallel", "context", "queue_timeout", "hf_token")] == [
+        ("3", True),
+        ("4096", True),
+        ("7s", True),
+        ("set", True),
+    ]
+    balancer = llb.app
+    await llb.wait_until(lambda: llb.app.view.nodes[llb.app.agent.node_id].hello.slots_per_engine == 3)
+    assert balancer.hub.auth_headers(balancer.hub.endpoint) == {"Authorization": f"Bearer {token}"}
+    # Write-only: neither the API, nor the audit log, nor the database shows it.
+    for path in ("/api/system", "/api/audit"):
+        assert token not in (await llb.http.get(path)).text
+    await llb.stop()
+    assert token.encode() not in (llb.home / "llb.db").read_bytes()
+    again = await make_llb(parallel=2).start()
+    assert again.app.hub.auth_headers(again.app.hub.endpoint)
+    reset = await change_settings(again, parallel=None, hf_token=None)
+    assert (reset["parallel"], reset["hf_token"]) == (("2", False), ("not set", False))
+    assert again.app.hub.auth_headers(again.app.hub.endpoint) == {}
+
+
+async def test_a_stored_token_goes_to_no_other_hub(make_llb: BalancerFactory) -> None:
+    llb = await make_llb(hub_endpoint="http://127.0.0.1:9").start()
+    await change_settings(llb, hf_token="hf_" + "t" * 20)
+    await llb.stop()
+    elsewhere = await make_llb(hub_endpoint="http://127.0.0.1:10").start()
+    assert elsewhere.app.hub.auth_headers(elsewhere.app.hub.endpoint) == {}
+    system = (await elsewhere.http.get("/api/system")).json()
+    [code] = [each for each in system["problem_codes"] if each and each["code"] == "setting_unreadable"]
+    assert code["values"] == {"name": "hf_token", "cause": {"code": "secret_other_address", "values": {}}}

@@ -214,7 +214,7 @@ class Gateway:
             ),
             spill_book=SpillBook(cast(Database, None)),
             spend=cast(SpendControl, None),
-            load_timeout_s=5.0,
+            get_load_timeout_s=lambda: 5.0,
         )
         self.watched: list[OpenWork] = []
         watch = SimpleNamespace(begin=self._begin_work, end=self.watched.remove)

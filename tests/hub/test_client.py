@@ -134,7 +134,7 @@ Spoil = Callable[[HubStandIn], object]
          "accept its licence on its page at the Hub, and set HF_TOKEN"),
         (lambda s: s.faults.fail(401), HubForbidden, "set HF_TOKEN"),
         (lambda s: s.faults.fail(403), HubForbidden, "refuses access to org/name"),
-        (lambda s: s.faults.fail(404), HubNotFound, "does not have sub dir/tiny.gguf of org/name"),
+        (lambda s: s.faults.fail(404), HubNotFound, "org/name has no file sub dir/tiny.gguf"),
         (lambda s: s.faults.fail(418), HubInvalidResponse, "answers 418"),
         (lambda s: s.faults.fail(500), HubUnreachable, "answers 500"),
         (lambda s: s.faults.fail(429), HubUnreachable, "answers 429"),

@@ -1,7 +1,7 @@
 /** Feedback: loading, empty and error states. */
 
 import { html } from '../lib/html.js';
-import { f, hasText, t } from '../core/i18n.js';
+import { f, hasText, serverText, t } from '../core/i18n.js';
 import { icon } from './icons.js';
 
 /**
@@ -10,7 +10,8 @@ import { icon } from './icons.js';
  */
 export function errorMessage(error) {
   const key = `error.${error.code ?? 'unexpected'}`;
-  const own = error.message && error.message !== error.code ? error.message : '';
+  const said = error.message && error.message !== error.code ? error.message : '';
+  const own = serverText(said, error.details?.message_code);
   const values = { message: own, seconds: error.retryAfter ?? '', ...sizesOf(error) };
   if (hasText(key)) return t(key, values).trim();
   return own || t('error.unexpected', { message: '' });

@@ -1,11 +1,14 @@
 /** Toasts: short messages about background events. They disappear after a while, except errors. */
 
 import { each, html } from '../lib/html.js';
-import { t } from '../core/i18n.js';
+import { errorTextOf, t } from '../core/i18n.js';
 import { icon } from './icons.js';
 
 const VISIBLE_MS = 7000;
 const ICONS = { success: 'check', error: 'alert', info: 'info' };
+
+const toastText = (key, values) =>
+  t(key, values?.error ? { ...values, error: errorTextOf(values) } : values);
 
 export function createToastList(store) {
   const timers = new Map();
@@ -34,7 +37,7 @@ export function createToastList(store) {
                 @pointerleave=${() => kind !== 'error' && startTimer(id)}
               >
                 ${icon(ICONS[kind])}
-                <p>${text ?? t(key, values)}</p>
+                <p>${text ?? toastText(key, values)}</p>
                 ${
                   href
                     ? html`<a class="button small" href=${href} @click=${() => dismiss(id)}>

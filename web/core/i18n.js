@@ -22,8 +22,8 @@ export const pickLocale = (stored, requested) =>
 /** Files of texts that every page needs; those of another page are loaded with it. boot.js preloads them. */
 export const BASE_TEXTS = ['shell', 'errors', 'models'];
 
-/** Languages other than that of the catalogue, which have a file for its texts. */
-const CATALOG_LOCALES = new Set(['ja']);
+/** Texts of the catalogue and of the server in other languages than their own, which is English. */
+const TRANSLATIONS = ['catalog', 'server'];
 
 // Files that were asked for, in any language.
 const files = new Set(BASE_TEXTS);
@@ -43,7 +43,7 @@ export async function loadLocale(name) {
   do {
     // A page that is opened meanwhile adds files.
     count = files.size;
-    found = await load(name, [...files, ...(CATALOG_LOCALES.has(name) ? ['catalog'] : [])]);
+    found = await load(name, [...files, ...(name === 'en' ? [] : TRANSLATIONS)]);
   } while (files.size > count);
   messages = found;
   currentLocale = name;
@@ -66,8 +66,40 @@ export async function loadTexts(names) {
 export function t(key, values = {}) {
   let text = messages[key] ?? key;
   if (typeof text === 'object') text = text[plural.select(values.count)] ?? text.other;
-  return text.replace(/\{(\w+)\}/g, (placeholder, name) => values[name] ?? placeholder);
+  return fill(text, values);
 }
+
+const fill = (text, values) =>
+  text.replace(/\{(\w+)\}/g, (placeholder, name) => values[name] ?? placeholder);
+
+/**
+ * A sentence of the server in the current language; as the server wrote it, where its code is unknown.
+ * `code`: {code, values}, of which a value can be the code of another sentence.
+ */
+export function serverText(text, code) {
+  const known = code && messages[`text:${code.code}`];
+  if (!known) return text;
+  const values = Object.entries(code.values).map(([name, value]) => [
+    name,
+    typeof value === 'object' ? serverText(null, value) : value,
+  ]);
+  // Without all of its parts it would be half in one language.
+  if (values.some(([, value]) => value === null)) return text;
+  return fill(known, Object.fromEntries(values));
+}
+
+/** The problems of a node or of the server in the current language; of an earlier version in English. */
+export const problemsOf = ({ problems = [], problem_codes: codes = [] }) =>
+  problems.map((problem, at) => serverText(problem, codes[at]));
+
+/** What a host gives up so that a model fits, or why it does not; null for nothing. */
+export const fitReason = ({ reason, reason_codes: codes = [] }) => {
+  const sentences = codes.map((code) => serverText(null, code));
+  return sentences.length && !sentences.includes(null) ? sentences.join('') : reason;
+};
+
+/** The error of a model, a replica, a download or an engine in the current language. */
+export const errorTextOf = ({ error, error_code: code }) => serverText(error, code);
 
 /** Description of a model in the current language, or as it is in the catalogue. */
 export const descriptionOf = ({ description }) => messages[description] ?? description;

@@ -138,6 +138,7 @@ export const eventHandlers = {
         eta_seconds: event.eta_seconds,
         available_nodes: event.available_nodes ?? before.available_nodes,
         error: event.error,
+        error_code: event.error_code ?? null,
         pulled: before.status === event.status ? before.pulled : UNDER_WAY.has(before.status),
       }),
     );
@@ -280,8 +281,10 @@ function withReplica(model, replica, now, name) {
         progress: now.engine_progress ?? null,
       }
     : null;
-  const { progress, error } = now.download ? updateDownload(replica, state, now.download) : replica;
-  const changed = { ...replica, node_name: name, state, engine, progress, error };
+  const { progress, error, error_code } = now.download
+    ? updateDownload(replica, state, now.download)
+    : replica;
+  const changed = { ...replica, node_name: name, state, engine, progress, error, error_code };
   // Keeps the other replicas of the node identical while one is being downloaded.
   if (sameReplica(replica, changed)) return model;
   return { ...model, replicas: model.replicas.map((each) => (each === replica ? changed : each)) };
@@ -294,9 +297,11 @@ const sameReplica = (a, b) =>
 const sameEngine = (a, b) =>
   a === b || (a?.state === b?.state && (a?.progress ?? null) === (b?.progress ?? null));
 
-function updateDownload(replica, state, { downloaded_bytes: downloaded, total_bytes: total, error }) {
+function updateDownload(replica, state, download) {
+  const { downloaded_bytes: downloaded, total_bytes: total, error, error_code = null } = download;
   const share = total ? downloaded / total : 0;
-  return { progress: state === replica.state ? Math.max(share, replica.progress ?? 0) : share, error };
+  const progress = state === replica.state ? Math.max(share, replica.progress ?? 0) : share;
+  return { progress, error, error_code };
 }
 
 /**

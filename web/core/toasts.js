@@ -46,7 +46,7 @@ function* modelToasts(before, after) {
     if (now.status === 'Ready') yield { kind: 'success', key: 'toast.ready', ...toast };
     else if (!now.error) yield { kind: 'error', key: 'toast.failed', ...toast };
     else {
-      const values = { ...toast.values, error: now.error };
+      const values = { ...toast.values, error: now.error, error_code: now.error_code };
       yield { kind: 'error', key: 'toast.failed_because', ...toast, values };
     }
   }

@@ -12,7 +12,7 @@ from sanic import Sanic
 from sanic.response import BaseHTTPResponse, HTTPResponse
 from sanic_routing import Route
 
-from llb.accounts.authenticator import DEFAULT_LOGIN_LOCAL_ONLY, Authenticator
+from llb.accounts.authenticator import Authenticator, default_login_text
 from llb.accounts.write_limiter import WriteLimiter
 from llb.api.head_facts import facts_of
 from llb.api.incoming_request import IncomingRequest
@@ -34,6 +34,7 @@ from llb.config import Config
 from llb.errors import InvalidApiKey, OriginNotAllowed, PermissionDenied, UnsupportedMediaType
 from llb.security import tokens
 from llb.security.permissions import LOCAL_PRINCIPAL, KeyAllowance, Principal, PrincipalKind, has_scope
+from llb.texts.coded_text import CodedText
 from llb.wire import OLLAMA_PORT_KEY_ID, Scope
 
 SESSION_COOKIE = "llb_session"
@@ -205,7 +206,9 @@ class AuthMiddleware:
             await self.require_local(request)
         if policy.scope is not None and not has_scope(principal, policy.scope):
             self._on_access_denied(request, principal, policy.scope)
-            raise PermissionDenied(f"This needs the scope '{policy.scope.value}'")
+            raise PermissionDenied(
+                CodedText("needs_scope", "This needs the scope '{scope}'", scope=policy.scope.value)
+            )
         if policy.limits_writes and request.method not in SAFE_METHODS:
             self._write_limiter.count_write(principal)
         return principal
@@ -229,7 +232,9 @@ class AuthMiddleware:
         scope = None if request.route is None else _policy_of(request.route).scope
         if scope is not None and not has_scope(now, scope):
             self._on_access_denied(request, now, scope)
-            raise PermissionDenied(f"This needs the scope '{scope.value}'")
+            raise PermissionDenied(
+                CodedText("needs_scope", "This needs the scope '{scope}'", scope=scope.value)
+            )
         request.ctx.principal = now
 
     def _authorise_node(self, request: IncomingRequest, credentials: tuple[str, ...]) -> Principal:
@@ -293,7 +298,7 @@ class AuthMiddleware:
         """Raise `PermissionDenied` unless the default password may be used by the sender of `request`."""
         doubt = await self.local_proof.find_doubt(request, may_reach_outside=False)
         if doubt is not None:
-            raise PermissionDenied(DEFAULT_LOGIN_LOCAL_ONLY.format(doubt=doubt))
+            raise PermissionDenied(default_login_text(doubt))
 
     async def _is_local_program(self, request: IncomingRequest, policy: RoutePolicy) -> bool:
         if is_from_browser(request) or (policy.unless_exposed and self.is_exposed):

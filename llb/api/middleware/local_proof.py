@@ -15,15 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from llb.api.incoming_request import IncomingRequest
 from llb.api.middleware.client_info import ClientInfo
 from llb.security.peer_process import Doubt, PeerReport, examine_peer
+from llb.texts.coded_text import CodedText
 
 log = logging.getLogger(__name__)
 
-ELSEWHERE = "the request came from another host"
-OTHER_NAME = "the request names this host by a name or an address that other hosts use too"
-TRUSTED_PROXY = "the request came from an address of --trusted-proxy"
-PROXY_HEADER = "the request has the header of a proxy"
-OLD_HTTP = "the request is not HTTP/1.1, as those of proxies"
-TUNNEL = "the program that calls has connections to other hosts, as tunnels do"
+ELSEWHERE = CodedText("doubt_elsewhere", "the request came from another host")
+OTHER_NAME = CodedText(
+    "doubt_other_name", "the request names this host by a name or an address that other hosts use too"
+)
+TRUSTED_PROXY = CodedText("doubt_trusted_proxy", "the request came from an address of --trusted-proxy")
+OLD_HTTP = CodedText("doubt_old_http", "the request is not HTTP/1.1, as those of proxies")
+TUNNEL = CodedText("doubt_tunnel", "the program that calls has connections to other hosts, as tunnels do")
 _MAX_CONCURRENT = 2
 _WARNING_INTERVAL_S = 60.0
 # How long a proxy that knocked is reported as a problem of this host.
@@ -54,10 +56,12 @@ class ProxyKnocks:
 
     @staticmethod
     def _sentence(reason: str) -> str:
-        return (
-            f"Something that looks like a reverse proxy calls llb without a credential: {reason}. It was "
+        return CodedText(
+            "proxy_without_credential",
+            "Something that looks like a reverse proxy calls llb without a credential: {reason}. It was "
             "refused. If a proxy of yours should reach llb, give admin a password, name the proxy with "
-            "--trusted-proxy, and never point it at the port of --ollama-port; see docs/proxies.md."
+            "--trusted-proxy, and never point it at the port of --ollama-port; see docs/proxies.md.",
+            reason=reason,
         )
 
 
@@ -81,8 +85,8 @@ class LocalProof:
             if doubt is None and report.reaches_outside and not may_reach_outside:
                 doubt = TUNNEL
         if doubt not in (None, ELSEWHERE, TRUSTED_PROXY, Doubt.UNSUPPORTED):
-            self.knocks.record(str(doubt))
-        return None if doubt is None else str(doubt)
+            self.knocks.record(_text_of(doubt))
+        return None if doubt is None else _text_of(doubt)
 
     @staticmethod
     def _header_doubt(request: IncomingRequest) -> str | None:
@@ -92,7 +96,11 @@ class LocalProof:
         if client.is_trusted_proxy:
             return TRUSTED_PROXY
         if client.proxy_header is not None:
-            return f"{PROXY_HEADER} ('{client.proxy_header}')"
+            return CodedText(
+                "doubt_proxy_header",
+                "the request has the header of a proxy ('{header}')",
+                header=client.proxy_header,
+            )
         if request.version != "1.1":
             return OLD_HTTP
         return None if client.on_loopback else OTHER_NAME
@@ -114,3 +122,9 @@ class LocalProof:
         )
         connection.ctx.peer_report = report
         return report
+
+
+def _text_of(doubt: str) -> str:
+    if isinstance(doubt, Doubt):
+        return CodedText.from_text(str(doubt), f"doubt_{doubt.name.lower()}", {})
+    return doubt

@@ -15,6 +15,7 @@ from llb.errors import ConversationLimitReached, InvalidRequest, NotFound
 from llb.store.database import Database, Transaction
 from llb.store.tables.playground import conversations, messages, presets
 from llb.store.tables.playground.conversations import SummaryRow
+from llb.texts.coded_text import CodedText
 from llb.wire import (
     AnswerRequest,
     Conversation,
@@ -204,7 +205,11 @@ class ConversationService:
         """
         if sum(len(each.messages) for each in imported.conversations) > MAX_IMPORTED_MESSAGES:
             raise InvalidRequest(
-                f"An import may have {MAX_IMPORTED_MESSAGES} messages: import in several steps",
+                CodedText(
+                    "import_too_large",
+                    "An import may have {number} messages: import in several steps",
+                    number=MAX_IMPORTED_MESSAGES,
+                ),
                 param="conversations",
             )
         return [self._prepare_conversation(each) for each in imported.conversations]
@@ -256,10 +261,20 @@ class ConversationService:
         async with self._db.write() as tx:
             others = [each for each in await presets.list_presets(tx, user_id) if each.id != preset.id]
             if len(others) >= MAX_PRESETS:
-                raise ConversationLimitReached(f"A user may have {MAX_PRESETS} presets: delete one first")
+                raise ConversationLimitReached(
+                    CodedText(
+                        "presets_too_many",
+                        "A user may have {number} presets: delete one first",
+                        number=MAX_PRESETS,
+                    )
+                )
             if sum(len(msgspec.json.encode(each.settings)) for each in (*others, preset)) > MAX_PRESET_BYTES:
                 raise ConversationLimitReached(
-                    f"The presets of a user may have {MAX_PRESET_BYTES // 2**20} MiB: delete some first"
+                    CodedText(
+                        "presets_too_large",
+                        "The presets of a user may have {size} MiB: delete some first",
+                        size=MAX_PRESET_BYTES // 2**20,
+                    )
                 )
             for each in others:
                 left = tuple(model for model in each.models if model not in preset.models)
@@ -303,23 +318,38 @@ class ConversationService:
         number, size_bytes = await messages.measure(tx, user_id, conversation_id)
         if number > MAX_MESSAGES:
             raise ConversationLimitReached(
-                f"A conversation may have {MAX_MESSAGES} messages: start a new one, or delete some"
+                CodedText(
+                    "conversation_messages",
+                    "A conversation may have {number} messages: start a new one, or delete some",
+                    number=MAX_MESSAGES,
+                )
             )
         if size_bytes > MAX_CONVERSATION_BYTES:
             raise ConversationLimitReached(
-                f"A conversation may have {MAX_CONVERSATION_BYTES // 2**20} MiB: "
-                "start a new one, or delete messages"
+                CodedText(
+                    "conversation_size",
+                    "A conversation may have {size} MiB: start a new one, or delete messages",
+                    size=MAX_CONVERSATION_BYTES // 2**20,
+                )
             )
 
     async def _check_totals(self, tx: Transaction, user_id: str) -> None:
         """Raise `ConversationLimitReached` above the limits of a user, which rolls the change back."""
         if await conversations.count(tx, user_id) > MAX_CONVERSATIONS:
             raise ConversationLimitReached(
-                f"A user may have {MAX_CONVERSATIONS} conversations: delete some first"
+                CodedText(
+                    "conversations_too_many",
+                    "A user may have {number} conversations: delete some first",
+                    number=MAX_CONVERSATIONS,
+                )
             )
         if await conversations.used_bytes(tx, user_id) > MAX_TOTAL_BYTES:
             raise ConversationLimitReached(
-                f"The conversations of a user may have {MAX_TOTAL_BYTES // 2**20} MiB: delete some first"
+                CodedText(
+                    "conversations_too_large",
+                    "The conversations of a user may have {size} MiB: delete some first",
+                    size=MAX_TOTAL_BYTES // 2**20,
+                )
             )
 
 
@@ -330,7 +360,9 @@ def _size_of(message: ConversationMessage) -> int:
 
 def _check_size(message: ConversationMessage) -> None:
     if _size_of(message) > MAX_MESSAGE_BYTES:
-        raise ConversationLimitReached(f"A message may have {MAX_MESSAGE_BYTES // 2**20} MiB")
+        raise ConversationLimitReached(
+            CodedText("message_too_large", "A message may have {size} MiB", size=MAX_MESSAGE_BYTES // 2**20)
+        )
 
 
 def _unknown_conversation() -> NotFound:

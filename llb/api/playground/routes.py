@@ -31,6 +31,7 @@ from llb.errors import (
 )
 from llb.gateway.stream.sse import SSE_KEEPALIVE, format_error_event, format_event
 from llb.security.permissions import Principal, PrincipalKind
+from llb.texts.coded_text import CodedText
 from llb.wire import (
     AnswerEvent,
     AnswerRequest,
@@ -177,7 +178,7 @@ def conversations_blueprint(
         if message.id != message_id:
             raise InvalidRequest("The id of the message is not that of the path", param="id")
         if answers.get((user_id, conversation_id, message_id)) is not None:
-            raise Conflict("This answer is being generated; stop it first")
+            raise Conflict(CodedText("answer_running_stop", "This answer is being generated; stop it first"))
         await service.put_message(user_id, conversation_id, message)
         return no_content()
 

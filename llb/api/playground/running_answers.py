@@ -24,7 +24,17 @@ from llb.gateway.stream.sse import DataLineReader
 from llb.policy.endpoints import dialects
 from llb.store.database import Database
 from llb.store.tables.playground import conversations, messages
-from llb.wire import AnswerError, AnswerEvent, AnswersRunning, AnswerStats, ConversationMessage, Event
+from llb.texts.coded_text import CodedText
+from llb.wire import (
+    AnswerError,
+    AnswerEvent,
+    AnswersRunning,
+    AnswerStats,
+    ConversationMessage,
+    Event,
+    TextCode,
+    text_code_of,
+)
 from llb.wire.conversations import MAX_NODE_NAME_CHARS
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -168,7 +178,13 @@ class RunningAnswer:
         if error is not None and self._ended is None:
             retry = {} if error.retry_after_s is None else {"retry_after_s": error.retry_after_s}
             self._error = _answer_error(
-                {"code": error.code, "message": error.message, **error.details, **retry}
+                {
+                    "code": error.code,
+                    "message": error.message,
+                    "message_code": text_code_of(error.text),
+                    **error.details,
+                    **retry,
+                }
             )
         ended = "interrupted" if self._error is not None else self._ended or "interrupted"
         return msgspec.structs.replace(self.snapshot(), ended=ended, error=self._error, stats=self._stats())
@@ -259,8 +275,19 @@ def _answer_error(fields: dict[str, Any]) -> AnswerError:
     return AnswerError(
         code=str(fields.get("code") or "engine_failed")[:64],
         message=str(fields.get("message") or "")[:2000],
+        message_code=_message_code(fields.get("message_code")),
         **known,
     )
+
+
+def _message_code(value: Any) -> TextCode | None:
+    """Return the code of a message, None of an error of another program."""
+    if isinstance(value, TextCode):
+        return value
+    try:
+        return msgspec.convert(value, TextCode)
+    except msgspec.ValidationError:
+        return None
 
 
 class RunningAnswers:
@@ -312,10 +339,14 @@ class RunningAnswers:
         """
         keys = self._running.keys() | self._reserved
         if key in keys:
-            raise Conflict("This answer is being generated already")
+            raise Conflict(CodedText("answer_running", "This answer is being generated already"))
         if sum(user_id == key[0] for user_id, _, _ in keys) >= MAX_RUNNING_PER_USER:
             raise RateLimited(
-                f"{MAX_RUNNING_PER_USER} answers are being generated already: wait, or stop one",
+                CodedText(
+                    "answers_running",
+                    "{number} answers are being generated already: wait, or stop one",
+                    number=MAX_RUNNING_PER_USER,
+                ),
                 retry_after_s=RETRY_AFTER_S,
             )
         if len(keys) >= MAX_RUNNING:
@@ -332,8 +363,13 @@ class RunningAnswers:
         of_user = sum(number for (user_id, _, _), number in self._followers.items() if user_id == key[0])
         if self._followers[key] >= MAX_FOLLOWERS or of_user >= MAX_FOLLOWERS_PER_USER:
             raise RateLimited(
-                f"At most {MAX_FOLLOWERS} connections may follow an answer, and {MAX_FOLLOWERS_PER_USER} "
-                "all answers of a user: close one",
+                CodedText(
+                    "answer_followers",
+                    "At most {number} connections may follow an answer, and {total} all answers "
+                    "of a user: close one",
+                    number=MAX_FOLLOWERS,
+                    total=MAX_FOLLOWERS_PER_USER,
+                ),
                 retry_after_s=RETRY_AFTER_S,
             )
         self._followers[key] += 1

@@ -32,6 +32,7 @@ from llb.wire import (
     UserList,
     UserPatch,
     UserView,
+    text_code_of,
 )
 
 DEVICE_COOKIE = "llb_device"
@@ -71,7 +72,13 @@ def accounts_blueprint(
         if not await users.is_default_password_in_use(db):
             return json_response(SetupState(default_password=False))
         doubt = await auth_middleware.local_proof.find_doubt(request, may_reach_outside=False)
-        return json_response(SetupState(default_password=True, refused_because=doubt))
+        return json_response(
+            SetupState(
+                default_password=True,
+                refused_because=None if doubt is None else str(doubt),
+                refused_because_code=text_code_of(doubt),
+            )
+        )
 
     @blueprint.post("/api/auth/setup")
     @public

@@ -17,6 +17,7 @@ from llb.errors import InvalidRequest
 from llb.gateway.spend.budget_ledger import BudgetLedger
 from llb.store.database import Database
 from llb.store.tables import keys
+from llb.texts.coded_text import CodedText
 from llb.wire import BudgetList, BudgetScope, NewBudget, NewBudgets, Scope
 
 MAX_BUDGETS = 1000
@@ -62,15 +63,27 @@ def budgets_blueprint(
 
 async def _validate(db: Database, wanted: tuple[NewBudget, ...], is_provider: ProviderLookup) -> None:
     if len(wanted) > MAX_BUDGETS:
-        raise InvalidRequest(f"At most {MAX_BUDGETS} budgets are accepted", param="budgets")
+        raise InvalidRequest(
+            CodedText("budgets_too_many", "At most {number} budgets are accepted", number=MAX_BUDGETS),
+            param="budgets",
+        )
     if len({(budget.scope, budget.id, budget.period) for budget in wanted}) < len(wanted):
-        raise InvalidRequest("There may be one budget for each scope, id and period", param="budgets")
+        raise InvalidRequest(
+            CodedText("budgets_twice", "There may be one budget for each scope, id and period"),
+            param="budgets",
+        )
     for budget in wanted:
         if not 0 <= budget.limit_usd <= MAX_LIMIT_USD:
-            raise InvalidRequest(f"limit_usd must be between 0 and {MAX_LIMIT_USD}", param="limit_usd")
+            raise InvalidRequest(
+                CodedText("budget_limit", "limit_usd must be between 0 and {max}", max=MAX_LIMIT_USD),
+                param="limit_usd",
+            )
         if budget.scope is BudgetScope.KEY:
             known = await keys.get(db, budget.id) is not None
         else:
             known = is_provider(budget.id)
         if not known:
-            raise InvalidRequest(f"There is no {budget.scope} '{budget.id}'", param="id")
+            raise InvalidRequest(
+                CodedText("budget_no_owner", "There is no {scope} '{id}'", scope=budget.scope, id=budget.id),
+                param="id",
+            )

@@ -92,7 +92,7 @@ class EventFeed:
         if principal is None:
             if not isinstance(event, ModelStatusChanged):
                 return
-            event = structs.replace(event, error=None)
+            event = structs.replace(event, error=None, error_code=None)
         await self._send_message(socket, structs.replace(event, seq=next(self._seq)))
 
     async def _send_message(self, socket: Websocket, message: msgspec.Struct) -> None:

@@ -29,6 +29,7 @@ from llb.cluster.members import Members
 from llb.config import Config
 from llb.security import tls_trust, tokens
 from llb.security.certificates import ServerTls
+from llb.texts.coded_text import CodedText
 from llb.wire import BalancerMessage, JoinRequest, NewJoinToken, NodeMessage, Scope
 
 ONLY_LOOPBACK_HINT = (
@@ -65,8 +66,11 @@ def node_join_blueprint(
     async def new_token(request: Request) -> HTTPResponse:
         if await uses_default_password():
             raise errors.PermissionDenied(
-                "Change the default password first, on the page or with 'llb password': "
-                "no host may join while it is in use"
+                CodedText(
+                    "default_password_join",
+                    "Change the default password first, on the page or with 'llb password': no "
+                    "host may join while it is in use",
+                )
             )
         join_token = await members.create_join_token(request.ctx.principal.label)
         await audit_log.record(request, "node.token", "")

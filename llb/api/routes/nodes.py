@@ -18,6 +18,7 @@ from llb.cluster.members import Members
 from llb.cluster.view import ClusterView
 from llb.config import NODE_NAME_PATTERN
 from llb.security.permissions import has_scope
+from llb.texts.coded_text import CodedText
 from llb.wire import NodeList, NodePatch, NodeView, Scope
 
 _TAG_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,63}")
@@ -91,7 +92,8 @@ def validate_node_name(name: str) -> None:
     """Raise `InvalidRequest` for a name that a node may not have."""
     if not NODE_NAME_PATTERN.fullmatch(name):
         raise errors.InvalidRequest(
-            "A node's name has 1 to 63 letters, digits, '.', '_' or '-'", param="name"
+            CodedText("node_name_rule", "A node's name has 1 to 63 letters, digits, '.', '_' or '-'"),
+            param="name",
         )
 
 
@@ -103,7 +105,11 @@ def _validated_patch(patch: NodePatch) -> NodePatch:
         len(patch.tags) > MAX_TAGS or not all(_TAG_PATTERN.fullmatch(tag) for tag in patch.tags)
     ):
         raise errors.InvalidRequest(
-            f"At most {MAX_TAGS} tags, each of 1 to 63 letters, digits, '.', '_', ':' or '-'",
+            CodedText(
+                "tags_rule",
+                "At most {number} tags, each of 1 to 63 letters, digits, '.', '_', ':' or '-'",
+                number=MAX_TAGS,
+            ),
             param="tags",
         )
     return patch

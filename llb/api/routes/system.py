@@ -18,13 +18,22 @@ from llb.api.middleware.route_policy import probe, requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.api.request_body import parse_body
 from llb.api.responses import json_response
-from llb.cluster.stored_settings import StoredSettings
+from llb.cluster.stored_settings import StoredSettings, is_secret
 from llb.cluster.view import ClusterView
 from llb.config import DEFAULT_HUB_ENDPOINT, Config
 from llb.errors import InvalidRequest
 from llb.security.permissions import has_scope
 from llb.store.storage_monitor import DATABASE_LOST, StorageMonitor
-from llb.wire import EngineInfo, Liveness, Readiness, Scope, SettingList, SettingsPatch, SystemView
+from llb.wire import (
+    EngineInfo,
+    Liveness,
+    Readiness,
+    Scope,
+    SettingList,
+    SettingsPatch,
+    SystemView,
+    text_code_of,
+)
 
 
 def system_blueprint(
@@ -62,7 +71,7 @@ def system_blueprint(
         await storage_monitor.refresh()
         # A full disk is a problem, but models answer. What is written to a lost database is gone at the stop.
         if storage_monitor.is_database_lost:
-            return json_response(Readiness(status="unsaved", reason=DATABASE_LOST), 503)
+            return json_response(Readiness(status="unsaved", reason=str(DATABASE_LOST)), 503)
         online = bool(view.online_nodes())
         return json_response(Readiness(status="ready" if online else "starting"), 200 if online else 503)
 
@@ -71,6 +80,7 @@ def system_blueprint(
     @ApiOperation("Show version, uptime and settings", response=SystemView)
     async def system(request: Request) -> HTTPResponse:
         await storage_monitor.refresh()
+        problems = (*storage_monitor.problems, *get_problems())
         system_view = SystemView(
             version=__version__,
             name=config.name,
@@ -79,7 +89,8 @@ def system_blueprint(
             platform=platform.platform(terse=True),
             python=platform.python_version(),
             nodes_online=len(view.online_nodes()),
-            problems=(*storage_monitor.problems, *get_problems()),
+            problems=tuple(map(str, problems)),
+            problem_codes=tuple(map(text_code_of, problems)),
             engine=get_engine(),
             hub_url=config.hub_endpoint if _is_public_hub(config) else None,
         )
@@ -98,21 +109,30 @@ def system_blueprint(
     @ApiOperation(
         "Change settings while llb runs",
         description="Of those with `is_editable` in `/api/system`. They take effect at once, on this host,"
-        " and override flag, environment and `llb.toml`, also after a restart, until they are set to `null`.",
+        " and override flag, environment and `llb.toml`, also after a restart, until they are set to `null`."
+        " `parallel` and `context` apply to models that are loaded from then on. `hf_token` is stored"
+        " encrypted and never shown.",
         body=SettingsPatch,
         response=SettingList,
     )
     async def change_settings(request: Request) -> HTTPResponse:
         values = parse_body(request, SettingsPatch).values
-        target = ", ".join(f"{name} = {value or 'reset'}" for name, value in values.items())
+        target = ", ".join(f"{name} = {_audited(name, value)}" for name, value in values.items())
         async with audit_log.recording(request, "settings.change", target):
             try:
                 await stored_settings.change(values)
             except ValueError as error:
-                raise InvalidRequest(str(error), param="values") from None
+                raise InvalidRequest(error.args[0], param="values") from None
         return json_response(SettingList(settings=stored_settings.list_settings()))
 
     return blueprint
+
+
+def _audited(name: str, value: str | None) -> str:
+    """Return a new value as the audit log shows it."""
+    if value is None:
+        return "reset"
+    return "set" if is_secret(name) else value
 
 
 def _is_public_hub(config: Config) -> bool:

@@ -1,4 +1,4 @@
-"""`llb secrets`: the key file of the stored provider keys."""
+"""`llb secrets`: the key file of the stored provider keys and of the token of the Hub."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from llb.cli import output
 from llb.cli.client import require_not_joined
 from llb.cli.host.database import open_database, require_database
 from llb.cli.options import home_of
+from llb.cluster.stored_settings import format_secret_row, is_secret, parse_secret_row
 from llb.security.permissions import LOCAL_PRINCIPAL
 from llb.security.secret_box import KEY_FILE_NAME, SealedSecret, SecretBox, SecretOwner
-from llb.store.tables import audit, endpoints
+from llb.store.database import Reader
+from llb.store.tables import audit, endpoints, settings
 from llb.store.tables.endpoints import SECRET_TABLE
 
 
@@ -25,14 +27,14 @@ def show(options: argparse.Namespace) -> int:
 
     async def count() -> int:
         async with open_database(home) as db:
-            return sum(record.key is not None for record in await endpoints.list_endpoints(db))
+            return len(await _list_sealed(db))
 
     stored = asyncio.run(count())
     if not stored:
-        output.print_line("No provider key is stored.")
+        output.print_line("No secret is stored.")
         return 0
-    noun = "key" if stored == 1 else "keys"
-    output.print_line(f"{stored} {noun} of providers stored, encrypted with {home / KEY_FILE_NAME}")
+    noun = "secret" if stored == 1 else "secrets"
+    output.print_line(f"{stored} {noun} stored, encrypted with {home / KEY_FILE_NAME}")
     return 0
 
 
@@ -43,38 +45,55 @@ def rotate(options: argparse.Namespace) -> int:
     require_database(home)
     count, unreadable = asyncio.run(_rotate(home))
     if not count and not unreadable:
-        output.print_line("No provider key is stored.")
+        output.print_line("No secret is stored.")
         return 0
-    output.print_line(f"{count} {'key is' if count == 1 else 'keys are'} encrypted with a new key file.")
+    output.print_line(
+        f"{count} {'secret is' if count == 1 else 'secrets are'} encrypted with a new key file."
+    )
     for name in unreadable:
-        output.print_note(f"The key of endpoint '{name}' could not be read: enter it again.")
+        output.print_note(f"{name} could not be read: enter it again.")
     return 1 if unreadable else 0
 
 
 async def _rotate(home: Path) -> tuple[int, list[str]]:
-    """Encrypt all stored keys again; returns their number, and the endpoints whose keys cannot be read."""
+    """Encrypt all stored secrets again; returns their number, and the names of those that cannot be read."""
     async with open_database(home) as db:
-        if not any(record.key for record in await endpoints.list_endpoints(db)):
+        if not await _list_sealed(db):
             return 0, []
         box = SecretBox(home / KEY_FILE_NAME)
         box.begin_rotation()
         async with db.write() as tx:
             # Read in the transaction: a running server may have stored one meanwhile.
-            records = {record.id: record for record in await endpoints.list_endpoints(tx)}
-            sealed = [
-                SealedSecret(SecretOwner(SECRET_TABLE, record.id, record.base_url), record.key)
-                for record in records.values()
-                if record.key is not None
-            ]
-            resealed, unreadable = box.reseal(sealed)
+            names = await _list_sealed(tx)
+            resealed, unreadable = box.reseal(names)
+            stored_settings = await settings.get_stored(tx)
             for row in resealed:
-                await endpoints.set_key(tx, row.owner.row_id, row.sealed)
+                if row.owner.table == SECRET_TABLE:
+                    await endpoints.set_key(tx, row.owner.row_id, row.sealed)
+                else:
+                    stored_settings[row.owner.row_id] = format_secret_row(row)
+            await settings.put_stored(tx, stored_settings)
             await audit.record(
                 tx,
                 actor=audit_actor_of(LOCAL_PRINCIPAL),
                 action="secrets.rotate",
-                target=f"{len(resealed)} keys",
+                target=f"{len(resealed)} secrets",
             )
         # Only now: what was committed needs the new key alone.
         box.end_rotation()
-    return len(resealed), [records[owner.row_id].name for owner in unreadable]
+    return len(resealed), [name for row, name in names.items() if row.owner in unreadable]
+
+
+async def _list_sealed(db: Reader) -> dict[SealedSecret, str]:
+    """The stored secrets with names for people."""
+    found = {
+        SealedSecret(SecretOwner(SECRET_TABLE, record.id, record.base_url), record.key): (
+            f"The key of endpoint '{record.name}'"
+        )
+        for record in await endpoints.list_endpoints(db)
+        if record.key is not None
+    }
+    for name, text in (await settings.get_stored(db)).items():
+        if is_secret(name):
+            found[parse_secret_row(name, text)] = f"The setting {name}"
+    return found

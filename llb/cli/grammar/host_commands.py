@@ -11,7 +11,7 @@ KEPT_BACKUPS = 7
 
 
 def add_host_commands(commands: CommandAdder) -> None:
-    """Add `doctor`, `engine`, `service`, `backup`, `restore`, `support-bundle`, `completion`, `version`."""
+    """Add the commands from `doctor` to `version`."""
     doctor = commands.add(
         "doctor", "find problems of this host, and their remedies", "host.doctor:run_doctor"
     )
@@ -23,6 +23,7 @@ def add_host_commands(commands: CommandAdder) -> None:
         help="only ask the server whether it can serve requests, for health checks",
     )
     add_json_flag(doctor)
+    _add_settings_command(commands)
     _add_engine(commands)
     _add_service(commands)
     backup = commands.add(
@@ -141,6 +142,34 @@ def _add_user_flag(parser: CommandParser) -> None:
     parser.add_argument(
         "--user", action="store_true", default=False, help="the service of this user, without root"
     )
+
+
+def _add_settings_command(commands: CommandAdder) -> None:
+    command = commands.add(
+        "settings",
+        "show the settings, and change some while the server runs",
+        "host.settings:list_settings",
+        remote=True,
+        examples=(
+            "llb settings",
+            "llb settings set parallel 8",
+            "llb settings set hf_token < token.txt",
+            "llb settings reset parallel",
+        ),
+        details="A changed value takes effect at once and stays after a restart; 'parallel' and 'context' "
+        "apply to models that are loaded from then on.",
+    )
+    add_json_flag(command)
+    actions = add_actions(command)
+    change = actions.add("set", "change a setting", "host.settings:set_setting", remote=True)
+    change.add_argument("name", metavar="NAME", help="as 'llb settings' lists it")
+    change.add_argument(
+        "value", metavar="VALUE", nargs="?", default=None, help="new value; a secret is asked for instead"
+    )
+    reset = actions.add(
+        "reset", "return to the value that llb was started with", "host.settings:reset_setting", remote=True
+    )
+    reset.add_argument("name", metavar="NAME", help="as 'llb settings' lists it")
 
 
 def _add_engine(commands: CommandAdder) -> None:

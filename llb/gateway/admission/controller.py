@@ -108,6 +108,10 @@ class AdmissionController:
         """Set how many requests may wait for a model; those that wait already stay."""
         self._max_queue = max_queue
 
+    def set_queue_timeout(self, queue_timeout_s: float) -> None:
+        """Set how long requests wait from now on; those that wait already keep their time."""
+        self._queue_timeout_s = queue_timeout_s
+
     async def reserve_slot(
         self,
         model_id: str,

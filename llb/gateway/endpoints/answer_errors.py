@@ -12,6 +12,7 @@ from enum import Enum, auto
 from llb import errors
 from llb.gateway.http.engine_errors import safe_message
 from llb.gateway.translation.provider_errors import ProviderFailure, generic_message, parse_error
+from llb.texts.coded_text import CodedText
 
 ANTHROPIC_OVERLOADED_STATUS = 529
 MAX_RETRY_AFTER_S = 3600
@@ -50,44 +51,106 @@ def read_error(
     failure = parse_error(status, body)
     is_generic = failure.message == generic_message(status)
     message = "" if is_generic else safe_message(failure.message, redact)
-    said = f": {message}" if message else ""
     if status < 400:
         return EndpointError(
-            errors.EndpointFailed(f"Endpoint '{endpoint_name}' redirects, which is refused"), Effect.FAILURE
+            errors.EndpointFailed(
+                CodedText(
+                    "endpoint_redirects",
+                    "Endpoint '{endpoint}' redirects, which is refused",
+                    endpoint=endpoint_name,
+                )
+            ),
+            Effect.FAILURE,
         )
     if status == 401:
         return EndpointError(
-            errors.EndpointUnavailable(f"Endpoint '{endpoint_name}' refuses llb's key"), Effect.REFUSED_KEY
+            errors.EndpointUnavailable(
+                CodedText(
+                    "endpoint_refuses_key", "Endpoint '{endpoint}' refuses llb's key", endpoint=endpoint_name
+                )
+            ),
+            Effect.REFUSED_KEY,
         )
     if failure.is_out_of_quota:
         return EndpointError(
-            errors.EndpointUnavailable(f"The account at endpoint '{endpoint_name}' has no credit{said}"),
+            errors.EndpointUnavailable(
+                _with_message(
+                    CodedText(
+                        "endpoint_no_credit",
+                        "The account at endpoint '{endpoint}' has no credit",
+                        endpoint=endpoint_name,
+                    ),
+                    message,
+                )
+            ),
             Effect.REFUSED_KEY,
         )
     if status in (429, ANTHROPIC_OVERLOADED_STATUS):
         retry_after_s = retry_after_of(dict(headers), failure.retry_after_s)
         wait_s = 1 if retry_after_s is None else max(1, round(retry_after_s))
         error = errors.EndpointRateLimited(
-            f"Endpoint '{endpoint_name}' accepts no more requests for now{said}", retry_after_s=wait_s
+            _with_message(
+                CodedText(
+                    "endpoint_rate_limited",
+                    "Endpoint '{endpoint}' accepts no more requests for now",
+                    endpoint=endpoint_name,
+                ),
+                message,
+            ),
+            retry_after_s=wait_s,
         )
         return EndpointError(error, Effect.RATE_LIMIT, retry_after_s)
     if status in (408, 504):
         return EndpointError(
-            errors.EndpointTimeout(f"Endpoint '{endpoint_name}' did not answer in time"), Effect.FAILURE
+            errors.EndpointTimeout(
+                CodedText(
+                    "endpoint_timeout",
+                    "Endpoint '{endpoint}' did not answer in time",
+                    endpoint=endpoint_name,
+                )
+            ),
+            Effect.FAILURE,
         )
     if status == 503:
         retry_after_s = retry_after_of(dict(headers), failure.retry_after_s)
         effect = Effect.FAILURE if retry_after_s is None else Effect.RATE_LIMIT
         return EndpointError(
-            errors.EndpointUnavailable(f"Endpoint '{endpoint_name}' is not available{said}"),
+            errors.EndpointUnavailable(
+                _with_message(
+                    CodedText(
+                        "endpoint_unavailable",
+                        "Endpoint '{endpoint}' is not available",
+                        endpoint=endpoint_name,
+                    ),
+                    message,
+                )
+            ),
             effect,
             retry_after_s,
         )
     if status >= 500:
         return EndpointError(
-            errors.EndpointFailed(f"Endpoint '{endpoint_name}' failed with {status}{said}"), Effect.FAILURE
+            errors.EndpointFailed(
+                _with_message(
+                    CodedText(
+                        "endpoint_failed",
+                        "Endpoint '{endpoint}' failed with {status}",
+                        endpoint=endpoint_name,
+                        status=status,
+                    ),
+                    message,
+                )
+            ),
+            Effect.FAILURE,
         )
     return EndpointError(_rejection(endpoint_name, failure, message), Effect.NONE)
+
+
+def _with_message(text: CodedText, message: str) -> CodedText:
+    """Return a sentence with what the endpoint says, if it says something."""
+    if not message:
+        return text
+    return CodedText("endpoint_says", "{text}: {message}", text=text, message=message)
 
 
 def _rejection(endpoint_name: str, failure: ProviderFailure, message: str) -> errors.LlbError:
@@ -96,7 +159,14 @@ def _rejection(endpoint_name: str, failure: ProviderFailure, message: str) -> er
     if failure.is_context_overflow:
         return errors.error_from_code(errors.ContextLengthExceeded.code, text, {}, None)
     if status == 404:
-        return errors.EndpointFailed(f"Endpoint '{endpoint_name}' does not have this model or route: {text}")
+        return errors.EndpointFailed(
+            CodedText(
+                "endpoint_lacks_model",
+                "Endpoint '{endpoint}' does not have this model or route: {message}",
+                endpoint=endpoint_name,
+                message=text,
+            )
+        )
     if status == 413:
         return errors.PayloadTooLarge(text)
     details = {"param": param} if param is not None and param.isprintable() else {}

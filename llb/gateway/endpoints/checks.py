@@ -23,6 +23,7 @@ from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.http.client import HttpClient, resolve_allowed
 from llb.gateway.http.upstream_errors import AddressRefused, ConnectError, TransportError
 from llb.policy.endpoints.addresses import BaseUrl
+from llb.texts.coded_text import CodedText
 from llb.wire import EndpointKind
 
 log = logging.getLogger(__name__)
@@ -207,13 +208,13 @@ def _headers_of(kind: EndpointKind | None) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _message_of(failure: errors.LlbError | TransportError) -> str:
-    return describe_failure(failure) if isinstance(failure, TransportError) else failure.message
+    return describe_failure(failure) if isinstance(failure, TransportError) else failure.text
 
 
-def describe_failure(error: TransportError) -> str:
+def describe_failure(error: TransportError) -> CodedText:
     """Return a sentence for a failed exchange, without the address."""
     if isinstance(error, AddressRefused):
-        return "Its host name resolves to an address that is not allowed"
+        return CodedText("endpoint_address", "Its host name resolves to an address that is not allowed")
     if isinstance(error, ConnectError):
-        return f"It cannot be reached: {error}"
-    return f"It did not answer properly: {error}"
+        return CodedText("endpoint_unreachable", "It cannot be reached: {detail}", detail=str(error))
+    return CodedText("endpoint_bad_answer", "It did not answer properly: {detail}", detail=str(error))

@@ -13,6 +13,7 @@ from llb.gateway.endpoints.model_lists import is_openai_list
 from llb.gateway.endpoints.probe_client import ProbeClient, ProbeResult
 from llb.gateway.http.upstream_errors import TransportError
 from llb.policy.endpoints.addresses import BaseUrl
+from llb.texts.coded_text import CodedText
 from llb.wire import EndpointKind
 
 _KIND_OF_HOST = {
@@ -52,13 +53,21 @@ async def detect_kind(client: ProbeClient) -> EndpointKind:
     if kind is not None:
         return kind
     if listed.status in (401, 403):
-        raise errors.EndpointNeedsKey("The endpoint requires a key, or rejected the one given")
+        raise errors.EndpointNeedsKey(
+            CodedText("endpoint_needs_key", "The endpoint requires a key, or rejected the one given")
+        )
     if 300 <= listed.status < 400:
-        raise errors.EndpointUnknown("The endpoint redirects. Enter the final address")
+        raise errors.EndpointUnknown(
+            CodedText("endpoint_redirected", "The endpoint redirects. Enter the final address")
+        )
     if is_openai_list(listed.document):
         return EndpointKind.OPENAI_COMPATIBLE
     raise errors.EndpointUnknown(
-        "The server answers, but not with a model list that llb understands. Check the path of the base URL"
+        CodedText(
+            "endpoint_not_understood",
+            "The server answers, but not with a model list that llb understands. Check the path of the base "
+            "URL",
+        )
     )
 
 

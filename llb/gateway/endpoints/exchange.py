@@ -29,6 +29,7 @@ from llb.gateway.translation.answer_stream import AnswerStream
 from llb.gateway.translation.provider_errors import ProviderFailure
 from llb.gateway.translation.token_usage import TokenUsage
 from llb.policy.endpoints import dialects
+from llb.texts.coded_text import CodedText, respelled
 from llb.wire import EndpointKind
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
@@ -225,7 +226,7 @@ class EndpointExchange:
             case Effect.RATE_LIMIT:
                 registry.record_rate_limit(endpoint, error.message, found.retry_after_s)
             case Effect.REFUSED_KEY:
-                registry.record_refused_key(endpoint, error.message)
+                registry.record_refused_key(endpoint, error.text)
             case Effect.NONE:
                 registry.record_success(endpoint, (time.monotonic() - self._sent_at) * 1000)
         return error
@@ -241,11 +242,24 @@ class EndpointExchange:
             isinstance(failure, ConnectError) and failure.is_timeout
         )
         if is_timeout:
-            return errors.EndpointTimeout(f"Endpoint '{endpoint.name}' did not answer in time")
-        return self._failed(message[0].lower() + message[1:])
+            return errors.EndpointTimeout(
+                CodedText(
+                    "endpoint_timeout",
+                    "Endpoint '{endpoint}' did not answer in time",
+                    endpoint=endpoint.name,
+                )
+            )
+        return self._failed(respelled(message, message[0].lower() + message[1:]))
 
     def _failed(self, reason: str) -> errors.EndpointFailed:
-        return errors.EndpointFailed(f"Endpoint '{self.place.endpoint.name}' failed: {reason}")
+        return errors.EndpointFailed(
+            CodedText(
+                "endpoint_failed_because",
+                "Endpoint '{endpoint}' failed: {cause}",
+                endpoint=self.place.endpoint.name,
+                cause=reason,
+            )
+        )
 
 
 def _may_be_json(response: UpstreamResponse) -> bool:

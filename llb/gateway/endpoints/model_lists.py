@@ -11,6 +11,7 @@ from llb import errors
 from llb.gateway.endpoints.probe_client import ProbeClient, ProbeResult
 from llb.policy.endpoints.names import MAX_MODELS, is_model_name
 from llb.store.tables.endpoints import ListedModel
+from llb.texts.coded_text import CodedText
 from llb.wire import Capability, EndpointKind
 
 MAX_CONTEXT_TOKENS = 1 << 31
@@ -24,6 +25,9 @@ _CONTEXT_FIELDS = (
     "max_input_tokens",
     "inputTokenLimit",
 )
+NEEDS_KEY = CodedText("endpoint_needs_key", "The endpoint requires a key, or rejected the one given")
+REDIRECTED = CodedText("endpoint_redirected", "The endpoint redirects. Enter the final address")
+_NO_LIST = CodedText("endpoint_no_list", "The endpoint does not answer with a list of models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +72,21 @@ async def list_models(client: ProbeClient, kind: EndpointKind) -> ModelListing:
 def require_ok(result: ProbeResult) -> ProbeResult:
     """Return `result` if it is a success; raises what it is otherwise."""
     if result.status in (401, 403):
-        raise errors.EndpointNeedsKey("The endpoint requires a key, or rejected the one given")
+        raise errors.EndpointNeedsKey(
+            CodedText("endpoint_needs_key", "The endpoint requires a key, or rejected the one given")
+        )
     if 300 <= result.status < 400:
-        raise errors.EndpointUnknown("The endpoint redirects. Enter the final address")
+        raise errors.EndpointUnknown(
+            CodedText("endpoint_redirected", "The endpoint redirects. Enter the final address")
+        )
     if result.status != 200:
-        raise errors.EndpointUnknown(f"The endpoint answers {result.status} to the list of its models")
+        raise errors.EndpointUnknown(
+            CodedText(
+                "endpoint_list_status",
+                "The endpoint answers {status} to the list of its models",
+                status=result.status,
+            )
+        )
     return result
 
 
@@ -89,7 +103,9 @@ def parse_openai_list(
     `context_length` is that of models whose entry has none.
     """
     if not is_openai_list(document):
-        raise errors.EndpointUnknown("The endpoint does not answer with a list of models")
+        raise errors.EndpointUnknown(
+            CodedText("endpoint_no_list", "The endpoint does not answer with a list of models")
+        )
     entries = [entry for entry in document["data"] if isinstance(entry, dict)]
     contexts = {entry.get("id"): _context_of(entry) for entry in entries if isinstance(entry.get("id"), str)}
     models = []
@@ -114,7 +130,9 @@ def parse_openai_list(
 def parse_ollama_tags(document: Any) -> tuple[ListedModel, ...]:
     """Return the models of `/api/tags`; raises `EndpointUnknown` if it is none."""
     if not isinstance(document, dict) or not isinstance(document.get("models"), list):
-        raise errors.EndpointUnknown("The endpoint does not answer with a list of models")
+        raise errors.EndpointUnknown(
+            CodedText("endpoint_no_list", "The endpoint does not answer with a list of models")
+        )
     return _collect(
         ListedModel(
             name=name,
@@ -168,7 +186,9 @@ def _parse_tgi(info: ProbeResult) -> ModelListing:
     document = info.mapping()
     name = document.get("model_id")
     if not isinstance(name, str):
-        raise errors.EndpointUnknown("The endpoint does not say which model it has")
+        raise errors.EndpointUnknown(
+            CodedText("endpoint_no_model", "The endpoint does not say which model it has")
+        )
     context = positive_int(document.get("max_total_tokens"))
     return ModelListing(
         _collect([ListedModel(name=name, context_length=context)]),

@@ -35,6 +35,7 @@ from llb.security.secret_box import SecretBox, SecretOwner, SecretUnreadable, la
 from llb.store.database import Database
 from llb.store.tables import endpoints
 from llb.store.tables.endpoints import SECRET_TABLE, EndpointRecord, EndpointSettings
+from llb.texts.coded_text import CodedText
 from llb.wire import EndpointKind, EndpointPatch, KeySource, NewEndpoint
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,11 @@ class EndpointService:
         name = name or names.name_from_host(url.host, url.port, taken)
         self._validate_name(name, None)
         if len(taken) >= MAX_ENDPOINTS:
-            raise errors.Conflict(f"The limit of {MAX_ENDPOINTS} endpoints is reached")
+            raise errors.Conflict(
+                CodedText(
+                    "endpoints_too_many", "The limit of {number} endpoints is reached", number=MAX_ENDPOINTS
+                )
+            )
         now = self._db.clock.now()
         record = EndpointRecord(
             id=tokens.new_random_id(),
@@ -162,8 +167,11 @@ class EndpointService:
             url = self._parse_url(patch.base_url)
             if url != endpoint.url and patch.key is UNSET and endpoint.record.key is not None:
                 raise errors.EndpointNeedsKey(
-                    "The address changes: enter the key again. llb sends a key only to the address it was "
-                    "entered for"
+                    CodedText(
+                        "endpoint_key_again",
+                        "The address changes: enter the key again. llb sends a key only to the "
+                        "address it was entered for",
+                    )
                 )
         if patch.name is not UNSET:
             self._validate_name(patch.name, endpoint)
@@ -275,22 +283,37 @@ class EndpointService:
             return kind, await list_models(self.checks.probe_client(url, kind, key), kind)
         except AddressRefused:
             raise errors.AddressNotAllowed(
-                "The endpoint's host name resolves to an address that is not allowed", param="base_url"
+                CodedText(
+                    "endpoint_address_refused",
+                    "The endpoint's host name resolves to an address that is not allowed",
+                ),
+                param="base_url",
             ) from None
         except TransportError as error:
             raise errors.EndpointUnreachable(
-                f"The endpoint cannot be added. {describe_failure(error)}", param="base_url"
+                CodedText(
+                    "endpoint_not_added",
+                    "The endpoint cannot be added. {cause}",
+                    cause=describe_failure(error),
+                ),
+                param="base_url",
             ) from None
 
     def _parse_url(self, text: str) -> BaseUrl:
         try:
             url = parse_base_url(text.strip())
         except ForbiddenAddress as error:
-            raise errors.AddressNotAllowed(f"base_url {error}", param="base_url") from None
+            raise errors.AddressNotAllowed(
+                CodedText("base_url_rule", "base_url {rule}", rule=error.args[0]), param="base_url"
+            ) from None
         except InvalidBaseUrl as error:
-            raise errors.InvalidRequest(f"base_url {error}", param="base_url") from None
+            raise errors.InvalidRequest(
+                CodedText("base_url_rule", "base_url {rule}", rule=error.args[0]), param="base_url"
+            ) from None
         if self._is_own_address(url):
-            raise errors.AddressNotAllowed("base_url is the address of this llb itself", param="base_url")
+            raise errors.AddressNotAllowed(
+                CodedText("endpoint_is_self", "base_url is the address of this llb itself"), param="base_url"
+            )
         return url
 
     async def _is_cloud(self, url: BaseUrl, kind: EndpointKind) -> bool:
@@ -303,11 +326,17 @@ class EndpointService:
     def _validate_name(self, name: str, own: Endpoint | None) -> None:
         if not names.NAME_PATTERN.fullmatch(name):
             raise errors.InvalidRequest(
-                "An endpoint's name has 1 to 63 lower-case letters, digits, '.', '_' or '-'", param="name"
+                CodedText(
+                    "endpoint_name_rule",
+                    "An endpoint's name has 1 to 63 lower-case letters, digits, '.', '_' or '-'",
+                ),
+                param="name",
             )
         other = self._registry.find_by_name(name)
         if other is not None and other is not own and other.key.source is not KeySource.ENVIRONMENT:
-            raise errors.Conflict(f"There is an endpoint called '{name}' already")
+            raise errors.Conflict(
+                CodedText("endpoint_name_taken", "There is an endpoint called '{name}' already", name=name)
+            )
 
     def _require_present(self, endpoint: Endpoint) -> None:
         """Raise `NotFound` for an endpoint that was removed while its change waited for another one."""
@@ -318,7 +347,11 @@ class EndpointService:
     def _require_stored(endpoint: Endpoint) -> None:
         if endpoint.key.source is KeySource.ENVIRONMENT:
             raise errors.Conflict(
-                f"Endpoint '{endpoint.name}' comes from the environment of llb: change or unset its variables"
+                CodedText(
+                    "endpoint_from_environment",
+                    "Endpoint '{endpoint}' comes from the environment of llb: change or unset its variables",
+                    endpoint=endpoint.name,
+                )
             )
 
 
@@ -334,7 +367,10 @@ def base_url_of(new: NewEndpoint) -> str:
     """Return the base URL of an endpoint to add: of a cloud's kind without one its own."""
     url = DEFAULT_CLOUD_URLS.get(new.kind) if new.base_url is None and new.kind is not None else new.base_url
     if url is None:
-        raise errors.InvalidRequest("base_url is missing: only a cloud's kind has one", param="base_url")
+        raise errors.InvalidRequest(
+            CodedText("base_url_missing", "base_url is missing: only a cloud's kind has one"),
+            param="base_url",
+        )
     return url
 
 
@@ -342,7 +378,9 @@ def _validated_key(key: str | None) -> str | None:
     if key is None or not key.strip():
         return None
     if not is_key(key.strip()):
-        raise errors.InvalidRequest("A key has printable ASCII characters without spaces", param="key")
+        raise errors.InvalidRequest(
+            CodedText("endpoint_key_rule", "A key has printable ASCII characters without spaces"), param="key"
+        )
     return key.strip()
 
 

@@ -23,6 +23,7 @@ from llb.security.permissions import Principal
 from llb.store.database import Database
 from llb.store.tables.spend import budgets as budgets_table
 from llb.store.tables.spend.budgets import SpendKey
+from llb.texts.coded_text import CodedText
 from llb.wire import BudgetPeriod, BudgetScope, BudgetView, NewBudget
 
 log = logging.getLogger(__name__)
@@ -185,18 +186,29 @@ class BudgetLedger:
         )
 
     def _require_room(self, budget: NewBudget, worst_usd: float | None, target: str, now: float) -> None:
-        owner = "this API key" if budget.scope is BudgetScope.KEY else f"'{target}'"
+        owner = CodedText("this_key", "this API key") if budget.scope is BudgetScope.KEY else f"'{target}'"
         if worst_usd is None:
             raise BudgetExceeded(
-                f"A budget applies to {owner} and the price of the model at '{target}' is unknown: an "
-                "administrator must set its price"
+                CodedText(
+                    "budget_unknown_price",
+                    "A budget applies to {owner} and the price of the model at '{target}' is unknown: an "
+                    "administrator must set its price",
+                    owner=owner,
+                    target=target,
+                )
             )
         reserved = self._reserved.get(Account(budget.scope, budget.id), 0.0)
         if self._used(budget, now) + reserved + worst_usd > budget.limit_usd + _EPSILON_USD:
             renewal = to_iso(period_end(budget.period, now))
             raise BudgetExceeded(
-                f"The budget of {owner} for this {budget.period} is too small for this request; a new "
-                f"{budget.period} begins at {renewal}"
+                CodedText(
+                    "budget_used_up",
+                    "The budget of {owner} for this {period} is too small for this request; a new {period} "
+                    "begins at {renewal}",
+                    owner=owner,
+                    period=budget.period,
+                    renewal=str(renewal),
+                )
             )
 
     def _used(self, budget: NewBudget, now: float) -> float:

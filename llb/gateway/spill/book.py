@@ -9,6 +9,7 @@ from llb import errors
 from llb.policy.endpoints.spill import MAX_RULES, MAX_WAIT_S
 from llb.store.database import Database
 from llb.store.tables import endpoints
+from llb.texts.coded_text import CodedText
 from llb.wire import SpillRule, SpillTrigger
 
 
@@ -39,14 +40,26 @@ class SpillBook:
         Raises `InvalidRequest`, and what `resolve` does.
         """
         if len(rules) > MAX_RULES:
-            raise errors.InvalidRequest(f"routes must have at most {MAX_RULES} entries", param="routes")
+            raise errors.InvalidRequest(
+                CodedText("routes_too_many", "routes must have at most {number} entries", number=MAX_RULES),
+                param="routes",
+            )
         for rule in rules:
             if not rule.when:
-                raise errors.InvalidRequest("when needs at least one trigger", param="when")
+                raise errors.InvalidRequest(
+                    CodedText("routes_no_trigger", "when needs at least one trigger"), param="when"
+                )
             if not 0 <= rule.after_s <= MAX_WAIT_S:
-                raise errors.InvalidRequest(f"after_s must be between 0 and {MAX_WAIT_S:g}", param="after_s")
+                raise errors.InvalidRequest(
+                    CodedText(
+                        "routes_wait_rule", "after_s must be between 0 and {max}", max=f"{MAX_WAIT_S:g}"
+                    ),
+                    param="after_s",
+                )
             if resolve(rule.target) == model_id:
-                raise errors.InvalidRequest("target is the model itself", param="target")
+                raise errors.InvalidRequest(
+                    CodedText("routes_self", "target is the model itself"), param="target"
+                )
         async with self._db.write() as tx:
             await endpoints.put_spill_rules(tx, model_id, rules)
         if rules:

@@ -8,6 +8,11 @@ from contextlib import contextmanager
 
 from llb.hub import HubError, HubGated, HubInvalidResponse, HubNotFound
 from llb.node.download.hub_fetch import NotGguf
+from llb.texts.coded_text import CodedText
+
+UNEXPECTED_FAILURE = CodedText(
+    "download_crashed", "The download failed unexpectedly; see the log of this node"
+)
 
 
 class DownloadFailed(Exception):
@@ -27,15 +32,24 @@ def download_error_from_hub(file_name: str, error: HubError) -> DownloadFailed:
     """The download error of a file for an error of the Hub that a retry does not repair."""
     match error:
         case NotGguf():
-            return DownloadFailed(f"{file_name} is not a GGUF file: {error}", "not_gguf")
+            text = CodedText(
+                "file_not_gguf", "{file} is not a GGUF file: {cause}", file=file_name, cause=error.message
+            )
+            return DownloadFailed(text, "not_gguf")
         case HubNotFound():
-            return DownloadFailed(str(error), "not_found")
+            return DownloadFailed(error.message, "not_found")
         case HubGated():
-            return DownloadFailed(str(error), "gated")
+            return DownloadFailed(error.message, "gated")
         case HubInvalidResponse():
-            return DownloadFailed(f"{file_name} cannot be downloaded: {error}", "bad_answer")
+            text = CodedText(
+                "file_not_downloadable",
+                "{file} cannot be downloaded: {cause}",
+                file=file_name,
+                cause=error.message,
+            )
+            return DownloadFailed(text, "bad_answer")
         case _:
-            return DownloadFailed(str(error), "refused")
+            return DownloadFailed(error.message, "refused")
 
 
 @contextmanager
@@ -44,26 +58,33 @@ def translate_disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message, code = _DISK_ERRORS.get(
-            error.errno or 0,
-            (f"The file could not be written: {error.strerror or 'unknown error'}", "disk_error"),
+        message = _DISK_ERRORS.get(error.errno or 0) or CodedText(
+            "disk_write_failed",
+            "The file could not be written: {cause}",
+            cause=error.strerror or "unknown error",
         )
+        code = "insufficient_storage" if error.errno in _FULL else "disk_error"
         raise DownloadFailed(message, code) from error
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = CodedText(
+    "disk_not_writable", "The models directory is not writable for the user that llb runs as"
+)
 _DISK_ERRORS = {
-    errno.ENOSPC: (
-        "The disk is full; free some space and retry, the downloaded bytes are kept",
-        "insufficient_storage",
+    errno.ENOSPC: CodedText(
+        "disk_full", "The disk is full; free some space and retry, the downloaded bytes are kept"
     ),
-    errno.EDQUOT: (
+    errno.EDQUOT: CodedText(
+        "disk_quota",
         "The disk quota is exhausted; free some space and retry, the downloaded bytes are kept",
-        "insufficient_storage",
     ),
-    errno.EROFS: ("The disk is read-only", "disk_error"),
-    errno.EACCES: ("The models directory is not writable for the user that llb runs as", "disk_error"),
-    errno.EPERM: ("The models directory is not writable for the user that llb runs as", "disk_error"),
-    errno.EIO: ("The disk reports an input/output error; it may be failing", "disk_error"),
-    errno.ENOENT: ("The file disappeared from the models directory during the download", "disk_error"),
-    errno.ELOOP: ("A symbolic link is in the place of the download; remove it", "disk_error"),
+    errno.EROFS: CodedText("disk_read_only", "The disk is read-only"),
+    errno.EACCES: _NOT_WRITABLE,
+    errno.EPERM: _NOT_WRITABLE,
+    errno.EIO: CodedText("disk_failing", "The disk reports an input/output error; it may be failing"),
+    errno.ENOENT: CodedText(
+        "file_disappeared", "The file disappeared from the models directory during the download"
+    ),
+    errno.ELOOP: CodedText("file_is_link", "A symbolic link is in the place of the download; remove it"),
 }

@@ -15,14 +15,20 @@ from llb.errors import InsufficientStorage, format_gigabytes
 from llb.hub import HubClient, HubError, HubUnreachable
 from llb.node.download import hub_fetch
 from llb.node.download.bandwidth import BandwidthLimiter, TransferRate
-from llb.node.download.download_errors import DownloadCancelled, DownloadFailed, translate_disk_errors
+from llb.node.download.download_errors import (
+    UNEXPECTED_FAILURE,
+    DownloadCancelled,
+    DownloadFailed,
+    translate_disk_errors,
+)
 from llb.node.download.partial_file import PartialFile
-from llb.node.download.peer_fetch import PeerCopyFailed, PeerFetchContext, open_peer_body
+from llb.node.download.peer_fetch import PeerCopyFailed, PeerFetchContext, node_text, open_peer_body
 from llb.node.download.retry_policy import HubRetryPolicy
 from llb.node.download.source_selector import PeerChoice, SourceSelector, WaitChoice
 from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import compute_sha256, file_stamp_of, partial_file_name, validate_file_name
 from llb.node.sharing.growing_file import GrowingFile
+from llb.texts.coded_text import CodedText
 from llb.wire import FileSpec, PeerSource
 
 log = logging.getLogger(__name__)
@@ -158,9 +164,7 @@ class FileDownload:
             failure = error
         except Exception:
             log.exception("the download of %s crashed", self.spec.name)
-            failure = DownloadFailed(
-                "The download failed unexpectedly; see the log of this node", "internal_error"
-            )
+            failure = DownloadFailed(UNEXPECTED_FAILURE, "internal_error")
         finally:
             self._partial_file.close()
             self.growing_file.close()
@@ -204,11 +208,13 @@ class FileDownload:
             self.downloaded_bytes = 0
             hub_mismatches += cause.is_hub_only
             if hub_mismatches == 2:
-                raise DownloadFailed(
-                    f"The sha256 of {self.spec.name} was wrong twice: the Hub, "
-                    "or a mirror or proxy in between, sends a damaged file",
+                text = CodedText(
                     "sha256_mismatch",
+                    "The sha256 of {file} was wrong twice: the Hub, "
+                    "or a mirror or proxy in between, sends a damaged file",
+                    file=self.spec.name,
                 )
+                raise DownloadFailed(text, "sha256_mismatch")
         self._raise_if_cancelled()
         self._partial_file.commit_to(self.path)
 
@@ -220,7 +226,7 @@ class FileDownload:
             return False
         if stamp.size_bytes != self.spec.size_bytes:
             return False
-        self.waiting_reason = "checking the file on disk"
+        self.waiting_reason = CodedText("checking_file", "checking the file on disk")
         sha256 = compute_sha256(self.path, self._cancelled, self._on_hash_progress)
         self._raise_if_cancelled()
         self.waiting_reason = None
@@ -238,8 +244,11 @@ class FileDownload:
         have_bytes = self.downloaded_bytes = self._partial_file.have_bytes
         for hashed_bytes in self._partial_file.rehash():
             self._raise_if_cancelled()
-            self.waiting_reason = (
-                f"checking {format_gigabytes(have_bytes)} on disk: {100 * hashed_bytes // have_bytes} %"
+            self.waiting_reason = CodedText(
+                "checking_partial",
+                "checking {size} on disk: {percent} %",
+                size=format_gigabytes(have_bytes),
+                percent=100 * hashed_bytes // have_bytes,
             )
         self.waiting_reason = None
         self.downloaded_bytes = self._partial_file.have_bytes
@@ -273,17 +282,23 @@ class FileDownload:
         free_bytes = platform_compat.free_disk_bytes(self.path.parent)
         available_bytes = max(0, free_bytes - self._reserve_bytes)
         if available_bytes < remaining_bytes:
-            error = InsufficientStorage(remaining_bytes, available_bytes)
-            raise DownloadFailed(error.message, error.code)
+            text = CodedText(
+                "disk_too_small",
+                "Insufficient disk space. Required: {required}, Available: {available}",
+                required=format_gigabytes(remaining_bytes),
+                available=format_gigabytes(available_bytes),
+            )
+            raise DownloadFailed(text, InsufficientStorage.code)
 
     def _leave_last_bytes(self) -> None:
         """Raise `DownloadFailed` on an almost full disk, which may be that of the database too."""
         free_bytes = platform_compat.free_disk_bytes(self.path.parent)
         if free_bytes < min(self._reserve_bytes, MIN_FREE_BYTES):
-            raise DownloadFailed(
+            text = CodedText(
+                "disk_almost_full",
                 "The disk is almost full; free some space and retry, the downloaded bytes are kept",
-                InsufficientStorage.code,
             )
+            raise DownloadFailed(text, InsufficientStorage.code)
 
     def _fetch_from_hub(self) -> None:
         """Download over one connection to the Hub."""
@@ -292,7 +307,7 @@ class FileDownload:
         source = self.spec.sources[self._hub_attempts % len(self.spec.sources)]
         self._hub_attempts += 1
         self._hub_failure = None
-        error: HubError = HubUnreachable("the connection ended early")
+        error: HubError = HubUnreachable(CodedText("connection_ended", "the connection ended early"))
         try:
             if self._fetch_once(
                 lambda: hub_fetch.open_hub_body(self._hub, source, self.spec, start, self._timeouts), None
@@ -309,14 +324,18 @@ class FileDownload:
         except DownloadFailed as failure:
             # A node may have a file that the Hub denies to this one, for example with another token.
             self._hub_failure, delay_s = failure, self._timeouts.backoff_max_s
-        self._source_selector.record_hub_failure(delay_s, f"waiting for the network: {error}")
+        reason = CodedText("waiting_for_network", "waiting for the network: {cause}", cause=error.message)
+        self._source_selector.record_hub_failure(delay_s, reason)
 
     def _fetch_from_peer(self, choice: PeerChoice) -> None:
         """Download over one connection to another node."""
         offset, source, context = self._partial_file.have_bytes, choice.source, self._peer_context
         # The source comes from the context.
         assert context is not None  # noqa: S101
-        failure = PeerCopyFailed(f"the connection to node {source.node_name} ended early", is_behind=True)
+        failure = PeerCopyFailed(
+            CodedText("peer_ended", "the connection to {who} ended early", who=node_text(source)),
+            is_behind=True,
+        )
         try:
             self._fetch_once(
                 lambda: open_peer_body(
@@ -407,5 +426,5 @@ class FileDownload:
 
 def _slow_source_error(source: PeerSource | None) -> Exception:
     if source is None:
-        return HubUnreachable("the server became very slow")
-    return PeerCopyFailed(f"node {source.node_name} became very slow")
+        return HubUnreachable(CodedText("hub_slow", "the server became very slow"))
+    return PeerCopyFailed(CodedText("peer_slow", "{who} became very slow", who=node_text(source)))

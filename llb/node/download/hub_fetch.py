@@ -14,9 +14,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llb.hub import HubClient, HubInvalidResponse, HubUnreachable, describe_network_error
+from llb.hub import (
+    HUB,
+    HubClient,
+    HubInvalidResponse,
+    HubUnreachable,
+    describe_network_error,
+    redirect_text,
+    unreachable_text,
+)
 from llb.node.download.partial_file import matches_gguf_magic
 from llb.node.download.timeouts import DownloadTimeouts
+from llb.texts.coded_text import CodedText
 from llb.wire import FileSpec, HubSource
 
 if TYPE_CHECKING:
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 MAX_REDIRECTS = 5
 # Larger ones are hardly quicker, and make the progress of a limited download jump.
 READ_BYTES = 256 << 10
+_BAD_REDIRECT = CodedText("hub_bad_redirect", "The Hub redirected to an invalid URL")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -44,7 +54,7 @@ class DownloadBody:
     is_verified = False
 
     def __init__(
-        self, response: httpx2.Response, start: int, size_bytes: int, *, sender: str = "the Hub"
+        self, response: httpx2.Response, start: int, size_bytes: int, *, sender: CodedText = HUB
     ) -> None:
         self.start = start
         self.sender = sender
@@ -66,9 +76,7 @@ class DownloadBody:
                 position += len(chunk)
                 yield chunk
         except httpx2.HTTPError as error:
-            raise HubUnreachable(
-                f"{self.sender} cannot be reached: {describe_network_error(error)}"
-            ) from error
+            raise HubUnreachable(unreachable_text(self.sender, describe_network_error(error))) from error
 
     def _receive(self) -> Iterator[bytes | memoryview]:
         """Chunks as they arrive: the first from the HTTP library, the others from the socket into a buffer.
@@ -118,11 +126,21 @@ class DownloadBody:
 
     def _check_first_chunk(self, chunk: bytes | memoryview, position: int) -> None:
         if not matches_gguf_magic(chunk, position):
-            raise NotGguf(f"{self.sender} sent something that is not a GGUF file")
+            raise NotGguf(
+                CodedText("sender_not_gguf", "{who} sent something that is not a GGUF file", who=self.sender)
+            )
         length = self._response.headers.get("content-length", "")
         expected_bytes = self._size_bytes - self.start
         if length.isdecimal() and int(length) != expected_bytes:
-            raise HubInvalidResponse(f"{self.sender} sends {length} bytes instead of {expected_bytes}")
+            raise HubInvalidResponse(
+                CodedText(
+                    "sender_wrong_length",
+                    "{who} sends {length} bytes instead of {expected}",
+                    who=self.sender,
+                    length=length,
+                    expected=expected_bytes,
+                )
+            )
 
     def abort(self) -> None:
         """Interrupt a blocking read in another thread."""
@@ -158,7 +176,7 @@ def open_hub_body(
             response = client.send(request, stream=True, follow_redirects=False, auth=None)
         except (httpx2.HTTPError, OSError) as error:
             raise HubUnreachable(
-                f"{hub.name_of(str(url))} cannot be reached: {describe_network_error(error)}"
+                unreachable_text(hub.name_of(str(url)), describe_network_error(error))
             ) from error
         try:
             if not response.has_redirect_location:
@@ -169,7 +187,7 @@ def open_hub_body(
             response.close()
             raise
         response.close()
-    raise HubInvalidResponse(f"The Hub redirected more than {MAX_REDIRECTS} times")
+    raise HubInvalidResponse(redirect_text(MAX_REDIRECTS))
 
 
 def _redirect_url(current_url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
@@ -178,9 +196,9 @@ def _redirect_url(current_url: httpx2.URL, response: httpx2.Response) -> httpx2.
     try:
         url = current_url.join(response.headers["location"])
     except httpx2.InvalidURL:
-        raise HubInvalidResponse("The Hub redirected to something that is not a web address") from None
+        raise HubInvalidResponse(_BAD_REDIRECT) from None
     if url.scheme not in ("http", "https") or not url.host:
-        raise HubInvalidResponse("The Hub redirected to something that is not a web address")
+        raise HubInvalidResponse(_BAD_REDIRECT)
     return url
 
 
@@ -198,21 +216,45 @@ def _validate_hub_response(
 
 
 def validate_range_response(
-    response: httpx2.Response, start: int | None, size_bytes: int, *, sender: str = "the Hub"
+    response: httpx2.Response, start: int | None, size_bytes: int, *, sender: CodedText = HUB
 ) -> int:
     """The offset at which a response body starts in a file of `size_bytes`, requested from `start`.
 
     Raises `HubInvalidResponse`.
     """
     if response.headers.get("content-type", "").startswith("text/html"):
-        raise NotGguf(f"{sender} answered with a web page, which is not a GGUF file")
+        raise NotGguf(
+            CodedText(
+                "sender_web_page", "{who} answered with a web page, which is not a GGUF file", who=sender
+            )
+        )
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise HubInvalidResponse(f"{sender} sent the file in an encoding that was not requested")
+        raise HubInvalidResponse(
+            CodedText(
+                "sender_encoding",
+                "{who} sent the file in an encoding that was not requested",
+                who=sender,
+            )
+        )
     if response.status_code == 200:
         return 0
     match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     if response.status_code != 206 or match is None or start is None or int(match[1]) != start:
-        raise RangeNotSupported(f"{sender} sent another part of the file than was requested")
+        raise RangeNotSupported(
+            CodedText(
+                "sender_other_part",
+                "{who} sent another part of the file than was requested",
+                who=sender,
+            )
+        )
     if int(match[3]) != size_bytes:
-        raise RangeNotSupported(f"{sender} has a file of {match[3]} bytes instead of {size_bytes}")
+        raise RangeNotSupported(
+            CodedText(
+                "sender_other_size",
+                "{who} has a file of {size} bytes instead of {expected}",
+                who=sender,
+                size=match[3],
+                expected=size_bytes,
+            )
+        )
     return start

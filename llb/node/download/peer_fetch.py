@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llb.hub import HubError, HubUnreachable, describe_network_error
+from llb.hub import HubError, HubUnreachable, describe_network_error, unreachable_text
 from llb.node.download.hub_fetch import DownloadBody, validate_range_response
 from llb.node.download.timeouts import DownloadTimeouts
 from llb.security import tls_trust
+from llb.texts.coded_text import CodedText
 from llb.wire import FileSpec, PeerSource
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class PeerCopyFailed(Exception):
 
     def __init__(self, message: str, *, is_behind: bool = False, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
+        self.message = message
         self.is_behind = is_behind
         self.retry_after_s = retry_after_s
 
@@ -51,7 +53,7 @@ class PeerClient:
         """
         with self._lock:
             if self._closed:
-                raise PeerCopyFailed("llb is stopping")
+                raise PeerCopyFailed(CodedText("llb_stopping", "llb is stopping"))
             client = self._clients.get(anchor)
             if client is None:
                 import httpx2
@@ -88,7 +90,7 @@ class PeerFetchContext:
 class PeerDownloadBody(DownloadBody):
     """Bytes of a file from another node. `is_verified`: that node has verified the file."""
 
-    def __init__(self, response: httpx2.Response, start: int, size_bytes: int, sender: str) -> None:
+    def __init__(self, response: httpx2.Response, start: int, size_bytes: int, sender: CodedText) -> None:
         super().__init__(response, start, size_bytes, sender=sender)
         self.is_verified = response.headers.get(VERIFIED_HEADER) == "true"
 
@@ -101,10 +103,14 @@ class PeerDownloadBody(DownloadBody):
         except HubUnreachable as error:
             # Silent or disconnected: the next request shows whether the node is healthy.
             is_silent = isinstance(error.__cause__, httpx2.ReadTimeout)
-            message = f"{self.sender} has nothing new" if is_silent else str(error)
+            message = (
+                CodedText("peer_silent", "{who} has nothing new", who=self.sender)
+                if is_silent
+                else error.message
+            )
             raise PeerCopyFailed(message, is_behind=True) from error
         except HubError as error:
-            raise PeerCopyFailed(str(error)) from error
+            raise PeerCopyFailed(error.message) from error
 
 
 def open_peer_body(
@@ -122,10 +128,10 @@ def open_peer_body(
     """
     import httpx2
 
-    sender = f"node {source.node_name}"
+    sender = node_text(source)
     file_token = source.tickets.get(spec.sha256)
     if file_token is None:
-        raise PeerCopyFailed(f"{sender} does not offer the file")
+        raise PeerCopyFailed(CodedText("peer_lacks_file", "{who} does not offer the file", who=sender))
     headers = {
         "Accept-Encoding": "identity",
         "Authorization": f"Bearer {file_token}",
@@ -144,7 +150,7 @@ def open_peer_body(
         )
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError, ValueError) as error:
         # RuntimeError: the client was closed at this moment.
-        raise PeerCopyFailed(f"{sender} cannot be reached: {describe_network_error(error)}") from error
+        raise PeerCopyFailed(unreachable_text(sender, describe_network_error(error))) from error
     try:
         _check_status(response, sender)
         return PeerDownloadBody(
@@ -155,25 +161,42 @@ def open_peer_body(
         )
     except HubError as error:
         response.close()
-        raise PeerCopyFailed(str(error)) from error
+        raise PeerCopyFailed(error.message) from error
     except BaseException:
         response.close()
         raise
 
 
-def _check_status(response: httpx2.Response, sender: str) -> None:
+def node_text(source: PeerSource) -> CodedText:
+    """Return what a node is called in messages."""
+    return CodedText("node_name", "node {name}", name=source.node_name)
+
+
+def _check_status(response: httpx2.Response, sender: CodedText) -> None:
     match response.status_code:
         case 206:
             return
         case 416:
-            raise PeerCopyFailed(f"{sender} has not got so far", is_behind=True)
+            raise PeerCopyFailed(
+                CodedText("peer_behind", "{who} has not got so far", who=sender), is_behind=True
+            )
         case 404:
-            raise PeerCopyFailed(f"{sender} does not have it yet", is_behind=True)
+            raise PeerCopyFailed(
+                CodedText("peer_not_yet", "{who} does not have it yet", who=sender), is_behind=True
+            )
         case 401 | 403:
-            raise PeerCopyFailed(f"{sender} rejected the file token: compare the clocks of the two hosts")
+            raise PeerCopyFailed(
+                CodedText(
+                    "peer_rejects_token",
+                    "{who} rejected the file token: compare the clocks of the two hosts",
+                    who=sender,
+                )
+            )
         case 503:
             text = response.headers.get("retry-after", "")
             retry_after_s = min(float(text), MAX_RETRY_AFTER_S) if text.isdecimal() else 0.0
-            raise PeerCopyFailed(f"{sender} is busy", retry_after_s=retry_after_s)
+            raise PeerCopyFailed(
+                CodedText("peer_busy", "{who} is busy", who=sender), retry_after_s=retry_after_s
+            )
         case status:
-            raise PeerCopyFailed(f"{sender} answers {status}")
+            raise PeerCopyFailed(CodedText("hub_status", "{who} answers {status}", who=sender, status=status))

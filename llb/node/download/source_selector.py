@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from llb.base.backoff import Backoff
 from llb.node.download.peer_fetch import PeerCopyFailed
 from llb.node.download.timeouts import DownloadTimeouts
+from llb.texts.coded_text import CodedText
 from llb.wire import PeerSource
 
 
@@ -64,7 +65,7 @@ class SourceSelector:
         # Time of the last byte from a node; before the first byte, time of the first selection.
         self._last_peer_byte_at: float | None = None
         self._hub_retry_at = 0.0
-        self._waiting_reason = ""
+        self._waiting_reason: str = ""
         self._excluded_ids: set[str] = set()
         self._suspected_ids: set[str] = set()
         # Whether the Hub sent the last chunk and may continue.
@@ -137,7 +138,9 @@ class SourceSelector:
         After much progress it may be used again at once, otherwise after a growing delay.
         """
         state, timeouts, now = self._state_of(source), self._timeouts, self._clock()
-        self._waiting_reason = f"waiting for a copy: {failure}"
+        self._waiting_reason = CodedText(
+            "waiting_for_copy", "waiting for a copy: {cause}", cause=failure.message
+        )
         if gained_bytes:
             state.stalled_at = None
             state.backoff.reset()

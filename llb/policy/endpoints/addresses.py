@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import quote, urlsplit
 
+from llb.texts.coded_text import CodedText
+
 MAX_URL_CHARS = 2048
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Metadata services outside of the link-local range: Alibaba, Oracle, Azure, AWS.
@@ -84,33 +86,39 @@ class BaseUrl:
 def parse_base_url(text: str) -> BaseUrl:
     """Parse a base URL. Raises `InvalidBaseUrl`, also for a forbidden address that is written in it."""
     if len(text) > MAX_URL_CHARS:
-        raise InvalidBaseUrl(f"must have at most {MAX_URL_CHARS} characters")
+        raise InvalidBaseUrl(
+            CodedText("url_too_long", "must have at most {max} characters", max=MAX_URL_CHARS)
+        )
     if any(character.isspace() or not character.isprintable() for character in text) or "\\" in text:
-        raise InvalidBaseUrl("must not contain spaces, control characters or backslashes")
+        raise InvalidBaseUrl(
+            CodedText("url_characters", "must not contain spaces, control characters or backslashes")
+        )
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise InvalidBaseUrl("must be a URL such as http://host:8000/v1") from None
+        raise InvalidBaseUrl(CodedText("url_form", "must be a URL such as http://host:8000/v1")) from None
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise InvalidBaseUrl("must be an http:// or https:// URL")
+        raise InvalidBaseUrl(CodedText("url_scheme", "must be an http:// or https:// URL"))
     if "@" in parts.netloc:
-        raise InvalidBaseUrl("must not contain a user name or a password: give the key on its own")
+        raise InvalidBaseUrl(
+            CodedText("url_user", "must not contain a user name or a password: give the key on its own")
+        )
     if parts.query or parts.fragment or "?" in text or "#" in text:
-        raise InvalidBaseUrl("must not have a query or a fragment")
+        raise InvalidBaseUrl(CodedText("url_query", "must not have a query or a fragment"))
     if port == 0:
-        raise InvalidBaseUrl("must not have the port 0")
+        raise InvalidBaseUrl(CodedText("url_port", "must not have the port 0"))
     host = parts.hostname.rstrip(".")
     try:
         host = host if ":" in host else host.encode("idna").decode("ascii")
     except UnicodeError:
-        raise InvalidBaseUrl("has a host name that is not valid") from None
+        raise InvalidBaseUrl(CodedText("url_host", "has a host name that is not valid")) from None
     if "%" in host or not host:
-        raise InvalidBaseUrl("has a host name that is not valid")
+        raise InvalidBaseUrl(CodedText("url_host", "has a host name that is not valid"))
     if is_forbidden_host(host):
         raise ForbiddenAddress("has an address that no endpoint may have")
     if any(segment in (".", "..") for segment in parts.path.split("/")):
-        raise InvalidBaseUrl("must not have '.' or '..' in its path")
+        raise InvalidBaseUrl(CodedText("url_dots", "must not have '.' or '..' in its path"))
     path = quote(parts.path.rstrip("/"), safe=_PATH_CHARACTERS)
     return BaseUrl(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme], path)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llb.policy.engine_build.choice import CPU, DOWNLOAD_BYTES, GpuFacts, HostFacts, choose_builds
+from llb.texts.coded_text import CodedText, respelled
 
 INSTALL_COMMAND = "llb engine install"
 
@@ -40,28 +41,52 @@ def advise(facts: HostFacts, build: InstalledBuild, unusable: Sequence[str] = ()
     if build.gpu_count:
         return _advise_on_gpu(facts, build, unusable)
     names = _join(facts.visible_gpus)
-    present = f"A GPU is present ({names}), but llama.cpp runs on the CPU: "
+
+    def unused(why: str) -> CodedText:
+        return CodedText(
+            "gpu_unused",
+            "A GPU is present ({names}), but llama.cpp runs on the CPU: {why}",
+            names=names,
+            why=why,
+        )
+
     if build.is_fixed:
-        return BuildAdvice(present + f"'llb engine use {CPU}' chose that.")
+        return BuildAdvice(unused(CodedText("gpu_unused_by_choice", "'llb engine use cpu' chose that.")))
     if build.kind != "cpu":
-        what = f"the {build.kind.upper()} build finds no GPU; see 'llb doctor'."
-        return BuildAdvice(present + what, present + what)
+        text = unused(
+            CodedText(
+                "gpu_not_found",
+                "the {build} build finds no GPU; see 'llb doctor'.",
+                build=build.kind.upper(),
+            )
+        )
+        return BuildAdvice(text, text)
     choice = choose_builds(facts)
     if choice.builds[0] == CPU:
         if choice.problem is not None:
-            return BuildAdvice(present + _lower(choice.problem), present + _lower(choice.problem))
+            text = unused(_lower(choice.problem))
+            return BuildAdvice(text, text)
         # Nothing to fix: an integrated GPU is not faster than its processor.
-        return BuildAdvice(present + "no build is faster on it.")
+        return BuildAdvice(unused(CodedText("gpu_not_faster", "no build is faster on it.")))
     untried = [variant for variant in choice.builds if variant not in (CPU, *dict(build.rejected))]
     if not untried:
         variant = next(variant for variant in choice.builds if variant in dict(build.rejected))
-        text = f"{present}build {variant} does not work: {dict(build.rejected)[variant]}. "
-        text += f"Fix that, then run '{INSTALL_COMMAND}'."
+        text = unused(
+            CodedText(
+                "gpu_build_broken",
+                "build {variant} does not work: {detail}. Fix that, then run 'llb engine install'.",
+                variant=variant,
+                detail=dict(build.rejected)[variant],
+            )
+        )
         return BuildAdvice(text, text)
     size = format_size(DOWNLOAD_BYTES[untried[0]])
-    text = f"{present}run '{INSTALL_COMMAND}' (about {size})."
+    install = CodedText("gpu_install_build", "run 'llb engine install' (about {size}).", size=size)
     if choice.problem is not None:
-        text += f" {choice.problem}"
+        install = CodedText(
+            "gpu_install_and_fix", "{install} {problem}", install=install, problem=choice.problem
+        )
+    text = unused(install)
     return BuildAdvice(text, text)
 
 
@@ -70,11 +95,21 @@ def _advise_on_gpu(facts: HostFacts, build: InstalledBuild, unusable: Sequence[s
     rejected = dict(build.rejected)
     reason = None
     if better in rejected and better != build.variant:
-        reason = f"Build {better} does not work here: {rejected[better]}."
+        reason = CodedText(
+            "gpu_better_build_broken",
+            "Build {variant} does not work here: {detail}.",
+            variant=better,
+            detail=rejected[better],
+        )
     if not unusable:
         return BuildAdvice(reason)
     names = ", ".join(dict.fromkeys(unusable))
-    problem = f"The {build.kind.upper()} build of llama.cpp cannot use {names}: models run on the other GPUs."
+    problem = CodedText(
+        "gpu_not_usable",
+        "The {build} build of llama.cpp cannot use {names}: models run on the other GPUs.",
+        build=build.kind.upper(),
+        names=names,
+    )
     return BuildAdvice(reason or problem, problem)
 
 
@@ -88,4 +123,6 @@ def _join(gpus: Sequence[GpuFacts]) -> str:
 
 
 def _lower(sentence: str) -> str:
-    return sentence[0].lower() + sentence[1:] if sentence[1:2].islower() else sentence
+    if not sentence[1:2].islower():
+        return sentence
+    return respelled(sentence, sentence[0].lower() + sentence[1:])

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
+from llb.texts.coded_text import CodedText
+
 # The package that is installed with llb: CPU, and Metal on Macs with Apple silicon.
 CPU = "cpu"
 CUDA_12, CUDA_13, ROCM_7, VULKAN = "cu128", "cu132", "rocm-7.2.4", "vulkan"
@@ -119,14 +121,19 @@ def _choose_cuda(facts: HostFacts) -> tuple[str | None, str | None]:
     names = ", ".join(dict.fromkeys(gpu.name for gpu in cards))
     driver = ".".join(map(str, facts.nvidia_driver or ()))
     if facts.nvidia_driver is None and facts.cuda is None:
-        return None, (
-            f"No NVIDIA driver works for {names}: install version {_CUDA_12_DRIVER} or later, "
-            "or give the container access to the GPU."
+        return None, CodedText(
+            "gpu_no_nvidia_driver",
+            "No NVIDIA driver works for {names}: install version {version} or later, "
+            "or give the container access to the GPU.",
+            names=names,
+            version=_CUDA_12_DRIVER,
         )
     capabilities = [gpu.capability for gpu in cards if gpu.capability is not None]
     supported = {capability for capability in capabilities if capability >= _MIN_CAPABILITY}
     if capabilities and not supported:
-        return None, f"{names} is too old for CUDA 12: compute capability 5.0 is needed."
+        return None, CodedText(
+            "gpu_too_old", "{names} is too old for CUDA 12: compute capability 5.0 is needed.", names=names
+        )
     needs_13 = bool(supported & _CUDA_13_CAPABILITIES)
     variant = CUDA_13 if needs_13 else CUDA_12
     if not is_available(variant, facts):
@@ -138,9 +145,12 @@ def _choose_cuda(facts: HostFacts) -> tuple[str | None, str | None]:
     if has_native_code and (facts.nvidia_driver or ()) >= _MIN_NATIVE_DRIVER:
         return variant, None
     update = _CUDA_13_DRIVER if needs_13 else _CUDA_12_DRIVER
-    return None, (
-        f"The NVIDIA driver {driver or 'of this host'} is too old for CUDA on {names}: "
-        f"update it to version {update} or later."
+    return None, CodedText(
+        "gpu_old_driver",
+        "The NVIDIA driver {driver} is too old for CUDA on {names}: update it to version {version} or later.",
+        driver=driver or "of this host",
+        names=names,
+        version=update,
     )
 
 
@@ -166,11 +176,25 @@ def _choose_vulkan(facts: HostFacts) -> tuple[str | None, str | None]:
     if any(gpu.vendor in facts.vulkan_vendors for gpu in cards):
         return VULKAN, None
     names = ", ".join(dict.fromkeys(gpu.name for gpu in cards))
-    return None, f"No Vulkan driver for {names}: install the one of your system (mesa-vulkan-drivers)."
+    return None, CodedText(
+        "gpu_no_vulkan_driver",
+        "No Vulkan driver for {names}: install the one of your system (mesa-vulkan-drivers).",
+        names=names,
+    )
 
 
 def _libc_problem(facts: HostFacts, wanted: tuple[int, int]) -> str:
     if facts.system == "linux" and facts.glibc is not None and facts.glibc < wanted:
         found, needed = (".".join(map(str, version)) for version in (facts.glibc, wanted))
-        return f"The GPU builds of llama.cpp need glibc {needed}, this system has {found}: upgrade it."
-    return f"There is no GPU build of llama.cpp for {facts.system} on {facts.machine}."
+        return CodedText(
+            "gpu_old_glibc",
+            "The GPU builds of llama.cpp need glibc {needed}, this system has {found}: upgrade it.",
+            needed=needed,
+            found=found,
+        )
+    return CodedText(
+        "gpu_no_build",
+        "There is no GPU build of llama.cpp for {system} on {machine}.",
+        system=facts.system,
+        machine=facts.machine,
+    )

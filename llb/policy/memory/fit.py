@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llb.errors import format_gigabytes
@@ -10,7 +11,8 @@ from llb.policy.memory.engine_parameters import DEFAULT_CONTEXT, MIN_CONTEXT
 from llb.policy.memory.free_memory import FreeMemory
 from llb.policy.memory.load_plan import LoadPlan, estimate_least_memory, plan_load
 from llb.policy.memory.model_shape import ModelShape
-from llb.wire import DeviceFit, FitReport, HostFit, KvCacheType
+from llb.texts.coded_text import CodedText
+from llb.wire import DeviceFit, FitReport, HostFit, KvCacheType, TextCode, text_code_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, 
         return FitReport(
             model=request.model,
             fits=False,
-            reason=_reason_against(request, free),
+            reason=str(against := _reason_against(request, free)),
+            reason_codes=codes_of([against]),
             context_length=0,
             slots=request.slots,
             host=HostFit(),
@@ -52,7 +55,8 @@ def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, 
     return FitReport(
         model=request.model,
         fits=True,
-        reason=_reason_for_less(request, plan),
+        reason=" ".join(given_up := _given_up(request, plan)) or None,
+        reason_codes=codes_of(given_up),
         context_length=plan.context_length,
         slots=plan.slots,
         kv_cache_type=plan.cache_type,
@@ -102,32 +106,64 @@ def _expert_layers_on_host(plan: LoadPlan, index: int) -> int:
     return max(0, min(plan.gpu_layers[index], plan.expert_layers_on_host - before))
 
 
-def _reason_against(request: FitRequest, free: FreeMemory) -> str:
+def codes_of(sentences: Iterable[CodedText]) -> tuple[TextCode, ...]:
+    return tuple(filter(None, map(text_code_of, sentences)))
+
+
+def _reason_against(request: FitRequest, free: FreeMemory) -> CodedText:
     least = estimate_least_memory(request.shape, slots=request.slots, pooled=request.pooled)
     available = free.ram_bytes + (0 if free.is_shared else sum(free.vram_bytes))
-    return (
-        f"With the shortest context, {MIN_CONTEXT} tokens, it needs"
-        f" {format_gigabytes(least.total_bytes)}; {format_gigabytes(available)} can be used."
+    return CodedText(
+        "fit_too_large",
+        "With the shortest context, {tokens} tokens, it needs {required}; {available} can be used.",
+        tokens=MIN_CONTEXT,
+        required=format_gigabytes(least.total_bytes),
+        available=format_gigabytes(available),
     )
 
 
-def _reason_for_less(request: FitRequest, plan: LoadPlan) -> str | None:
-    """Return what the plan gives up, None if nothing."""
+def _given_up(request: FitRequest, plan: LoadPlan) -> list[CodedText]:
+    """Return what the plan gives up, as sentences."""
     sentences = []
     wanted = min(request.context_length or DEFAULT_CONTEXT, request.shape.context_length or 0)
     if not request.pooled and plan.context_length < wanted:
         sentences.append(
-            f"A context of {wanted} tokens per slot does not fit; {plan.context_length} tokens do."
+            CodedText(
+                "fit_shorter_context",
+                "A context of {wanted} tokens per slot does not fit; {tokens} tokens do.",
+                wanted=wanted,
+                tokens=plan.context_length,
+            )
         )
     if plan.cache_type is not KvCacheType.F16:
         sentences.append(
-            f"The KV cache is kept as {plan.cache_type} instead of f16: it takes half the memory, prompts are"
-            " computed more slowly, and answers may differ."
+            CodedText(
+                "fit_smaller_cache",
+                "The KV cache is kept as {type} instead of f16: it takes half the memory, prompts are computed "
+                "more slowly, and answers may differ.",
+                type=plan.cache_type.value,
+            )
         )
     if plan.expert_layers_on_host:
-        layers = f"{plan.expert_layers_on_host} of {len(request.shape.layers)} layers"
-        sentences.append(f"The experts of {layers} lie in RAM, where the CPU computes them.")
+        sentences.append(
+            CodedText(
+                "fit_experts_in_ram",
+                "The experts of {layers} of {total} layers are in RAM, where the CPU computes them.",
+                layers=plan.expert_layers_on_host,
+                total=len(request.shape.layers),
+            )
+        )
     if plan.gpu_layers and (on_gpu := sum(plan.gpu_layers)) < request.shape.max_gpu_layers:
-        where = f"{on_gpu} of {request.shape.max_gpu_layers} layers fit" if on_gpu else "No layer fits"
-        sentences.append(f"{where} into the memory of the GPU; the CPU computes the others.")
-    return " ".join(sentences) or None
+        sentences.append(
+            CodedText(
+                "fit_part_on_gpu",
+                "{layers} of {total} layers fit into the memory of the GPU; the CPU computes the others.",
+                layers=on_gpu,
+                total=request.shape.max_gpu_layers,
+            )
+            if on_gpu
+            else CodedText(
+                "fit_none_on_gpu", "No layer fits into the memory of the GPU; the CPU computes them."
+            )
+        )
+    return sentences

@@ -19,6 +19,7 @@ from llb.store.migrations import (
     m0011_cost,
     m0012_load_options,
     m0013_conversation_sizes,
+    m0014_error_codes,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -37,6 +38,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m0011_cost.migrate,
     m0012_load_options.migrate,
     m0013_conversation_sizes.migrate,
+    m0014_error_codes.migrate,
 )
 
 

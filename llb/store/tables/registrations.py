@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from llb.store.database import Reader, Transaction
+from llb.texts.text_columns import decode_text, encode_code, plain_text
 from llb.wire import FileSpec, LoadOptions, Model, Placement
 
 DecodedT = TypeVar("DecodedT")
@@ -68,7 +69,7 @@ async def put(tx: Transaction, registration: Registration) -> None:
     await tx.execute(
         "INSERT OR REPLACE INTO registrations "
         "(model_id, attempt, replicas, state, entry, resolved, error, pinned, created_at, created_by, "
-        "options, placement) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "options, placement, error_code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             registration.model_id,
             registration.attempt,
@@ -76,12 +77,13 @@ async def put(tx: Transaction, registration: Registration) -> None:
             registration.state,
             msgspec.json.encode(registration.entry).decode(),
             _encode_optional(registration.resolved),
-            registration.error,
+            plain_text(registration.error),
             registration.pinned,
             registration.created_at,
             registration.created_by,
             _encode_optional(registration.options),
             _encode_optional(registration.placement),
+            encode_code(registration.error),
         ),
     )
     await _increment_revision(tx)
@@ -110,7 +112,7 @@ def _registration_from_row(row: sqlite3.Row) -> Registration:
         state=RegistrationState(row["state"]),
         entry=msgspec.json.decode(row["entry"], type=Model),
         resolved=None if resolved is None else msgspec.json.decode(resolved, type=tuple[FileSpec, ...]),
-        error=row["error"],
+        error=decode_text(row["error"], row["error_code"]),
         pinned=bool(row["pinned"]),
         created_at=row["created_at"],
         created_by=row["created_by"],

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from llb.store.database import Reader, Transaction
+from llb.texts.text_columns import decode_text, encode_code, plain_text
 from llb.wire import ReplicaState
 
 
@@ -45,17 +46,18 @@ async def put(tx: Transaction, replica: ReplicaRecord) -> None:
     """Insert or replace the whole row of a replica."""
     await tx.execute(
         "INSERT OR REPLACE INTO replicas "
-        "(node_id, model_id, attempt, state, error, files, last_used, pinned) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "(node_id, model_id, attempt, state, error, files, last_used, pinned, error_code) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             replica.node_id,
             replica.model_id,
             replica.attempt,
             replica.state,
-            replica.error,
+            plain_text(replica.error),
             msgspec.json.encode(replica.files).decode(),
             replica.last_used,
             replica.pinned,
+            encode_code(replica.error),
         ),
     )
 
@@ -80,7 +82,7 @@ def _replica_from_row(row: sqlite3.Row) -> ReplicaRecord:
         model_id=row["model_id"],
         attempt=row["attempt"],
         state=ReplicaState(row["state"]),
-        error=row["error"],
+        error=decode_text(row["error"], row["error_code"]),
         files=msgspec.json.decode(row["files"], type=tuple[FileFingerprint, ...]),
         last_used=row["last_used"],
         pinned=bool(row["pinned"]),

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+from llb.texts.text_codes import TextCode
 from llb.wire.models import Capability
 
 
@@ -132,6 +133,7 @@ class EndpointView(Struct, frozen=True, kw_only=True):
     active_requests: int
     key: EndpointKeyView
     last_error: str | None
+    last_error_code: TextCode | None = None
     checked_at: str | None
 
 

@@ -41,7 +41,7 @@ def test_a_shorter_context_and_layers_in_ram_are_told() -> None:
         f"{fitting} of 33 layers fit into the memory of the GPU; the CPU computes the others."
     )
     none = report_fit(request(8192), FreeMemory(32 * GIB, (GIB // 4,)), (CARD,))
-    assert none.reason == "No layer fits into the memory of the GPU; the CPU computes the others."
+    assert none.reason == "No layer fits into the memory of the GPU; the CPU computes them."
     assert report_fit(request(8192), FreeMemory(32 * GIB), ()).reason is None
 
 
@@ -60,7 +60,7 @@ def test_experts_in_ram_are_told() -> None:
     on_host = report.devices[0].expert_layers_on_host
     assert 0 < on_host <= 32
     assert report.devices[0].layers == 33
-    assert report.reason == f"The experts of {on_host} of 32 layers lie in RAM, where the CPU computes them."
+    assert report.reason == f"The experts of {on_host} of 32 layers are in RAM, where the CPU computes them."
 
 
 def test_a_model_that_does_not_fit_has_the_numbers() -> None:

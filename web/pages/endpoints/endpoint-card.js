@@ -1,7 +1,7 @@
 /** Card of an endpoint: what answers there, how it is, and its models. */
 
 import { each, html } from '../../lib/html.js';
-import { f, hasText, t } from '../../core/i18n.js';
+import { f, hasText, serverText, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
 import { budgetOf, budgetUse, PERIODS, subjectOf } from '../../components/forms/budgets.js';
 import { note } from '../../components/feedback.js';
@@ -51,8 +51,8 @@ function endpointBadge({ status }) {
   return badge(kind, t(`endpoints.status.${status}`), iconName);
 }
 
-const errorNote = ({ last_error: error, status }) =>
-  error && status !== 'disabled' ? note(error, null, 'warning') : null;
+const errorNote = ({ last_error: error, last_error_code: code, status }) =>
+  error && status !== 'disabled' ? note(serverText(error, code), null, 'warning') : null;
 
 const aboutLine = ({ kind, base_url: url, cloud }) =>
   [t(`endpoints.kind.${kind.replaceAll('.', '_')}`), cloud ? t('endpoints.cloud') : null, url]

@@ -1,7 +1,7 @@
 /** Login page. */
 
 import { html } from '../../lib/html.js';
-import { LOCALES, locale, t } from '../../core/i18n.js';
+import { LOCALES, locale, serverText, t } from '../../core/i18n.js';
 import { logo } from '../../components/icons.js';
 import { alertBox, errorMessage, note } from '../../components/feedback.js';
 import { createSetupForm, setupTokenOf } from './setup-form.js';
@@ -22,7 +22,7 @@ export function open(app) {
   async function loadSetupState() {
     try {
       const state = await app.api.get('/api/auth/setup');
-      refusedBecause = state.refused_because;
+      refusedBecause = serverText(state.refused_because, state.refused_because_code);
       hasDefaultPassword = state.default_password && !refusedBecause;
       app.requestRender();
     } catch {

@@ -2,7 +2,7 @@
 
 import { each, html } from '../../lib/html.js';
 import { serverUrl } from '../../lib/base-path.js';
-import { descriptionOf, f, t, tagText } from '../../core/i18n.js';
+import { descriptionOf, f, fitReason, t, tagText } from '../../core/i18n.js';
 import { codeBox, copyButton } from '../../components/copy-button.js';
 import { alertBox, emptyState, errorMessage } from '../../components/feedback.js';
 import { icon } from '../../components/icons.js';
@@ -265,7 +265,7 @@ const fitAnswer = (fit) => html`
           })
         : null
     }
-    ${fit.reason}
+    ${fitReason(fit)}
   </p>`;
 
 const totalOf = ({ host, devices }) =>

@@ -1,7 +1,7 @@
 /** Row of the Model Hub: name and description or progress, figures in columns, and the next action. */
 
 import { html, memo } from '../../lib/html.js';
-import { descriptionOf, f, t } from '../../core/i18n.js';
+import { descriptionOf, errorTextOf, f, t } from '../../core/i18n.js';
 import { modelPath } from '../../core/router.js';
 import { badge, fitText, modelBadge } from '../../components/badges.js';
 import { progressBar } from '../../components/progress.js';
@@ -102,7 +102,7 @@ export function modelLine(item, { offline }) {
     case 'Registered':
       return html`
         ${progressBar(t('model.progress', { name: item.model.name }), 0, t('status.Registered'))}
-        <span class="model-reason">${item.error ?? t('model.waiting')}</span>${places}`;
+        <span class="model-reason">${errorTextOf(item) ?? t('model.waiting')}</span>${places}`;
     case 'Downloading':
       return html`
         ${progressBar(
@@ -111,11 +111,11 @@ export function modelLine(item, { offline }) {
           progressText(item),
         )}
         <span class="model-numbers">${downloadNumbers(item)}</span>
-        ${item.error ? html`<span class="model-reason">${item.error}</span>` : null}${places}`;
+        ${item.error ? html`<span class="model-reason">${errorTextOf(item)}</span>` : null}${places}`;
     case 'Paused':
       return html`<span>${t('model.kept', { size: f.bytes(item.partial.disk_bytes) })}</span>${places}`;
     case 'Error':
-      return html`${alertBox(item.error ?? t('model.failed'))}${places}`;
+      return html`${alertBox(errorTextOf(item) ?? t('model.failed'))}${places}`;
     case 'Ready':
       return html`
         <span class="ready">${icon('check')}${readyText(item)}</span>${places}

@@ -1,7 +1,7 @@
 /** Locations of a model's replicas, in clusters with more than one node. */
 
 import { html } from '../../lib/html.js';
-import { f, t } from '../../core/i18n.js';
+import { errorTextOf, f, t } from '../../core/i18n.js';
 import { icon } from '../../components/icons.js';
 import { engineBadge } from '../../components/engine-status.js';
 import { replicaBadge, replicaText } from '../../components/replica-badge.js';
@@ -60,7 +60,7 @@ export const locationList = ({ replicas }, offline) => html`
               : replicaBadge(replica, offline.includes(replica.node_id))
           }
           ${replica.path ? html`<code>${replica.path}</code>` : null}
-          ${replica.error ? html`<span class="soft">${replica.error}</span>` : null}
+          ${replica.error ? html`<span class="soft">${errorTextOf(replica)}</span>` : null}
         </li>`,
     )}
   </ul>`;

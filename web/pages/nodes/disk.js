@@ -1,7 +1,7 @@
 /** Models on a node's disk, and downloads that failed. */
 
 import { html } from '../../lib/html.js';
-import { f, t } from '../../core/i18n.js';
+import { errorTextOf, f, t } from '../../core/i18n.js';
 import { alertBox } from '../../components/feedback.js';
 
 const STORED_STATES = new Set(['ready', 'deleting']);
@@ -31,7 +31,7 @@ export function diskModels({ models }, { replicas }) {
       }
       ${failed.map((replica) =>
         alertBox(
-          t('node.models.failed', { name: nameOf(replica), error: replica.error ?? t('model.failed') }),
+          t('node.models.failed', { name: nameOf(replica), error: errorTextOf(replica) ?? t('model.failed') }),
         ),
       )}
     </div>`;

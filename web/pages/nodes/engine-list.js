@@ -1,7 +1,7 @@
 /** Engines of a node: the models in its memory and what they are doing. */
 
 import { each, html } from '../../lib/html.js';
-import { f, t } from '../../core/i18n.js';
+import { errorTextOf, f, t } from '../../core/i18n.js';
 import { progressBar } from '../../components/progress.js';
 import { busySlots, engineBadge, isServing, slotUsage } from '../../components/engine-status.js';
 import { alertBox } from '../../components/feedback.js';
@@ -50,7 +50,7 @@ function row({ models }, engine) {
           ? progressBar(t('local.loading', { name }), engine.progress ?? null)
           : null
       }
-      ${engine.error ? alertBox(engine.error) : null}
+      ${alertBox(errorTextOf(engine))}
     </li>`;
 }
 

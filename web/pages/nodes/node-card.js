@@ -1,7 +1,7 @@
 /** Node card: hardware, and for an online node its utilisation, engines and downloads. */
 
 import { html } from '../../lib/html.js';
-import { f, t } from '../../core/i18n.js';
+import { f, serverText, t } from '../../core/i18n.js';
 import { activeDownloads } from './downloads.js';
 import { engineList } from './engine-list.js';
 import { diskModels } from './disk.js';
@@ -94,12 +94,12 @@ function shortPlatform(platform) {
 const BUILDS = { cpu: 'CPU', cuda: 'CUDA', rocm: 'ROCm', vulkan: 'Vulkan', metal: 'Metal' };
 
 /** Build of llama.cpp in use; why a better one is not, unless the notes of the node say that already. */
-const engineFact = ({ build, version, reason }, problems) => html`
+const engineFact = ({ build, version, reason, reason_code: code }, problems) => html`
   <div>
     <dt>${t('node.engine')}</dt>
     <dd>
       ${t('node.engine.build', { version: version.split('.').at(-1), build: BUILDS[build] ?? build })}
-      ${reason && !problems.includes(reason) ? html`<small>· ${reason}</small>` : null}
+      ${reason && !problems.includes(reason) ? html`<small>· ${serverText(reason, code)}</small>` : null}
     </dd>
   </div>`;
 

@@ -1,7 +1,7 @@
 /** Status of a node: badge, notes and connection. */
 
 import { html } from '../../lib/html.js';
-import { f, t } from '../../core/i18n.js';
+import { f, problemsOf, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
 import { note } from '../../components/feedback.js';
 
@@ -31,7 +31,7 @@ export function nodeNotes(node, system) {
     notes.push(t('node.version.text', { version: node.version, own: system.version }));
   }
   // An earlier version reports none.
-  if (isOnline(node)) notes.push(...(node.problems ?? []));
+  if (isOnline(node)) notes.push(...problemsOf(node));
   return notes.map((text) => note(text));
 }
 

@@ -1,7 +1,7 @@
 /** Server information: problems of the machine, and its configuration. */
 
 import { html } from '../../lib/html.js';
-import { f, hasText, t } from '../../core/i18n.js';
+import { f, hasText, problemsOf, t } from '../../core/i18n.js';
 import { badge } from '../../components/badges.js';
 import { alertBox, errorMessage, note, skeletons } from '../../components/feedback.js';
 import { formDialog } from '../../components/forms/dialog.js';
@@ -19,7 +19,7 @@ export function createServerSection(app) {
     app.store.dispatch({ type: 'system', system: { ...app.store.state.system, settings } });
   }
 
-  const edit = ({ name, value: text }) =>
+  const edit = ({ name, value: text, is_secret: isSecret }) =>
     formDialog({
       title: t('settings.edit.title', { name }),
       action: t('settings.edit.action'),
@@ -42,7 +42,9 @@ export function createServerSection(app) {
                 name: 'value',
                 label: t('settings.column.value'),
                 hint: t(`settings.edit.hint.${name}`),
-                value: text,
+                ...(isSecret
+                  ? { type: 'password', autocomplete: 'off' }
+                  : { value: text ?? '' }),
                 autofocus: true,
               })
         }`,
@@ -93,7 +95,7 @@ function about(system, nodes) {
   return html`
     <section class="card settings-card" aria-labelledby="server">
       <h2 id="server">${t('settings.server')}</h2>
-      ${system.problems.map((problem) => note(problem))}
+      ${problemsOf(system).map((problem) => note(problem))}
       <dl class="settings-facts">
         ${facts
           .filter(([, value]) => value)

@@ -29,6 +29,7 @@ from llb.wire import (
     EndpointView,
     NewEndpoint,
     Scope,
+    text_code_of,
 )
 
 _ADD_ERRORS = (
@@ -143,6 +144,7 @@ def describe_endpoint(
     """Return the API's view of an endpoint; addresses, errors and keys only for administrators."""
     record, settings = endpoint.record, endpoint.record.settings
     catalogue = {model.id: (model.repo, model.quantization) for model in view.list_models()}
+    last_error = (endpoint.key.fault or endpoint.health.last_error) if is_admin else None
     models = []
     for name, model in endpoint.offered_models():
         mapped_to = settings.mapped.get(model.name)
@@ -180,7 +182,8 @@ def describe_endpoint(
         latency_ms=None if endpoint.latency_ms is None else round(endpoint.latency_ms, 1),
         active_requests=endpoint.shared_slots.busy,
         key=_describe_key(endpoint) if is_admin else EndpointKeyView(set=_has_key(endpoint)),
-        last_error=(endpoint.key.fault or endpoint.health.last_error) if is_admin else None,
+        last_error=None if last_error is None else str(last_error),
+        last_error_code=text_code_of(last_error),
         checked_at=to_iso(endpoint.checked_at),
     )
 

@@ -22,6 +22,7 @@ from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.gateway.nodes.node_commands import NodeCommands
 from llb.security.permissions import has_scope
+from llb.texts.coded_text import CodedText
 from llb.wire import (
     Capability,
     FitReport,
@@ -179,7 +180,9 @@ def models_blueprint(
     async def register(request: Request) -> HTTPResponse:
         body = parse_body(request, RegisterRequest)
         if body.replicas != "all" and body.replicas < 1:
-            raise errors.InvalidRequest('replicas must be at least 1, or "all"', param="replicas")
+            raise errors.InvalidRequest(
+                CodedText("replicas_rule", 'replicas must be at least 1, or "all"'), param="replicas"
+            )
         async with audit_log.recording(request, "model.register", body.model_id):
             reply = await registrations.register(
                 body.model_id,
@@ -309,10 +312,17 @@ def _checked_options(options: LoadOptions | UnsetType | None) -> LoadOptions | U
     )
     for name, value, most in bounds:
         if value is not None and not 1 <= value <= most:
-            raise errors.InvalidRequest(f"{name} must be between 1 and {most}", param=f"options.{name}")
+            raise errors.InvalidRequest(
+                CodedText("option_rule", "{name} must be between 1 and {max}", name=name, max=most),
+                param=f"options.{name}",
+            )
     if options.keep_alive is not None and not -1 <= options.keep_alive <= MAX_KEEP_ALIVE_S:
         raise errors.InvalidRequest(
-            f"keep_alive must be a number of seconds up to {MAX_KEEP_ALIVE_S}, or -1",
+            CodedText(
+                "keep_alive_rule",
+                "keep_alive must be a number of seconds up to {max}, or -1",
+                max=MAX_KEEP_ALIVE_S,
+            ),
             param="options.keep_alive",
         )
     return None if options == LoadOptions() else options
@@ -324,9 +334,14 @@ def _checked_placement(placement: Placement | UnsetType | None, view: ClusterVie
         return placement
     unknown = [node_id for node_id in placement.nodes if node_id not in view.nodes]
     if unknown:
-        raise errors.InvalidRequest(f"There is no node '{unknown[0][:64]}'", param="placement.nodes")
+        raise errors.InvalidRequest(
+            CodedText("no_such_node", "There is no node '{node}'", node=unknown[0][:64]),
+            param="placement.nodes",
+        )
     if bool(placement.nodes) == bool(placement.tag):
-        raise errors.InvalidRequest("placement names either nodes or a tag", param="placement")
+        raise errors.InvalidRequest(
+            CodedText("placement_rule", "placement names either nodes or a tag"), param="placement"
+        )
     return placement
 
 

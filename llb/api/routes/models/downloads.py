@@ -15,6 +15,7 @@ from llb.api.request_body import parse_body
 from llb.api.responses import json_response
 from llb.cluster.download_settings import DownloadSettings
 from llb.cluster.view import ClusterView
+from llb.texts.coded_text import CodedText
 from llb.wire import DownloadList, DownloadPatch, DownloadView, ModelStatus, ModelWithStatus, Scope
 
 MAX_ORDER = 10_000
@@ -114,7 +115,12 @@ def _validated_patch(patch: DownloadPatch, view: ClusterView) -> DownloadPatch:
         and not MIN_RATE_LIMIT <= rate_limit <= MAX_RATE_LIMIT
     ):
         raise errors.InvalidRequest(
-            f"rate_limit must be between {MIN_RATE_LIMIT} and {MAX_RATE_LIMIT} bytes per second, or null",
+            CodedText(
+                "download_rate_rule",
+                "rate_limit must be between {min} and {max} bytes per second, or null",
+                min=MIN_RATE_LIMIT,
+                max=MAX_RATE_LIMIT,
+            ),
             param="rate_limit",
         )
     return patch

@@ -1,7 +1,7 @@
 /** Dialogs of a model: how it is loaded, with the memory that it will take, and on which nodes it is kept. */
 
 import { html } from '../../../lib/html.js';
-import { f, t } from '../../../core/i18n.js';
+import { f, fitReason, t } from '../../../core/i18n.js';
 import { alertBox, errorMessage } from '../../../components/feedback.js';
 import { formDialog } from '../../../components/forms/dialog.js';
 
@@ -113,13 +113,13 @@ const select = (name, label, chosen, choices) => html`
 function estimateView({ fit, problem }) {
   if (problem) return null;
   if (!fit) return html`<p class="load-estimate" role="status">${t('common.loading')}</p>`;
-  if (!fit.fits) return alertBox(`${t('model.fit.no')} ${fit.reason ?? ''}`);
+  if (!fit.fits) return alertBox(`${t('model.fit.no')} ${fitReason(fit) ?? ''}`);
   const total = fit.devices.reduce((sum, device) => sum + device.total_bytes, fit.host.total_bytes);
   return html`
     <p class="load-estimate" role="status">
       <strong>${t('load.reserves', { size: f.bytes(total) })}</strong>
       ${t('load.with', { slots: f.number(fit.slots), context: f.tokens(fit.context_length) })}
-      ${fit.reason}
+      ${fitReason(fit)}
     </p>`;
 }
 

@@ -1,0 +1,1 @@
+"""Texts for people, with codes from which they can be made in other languages."""
