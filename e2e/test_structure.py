@@ -316,5 +316,5 @@ def test_every_language_has_its_files(facts: dict[str, Any]) -> None:
     assert loaded.isdisjoint(facts["baseTexts"])
     assert loaded | set(facts["baseTexts"]) == {path.stem for path in (WEB / "i18n/en").iterdir()}
     names = {locale: {path.name for path in (WEB / "i18n" / locale).iterdir()} for locale in facts["locales"]}
-    # The catalogue itself is English.
-    assert {*names["en"], "catalog.js"} == names["ja"]
+    # The catalogue and the server are English.
+    assert {*names["en"], "catalog.js", "server.js"} == names["ja"]

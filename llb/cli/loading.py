@@ -80,10 +80,7 @@ def show_model(options: argparse.Namespace) -> int:
         ("File", model.recommended_filename),
         ("Nodes", ", ".join(f"{each.node_name} ({each.state})" for each in item.replicas) or "-"),
     ]
-    width = max(len(name) for name, _ in lines)
-    for name, text in lines:
-        if text:
-            output.print_line(f"{name.ljust(width)}  {text}")
+    output.print_details([(name, text) for name, text in lines if text])
     return 0
 
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import getpass
 import re
+import shutil
 import sys
+import textwrap
 import time
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -74,7 +77,35 @@ def print_line(text: str = "") -> None:
 
 def print_note(text: str) -> None:
     """Print a message to standard error, so that the result on standard output can be piped."""
-    print(strip_control_chars(text), file=sys.stderr, flush=True)
+    print(wrap_for(sys.stderr, strip_control_chars(text)), file=sys.stderr, flush=True)
+
+
+def print_details(lines: Sequence[tuple[str, str]]) -> None:
+    """Print names with their values, one a line; at a terminal long values are indented."""
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        label = f"{name.ljust(width)}  "
+        print_line(wrap_for(sys.stdout, strip_control_chars(label + text), indent=len(label)))
+
+
+def wrap_for(stream: TextIO | None, text: str, *, indent: int = 0) -> str:
+    """Return `text` with its lines broken between words at the width of a terminal; unchanged for others."""
+    if not is_tty(stream):
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        line
+        if len(line) <= width
+        else textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        )
+        for line in text.split("\n")
+    )
 
 
 def print_json(value: Any) -> None:

@@ -61,6 +61,7 @@ def find_database_defect(path: Path) -> str | None:
         with contextlib.closing(
             sqlite3.connect(_read_only_uri(path), uri=True, timeout=BUSY_TIMEOUT_S)
         ) as source:
+            source.execute("PRAGMA trusted_schema = OFF")
             return _find_defect(source, "quick_check")
     except sqlite3.Error as error:
         return str(error)

@@ -25,6 +25,9 @@ def list_endpoints(options: argparse.Namespace) -> int:
     if options.json:
         output.print_json(listed)
         return 0
+    if not listed.endpoints:
+        output.print_note("There are no endpoints yet: add one with 'llb endpoints add URL'.")
+        return 0
     print_table(
         ("NAME", "KIND", "STATUS", "URL", "MODELS", "ACTIVE", "LATENCY", "KEY"),
         [_endpoint_row(endpoint) for endpoint in listed.endpoints],

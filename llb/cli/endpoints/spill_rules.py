@@ -48,4 +48,7 @@ def _print_rules(rules: list[tuple[str, SpillRules]]) -> None:
         for model, each in rules
         for rule in each.routes
     ]
+    if not rows:
+        output.print_note("No rules are set: 'llb routes MODEL --to TARGET' sets one.")
+        return
     print_table(("MODEL", "GOES TO", "WHEN", "AFTER"), rows, flexible=1)

@@ -9,11 +9,13 @@ import argparse
 import difflib
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
+from llb.cli import output
 from llb.cli.grammar.flags import add_json_flag, add_remote_flags, add_setting
 from llb.config import SETTINGS
 
@@ -46,7 +48,7 @@ class CommandParser(argparse.ArgumentParser):
             message = f"'{given}' is not a command of '{self.prog}': {hint}"
         else:
             message += f"\nSee '{self.prog} --help'."
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, output.wrap_for(sys.stderr, f"{self.prog}: {message}\n"))
 
     def _command_names(self) -> list[str]:
         return [
@@ -105,8 +107,12 @@ class CommandAdder:
         remote: bool = False,
         examples: tuple[str, ...] = (),
         details: str = "",
+        aliases: tuple[str, ...] = (),
     ) -> CommandParser:
-        """Add a command that runs the function `module:name`; a `remote` one may use another server."""
+        """Add a command that runs the function `module:name`; a `remote` one may use another server.
+
+        `aliases` are its names in other programs, which the overview leaves out.
+        """
         epilog = ""
         if details:
             epilog += "\n".join(textwrap.wrap(details, 78)) + "\n\n"
@@ -114,6 +120,7 @@ class CommandAdder:
             epilog += "examples:\n" + "".join(f"  {example}\n" for example in examples)
         parser = self._commands.add_parser(
             name,
+            aliases=aliases,
             help=summary,
             description=summary[:1].upper() + summary[1:] + ".",
             epilog=epilog.rstrip() or None,

@@ -15,6 +15,9 @@ from llb.cli.grammar.flags import (
     parse_temperature,
 )
 
+# As in Ollama and Docker, these list what is on the disk.
+PULLED_ALIASES = ("ls", "list")
+
 
 def add_model_commands(commands: CommandAdder) -> None:
     """Add `models`, `show`, `pull`, `rm`, `import`, `chat`, `ps`, `load`, `unload`, `fit`."""
@@ -24,6 +27,8 @@ def add_model_commands(commands: CommandAdder) -> None:
         "models:list_models",
         remote=True,
         examples=("llb models", "llb models code 7b", "llb models --pulled --json"),
+        aliases=PULLED_ALIASES,
+        details="'llb ls' lists the pulled models.",
     )
     models.add_argument(
         "words", nargs="*", metavar="WORD", default=[], help="only models that match all words"
@@ -91,6 +96,7 @@ def _add_chat(commands: CommandAdder) -> None:
             'llb chat llama-3.2-1b "Summarise:" < notes.txt',
             'llb chat gemma-3-4b-it "What is this?" --image photo.jpg',
         ),
+        aliases=("run",),
     )
     add_model_argument(chat)
     chat.add_argument("prompt", nargs="?", metavar="PROMPT", default=None)
@@ -156,7 +162,9 @@ def _add_loading(commands: CommandAdder) -> None:
         default=None,
         help="name or id, repeatable (default: every node that has the model)",
     )
-    unload = commands.add("unload", "free the memory of a model", "loading:unload_model", remote=True)
+    unload = commands.add(
+        "unload", "free the memory of a model", "loading:unload_model", remote=True, aliases=("stop",)
+    )
     add_model_argument(unload)
 
 

@@ -11,7 +11,7 @@ from llb.cli.grammar.command_parser import CommandAdder, CommandParser, Overview
 from llb.cli.grammar.endpoint_commands import add_endpoint_commands
 from llb.cli.grammar.flags import add_remote_flags, add_settings, dest_of
 from llb.cli.grammar.host_commands import add_host_commands
-from llb.cli.grammar.model_commands import add_model_commands
+from llb.cli.grammar.model_commands import PULLED_ALIASES, add_model_commands
 from llb.cli.grammar.node_commands import add_node_commands
 from llb.config import SETTINGS
 
@@ -64,6 +64,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         word = "options" if len(unknown) > 1 else "option"
         command.error(f"unknown {word} {' '.join(unknown)}")
     name = options.command or "serve"
+    if name in PULLED_ALIASES:
+        options.pulled = True
     for flag in ("url", "key"):
         if hasattr(options, flag) and not options.remote:
             command.error(f"--{flag} is not an option of '{_spelled(name)}'")

@@ -19,7 +19,7 @@ from llb.cli.host.backup_verification import VERIFY, verify_backup
 from llb.cli.options import home_of
 from llb.config import load_config, make_config
 from llb.security.permissions import LOCAL_PRINCIPAL
-from llb.store.backup import Restored, open_read_only, restore_database
+from llb.store.backup import Restored, find_database_defect, open_read_only, restore_database
 from llb.store.backup_rotation import save_backup
 from llb.store.database import Database
 from llb.store.tables import audit, registrations, replicas, settings
@@ -99,6 +99,9 @@ def restore(options: argparse.Namespace) -> int:
     models = None if options.models is None else Path(options.models).expanduser().absolute()
     if models is not None and not models.is_dir():
         raise CommandError(f"There is no directory {models}.")
+    # Before a question, and before anybody stops a server for nothing.
+    if (defect := find_database_defect(source)) is not None:
+        raise CommandError(f"{source} cannot be restored: {defect}.")
     if path.exists() and not output.confirm(
         f"Replace the database in {home}? The current one is kept beside it.", assume_yes=options.yes
     ):

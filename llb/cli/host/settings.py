@@ -21,7 +21,12 @@ def list_settings(options: argparse.Namespace) -> int:
     print_table(
         ("SETTING", "VALUE", "FROM", "CHANGE"),
         [
-            (each.name, each.value or EMPTY_CELL, _origin_of(each), "now" if each.is_editable else "restart")
+            (
+                each.name,
+                each.value or EMPTY_CELL,
+                _origin_of(each),
+                "any time" if each.is_editable else "at restart",
+            )
             for each in settings
         ],
         flexible=1,
@@ -83,4 +88,4 @@ def _find(client: ApiClient, name: str) -> SettingView:
 def _origin_of(setting: SettingView) -> str:
     if setting.is_stored:
         return "changed here"
-    return "default" if setting.is_default else "start of llb"
+    return "default" if setting.is_default else "given at start"

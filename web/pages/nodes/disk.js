@@ -31,7 +31,10 @@ export function diskModels({ models }, { replicas }) {
       }
       ${failed.map((replica) =>
         alertBox(
-          t('node.models.failed', { name: nameOf(replica), error: errorTextOf(replica) ?? t('model.failed') }),
+          t('node.models.failed', {
+            name: nameOf(replica),
+            error: errorTextOf(replica) ?? t('model.failed'),
+          }),
         ),
       )}
     </div>`;
