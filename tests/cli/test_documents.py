@@ -27,7 +27,9 @@ def commands(
                 yield from commands(inner, f"{path} {name}")
 
 
-ALL = dict(commands(build_parser()))
+WITH_ALIASES = dict(commands(build_parser()))
+# An alias has the parser of its command.
+ALL = {name: parser for name, parser in WITH_ALIASES.items() if parser.prog == name}
 OF_SETTINGS = {setting.flag for setting in SETTINGS}
 EVERYWHERE = {"-h", "--help", "--home", "--url", "--key", "-y"}
 
@@ -44,6 +46,11 @@ def test_every_command_is_documented_with_its_flags(name: str) -> None:
     flags = {flag for action in ALL[name]._actions for flag in action.option_strings}
     for flag in flags - EVERYWHERE - OF_SETTINGS:
         assert flag in rows, f"{flag} of {name} is not in docs/commands.md"
+
+
+@pytest.mark.parametrize("name", sorted(WITH_ALIASES.keys() - ALL.keys()))
+def test_an_alias_is_documented(name: str) -> None:
+    assert f"`{name}`" in COMMANDS
 
 
 def test_no_other_command_is_documented() -> None:

@@ -99,10 +99,11 @@ def test_a_key_comes_from_standard_input(served: CommandHost, program: str) -> N
 def test_stored_keys_are_encrypted_anew_while_the_server_runs(served: CommandHost, program: str) -> None:
     key = "sk-provider-0123456789"
     served.run_command("endpoints", "add", program, "--name", "keyed", "--key-stdin", stdin=f"{key}\n")
+    served.run_command("settings", "set", "hf_token", stdin="hf_0123456789\n")
     key_file = served.home / "secrets.key"
     before = key_file.read_bytes()
-    assert served.run_command("secrets").stdout.startswith("1 key of providers stored")
-    assert served.run_command("secrets", "rotate").stdout == "1 key is encrypted with a new key file.\n"
+    assert served.run_command("secrets").stdout.startswith("2 secrets stored")
+    assert served.run_command("secrets", "rotate").stdout == "2 secrets are encrypted with a new key file.\n"
     after = key_file.read_bytes()
     assert before != after
     assert len(after.split()) == 1
@@ -110,4 +111,26 @@ def test_stored_keys_are_encrypted_anew_while_the_server_runs(served: CommandHos
     assert served.run_command("endpoints", "check", "keyed").stdout.startswith("keyed is healthy")
     assert served.run_command("secrets", "rotate").returncode == 0
     served.run_command("endpoints", "remove", "keyed", "--yes")
-    assert served.run_command("secrets", "rotate").stdout == "No provider key is stored.\n"
+    assert served.run_command("settings", "reset", "HF_TOKEN").stdout.startswith("hf_token is not set now")
+    assert served.run_command("secrets", "rotate").stdout == "No secret is stored.\n"
+
+
+def test_settings_are_shown_and_changed(served: CommandHost) -> None:
+    assert (
+        served.run_command("settings", "set", "queue-timeout", "90s").stdout
+        == "queue_timeout is 90s now (changed here).\n"
+    )
+    shown = served.run_command("settings").stdout
+    [row] = [line.split() for line in shown.splitlines() if line.startswith("queue_timeout")]
+    assert row == ["queue_timeout", "90s", "changed", "here", "any", "time"]
+    assert served.run_command("settings", "reset", "queue_timeout").stdout.startswith(
+        "queue_timeout is 1m now"
+    )
+    for arguments, reason in (
+        (("set", "port", "1"), "start llb with --port"),
+        (("set", "nosuch", "1"), "'llb settings' lists them"),
+        (("set", "parallel", "many"), "is not a whole number"),
+    ):
+        assert reason in served.run_failing_command("settings", *arguments)
+    for usage in (("parallel",), ("hf_token", "hf_x")):
+        served.run_command("settings", "set", *usage, expected_status=2)

@@ -72,7 +72,7 @@ def add_host_commands(commands: CommandAdder) -> None:
     add_yes_flag(restore)
     bundle = commands.add(
         "support-bundle",
-        "write what a maintainer needs to help, without secrets and addresses",
+        "write what a maintainer needs to help, without secrets",
         "host.support_bundle:write_bundle",
         details="Shows the text first, then asks. Nothing is sent.",
     )

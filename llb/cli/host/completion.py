@@ -72,38 +72,40 @@ def _bash_script(root: _Word) -> str:
         cases.append(_bash_case(name, command))
         cases += [_bash_case(f"{name} {action}", word) for action, word in command.words.items()]
     body = "\n".join(cases)
+    # zsh runs it too, where `path`, `words` and slices with names mean something else.
     return f"""# bash completion for llb
 _llb() {{
-    local current=${{COMP_WORDS[COMP_CWORD]}} path="" word words=""
-    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    local typed=${{COMP_WORDS[COMP_CWORD]}} command="" word candidates="" index
+    for ((index = 1; index < COMP_CWORD; index++)); do
+        word=${{COMP_WORDS[index]}}
         case $word in
             -*) ;;
-            *) [[ -z $path || $path != *" "* ]] && path="${{path:+$path }}$word" ;;
+            *) [[ -z $command || $command != *" "* ]] && command="${{command:+$command }}$word" ;;
         esac
     done
     COMPREPLY=()
-    case $path in
-        "") words="{" ".join(_candidates(root))}" ;;
+    case $command in
+        "") candidates="{" ".join(_candidates(root))}" ;;
 {body}
         *)
             # The argument of a command: its own case, without the last word.
-            path=${{path% *}}
-            case $path in
+            command=${{command% *}}
+            case $command in
 {body}
             esac
             ;;
     esac
-    COMPREPLY+=($(compgen -W "$words" -- "$current"))
+    COMPREPLY+=($(compgen -W "$candidates" -- "$typed"))
 }}
 complete -F _llb llb"""
 
 
 def _bash_case(path: str, word: _Word) -> str:
-    parts = [f'words="{" ".join(_candidates(word))}"']
+    parts = [f'candidates="{" ".join(_candidates(word))}"']
     if word.value_command is not None:
-        parts.append(f'words+=" $({_LIST_VALUES.format(word.value_command)})"')
+        parts.append(f'candidates+=" $({_LIST_VALUES.format(word.value_command)})"')
     if word.takes_file:
-        parts.append('COMPREPLY=($(compgen -f -- "$current"))')
+        parts.append('COMPREPLY=($(compgen -f -- "$typed"))')
     return f"        {quote(path)}) {'; '.join(parts)} ;;"
 
 

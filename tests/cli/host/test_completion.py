@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
@@ -47,3 +48,8 @@ def test_other_shells_have_the_same_words(script: str, shell: str, host: Command
     shown = host.run_command("completion", shell).stdout
     for word in ("join-token", "revoke", "keep-alive"):
         assert word in shown
+
+
+def test_the_script_runs_in_zsh_too(script: str) -> None:
+    """There, `path` is PATH, `words` the command line, and a slice cannot begin with a name."""
+    assert not re.search(r"\b(path|words|status)=|\[@\]:\w+:[A-Za-z]", script)
