@@ -16,6 +16,7 @@ from sanic.response import HTTPResponse
 from llb.api.error_mapping import http_status_of
 from llb.api.incoming_request import IncomingRequest
 from llb.errors import LlbError
+from llb.texts.coded_text import encode_plain
 from llb.wire import text_code_of
 
 JSON = "application/json"
@@ -23,7 +24,7 @@ _CHUNKED_LINES = b"x-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
 _KEPT_LINES = b"connection: keep-alive\r\n\r\n"
 _REQUEST_ID_NAME = b"\r\nx-request-id: "
 OCTET_STREAM = "application/octet-stream"
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=encode_plain)
 
 ErrorBodyBuilder = Callable[[LlbError], object]
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from llb.cli.errors import CommandError, UsageError
+from llb.texts.coded_text import encode_plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,7 +110,7 @@ def wrap_for(stream: TextIO | None, text: str, *, indent: int = 0) -> str:
 
 
 def print_json(value: Any) -> None:
-    text = msgspec.json.format(msgspec.json.encode(value)).decode()
+    text = msgspec.json.format(msgspec.json.encode(value, enc_hook=encode_plain)).decode()
     # JSON may contain the others as they are.
     print(_CONTROL_CHARS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 

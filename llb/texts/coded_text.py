@@ -38,3 +38,10 @@ def respelled(original: str, text: str) -> str:
 def capitalized(text: str) -> str:
     """Return a text that begins with a capital letter."""
     return respelled(text, text[:1].upper() + text[1:])
+
+
+def encode_plain(value: object) -> str:
+    """Encoding hook for JSON: a coded text in a place without a code is its text."""
+    if isinstance(value, CodedText):
+        return str(value)
+    raise NotImplementedError

@@ -171,6 +171,7 @@ def test_the_log_and_the_problems_tell_of_the_proxy_and_local_programs_are_still
         assert json.loads(ask(llb.port, "GET", "/api/auth/setup", host)[1]) == {
             "default_password": True,
             "refused_because": None,
+            "refused_because_code": None,
         }
         assert ask(llb.port, "POST", "/api/auth/login", host, DEFAULT_LOGIN)[0] == 200
     assert ask(llb.port, "GET", "/metrics", "localhost", version="1.0")[0] == 401

@@ -21,6 +21,7 @@ from llb.api.responses import abort_connection
 from llb.base.events import EventBus, Subscription, SubscriptionOverflow
 from llb.cluster.view import ClusterView
 from llb.security.permissions import Principal, PrincipalKind
+from llb.texts.coded_text import encode_plain
 from llb.wire import AnswersRunning, Event, HelloEvent, ModelStatusChanged, Resync, Scope
 
 # Events queued for one slow subscriber; beyond that it gets a new snapshot.
@@ -32,7 +33,7 @@ MAX_MESSAGE_BYTES, MAX_FRAMES_PER_MINUTE = 1024, 120
 CLOSE_TIMEOUT_S = 5.0
 # RFC 6455, section 7.4.1
 POLICY_VIOLATION = 1008
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=encode_plain)
 
 
 class EventFeed:

@@ -89,8 +89,8 @@ def check_engine(config: Config, models: tuple[Model, ...]) -> Iterator[Finding]
 def _describe_problem(problem: str) -> Finding:
     """Finding for a problem, with the command that fixes it if there is one; else the text has its remedy."""
     if INSTALL_COMMAND in problem:
-        return warn("engine", problem, INSTALL_COMMAND)
-    return Finding(Level.WARN, "engine", problem)
+        return warn("engine", str(problem), INSTALL_COMMAND)
+    return Finding(Level.WARN, "engine", str(problem))
 
 
 def _remedy_of(refused: Overlay) -> str:

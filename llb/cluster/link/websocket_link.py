@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from websockets.exceptions import ConnectionClosed
 
+from llb.texts.coded_text import encode_plain
 from llb.wire import (
     PROTOCOL_VERSION,
     BalancerMessage,
@@ -31,7 +32,7 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 SentT = TypeVar("SentT")
 ReceivedT = TypeVar("ReceivedT")
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=encode_plain)
 _node_decoder: msgspec.json.Decoder[NodeMessage] = msgspec.json.Decoder(NodeMessage)
 decode_balancer_message: Callable[[bytes | str], BalancerMessage] = msgspec.json.Decoder(
     BalancerMessage

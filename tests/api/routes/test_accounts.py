@@ -362,7 +362,11 @@ async def test_the_setup_token_chooses_the_first_password_from_anywhere_and_once
         assert (await server.call("GET", "/any", session)).status == 401
         assert (await log_in_with(server, "admin", "test")).status == 401
         state = await server.call("GET", "/api/auth/setup", ELSEWHERE)
-        assert state.json == {"default_password": False, "refused_because": None}
+        assert state.json == {
+            "default_password": False,
+            "refused_because": None,
+            "refused_because_code": None,
+        }
 
 
 async def test_a_setup_token_ends_with_the_default_password_with_the_process_and_with_time(

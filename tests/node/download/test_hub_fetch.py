@@ -158,7 +158,7 @@ async def test_the_token_opens_the_door_and_goes_to_its_own_origin_only(site: Do
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "gopher://x/"])
 async def test_a_redirect_leads_to_the_web_only(site: DownloadFixture, location: str) -> None:
     site.hub.faults.answer(302, "", headers={"Location": location}, on="resolve")
-    with pytest.raises(DownloadFailed, match="not a web address"):
+    with pytest.raises(DownloadFailed, match="redirected to an invalid URL"):
         await site.start_download().wait()
 
 

@@ -1,7 +1,7 @@
 /** Playground without a conversation: suggestions, and what to do about a model that is missing. */
 
 import { html } from '../../lib/html.js';
-import { descriptionOf, f, t } from '../../core/i18n.js';
+import { descriptionOf, errorTextOf, f, t } from '../../core/i18n.js';
 import { modelPath } from '../../core/router.js';
 import { alertBox, emptyState, errorMessage, note } from '../../components/feedback.js';
 import { progressBar } from '../../components/progress.js';
@@ -111,7 +111,10 @@ export function modelNotice(model) {
   if (model.status === 'Ready') return null;
   if (model.status === 'Error')
     return note(
-      t('playground.model_failed', { name: model.model.name, error: model.error ?? t('model.failed') }),
+      t('playground.model_failed', {
+        name: model.model.name,
+        error: errorTextOf(model) ?? t('model.failed'),
+      }),
       html`<a class="button small" href=${modelPath(model.model.id)}>${t('playground.to_model')}</a>`,
       'warning',
     );
