@@ -139,8 +139,8 @@ def _given_up(request: FitRequest, plan: LoadPlan) -> list[CodedText]:
         sentences.append(
             CodedText(
                 "fit_smaller_cache",
-                "The KV cache is kept as {type} instead of f16: it takes half the memory, prompts are computed "
-                "more slowly, and answers may differ.",
+                "The KV cache is kept as {type} instead of f16: it takes half the memory, prompts are "
+                "computed more slowly, and answers may differ.",
                 type=plan.cache_type.value,
             )
         )

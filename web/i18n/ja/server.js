@@ -115,7 +115,7 @@ export default {
   'text:fit_none_on_gpu': 'GPU のメモリに入る層はなく、すべて CPU で計算されます。',
   'text:fit_part_on_gpu': '{total} 層のうち {layers} 層が GPU のメモリに入り、残りは CPU で計算されます。',
   'text:fit_shorter_context': 'スロットごとのコンテキスト長 {wanted} トークンは収まりません。{tokens} トークンなら収まります。',
-  'text:fit_smaller_cache': 'KV キャッシュは f16 ではなく {type} で保持されます。メモリは半分になり、応答がわずかに変わることがあります。',
+  'text:fit_smaller_cache': 'KV キャッシュは f16 ではなく {type} で保持されます。メモリは半分になりますが、プロンプトの計算が遅くなり、応答が変わることがあります。',
   'text:fit_too_large': '最短のコンテキスト（{tokens} トークン）でも {required} 必要ですが、使えるのは {available} です。',
   'text:gguf_big_endian': 'ビッグエンディアンの GGUF ファイルです。このホストの llama.cpp はリトルエンディアンのみ対応しています',
   'text:gguf_invalid': 'GGUF ヘッダーが正しくありません（{detail}）',
