@@ -237,7 +237,7 @@ class Attempt:
         record = call.record
         if node.id == context.agent.node_id:
             self._lease = await context.agent.acquire_lease(
-                call.model.id, deadline_s=context.load_timeout_s, keep_alive=call.keep_alive
+                call.model.id, deadline_s=context.get_load_timeout_s(), keep_alive=call.keep_alive
             )
             # Only a loaded engine knows its chat template well.
             call = self._call = await _fit_template(call, self._lease.template)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llb.cluster.node_traffic import NodeTraffic
@@ -35,7 +36,7 @@ class AttemptContext:
     endpoints: EndpointContext
     spill_book: SpillBook
     spend: SpendControl
-    load_timeout_s: float
+    get_load_timeout_s: Callable[[], float]
     prompt_owners: PromptOwners = field(default_factory=PromptOwners)
     token_count_permits: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT_TOKEN_COUNTS)

@@ -49,7 +49,7 @@ def begin_engine_request(
             connect_timeout_s=ENGINE_CONNECT_TIMEOUT_S,
             header_timeout_s=header_timeout_s,
         )
-    query = f"?model={quote(call.model.id)}&load_s={context.load_timeout_s:g}&blame=1"
+    query = f"?model={quote(call.model.id)}&load_s={context.get_load_timeout_s():g}&blame=1"
     if call.keep_alive is not None:
         # A node of an older version does not know the second name, and then keeps its own keep-alive.
         name = "keep_alive_s" if call.keep_alive.may_shorten else "min_keep_alive_s"
