@@ -289,7 +289,6 @@ _ENGINE_FIELDS: Mapping[str, Bound] = {
     "n_indent": _number(0, MAX_INT32, "Least indentation"),
     "n_keep": _number(-1, MAX_INT32, "Tokens that a context shift keeps"),
     "n_discard": _number(0, MAX_INT32, "Tokens that a context shift discards"),
-    "n_cache_reuse": _number(0, MAX_INT32, "Least size of a reused part of the cache"),
     "t_max_predict_ms": _number(-1, 2**53, "Longest time of the answer"),
     "stop": _texts(64, 1024, "Texts that end the answer"),
     "stop_sequences": _texts(64, 1024, "Texts that end the answer"),
@@ -297,6 +296,8 @@ _ENGINE_FIELDS: Mapping[str, Bound] = {
     # Where it runs.
     "id_slot": _refused("llb chooses the slot", -1),
     "cache_prompt": _refused("the prompt cache cannot be disabled", True),
+    # A part that is moved was computed after another beginning, perhaps of another caller's prompt.
+    "n_cache_reuse": _refused("parts of the prompt cache are reused where all before them is the same", 0),
     "lora": _refused("llb loads no adapters", []),
     # Sampling.
     "temperature": _harmless("a number"),
