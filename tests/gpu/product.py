@@ -174,7 +174,9 @@ class ProductRun:
             figures = ", ".join(f"{w} {p / MIB:.2f}/{r / MIB:.2f}" for w, p, r in sizes)
             self.report(f"  {name}, {device['layers']} layers, MiB planned/reported: {figures}")
             for what, planned, reported in sizes:
-                assert abs(planned - reported) <= 0.1 * reported + MIB // 100, f"{name} {what}"
+                assert reported <= 1.1 * planned + MIB // 100, f"{name} {what}"
+                # What one device took beyond its plan counts on all of them from then on.
+                assert what == "compute" or planned <= 1.1 * reported + MIB // 100, f"{name} {what}"
         ratio = _metric(llb, "llb_engine_memory_ratio")
         self.report(f"  {ratio}")
         assert 0.9 <= float(ratio.split()[-1]) <= 1.1
