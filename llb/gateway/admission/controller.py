@@ -204,9 +204,7 @@ class AdmissionController:
             return
         queue = self._queues.get(model_id)
         if queue is None:
-            queue = self._queues[model_id] = ModelQueue(
-                model_id, self._clock, lambda wanted_node_id: self._on_load_wanted(wanted_node_id, model_id)
-            )
+            queue = self._queues[model_id] = ModelQueue(model_id, self._clock, self._on_load_wanted)
         queue.set_node(
             node_id,
             slots,

@@ -135,15 +135,33 @@ class _OwnerQueue:
 
 
 class ModelQueue:
-    """Nodes and queued requests of one model."""
+    """Nodes and queued requests of one model.
+
+    Endpoints have thousands of models, so that one without requests takes little memory.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_completion_gap_s",
+        "_gap_started_at",
+        "_nonempty_since",
+        "_on_load_wanted",
+        "_present_nodes",
+        "_queues_by_owner",
+        "_table",
+        "model_id",
+        "nodes",
+        "queued",
+        "queued_bytes",
+    )
 
     def __init__(
         self,
         model_id: str,
         clock: Callable[[], float],
-        on_load_wanted: Callable[[str], None] = lambda _node_id: None,
+        on_load_wanted: Callable[[str, str], None] = lambda _node_id, _model_id: None,
     ) -> None:
-        """`on_load_wanted` gets a node that should load the model, because the queue does not empty."""
+        """`on_load_wanted` gets a node that should load a model, because the queue does not empty."""
         self.model_id = model_id
         self.nodes: dict[str, NodeSlots] = {}
         self.queued = 0
@@ -155,7 +173,8 @@ class ModelQueue:
         self._clock = clock
         self._on_load_wanted = on_load_wanted
         self._nonempty_since: float | None = None
-        self._queues_by_owner: OrderedDict[str, _OwnerQueue] = OrderedDict()
+        # Whose turn is next comes first.
+        self._queues_by_owner: dict[str, _OwnerQueue] = {}
         # between two completions while requests wait (EWMA)
         self._completion_gap_s: float | None = None
         self._gap_started_at: float | None = None
@@ -233,7 +252,9 @@ class ModelQueue:
         self.dequeue(queued_request)
         owner_queue = self._queues_by_owner.get(queued_request.owner_id)
         if owner_queue is not None:
-            self._queues_by_owner.move_to_end(queued_request.owner_id)
+            self._queues_by_owner[queued_request.owner_id] = self._queues_by_owner.pop(
+                queued_request.owner_id
+            )
             owner_queue.move_to_end(queued_request.key_id)
         queued_request.slot_future.set_result(node)
         return True
@@ -285,7 +306,7 @@ class ModelQueue:
         ]
         fastest = min(idle, key=lambda node: node.load_s, default=None)
         if fastest is not None and queue_age_s >= fastest.load_s:
-            self._on_load_wanted(fastest.node_id)
+            self._on_load_wanted(fastest.node_id, self.model_id)
 
     def count_requests_ahead(self, owner_id: str, key_id: str) -> int:
         """Return how many requests are served before a new one of this key, as owners and keys take turns."""

@@ -68,10 +68,10 @@ class EndpointRegistry:
         self._owners: dict[str, set[str]] = {}
         self._bare_names_of: dict[str, set[str]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        # Lists of models, without clouds and with them, until something changes.
-        self._lists: dict[bool, list[ModelObject]] = {}
-        # The same as JSON: thousands of models take milliseconds to encode.
-        self._encoded_lists: dict[bool, bytes] = {}
+        # `usable_models` and `encode_models`, without clouds and with them, until something changes:
+        # thousands of models take milliseconds.
+        self._usable_models: dict[bool, list[Model]] = {}
+        self._encoded_models: dict[bool, bytes] = {}
         self._statuses: dict[str, EndpointStatus] = {}
 
     # --- what there is ---
@@ -139,20 +139,6 @@ class EndpointRegistry:
 
     def list_models(self, *, with_clouds: bool) -> list[ModelObject]:
         """Return the models that can be used, but those of the catalogue."""
-        listed = self._lists.get(with_clouds)
-        if listed is None:
-            listed = self._lists[with_clouds] = self._build_list(with_clouds=with_clouds)
-        return listed
-
-    def encode_models(self, *, with_clouds: bool) -> bytes:
-        """Return the models of `list_models` as JSON objects with commas between them."""
-        encoded = self._encoded_lists.get(with_clouds)
-        if encoded is None:
-            encoded = msgspec.json.encode(self.list_models(with_clouds=with_clouds))[1:-1]
-            self._encoded_lists[with_clouds] = encoded
-        return encoded
-
-    def _build_list(self, *, with_clouds: bool) -> list[ModelObject]:
         now = self._clock()
         found = []
         for endpoint in self._endpoints.values():
@@ -174,13 +160,22 @@ class EndpointRegistry:
                 )
         return found
 
+    def encode_models(self, *, with_clouds: bool) -> bytes:
+        """Return the models of `list_models` as JSON objects with commas between them."""
+        encoded = self._encoded_models.get(with_clouds)
+        if encoded is None:
+            encoded = msgspec.json.encode(self.list_models(with_clouds=with_clouds))[1:-1]
+            self._encoded_models[with_clouds] = encoded
+        return encoded
+
     def usable_models(self, *, with_clouds: bool) -> list[Model]:
         """Return the models of `list_models`."""
-        return [
-            model
-            for entry in self.list_models(with_clouds=with_clouds)
-            if (model := self._models.get(entry.id)) is not None
-        ]
+        usable = self._usable_models.get(with_clouds)
+        if usable is None:
+            listed = self.list_models(with_clouds=with_clouds)
+            usable = [self._models[entry.id] for entry in listed if entry.id in self._models]
+            self._usable_models[with_clouds] = usable
+        return usable
 
     def is_visible(self, model_id: str, *, with_clouds: bool) -> bool:
         """Whether a caller may know of a model that only endpoints have."""
@@ -308,8 +303,8 @@ class EndpointRegistry:
             self.changed.publish(endpoint, False)
 
     def _forget_lists(self) -> None:
-        self._lists.clear()
-        self._encoded_lists.clear()
+        self._usable_models.clear()
+        self._encoded_models.clear()
 
     def _raise_stale_throughput(self, endpoint: Endpoint) -> None:
         """Let an endpoint that was slow long ago get a request again, by which it is measured."""

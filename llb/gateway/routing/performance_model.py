@@ -54,41 +54,59 @@ class DecayingRatio:
         self._denominator = self._numerator / value
 
 
+class MeasuredRates:
+    """Tokens per second of one model on one node."""
+
+    __slots__ = ("decode", "estimated_decode", "estimated_prefill", "prefill")
+
+    def __init__(self) -> None:
+        self.prefill, self.decode = DecayingRatio(), DecayingRatio()
+        # With the growth of stale estimates.
+        self.estimated_prefill, self.estimated_decode = DecayingRatio(), DecayingRatio()
+
+    def add_decode(self, steps: float, seconds: float) -> None:
+        self.decode.add(steps, seconds)
+        self.estimated_decode.add(steps, seconds)
+
+    def add_prefill(self, tokens: int, seconds: float) -> None:
+        self.prefill.add(tokens, seconds)
+        self.estimated_prefill.add(tokens, seconds)
+
+
+_UNKNOWN_SPEED = EngineSpeed()
+
+
 class NodePerformance:
-    """Measurements of one model on one node."""
+    """Measurements of one model on one node. Endpoints have thousands of models, most of them never asked."""
+
+    __slots__ = ("_rates", "_updated_at", "load_s", "speed", "throughput")
 
     def __init__(self, now: float) -> None:
         self.throughput = Throughput()
-        self.prefill_rate = DecayingRatio()
-        self.decode_rate = DecayingRatio()
         # What was measured, without the growth of stale estimates.
-        self.speed = EngineSpeed()
-        self._measured_prefill_rate = DecayingRatio()
-        self._measured_decode_rate = DecayingRatio()
+        self.speed = _UNKNOWN_SPEED
         self.load_s: float | None = None
+        # None until an answer was measured.
+        self._rates: MeasuredRates | None = None
         self._updated_at = now
 
     def record_completion(
         self, now: float, uncached_tokens: int, usage: Usage, mean_busy_slots: float
     ) -> None:
         """Record an answered request with `uncached_tokens` prompt tokens that were not in a cache."""
+        rates = self._rates = self._rates or MeasuredRates()
         step_ms = 0.0
         # llama.cpp's clock starts with the first token: a single one gives no measurement.
         steps = (usage.completion_tokens or 0) - 1
         if steps > 0 and usage.decode_ms:
             step_ms = usage.decode_ms / steps
             # Slots generate in parallel: the node's rate is that of one slot times the busy slots.
-            decoded = (steps * max(1.0, mean_busy_slots), usage.decode_ms / 1000)
-            self.decode_rate.add(*decoded)
-            self._measured_decode_rate.add(*decoded)
+            rates.add_decode(steps * max(1.0, mean_busy_slots), usage.decode_ms / 1000)
         if usage.prefill_ms and uncached_tokens >= MIN_PREFILL_TOKENS:
-            prefilled = (uncached_tokens, max(usage.prefill_ms - step_ms, usage.prefill_ms / 2) / 1000)
-            self.prefill_rate.add(*prefilled)
-            self._measured_prefill_rate.add(*prefilled)
-        self.speed = EngineSpeed(
-            self._measured_prefill_rate.value(TRUSTED_PREFILL_TOKENS), self._measured_decode_rate.value()
-        )
-        self._update_throughput(now)
+            prefill_ms = max(usage.prefill_ms - step_ms, usage.prefill_ms / 2)
+            rates.add_prefill(uncached_tokens, prefill_ms / 1000)
+        self.speed = EngineSpeed(rates.prefill.value(TRUSTED_PREFILL_TOKENS), rates.decode.value())
+        self._update_throughput(now, rates)
 
     def is_stale(self, now: float) -> bool:
         """Whether nothing was measured for `STALE_AFTER_S`."""
@@ -96,18 +114,23 @@ class NodePerformance:
 
     def raise_towards(self, now: float, fastest: Throughput) -> None:
         """Raise the estimate one step towards the fastest node, until the node gets a request again."""
+        rates = self._rates
+        if rates is None:
+            return
         for ratio, fastest_rate in (
-            (self.prefill_rate, fastest.prefill_tokens_per_s),
-            (self.decode_rate, fastest.decode_tokens_per_s),
+            (rates.estimated_prefill, fastest.prefill_tokens_per_s),
+            (rates.estimated_decode, fastest.decode_tokens_per_s),
         ):
             rate = ratio.value()
             if rate is not None and fastest_rate is not None and rate < fastest_rate:
                 ratio.raise_to(min(fastest_rate, rate * STALE_GROWTH_FACTOR))
-        self._update_throughput(now)
+        self._update_throughput(now, rates)
 
-    def _update_throughput(self, now: float) -> None:
+    def _update_throughput(self, now: float, rates: MeasuredRates) -> None:
         self._updated_at = now
-        self.throughput.update(self.prefill_rate.value(TRUSTED_PREFILL_TOKENS), self.decode_rate.value())
+        self.throughput.update(
+            rates.estimated_prefill.value(TRUSTED_PREFILL_TOKENS), rates.estimated_decode.value()
+        )
 
 
 class ModelPerformance:
