@@ -150,11 +150,16 @@ def no_content() -> HTTPResponse:
 
 
 def error_body(error: LlbError) -> dict[str, Any]:
-    """Return llb's own JSON body for `error`."""
-    body = {"message": error.message, "type": error.type, "code": error.code, **error.details}
+    """Return the JSON body for `error`, in the format of OpenAI."""
+    return {"error": {"message": error.message, "type": error.type, "code": error.code, **error.details}}
+
+
+def coded_error_body(error: LlbError) -> dict[str, Any]:
+    """Return the JSON body for `error` of a route of llb's own, with the code of its sentence."""
+    body = error_body(error)
     if (text_code := text_code_of(error.text)) is not None:
-        body["message_code"] = text_code
-    return {"error": body}
+        body["error"]["message_code"] = text_code
+    return body
 
 
 def error_headers(error: LlbError) -> dict[str, str]:

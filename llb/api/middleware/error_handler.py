@@ -20,7 +20,7 @@ from llb.api.incoming_request import IncomingRequest
 from llb.api.inference import anthropic
 from llb.api.middleware.client_info import ClientInfo
 from llb.api.request_id import request_id_of
-from llb.api.responses import ErrorBodyBuilder, error_body
+from llb.api.responses import ErrorBodyBuilder, coded_error_body, error_body
 from llb.errors import InternalError, LlbError, NotFound
 
 ANTHROPIC_HEADER = "anthropic-version"
@@ -41,10 +41,9 @@ def error_response_for_path(
         isinstance(error, NotFound) and ANTHROPIC_HEADER in request.headers
     ):
         return anthropic.anthropic_error_response(error, request_id_of(request))
-    build_body = next(
-        (builder for prefix, builder in body_builders.items() if request.path.startswith(prefix)), error_body
-    )
-    return responses.error_response(error, build_body)
+    builders = (builder for prefix, builder in body_builders.items() if request.path.startswith(prefix))
+    own_builder = coded_error_body if request.path.startswith("/api/") else error_body
+    return responses.error_response(error, next(builders, own_builder))
 
 
 def install_error_handler(

@@ -85,7 +85,7 @@ def test_the_variable_says_yes(host: CommandHost) -> None:
     assert added["size_bytes"] > 0
     assert VULKAN in host.run_command("engine").stdout
     # Where people look.
-    doctor = host.run_json_command("doctor", "--port", "0", expected_status=1)
+    doctor = host.run_json_command("doctor", "--port", "0")
     details = [finding["detail"] for finding in doctor["findings"] if finding["check"] == "engine"]
     assert details[0].startswith(f"llama.cpp {VERSION}, build {VULKAN}, computes on Pretended GPU (gpu)")
 
