@@ -1,4 +1,4 @@
-"""How llb grows: `python -m bench.gateway.growth [--seconds 2]`.
+"""How llb grows: `python -m bench.gateway.growth [--seconds 6]`.
 
 Answers per second, processor time and memory with 1 to 2,000 connections, and at 64 connections with 1 to 200
 targets beside the engine of this host (endpoints at the address of one mock engine). Prints two tables.
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each load")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llb-growth-") as name, ExitStack() as stack:
         folder = Path(name)

@@ -18,6 +18,7 @@ from pathlib import Path
 from bench.targets.crowd import measure_crowd
 from bench.targets.decision import measure_decisions_us
 from bench.targets.latency import create_key, measure_kind
+from bench.targets.straight import measure_straight
 from bench.targets.translation import CHUNKS, measure_translation_us
 from tests.harness import write_catalog
 from tests.processes import LlbProcess
@@ -41,6 +42,7 @@ class Row:
 # Kinds of targets, how their answers pass, and the goals in milliseconds: those of the gateway.
 KINDS = (("vllm", "as it is"), ("google", "checked"), ("anthropic", "as Messages"))
 ADDED_GOALS_MS, FIRST_CHUNK_GOAL_MS = 0.3, 0.6
+STRAIGHT_ROUNDS, STRAIGHT_S = 3, 3.0
 
 
 @contextmanager
@@ -60,6 +62,13 @@ def latency_rows(llb: LlbProcess, kinds: Sequence[tuple[str, str]], pairs: int) 
         yield Row(
             f"added to the first chunk of `{kind}` ({way}), p50", first.added_ms, "ms", FIRST_CHUNK_GOAL_MS
         )
+
+
+def straight_rows(rounds: int, seconds: float) -> Iterator[Row]:
+    figures = measure_straight(rounds, seconds)
+    yield Row("added to a chat, mock and client in C, p50", figures.added_ms, "ms", ADDED_GOALS_MS)
+    yield Row("processor time of llb for such a chat", figures.answer_us / 1000, "ms")
+    yield Row("added to its first chunk, p50", figures.added_to_first_ms, "ms", ADDED_GOALS_MS)
 
 
 def translation_rows(rounds: int, chunks: int = CHUNKS) -> Iterator[Row]:
@@ -104,7 +113,7 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
-    rows: list[Row] = []
+    rows: list[Row] = [*straight_rows(STRAIGHT_ROUNDS, STRAIGHT_S)]
     with tempfile.TemporaryDirectory(prefix="llb-targets-") as name:
         with run_llb(Path(name) / "latency") as llb:
             rows += latency_rows(llb, KINDS, options.pairs)
