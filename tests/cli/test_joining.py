@@ -199,31 +199,31 @@ def test_the_doctor_shows_the_balancer_and_the_state_of_the_link(
     attic: CommandHost, garage: CommandHost
 ) -> None:
     found = findings(garage, "--port", "0", "--join", "http://127.0.0.1:9", status=1)
-    assert "Nothing answers at http://127.0.0.1:9" in only(found, "lending", "bad")["detail"]
+    assert "Nothing answers at http://127.0.0.1:9" in only(found, "membership", "bad")["detail"]
     found = findings(garage, "--port", "0", "--join", attic.url)
-    assert "joins it with a token" in only(found, "lending", "ok")["detail"]
+    assert "joins it with a token" in only(found, "membership", "ok")["detail"]
     join(garage, attic)
     attic.run_command("pull", "tiny")
     wait_until(lambda: len(nodes(attic)["garage"]["replicas"]) == 1, DEADLINE_S)
     wait_until(lambda: nodes(attic)["garage"]["replicas"][0]["state"] == "ready", DEADLINE_S)
     found = findings(garage)
-    assert only(found, "lending", "ok")["detail"] == f"has joined {attic.url} as garage; connected"
+    assert only(found, "membership", "ok")["detail"] == f"has joined {attic.url} as garage; connected"
     assert "runs at" in only(found, "server", "ok")["detail"]
     assert "1 of 1" in only(found, "model files", "ok")["detail"]
     assert "accounts" not in found
     (garage.home / "node.json").chmod(0o644)
     attic.stop_server()
-    wait_until(lambda: "the balancer cannot be reached" in str(lending_findings(garage)), DEADLINE_S)
-    readable_file, link = lending_findings(garage)
+    wait_until(lambda: "the balancer cannot be reached" in str(membership_findings(garage)), DEADLINE_S)
+    readable_file, link = membership_findings(garage)
     assert readable_file["remedy"] == f"chmod 600 {garage.home / 'node.json'}"
     assert "the balancer cannot be reached" in link["detail"]
     garage.stop_server()
-    assert "Nothing answers at" in lending_findings(garage)[1]["detail"]
+    assert "Nothing answers at" in membership_findings(garage)[1]["detail"]
 
 
-def lending_findings(host: CommandHost) -> list[dict[str, Any]]:
+def membership_findings(host: CommandHost) -> list[dict[str, Any]]:
     report = json.loads(host.run_command("doctor", "--port", "0", "--json", expected_status=None).stdout)
-    return [finding for finding in report["findings"] if finding["check"] == "lending"]
+    return [finding for finding in report["findings"] if finding["check"] == "membership"]
 
 
 def test_an_invalid_membership_file(garage: CommandHost) -> None:

@@ -325,7 +325,7 @@ async def test_the_balancers_credential_opens_nothing_but_hops(
     assert (await llb.http.get("/api/nodes", headers=bearer(balancers))).status_code == 401
 
 
-async def test_what_a_host_says_of_its_lending_is_for_its_command_line(
+async def test_what_a_host_says_of_its_membership_is_for_its_command_line(
     cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, node = cluster

@@ -33,7 +33,7 @@ class LeavableNode(Protocol):
 
 def node_status_blueprint(balancer_url: str, node: LeavableNode, left_cluster: asyncio.Event) -> Blueprint:
     """Routes of a joined node; `left_cluster` is set after the response to a request to leave."""
-    blueprint = Blueprint("lending")
+    blueprint = Blueprint("node_status")
 
     @blueprint.get("/health", name="health")
     @probe

@@ -34,7 +34,7 @@ def check_link(config: Config, info: RunInfo | None) -> Iterator[Finding]:
         return
     path = config.home / node_identity.NODE_FILE_NAME
     if os.name == "posix" and path.stat().st_mode & 0o077:
-        yield warn("lending", f"{path} can be read by other users of this host", f"chmod 600 {path}")
+        yield warn("membership", f"{path} can be read by other users of this host", f"chmod 600 {path}")
     membership = f"has joined {member.balancer_url} as {member.name}"
     if info is None:
         yield from _check_stopped_node(member, membership)
@@ -46,26 +46,26 @@ def check_link(config: Config, info: RunInfo | None) -> Iterator[Finding]:
         # `check_server` reports it.
         return
     if problem is None:
-        yield ok("lending", f"{membership}; connected")
+        yield ok("membership", f"{membership}; connected")
     else:
-        yield bad("lending", f"{membership}; not connected: {problem}", _link_remedy(member))
+        yield bad("membership", f"{membership}; not connected: {problem}", _link_remedy(member))
 
 
 def _check_stopped_node(member: Membership, description: str) -> Iterator[Finding]:
     problem = _connection_problem(member.balancer_url, member.anchor)
     if problem is None:
-        yield ok("lending", f"{description}, which responds; llb connects when it runs here")
+        yield ok("membership", f"{description}, which responds; llb connects when it runs here")
     else:
-        yield bad("lending", f"{description}; {problem}", _link_remedy(member))
+        yield bad("membership", f"{description}; {problem}", _link_remedy(member))
 
 
 def _check_before_join(url: str) -> Iterator[Finding]:
     problem = _connection_problem(url)
     if problem is None:
-        yield ok("lending", f"{url} responds: this host joins it with a token at its next start")
+        yield ok("membership", f"{url} responds: this host joins it with a token at its next start")
     else:
         yield bad(
-            "lending",
+            "membership",
             problem,
             "check the address, and that llb listens on the network there (--host 0.0.0.0)",
         )
