@@ -1,0 +1,205 @@
+"""Direct answer: an ordinary call is answered by callbacks, and a task takes over where something is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
+
+from llb.gateway.direct_answer import DirectAnswer
+from llb.gateway.dispatcher import Dispatcher
+from llb.gateway.http.client import HttpClient
+from llb.gateway.running_call import RunningCall
+from llb.node.agent import NodeAgent
+from tests.gateway.fake_engine import SSE_HEAD, Exchange, FakeEngine, ResponseHandler, run_fake_engine
+from tests.gateway.test_dispatcher import DOCUMENT, LOCAL, FakeLease, FakeSink, Gateway, make_call
+
+DEADLINE_S = 30.0
+TOKEN = b'data: {"choices":[{"delta":{"role":"assistant","content":"Hi"}}]}\n\n'
+END = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\ndata: [DONE]\n\n'
+
+
+class DirectSink(FakeSink):
+    """The client, which reads whatever is written; `is_slow` lets it fall behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_slow = False
+        self.is_ended = False
+
+    def write_now(self, data: bytes, *, last: bool = False) -> None:
+        self.started = True
+        self.body += data
+        self.is_ended = self.is_ended or last
+
+    def open_pipe(self) -> Pipe:
+        return Pipe(self)
+
+
+class Pipe:
+    def __init__(self, sink: DirectSink) -> None:
+        self._sink = sink
+
+    def write(self, events: bytes) -> bool:
+        self._sink.write_now(events)
+        return not self._sink.is_slow
+
+    async def wait(self) -> None:
+        self._sink.is_slow = False
+
+
+class DirectGateway(Gateway):
+    """The gateway of the dispatcher's tests, with a real HTTP client and an engine at `engine`."""
+
+    def __init__(self, http_client: HttpClient, engine: FakeEngine) -> None:
+        super().__init__(LOCAL)
+        self._engine = engine
+        agent = SimpleNamespace(
+            node_id=LOCAL,
+            lease_loaded=lambda _model_id, _keep_alive: self._lease(),
+            acquire_lease=self._acquire_lease,
+        )
+        self.context = replace(self.context, http_client=http_client, agent=cast(NodeAgent, agent))
+        self.dispatcher = Dispatcher(
+            self.context, self.dispatcher._rate_limiter, self.dispatcher._principal_watch
+        )
+
+    def _lease(self) -> FakeLease:
+        target = self._engine.target
+        self.leases.append(FakeLease(target.host, target.port))
+        return self.leases[-1]
+
+    async def _acquire_lease(self, _model_id: str, **_options: object) -> FakeLease:
+        return self._lease()
+
+
+class Answer:
+    """A call that callbacks answer; `outcome` says how that ended."""
+
+    def __init__(self, gateway: DirectGateway, *, stream: bool) -> None:
+        self.sink = DirectSink()
+        self.running: RunningCall = gateway.dispatcher.begin(
+            make_call(stream=stream, fits_any_template=True), self.sink
+        )
+        self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.running.hand_over(lambda: self.outcome.set_result("stopped"))
+        assert gateway.dispatcher.send_directly(self.running)
+        attempt = self.running.attempt
+        assert attempt is not None
+        assert attempt.pending_response is not None
+        DirectAnswer(
+            attempt,
+            attempt.pending_response,
+            self.sink,
+            on_answered=lambda: self.outcome.set_result("answered"),
+            on_stopped=lambda: self.outcome.set_result("stopped"),
+            on_failed=self.outcome.set_exception,
+        )
+
+
+@asynccontextmanager
+async def gateway_of(handler: ResponseHandler) -> AsyncIterator[DirectGateway]:
+    """A gateway with an idle connection to its engine, without which a task has to answer."""
+
+    async def answer(exchange: Exchange) -> None:
+        await (exchange.send_json(DOCUMENT) if len(engine.exchanges) == 1 else handler(exchange))
+
+    async with asyncio.timeout(DEADLINE_S), run_fake_engine(answer) as engine:
+        gateway = DirectGateway(HttpClient(), engine)
+        try:
+            assert await gateway.dispatcher.dispatch(make_call(fits_any_template=True), FakeSink())
+            yield gateway
+            gateway.assert_idle()
+        finally:
+            await gateway.dispatcher.close()
+
+
+async def test_a_stream_reaches_its_end_without_a_task() -> None:
+    async def stream(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        for _ in range(3):
+            await exchange.send_chunk(TOKEN)
+        await exchange.send_chunk(END)
+        await exchange.end_body()
+
+    async with gateway_of(stream) as gateway:
+        answer = Answer(gateway, stream=True)
+        assert await answer.outcome == "answered"
+        assert answer.sink.body == 3 * TOKEN + END
+        assert answer.sink.is_ended
+        assert answer.running.call.record.usage.completion_tokens == 2
+        assert answer.running.call.record.is_answered
+        gateway.dispatcher.finish_directly(answer.running)
+
+
+async def test_a_document_is_written_without_a_task() -> None:
+    async with gateway_of(lambda exchange: exchange.send_json(DOCUMENT)) as gateway:
+        answer = Answer(gateway, stream=False)
+        assert await answer.outcome == "answered"
+        assert (answer.sink.body, answer.sink.is_ended) == (DOCUMENT, True)
+        gateway.dispatcher.finish_directly(answer.running)
+
+
+async def test_a_task_continues_for_a_client_that_falls_behind() -> None:
+    async def stream(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await exchange.send_chunk(TOKEN)
+        await is_behind.wait()
+        await exchange.send_chunk(TOKEN)
+        await is_taken_over.wait()
+        await exchange.send_chunk(END)
+        await exchange.end_body()
+
+    is_behind, is_taken_over = asyncio.Event(), asyncio.Event()
+    async with gateway_of(stream) as gateway:
+        answer = Answer(gateway, stream=True)
+        while not answer.sink.body:
+            await asyncio.sleep(0)
+        answer.sink.is_slow = True
+        is_behind.set()
+        assert await answer.outcome == "stopped"
+        is_taken_over.set()
+        assert await gateway.dispatcher.resume(answer.running)
+        assert answer.sink.body == 2 * TOKEN + END
+        assert answer.running.call.record.is_answered
+
+
+async def test_a_task_tells_the_client_that_the_engine_broke_off() -> None:
+    async def break_off(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await exchange.send_chunk(TOKEN)
+        await is_read.wait()
+        exchange.abort()
+
+    is_read = asyncio.Event()
+    async with gateway_of(break_off) as gateway:
+        answer = Answer(gateway, stream=True)
+        while not answer.sink.body:
+            await asyncio.sleep(0)
+        is_read.set()
+        assert await answer.outcome == "stopped"
+        result = await gateway.dispatcher.resume(answer.running)
+        assert result is not None
+        assert result.error is not None
+        assert answer.sink.body.startswith(TOKEN + b'data: {"error"')
+        assert not answer.running.call.record.is_answered
+
+
+async def test_a_task_asks_again_where_the_engine_has_not_begun() -> None:
+    async def fail_once(exchange: Exchange) -> None:
+        if not failed.is_set():
+            failed.set()
+            exchange.abort()
+            return
+        await exchange.send_json(DOCUMENT)
+
+    failed = asyncio.Event()
+    async with gateway_of(fail_once) as gateway:
+        gateway.nodes.recovering.add(LOCAL)
+        answer = Answer(gateway, stream=False)
+        assert await answer.outcome == "stopped"
+        assert await gateway.dispatcher.resume(answer.running)
+        assert answer.sink.body == DOCUMENT
