@@ -426,8 +426,7 @@ class Attempt:
         self, exchange: EndpointExchange, response: UpstreamResponse, sink: ClientSink
     ) -> RelayResult:
         """Pass the answer of an endpoint on and record its outcome."""
-        record, own_prompt = self._call.record, self._own_prompt
-        limited = None
+        own_prompt, limited = self._own_prompt, None
         if own_prompt is not None:
             limited = LimitedSink(sink, own_prompt.own_tokens, is_stream=is_event_stream(response))
         sink.start_response(
@@ -443,8 +442,7 @@ class Attempt:
             if limited is not None and result.error is None:
                 await limited.flush()
         finally:
-            record.first_byte_at = response.first_byte_at
-            record.received_bytes = response.received_bytes
+            self.note_received(response)
         self.record_result(result)
         return result
 

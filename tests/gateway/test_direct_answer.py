@@ -29,10 +29,12 @@ class DirectSink(FakeSink):
         super().__init__()
         self.is_slow = False
         self.is_ended = False
+        self.was_written = asyncio.Event()
 
     def write_now(self, data: bytes, *, last: bool = False) -> None:
         self.started = True
         self.body += data
+        self.was_written.set()
         self.is_ended = self.is_ended or last
 
     def open_pipe(self) -> Pipe:
@@ -156,8 +158,7 @@ async def test_a_task_continues_for_a_client_that_falls_behind() -> None:
     is_behind, is_taken_over = asyncio.Event(), asyncio.Event()
     async with gateway_of(stream) as gateway:
         answer = Answer(gateway, stream=True)
-        while not answer.sink.body:
-            await asyncio.sleep(0)
+        await answer.sink.was_written.wait()
         answer.sink.is_slow = True
         is_behind.set()
         assert await answer.outcome == "stopped"
@@ -177,8 +178,7 @@ async def test_a_task_tells_the_client_that_the_engine_broke_off() -> None:
     is_read = asyncio.Event()
     async with gateway_of(break_off) as gateway:
         answer = Answer(gateway, stream=True)
-        while not answer.sink.body:
-            await asyncio.sleep(0)
+        await answer.sink.was_written.wait()
         is_read.set()
         assert await answer.outcome == "stopped"
         result = await gateway.dispatcher.resume(answer.running)

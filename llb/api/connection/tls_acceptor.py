@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from llb.api.connection.connection_limiter import ConnectionLimiter, EvictionRank
 from llb.api.connection.websocket import WebSocketUpgrade
+from llb.base.tasks import TaskSupervisor
 
 T = TypeVar("T")
 
@@ -57,6 +58,8 @@ class TlsAcceptor:
         self.limiter = limiter
         # Before the end of their handshake.
         self.handshakes: set[TlsHandshake] = set()
+        # Each ends with its handshake, whose deadline is short.
+        self.tasks = TaskSupervisor("tls")
         self._make_protocol = make_protocol
 
     def __call__(self, **kwargs: Any) -> TlsHandshake:
@@ -138,9 +141,8 @@ class TlsHandshake(asyncio.Protocol):
             connection.abort()
             return
         self._acceptor.handshakes.add(self)
-        loop = asyncio.get_running_loop()
         handshake = begin(
-            loop.start_tls(
+            asyncio.get_running_loop().start_tls(
                 connection,
                 self,
                 self._acceptor.context,
@@ -149,7 +151,7 @@ class TlsHandshake(asyncio.Protocol):
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
             )
         )
-        self._task = loop.create_task(self._shake_hands(connection, handshake))
+        self._task = self._acceptor.tasks.spawn(self._shake_hands(connection, handshake), "handshake")
 
     def data_received(self, data: bytes) -> None:
         self._early_data += data

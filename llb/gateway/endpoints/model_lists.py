@@ -72,13 +72,9 @@ async def list_models(client: ProbeClient, kind: EndpointKind) -> ModelListing:
 def require_ok(result: ProbeResult) -> ProbeResult:
     """Return `result` if it is a success; raises what it is otherwise."""
     if result.status in (401, 403):
-        raise errors.EndpointNeedsKey(
-            CodedText("endpoint_needs_key", "The endpoint requires a key, or rejected the one given")
-        )
+        raise errors.EndpointNeedsKey(NEEDS_KEY)
     if 300 <= result.status < 400:
-        raise errors.EndpointUnknown(
-            CodedText("endpoint_redirected", "The endpoint redirects. Enter the final address")
-        )
+        raise errors.EndpointUnknown(REDIRECTED)
     if result.status != 200:
         raise errors.EndpointUnknown(
             CodedText(
@@ -103,9 +99,7 @@ def parse_openai_list(
     `context_length` is that of models whose entry has none.
     """
     if not is_openai_list(document):
-        raise errors.EndpointUnknown(
-            CodedText("endpoint_no_list", "The endpoint does not answer with a list of models")
-        )
+        raise errors.EndpointUnknown(_NO_LIST)
     entries = [entry for entry in document["data"] if isinstance(entry, dict)]
     contexts = {entry.get("id"): _context_of(entry) for entry in entries if isinstance(entry.get("id"), str)}
     models = []
@@ -130,9 +124,7 @@ def parse_openai_list(
 def parse_ollama_tags(document: Any) -> tuple[ListedModel, ...]:
     """Return the models of `/api/tags`; raises `EndpointUnknown` if it is none."""
     if not isinstance(document, dict) or not isinstance(document.get("models"), list):
-        raise errors.EndpointUnknown(
-            CodedText("endpoint_no_list", "The endpoint does not answer with a list of models")
-        )
+        raise errors.EndpointUnknown(_NO_LIST)
     return _collect(
         ListedModel(
             name=name,
