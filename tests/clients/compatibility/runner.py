@@ -115,6 +115,10 @@ def run_agent(agent: Agent, llb_url: str, key: str, home: Path) -> StepResults:
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """Return an environment with a home of its own, without proxies and settings of clients."""
+    """Return an environment with a home of its own, without proxies and settings of clients.
+
+    Agents report the Git checkout that they run in: they find none above their home.
+    """
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TERM") if name in os.environ}
-    return {**kept, "HOME": str(home), "TMPDIR": str(home), "NO_COLOR": "1"}
+    own = {"HOME": str(home), "TMPDIR": str(home), "GIT_CEILING_DIRECTORIES": str(home.parent)}
+    return {**kept, **own, "NO_COLOR": "1"}
