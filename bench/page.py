@@ -216,7 +216,7 @@ class DownloadState:
 @contextmanager
 def downloading(llb: RunningBalancer, total_bytes: int) -> Iterator[DownloadState]:
     """The API says of the models that are being pulled what the events say, without a network to pull from."""
-    view = llb.app.view
+    view = llb.app.cluster.view
     state = DownloadState()
     ids = {f"model-{number}" for number in range(DOWNLOADING_MODEL_COUNT)}
     real_status_of = view.status_of
@@ -253,7 +253,7 @@ async def _measure_progress_flood(
     while (passed := loop.time() - began) < EVENTS_DURATION_S:
         share = state.share = passed / EVENTS_DURATION_S
         while sent < passed * EVENTS_PER_S:
-            llb.app.event_bus.publish(
+            llb.app.base.event_bus.publish(
                 ModelStatusChanged(
                     model_id=f"model-{sent % DOWNLOADING_MODEL_COUNT}",
                     status=ModelStatus.DOWNLOADING,

@@ -55,7 +55,7 @@ class FakeCompletions:
 async def fake_completions(page: Page, *answers: FakeCompletion) -> FakeCompletions:
     """Answer what the llb of `page` is asked from now on."""
     made = FakeCompletions(answers)
-    setattr(llb_of(page).app.dispatcher, "dispatch", made)  # noqa: B010  # not for the product
+    setattr(llb_of(page).app.gateway.dispatcher, "dispatch", made)  # noqa: B010  # not for the product
     return made
 
 

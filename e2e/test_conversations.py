@@ -83,7 +83,7 @@ async def page(server: RunningBalancer, visitors: VisitorFactory) -> AsyncIterat
     await expect(message_box(opened)).to_be_focused()
     yield opened
     # What stood in the place of the engines.
-    vars(server.app.dispatcher).pop("dispatch", None)
+    vars(server.app.gateway.dispatcher).pop("dispatch", None)
 
 
 def entry(page: Page, title: str) -> Locator:

@@ -129,13 +129,13 @@ async def test_a_restart_of_the_server_under_an_open_page_signs_nobody_out(visit
 async def revoked(visitor: Visitor) -> None:
     async with visitor.llb.app.db.write() as tx:
         assert await tx.execute("DELETE FROM sessions") == 1
-    visitor.llb.app.authenticator.clear_cache()
+    visitor.llb.app.accounts.authenticator.clear_cache()
 
 
 async def expired(visitor: Visitor) -> None:
     async with visitor.llb.app.db.write() as tx:
         assert await tx.execute("UPDATE sessions SET expires_at = 1") == 1
-    visitor.llb.app.authenticator.clear_cache()
+    visitor.llb.app.accounts.authenticator.clear_cache()
 
 
 async def password_changed_elsewhere(visitor: Visitor) -> None:

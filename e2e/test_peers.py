@@ -299,7 +299,7 @@ async def test_a_model_that_fails_on_one_node_is_told_there(
     attic: RunningBalancer, cellar: RunningJoinedNode, hub: HubStandIn, visitors: VisitorFactory
 ) -> None:
     await attic.pull_model("tiny")
-    await attic.wait_until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
+    await attic.wait_until(lambda: attic.app.cluster.view.status_of("tiny").available_nodes == 2)
     await cellar.stop()
     (cellar.home / "models" / "tiny" / "tiny.gguf").write_bytes(tiny_gguf(TINY_BYTES, seed="another"))
     hub.faults.corrupt()
@@ -318,7 +318,7 @@ async def test_a_node_that_goes_stays_visible_and_comes_back(
     attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory
 ) -> None:
     await attic.pull_model("tiny")
-    await attic.wait_until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
+    await attic.wait_until(lambda: attic.app.cluster.view.status_of("tiny").available_nodes == 2)
     page = await (await visitors(attic)).open("/nodes")
     node = node_of(page, "cellar")
     await expect(node).to_contain_text("Online")
@@ -403,7 +403,7 @@ async def test_a_node_is_removed_after_a_question(
     attic: RunningBalancer, cellar: RunningJoinedNode, visitors: VisitorFactory
 ) -> None:
     await attic.pull_model("tiny")
-    await attic.wait_until(lambda: attic.app.view.status_of("tiny").available_nodes == 2)
+    await attic.wait_until(lambda: attic.app.cluster.view.status_of("tiny").available_nodes == 2)
     page = await (await visitors(attic)).open("/nodes")
     await press(node_of(page, "cellar"), "Remove")
     dialog = page.get_by_role("dialog", name="Remove cellar?")

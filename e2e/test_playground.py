@@ -97,7 +97,9 @@ async def answers_with(page: Page, text: str) -> None:
 
 
 def busy_slots(llb: RunningBalancer) -> int:
-    return sum(engine.busy for node in llb.app.view.nodes.values() for engine in node.engines.values())
+    return sum(
+        engine.busy for node in llb.app.cluster.view.nodes.values() for engine in node.engines.values()
+    )
 
 
 async def test_stop_stops_the_engine_and_the_conversation_stays(
@@ -156,7 +158,7 @@ async def test_an_error_is_told_and_can_be_retried(
     await fake_completions(page, (503, json.dumps(refused).encode()))
     await ask(page, "Hello")
     await expect(page.get_by_role("alert")).to_contain_text("The queue is full")
-    delattr(talking.app.dispatcher, "dispatch")
+    delattr(talking.app.gateway.dispatcher, "dispatch")
     await page.get_by_role("button", name="Retry").click()
     await expect(page.get_by_role("alert")).to_have_count(0)
     # The engine is loaded for this answer.

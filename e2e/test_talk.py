@@ -52,7 +52,7 @@ async def page(talker: RunningBalancer, visitors: VisitorFactory) -> Page:
 
 
 def busy_slots(llb: RunningBalancer) -> int:
-    return sum(node.busy for each in llb.app.admission.snapshot() for node in each.nodes)
+    return sum(node.busy for each in llb.app.gateway.admission.snapshot() for node in each.nodes)
 
 
 def panel(page: Page) -> Any:

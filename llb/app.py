@@ -38,7 +38,7 @@ def create_app(config: Config) -> Sanic[Any, Any]:
     app.ctx.llb = llb
     app.ctx.connections = (
         ConnectionResources(
-            config, count_upload=llb.rate_limiter.count_upload, find_path_alias=dialect_path_of
+            config, count_upload=llb.accounts.rate_limiter.count_upload, find_path_alias=dialect_path_of
         )
         if isinstance(llb, Balancer)
         else ConnectionResources(config, find_path_alias=dialect_path_of)
@@ -70,11 +70,11 @@ def create_ollama_app(llb: Balancer, connections: ConnectionResources | None = N
     respond_to_error = install_error_handler(app, {"/v1/": error_body, "/": ollama_error_body})
     _install_guard(
         app,
-        OllamaPortAuth(llb.config, llb.auth_middleware.local_proof),
+        OllamaPortAuth(llb.config, llb.accounts.auth_middleware.local_proof),
         respond_to_error,
         llb.config.base_path,
     )
-    for blueprint in llb.ollama_port_blueprints():
+    for blueprint in llb.api.ollama_port_blueprints():
         app.blueprint(blueprint)
     return app
 

@@ -33,17 +33,11 @@ from llb.cluster.join.join_client import (
 from llb.cluster.join.tunnel_pool import TunnelConnection, TunnelPool
 from llb.cluster.link.control_link_client import ControlLinkClient
 from llb.config import Config
-from llb.engine.builds.overlays import overlay_store
-from llb.engine.builds.selector import BuildSelector
-from llb.engine.calibration import CALIBRATIONS_NAME, CalibrationStore
-from llb.engine.pool import EnginePool
 from llb.errors import SetupError
 from llb.gateway.http.client import HttpClient
-from llb.hardware import HardwareProbe, installed_version
 from llb.hub import HubClient
-from llb.node.agent import NodeAgent
-from llb.node.files import ModelFiles
 from llb.node.replica_worker import DISK_RESERVE_BYTES
+from llb.parts.local_node import LocalNode
 from llb.security import tls_trust, tokens
 from llb.security.certificates import create_server_tls
 from llb.security.redaction import SecretRedactor
@@ -83,26 +77,10 @@ class JoinedNode:
             ),
             local_token=self.local_token,
         )
-        engine_builds = BuildSelector(overlay_store(config.home, installed_version()))
-        self.engine_pool = EnginePool(
-            slots=config.parallel,
-            context=config.context,
-            keep_alive_s=config.keep_alive_s,
-            get_build=engine_builds.get_current,
-            calibrations=CalibrationStore(config.home / CALIBRATIONS_NAME),
-            on_log_line=self.log_buffer.add_engine_line,
+        self.local_node = LocalNode(
+            config, self.db, self.hub, self.log_buffer, get_addresses=self._advertised_addresses
         )
-        self.agent = NodeAgent(
-            config=config,
-            db=self.db,
-            hub=self.hub,
-            files=ModelFiles(config.models_dir, clock=self.db.clock.earliest),
-            hardware_probe=HardwareProbe(get_build=engine_builds.get_current),
-            engine_builds=engine_builds,
-            engine_pool=self.engine_pool,
-            get_addresses=self._advertised_addresses,
-        )
-        self.engine_pool.engine_changed.subscribe(self.agent.on_engine_changed)
+        self.agent = self.local_node.agent
         self.tls = create_server_tls(config)
         self.http_client = HttpClient(fail_fast=True)
         self.in_flight = InFlightCounter()

@@ -119,14 +119,14 @@ class RunningBalancer(_RunningServer[Balancer]):
         """Wait until the local node has said hello."""
         await self.wait_until(
             lambda: (
-                bool(self.app.view.online_nodes())
-                and all(node.heartbeat is not None for node in self.app.view.online_nodes())
+                bool(self.app.cluster.view.online_nodes())
+                and all(node.heartbeat is not None for node in self.app.cluster.view.online_nodes())
             )
         )
 
     async def wait_until(self, condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
         """Wait until `condition` holds; it is looked at after every event of the appliance."""
-        with self.app.event_bus.subscribe(100_000) as events:
+        with self.app.base.event_bus.subscribe(100_000) as events:
             async with asyncio.timeout(deadline_s):
                 while not condition():
                     await events.get()
@@ -146,7 +146,9 @@ class RunningBalancer(_RunningServer[Balancer]):
         await self.wait_for_status(model_id, "Ready", deadline_s=deadline_s)
 
     async def wait_for_status(self, model_id: str, *statuses: str, deadline_s: float = DEADLINE_S) -> None:
-        await self.wait_until(lambda: self.app.view.status_of(model_id).status.value in statuses, deadline_s)
+        await self.wait_until(
+            lambda: self.app.cluster.view.status_of(model_id).status.value in statuses, deadline_s
+        )
 
     async def create_key(self, *scopes: str) -> str:
         """A new key with these scopes, without any of an administrator."""
@@ -199,7 +201,7 @@ class RunningJoinedNode(_RunningServer[JoinedNode]):
 
     async def wait_until_online(self) -> None:
         """Wait until the balancer has heard of it all that it says, and has found the way to it."""
-        view, reach = self.balancer.app.view, self.balancer.app.node_connections
+        view, reach = self.balancer.app.cluster.view, self.balancer.app.cluster.node_connections
 
         def there() -> bool:
             node = view.nodes.get(self.id)
@@ -210,7 +212,7 @@ class RunningJoinedNode(_RunningServer[JoinedNode]):
 
     async def wait_for_status(self, status: NodeStatus) -> None:
         """Wait until the balancer calls it so."""
-        view = self.balancer.app.view
+        view = self.balancer.app.cluster.view
         await self.balancer.wait_until(lambda: view.nodes[self.id].status is status)
 
 

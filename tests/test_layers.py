@@ -18,6 +18,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"cli", "server"}),
     frozenset({"app"}),
     frozenset({"balancer", "joined_node", "front"}),
+    frozenset({"parts"}),
     frozenset({"api"}),
     frozenset({"gateway"}),
     frozenset({"cluster"}),

@@ -14,6 +14,6 @@ from llb.engine.pool import EnginePool
 if __name__ == "__main__":
     mock, core, *flags = sys.argv[1:]
     command = (sys.executable, "-m", "bench.gateway.worker", mock, core)
-    appliance: Any = import_module("llb.balancer")
-    appliance.EnginePool = partial(EnginePool, command=command)
+    local_node: Any = import_module("llb.parts.local_node")
+    local_node.EnginePool = partial(EnginePool, command=command)
     sys.exit(command_line.main(flags, serve=server.run))

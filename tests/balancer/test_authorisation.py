@@ -92,7 +92,7 @@ async def llb(make_llb: BalancerFactory, monkeypatch: pytest.MonkeyPatch) -> Run
     monkeypatch.setattr(harness, "create_app", create_app_without_handlers)
     llb = await make_llb().start()
     llb.http.headers["x-really"] = "yes"
-    llb.app.authenticator._node_id_of = lambda credential: "garage" if credential == NODE else None
+    llb.app.accounts.authenticator._node_id_of = lambda credential: "garage" if credential == NODE else None
     return llb
 
 

@@ -56,7 +56,7 @@ async def test_what_waits_for_its_answer_gets_it_from_the_next_engine(
     assert (await ask(llb)).status_code == 200
     # Nothing of a document has been sent to its client before it is complete.
     waiting = asyncio.ensure_future(ask(llb, max_tokens=80))
-    await wait_until(lambda: not llb.app.traffic.is_idle)
+    await wait_until(lambda: not llb.app.cluster.traffic.is_idle)
     await asyncio.sleep(0.1)
     assert (await ask(llb, poison, max_tokens=1)).status_code == 400
     assert (await waiting).status_code == 200
@@ -109,7 +109,7 @@ async def test_work_of_a_client_that_has_left_ends_with_its_engine(
     monkeypatch.setattr("llb.engine.watch_policy.IDLE_COMPUTING_S", 1.0)
     assert (await ask(llb)).status_code == 200
     asking = asyncio.ensure_future(ask(llb, "LOOP"))
-    await wait_until(lambda: not llb.app.traffic.is_idle)
+    await wait_until(lambda: not llb.app.cluster.traffic.is_idle)
     await asyncio.sleep(0.1)
     asking.cancel()
     await wait_until(lambda: not engines.alive)

@@ -56,7 +56,7 @@ async def ask(llb: RunningBalancer, **change: Any) -> httpx.Response:
 async def test_a_full_queue(chatting: RunningBalancer) -> None:
     """Counting tokens needs no slot."""
     assert (await ask(chatting)).status_code == 200
-    slot = await chatting.app.admission.reserve_slot("chat", key_id="another")
+    slot = await chatting.app.gateway.admission.reserve_slot("chat", key_id="another")
     try:
         refused = await ask(chatting)
         assert error_of(refused) == (529, "overloaded_error", "queue_full")
@@ -68,7 +68,7 @@ async def test_a_full_queue(chatting: RunningBalancer) -> None:
             assert counted.json()["input_tokens"] > 0
     finally:
         slot.release()
-    await chatting.app.history.flush()
+    await chatting.app.gateway.history.flush()
     [entry] = (await chatting.http.get("/api/requests?status=error")).json()["requests"]
     assert (entry["status"], entry["error_code"]) == (529, "queue_full")
 
@@ -83,7 +83,7 @@ async def test_a_model_that_is_not_ready(chatting: RunningBalancer, hub: HubStan
     answer = await ask(chatting, model="other")
     assert error_of(answer) == (503, "api_error", "model_downloading")
     assert "retry-after" in answer.headers
-    await chatting.app.history.flush()
+    await chatting.app.gateway.history.flush()
     [entry] = (await chatting.http.get("/api/requests?limit=1")).json()["requests"]
     assert (entry["status"], entry["error_code"]) == (503, "model_downloading")
 
@@ -93,7 +93,11 @@ async def test_a_failed_stream_ends_with_an_error_event_of_its_dialect(
     chatting: RunningBalancer, path: str, body: dict[str, Any]
 ) -> None:
     assert (await ask(chatting)).status_code == 200
-    [pid] = [engine.process.pid for engine in chatting.app.engine_pool._all_engines() if engine.process.pid]
+    [pid] = [
+        engine.process.pid
+        for engine in chatting.app.local_node.engine_pool._all_engines()
+        if engine.process.pid
+    ]
     async with chatting.http.stream("POST", path, json=body) as answer:
         lines = answer.aiter_lines()
         await anext(lines)
@@ -109,6 +113,6 @@ async def test_a_failed_stream_ends_with_an_error_event_of_its_dialect(
         case "/v1/responses":
             assert rest[-2] == "event: error"
             assert (event["type"], event["code"]) == ("error", "engine_failed")
-    await chatting.app.history.flush()
+    await chatting.app.gateway.history.flush()
     [entry] = (await chatting.http.get("/api/requests?limit=1")).json()["requests"]
     assert (entry["endpoint"], entry["status"], entry["error_code"]) == (path, 200, "engine_failed")

@@ -19,14 +19,14 @@ async def cancel_pull(llb: RunningBalancer, hub: HubStandIn) -> None:
     """Cancel a pull of `tiny` after `STOPPED_AT` bytes, and wait until its node has."""
     stall = hub.faults.stall(after=STOPPED_AT)
     await llb.register_model("tiny")
-    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == STOPPED_AT)
+    await llb.wait_until(lambda: (llb.app.cluster.view.status_of("tiny").downloaded_bytes or 0) == STOPPED_AT)
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
-    await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
+    await llb.wait_until(lambda: "tiny" not in llb.app.cluster.view.registrations)
     stall.clear()
 
 
 def is_resolved(llb: RunningBalancer, model_id: str) -> bool:
-    return llb.app.view.registrations[model_id].resolved is not None
+    return llb.app.cluster.view.registrations[model_id].resolved is not None
 
 
 def partial_files(llb: RunningBalancer) -> list[Path]:
@@ -34,7 +34,7 @@ def partial_files(llb: RunningBalancer) -> list[Path]:
 
 
 async def test_a_cancelled_pull_is_seen_and_can_be_discarded(llb: RunningBalancer, hub: HubStandIn) -> None:
-    events = llb.app.event_bus.subscribe(1000)
+    events = llb.app.base.event_bus.subscribe(1000)
     await cancel_pull(llb, hub)
     told = [event for event in events._queue if isinstance(event, ModelStatusChanged)]
     assert told[-1].partial_bytes == STOPPED_AT
@@ -66,9 +66,9 @@ async def test_a_running_pull_can_be_cancelled_and_discarded_at_once(
 ) -> None:
     stall = hub.faults.stall(after=STOPPED_AT)
     await llb.register_model("tiny")
-    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == STOPPED_AT)
+    await llb.wait_until(lambda: (llb.app.cluster.view.status_of("tiny").downloaded_bytes or 0) == STOPPED_AT)
     assert (await llb.http.delete("/api/models/tiny?discard=true")).status_code == 204
-    await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
+    await llb.wait_until(lambda: "tiny" not in llb.app.cluster.view.registrations)
     assert partial_files(llb) == []
     assert (await llb.get_model("tiny"))["partial"] is None
     stall.clear()
@@ -163,7 +163,7 @@ async def test_a_model_is_loaded_with_options_that_are_kept(chat: RunningBalance
     loaded = answer.json()
     assert loaded["options"] == options
     assert (loaded["memory"]["slots"], loaded["memory"]["context_length"]) == (2, 256)
-    [report] = llb.app.engine_pool.engine_reports()
+    [report] = llb.app.local_node.engine_pool.engine_reports()
     assert loaded["memory"]["reserved_bytes"] == report.memory_bytes
     fit = (await llb.http.get("/api/models/chat/fit?context_length=256&slots=2")).json()
     assert fit["host"]["total_bytes"] == report.memory_bytes
@@ -207,4 +207,4 @@ async def test_what_is_not_here_cannot_be_loaded(llb: RunningBalancer) -> None:
     await llb.pull_model("tiny")
     answer = await llb.http.post("/api/models/tiny/load", json={"nodes": ["nobody"]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
-    assert llb.app.engine_pool.engine_reports() == ()
+    assert llb.app.local_node.engine_pool.engine_reports() == ()

@@ -33,7 +33,7 @@ def add_build(home: Path, source: str = package_index.WORKING) -> OverlayStore:
 
 
 def build_of(llb: RunningBalancer) -> EngineInfo | None:
-    [node] = llb.app.view.nodes.values()
+    [node] = llb.app.cluster.view.nodes.values()
     return node.hello.hardware.engine
 
 
@@ -90,11 +90,11 @@ async def test_a_build_is_taken_when_nothing_is_loaded_and_left_when_it_is_gone(
     assert (engine["build"], engine["variant"], engine["reason"]) == ("vulkan", VULKAN, None)
     assert (engine["devices"][0]["name"], engine["devices"][0]["kind"]) == ("Pretended GPU", "gpu")
     assert (await llb.http.get("/api/system")).json()["engine"] == engine
-    assert llb.app.engine_pool.budget is not None
-    assert llb.app.engine_pool.budget.vram_bytes
+    assert llb.app.local_node.engine_pool.budget is not None
+    assert llb.app.local_node.engine_pool.budget.vram_bytes
     await chat(llb)
     assert engine_import_path().startswith(str(store.directory))
-    [loaded] = llb.app.engine_pool._engines.values()
+    [loaded] = llb.app.local_node.engine_pool._engines.values()
     assert loaded.plan is not None
     assert sum(loaded.plan.spec.gpu_layers) > 0
     metrics = (await llb.http.get("/metrics")).text

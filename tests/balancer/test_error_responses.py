@@ -147,4 +147,4 @@ async def test_a_full_queue_rejects_at_once(
     durations_ms = [row["duration_ms"] for row in rows if row["error_code"] == "queue_full"]
     assert len(durations_ms) == len(refused)
     assert statistics.median(durations_ms) < 50
-    assert [(queue.queued, queue.nodes[0].busy) for queue in llb.app.admission.snapshot()] == [(0, 0)]
+    assert [(queue.queued, queue.nodes[0].busy) for queue in llb.app.gateway.admission.snapshot()] == [(0, 0)]

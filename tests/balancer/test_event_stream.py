@@ -141,7 +141,7 @@ async def test_answers_of_the_playground_are_told_to_sessions_of_their_user(llb:
                 break
         assert message["count"] == 0
         for user_id, count in (("somebody else", 7), (message["user_id"], 2)):
-            llb.app.event_bus.publish(AnswersRunning(user_id=user_id, count=count))
+            llb.app.base.event_bus.publish(AnswersRunning(user_id=user_id, count=count))
         async for message in messages(reader):
             if message["type"] == "AnswersRunning":
                 break
@@ -189,7 +189,7 @@ async def test_a_slow_reader_is_told_to_resync(llb: RunningBalancer) -> None:
         # Far more than the buffers of a socket and the queue of the feed hold while the reader sleeps.
         error = "why " * 500
         for number in range(3000):
-            llb.app.event_bus.publish(
+            llb.app.base.event_bus.publish(
                 ModelStatusChanged(
                     model_id="tiny", status=ModelStatus.DOWNLOADING, progress=number / 3000, error=error
                 )
@@ -210,8 +210,8 @@ async def test_a_slow_reader_is_told_to_resync(llb: RunningBalancer) -> None:
 async def test_a_closed_connection_ends_its_subscription(llb: RunningBalancer) -> None:
     async with llb.open_event_stream() as reader:
         await anext(messages(reader))
-        assert len(llb.app.event_bus._subscriptions) == 1
-    await wait_until(lambda: not llb.app.event_bus._subscriptions)
+        assert len(llb.app.base.event_bus._subscriptions) == 1
+    await wait_until(lambda: not llb.app.base.event_bus._subscriptions)
 
 
 async def test_progress_is_published_at_most_four_times_a_second(

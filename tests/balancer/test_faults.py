@@ -58,7 +58,7 @@ async def test_the_network_never_ends_a_pull(llb: RunningBalancer, hub: HubStand
     answer = await llb.register_model("tiny")
     assert answer.status_code == 202
     await llb.wait_until(
-        lambda: (llb.app.view.status_of("tiny").error or "").startswith("waiting for the network: ")
+        lambda: (llb.app.cluster.view.status_of("tiny").error or "").startswith("waiting for the network: ")
     )
     assert (await status_of(llb))[0] == "Registered"
     answer = await llb.http.post(
@@ -76,7 +76,7 @@ async def test_a_connection_lost_during_a_pull_shows_the_reason(
     hub.faults.drop(after=100_000, times=1)
     await llb.register_model("tiny")
     await llb.wait_until(
-        lambda: (llb.app.view.status_of("tiny").error or "").startswith("waiting for the network: ")
+        lambda: (llb.app.cluster.view.status_of("tiny").error or "").startswith("waiting for the network: ")
     )
     assert (await status_of(llb))[0] in ("Downloading", "Ready")
     await llb.wait_for_status("tiny", "Ready")
@@ -169,7 +169,7 @@ async def test_a_pull_resumes_after_a_restart(make_llb: BalancerFactory, hub: Hu
     llb = await make_llb().start()
     await llb.wait_until_online()
     await llb.register_model("tiny")
-    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 200_000)
+    await llb.wait_until(lambda: (llb.app.cluster.view.status_of("tiny").downloaded_bytes or 0) == 200_000)
     await llb.stop()
     stall.clear()
     hub.clear_requests()

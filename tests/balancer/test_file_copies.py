@@ -15,7 +15,7 @@ async def test_a_joined_node_copies_from_its_balancer_and_serves_copies(
     balancer = await make_llb().start()
     await balancer.wait_until_online()
     await balancer.pull_model("tiny")
-    view, node_connections = balancer.app.view, balancer.app.node_connections
+    view, node_connections = balancer.app.cluster.view, balancer.app.cluster.node_connections
     async with RunningJoinedNode(balancer, tmp_path / "cellar") as cellar:
         await balancer.wait_until(lambda: view.status_of("tiny").available_nodes == 2)
         assert (cellar.home / "models" / "tiny" / "tiny.gguf").stat().st_size == TINY_BYTES

@@ -168,7 +168,7 @@ async def test_requests_without_a_slot_are_recorded(make_chatting: BalancerFacto
         chunks = first.aiter_bytes()
         await anext(chunks)
         waiting = asyncio.create_task(ask(llb, model="endless", max_tokens=1))
-        await wait_until(lambda: llb.app.admission.snapshot()[0].queued)
+        await wait_until(lambda: llb.app.gateway.admission.snapshot()[0].queued)
         assert (await ask(llb, model="endless")).json()["error"]["code"] == "queue_full"
         assert (await waiting).json()["error"]["code"] == "queue_timeout"
     _, running, timed_out, full = await logged_requests(llb, 4)
@@ -189,10 +189,10 @@ async def test_disconnected_clients_are_recorded(make_chatting: BalancerFactory)
         chunks = reader.aiter_bytes()
         await anext(chunks)
         waiting = asyncio.create_task(ask(llb, model="endless"))
-        await wait_until(lambda: llb.app.admission.snapshot()[0].queued)
+        await wait_until(lambda: llb.app.gateway.admission.snapshot()[0].queued)
         waiting.cancel()
         await asyncio.wait({waiting})
-        await wait_until(lambda: not llb.app.admission.snapshot()[0].queued)
+        await wait_until(lambda: not llb.app.gateway.admission.snapshot()[0].queued)
     _, in_stream, in_queue = await logged_requests(llb, 3)
     assert (in_stream["status"], in_stream["error_code"]) == (200, "client_closed")
     assert 0 < in_stream["ttft_ms"] <= in_stream["duration_ms"]
@@ -205,7 +205,9 @@ async def test_disconnected_clients_are_recorded(make_chatting: BalancerFactory)
 async def test_an_engine_crash_during_a_stream_is_recorded(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(), "endless")
     await ask(llb, model="endless", max_tokens=1)
-    [pid] = [engine.process.pid for engine in llb.app.engine_pool._all_engines() if engine.process.pid]
+    [pid] = [
+        engine.process.pid for engine in llb.app.local_node.engine_pool._all_engines() if engine.process.pid
+    ]
     body = {"model": "endless", "messages": QUESTION, **ENDLESS}
     async with llb.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         lines = answer.aiter_lines()
@@ -268,7 +270,7 @@ async def test_text_is_recorded_with_history_text_only(make_chatting: BalancerFa
 async def test_without_history_days_only_totals_are_recorded(make_chatting: BalancerFactory) -> None:
     llb = await start_chatting(make_chatting(history_days=0, history_text=True))
     await ask(llb, max_tokens=1)
-    await llb.app.history.flush()
+    await llb.app.gateway.history.flush()
     page = (await llb.http.get("/api/requests")).json()
     assert page == {"requests": [], "next_cursor": None, "history_days": 0, "history_text": False}
     [total] = (await llb.http.get("/api/usage?by=key")).json()["usage"]

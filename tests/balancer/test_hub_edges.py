@@ -9,7 +9,7 @@ from tests.hub import HubStandIn, tiny_gguf
 
 async def error_of(llb: RunningBalancer, text: str) -> str:
     """Wait until the replica of `tiny` reports this error; return the whole of it."""
-    await llb.wait_until(lambda: text in str(llb.app.view.status_of("tiny").error))
+    await llb.wait_until(lambda: text in str(llb.app.cluster.view.status_of("tiny").error))
     return str((await llb.get_model("tiny"))["error"])
 
 
@@ -28,7 +28,7 @@ async def test_a_commit_that_is_gone_is_an_error_and_a_retry_takes_the_present_o
 ) -> None:
     stalled = hub.faults.stall(after=100_000)
     await llb.register_model("tiny")
-    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) > 0)
+    await llb.wait_until(lambda: (llb.app.cluster.view.status_of("tiny").downloaded_bytes or 0) > 0)
     # The history of the repository is rewritten, and its file is another one.
     hub.remove_repo("test/tiny")
     hub.add_repo("test/tiny", {"tiny.gguf": tiny_gguf(TINY_BYTES, seed="rewritten")})

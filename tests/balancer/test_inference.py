@@ -147,14 +147,14 @@ async def test_a_chat_model_does_not_embed(talking: RunningBalancer) -> None:
 async def test_concurrent_first_requests_cause_one_load(small: RunningBalancer) -> None:
     answers = await asyncio.gather(*(chat(small, max_tokens=2) for _ in range(6)))
     assert [answer.status_code for answer in answers] == [200] * 6
-    [engine] = small.app.engine_pool.engine_reports()
+    [engine] = small.app.local_node.engine_pool.engine_reports()
     assert engine.model_id == "smollm2"
     node = (await small.http.get("/api/nodes")).json()["nodes"][0]
     assert node["slots"] == 4
 
 
 def busy_slots(llb: RunningBalancer) -> int:
-    return sum(node.busy for model in llb.app.admission.snapshot() for node in model.nodes)
+    return sum(node.busy for model in llb.app.gateway.admission.snapshot() for node in model.nodes)
 
 
 async def test_a_disconnected_client_frees_its_slot(talking: RunningBalancer) -> None:
@@ -174,13 +174,15 @@ async def test_a_disconnected_client_frees_its_slot(talking: RunningBalancer) ->
         await anext(answer.aiter_bytes())
         assert busy_slots(talking) == 1
     await wait_until(lambda: not busy_slots(talking))
-    upstream = talking.app.http_client
+    upstream = talking.app.cluster.http_client
     await wait_until(lambda: upstream.open_connections == upstream.idle_connections)
 
 
 async def test_a_killed_engine_fails_one_request_and_restarts(small: RunningBalancer) -> None:
     await chat(small, max_tokens=1)
-    [pid] = [engine.process.pid for engine in small.app.engine_pool._all_engines() if engine.process.pid]
+    [pid] = [
+        engine.process.pid for engine in small.app.local_node.engine_pool._all_engines() if engine.process.pid
+    ]
     stream = small.http.stream(
         "POST",
         "/v1/chat/completions",
@@ -218,8 +220,8 @@ async def test_deleting_a_model_lets_a_running_answer_finish(fresh: RunningBalan
         assert (await chat(fresh)).status_code == 404
         rest = [line async for line in lines if line]
     assert rest[-1] == "data: [DONE]"
-    await fresh.wait_until(lambda: "smollm2" not in fresh.app.view.registrations)
-    assert fresh.app.engine_pool.engine_reports() == ()
+    await fresh.wait_until(lambda: "smollm2" not in fresh.app.cluster.view.registrations)
+    assert fresh.app.local_node.engine_pool.engine_reports() == ()
     assert not (fresh.home / "models" / "smollm2").exists()
 
 
@@ -227,9 +229,9 @@ async def test_unloading_frees_the_memory_of_a_pinned_model(small: RunningBalanc
     await chat(small, max_tokens=1)
     assert (await small.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
     assert (await small.http.get("/api/models/smollm2")).json()["pinned"]
-    await small.wait_until(lambda: small.app.engine_pool.engine_reports()[0].pinned)
+    await small.wait_until(lambda: small.app.local_node.engine_pool.engine_reports()[0].pinned)
     assert (await small.http.post("/api/models/smollm2/unload")).status_code == 204
-    assert small.app.engine_pool.memory_used_bytes == 0
+    assert small.app.local_node.engine_pool.memory_used_bytes == 0
     assert (await chat(small, max_tokens=1)).status_code == 200
     answer = await small.http.post("/api/models/absent/unload")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_registered")
@@ -240,13 +242,13 @@ async def test_traffic_of_a_node_is_counted(small: RunningBalancer) -> None:
     totals = []
     for _ in range(2):
         await chat(small, max_tokens=5)
-        totals.append(small.app.view.traffic.node_totals(node))
+        totals.append(small.app.cluster.view.traffic.node_totals(node))
     assert [total.answered for total in totals] == [1, 2]
     assert 0 < totals[0].tokens < totals[1].tokens
 
 
 async def test_the_performance_of_an_engine_is_measured(fresh: RunningBalancer) -> None:
-    node_id, performance = fresh.app.agent.node_id, fresh.app.dispatcher.performance
+    node_id, performance = fresh.app.agent.node_id, fresh.app.gateway.dispatcher.performance
 
     def load_s() -> float:
         return performance.estimate_load_s(node_id, "smollm2", size_bytes=None, progress=None)

@@ -98,13 +98,13 @@ async def test_others_are_answered_while_a_long_list_is_worked_on(
     good, greedy = await llb.create_key(), await llb.create_key()
     await embed(llb, "loads the model")
     sent: list[int] = []
-    begin_request = llb.app.http_client.begin_request
+    begin_request = llb.app.cluster.http_client.begin_request
 
     def record_request(*arguments: Any, **options: Any) -> BegunRequest:
         sent.append(len(json.loads(arguments[4])["input"]))
         return begin_request(*arguments, **options)
 
-    monkeypatch.setattr(llb.app.http_client, "begin_request", record_request)
+    monkeypatch.setattr(llb.app.cluster.http_client, "begin_request", record_request)
 
     async def post(key: str, value: object) -> httpx.Response:
         headers = {"Authorization": f"Bearer {key}"}
@@ -112,15 +112,15 @@ async def test_others_are_answered_while_a_long_list_is_worked_on(
         return await llb.http.post("/v1/embeddings", json=body, headers=headers)
 
     listed = asyncio.ensure_future(post(greedy, ["one of many " * 20] * 1500))
-    await wait_until(lambda: not llb.app.traffic.is_idle)
+    await wait_until(lambda: not llb.app.cluster.traffic.is_idle)
     for _ in range(20):
         assert (await post(good, "short")).status_code == 200
         assert not listed.done()
     # The client leaves: no further batch is sent.
     listed.cancel()
     await asyncio.wait([listed])
-    await wait_until(lambda: llb.app.traffic.is_idle)
-    assert [each.queued for each in llb.app.admission.snapshot()] == [0, 0]
+    await wait_until(lambda: llb.app.cluster.traffic.is_idle)
+    assert [each.queued for each in llb.app.gateway.admission.snapshot()] == [0, 0]
     assert {count for count in sent if count != len("short")} == {4}
 
 

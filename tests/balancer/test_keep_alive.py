@@ -42,7 +42,7 @@ async def llb(
 
 
 def keep_alive_s(llb: RunningBalancer) -> float:
-    return llb.app.engine_pool._engines["chat"]._keep_alive_s
+    return llb.app.local_node.engine_pool._engines["chat"]._keep_alive_s
 
 
 @pytest.mark.parametrize("keep_alive", [0, "0s", -1, "-1", 1e308, "9999h", "1s"])
@@ -55,7 +55,7 @@ async def test_a_user_neither_unloads_nor_holds_a_model(
     ) as http:
         for path, body in REQUESTS:
             await http.post(path, json={"model": "chat", "keep_alive": keep_alive, **body})
-            [report] = llb.app.engine_pool.engine_reports()
+            [report] = llb.app.local_node.engine_pool.engine_reports()
             assert report.state in (EngineState.READY, EngineState.BUSY), path
             assert keep_alive_s(llb) == 60.0, path
 
@@ -74,4 +74,4 @@ async def test_a_user_lengthens_what_an_administrator_has_shortened(llb: Running
         assert answer.is_success
         assert keep_alive_s(llb) == expected
     assert (await llb.http.post("/v1/chat/completions", json={**body, "keep_alive": 0})).is_success
-    await wait_until(lambda: not llb.app.engine_pool.engine_reports())
+    await wait_until(lambda: not llb.app.local_node.engine_pool.engine_reports())

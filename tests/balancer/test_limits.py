@@ -44,8 +44,8 @@ async def ask(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
 
 
 def remaining_of(llb: RunningBalancer, key_id: str, what: str) -> int:
-    bucket = llb.app.rate_limiter._rate_limits[key_id]
-    headers = llb.app.rate_limiter.rate_limit_headers([KeyAllowance(key_id, bucket.limits)])
+    bucket = llb.app.accounts.rate_limiter._rate_limits[key_id]
+    headers = llb.app.accounts.rate_limiter.rate_limit_headers([KeyAllowance(key_id, bucket.limits)])
     return int(headers[f"x-ratelimit-remaining-{what}"])
 
 
@@ -68,7 +68,7 @@ async def test_requests_are_counted_and_limited(chat: RunningBalancer) -> None:
 
         await chat.http.patch(f"/api/keys/{key_id}", json={"limits": {"requests_per_minute": 10}})
         assert (await ask(client)).status_code == 200
-    await chat.app.history.flush()
+    await chat.app.gateway.history.flush()
     page = (await chat.http.get("/api/requests", params={"key": key_id})).json()["requests"]
     assert [(row["status"], row["error_code"]) for row in page] == [
         (200, None),
@@ -87,7 +87,7 @@ async def test_only_used_tokens_are_charged(chat: RunningBalancer) -> None:
             assert answer.status_code == 200
             # The bucket fills by 1,667 tokens a second. The header has the value at the start of the answer.
             assert before - 50_000 < int(answer.headers["x-ratelimit-remaining-tokens"]) <= 100_000
-    await chat.app.history.flush()
+    await chat.app.gateway.history.flush()
     used = [
         row["prompt_tokens"] + row["completion_tokens"]
         for row in (await chat.http.get("/api/requests", params={"key": key_id})).json()["requests"]
@@ -105,7 +105,7 @@ async def test_only_used_tokens_are_charged(chat: RunningBalancer) -> None:
 
 async def test_a_disconnected_client_releases_its_reservations(chat: RunningBalancer) -> None:
     key_id, client = await limited(chat, concurrent=1, tokens_per_minute=1_000_000)
-    rate_limiter = chat.app.rate_limiter
+    rate_limiter = chat.app.accounts.rate_limiter
     async with client:
         for stream in (True, False):
             pending = asyncio.ensure_future(ask(client, stream=stream, max_tokens=1000))
@@ -132,7 +132,7 @@ async def test_a_key_without_limits_has_no_headers(chat: RunningBalancer) -> Non
         answer = await ask(client)
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
-    assert not chat.app.rate_limiter._rate_limits
+    assert not chat.app.accounts.rate_limiter._rate_limits
 
 
 async def test_a_streamed_token_has_about_the_assumed_number_of_bytes(

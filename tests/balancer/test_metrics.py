@@ -25,7 +25,7 @@ DASHBOARD = (DOCUMENTS / "grafana.json").read_text(encoding="utf-8")
 
 @pytest.fixture
 async def llb_metrics(llb: RunningBalancer) -> Metrics:
-    return llb.app.metrics
+    return llb.app.gateway.metrics
 
 
 async def samples(llb: RunningBalancer) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -58,12 +58,12 @@ async def test_requests_are_counted(
         assert (
             await client.post("/v1/chat/completions", json={**question, "model": "made-up"})
         ).status_code == 404
-    await llb.app.history.flush()
+    await llb.app.gateway.history.flush()
     # The engine's log arrives beside its answers, and its report of being idle after them.
     await llb.wait_until(
         lambda: any(
             report.memory_ratio and report.state is EngineState.READY
-            for node in llb.app.view.nodes.values()
+            for node in llb.app.cluster.view.nodes.values()
             for report in node.engines.values()
         )
     )
@@ -105,7 +105,7 @@ async def test_requests_are_counted(
 async def test_downloads_and_event_loop_lag_are_measured(llb: RunningBalancer, hub: HubStandIn) -> None:
     hub.faults.stall(after=150_000)
     assert (await llb.register_model("tiny")).status_code == 202
-    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 150_000)
+    await llb.wait_until(lambda: (llb.app.cluster.view.status_of("tiny").downloaded_bytes or 0) == 150_000)
     now = await samples(llb)
     [node] = [
         value
@@ -116,7 +116,7 @@ async def test_downloads_and_event_loop_lag_are_measured(llb: RunningBalancer, h
     assert now[("llb_download_progress", (("model", "tiny"), ("node", node)))] == 0.5
 
     def lag() -> float:
-        found = llb.app.metrics.registry.get_sample_value("llb_event_loop_lag_seconds_count")
+        found = llb.app.gateway.metrics.registry.get_sample_value("llb_event_loop_lag_seconds_count")
         return found or 0
 
     await wait_until(lag)

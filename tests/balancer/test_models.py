@@ -96,7 +96,7 @@ async def test_a_downloading_model_fails_with_its_progress_as_in_the_seed(
 ) -> None:
     stall = hub.faults.stall(after=135_000)
     await llb.register_model("tiny")
-    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 135_000)
+    await llb.wait_until(lambda: (llb.app.cluster.view.status_of("tiny").downloaded_bytes or 0) == 135_000)
     answer = await llb.http.post("/v1/chat/completions", json={"model": "tiny", "messages": []})
     assert answer.status_code == 503
     assert answer.json() == {
@@ -145,7 +145,7 @@ async def test_delete_when_ready_removes_the_files(llb: RunningBalancer) -> None
     assert path.is_file()
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
     assert (await llb.get_model("tiny"))["status"] == "Available"
-    await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
+    await llb.wait_until(lambda: "tiny" not in llb.app.cluster.view.registrations)
     assert not path.parent.exists()
 
 
@@ -154,9 +154,9 @@ async def test_deleting_during_a_download_keeps_the_partial_file_for_the_next_pu
 ) -> None:
     stall = hub.faults.stall(after=200_000)
     await llb.register_model("tiny")
-    await llb.wait_until(lambda: (llb.app.view.status_of("tiny").downloaded_bytes or 0) == 200_000)
+    await llb.wait_until(lambda: (llb.app.cluster.view.status_of("tiny").downloaded_bytes or 0) == 200_000)
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
-    await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
+    await llb.wait_until(lambda: "tiny" not in llb.app.cluster.view.registrations)
     [partial] = (llb.home / "models" / "tiny").iterdir()
     assert (partial.suffix, partial.stat().st_size) == (".partial", 200_000)
     stall.clear()
@@ -220,7 +220,7 @@ async def test_a_registration_survives_its_catalogue_entry(make_llb: BalancerFac
     tiny = await second.get_model("tiny")
     assert (tiny["supported"], tiny["status"]) == (False, "Ready")
     assert (await second.http.delete("/api/models/tiny")).status_code == 204
-    await second.wait_until(lambda: "tiny" not in second.app.view.registrations)
+    await second.wait_until(lambda: "tiny" not in second.app.cluster.view.registrations)
     answer = await second.register_model("tiny")
     assert answer.json()["error"]["code"] == "model_not_supported"
 
@@ -239,10 +239,10 @@ async def test_a_model_of_several_files_is_downloaded_as_a_whole(
     await llb.wait_until_online()
     stall = hub.faults.stall(after=50_000, file="two-mmproj.gguf")
     await llb.register_model("two")
-    await llb.wait_until(lambda: (llb.app.view.status_of("two").downloaded_bytes or 0) == 150_000)
-    assert llb.app.view.status_of("two").progress == 0.5
+    await llb.wait_until(lambda: (llb.app.cluster.view.status_of("two").downloaded_bytes or 0) == 150_000)
+    assert llb.app.cluster.view.status_of("two").progress == 0.5
     await llb.http.delete("/api/models/two")
-    await llb.wait_until(lambda: "two" not in llb.app.view.registrations)
+    await llb.wait_until(lambda: "two" not in llb.app.cluster.view.registrations)
     names = sorted(path.suffix for path in (llb.home / "models" / "two").iterdir())
     assert names == [".partial", ".partial"]
     stall.clear()

@@ -210,7 +210,7 @@ async def test_embeddings(talking: RunningBalancer, keyed: ollama.AsyncClient) -
 async def test_ready_and_loaded_models(fresh: RunningBalancer, fresh_keyless: ollama.AsyncClient) -> None:
     [listed] = (await fresh_keyless.list()).models
     assert listed.model == "smollm2:latest"
-    assert listed.size == fresh.app.view.catalog.models[0].size_bytes
+    assert listed.size == fresh.app.cluster.view.catalog.models[0].size_bytes
     assert listed.details is not None
     assert (listed.details.parameter_size, listed.details.quantization_level) == ("135M", "Q4_1")
     shown = await fresh_keyless.show("smollm2:latest")
@@ -221,7 +221,7 @@ async def test_ready_and_loaded_models(fresh: RunningBalancer, fresh_keyless: ol
     assert (await fresh_keyless.show("tools")).capabilities == ["completion", "tools"]
     assert (await fresh_keyless.ps()).models == []
     assert (await fresh_keyless.generate("smollm2")).done_reason == "load"
-    await wait_until(lambda: any(node.engines for node in fresh.app.view.online_nodes()))
+    await wait_until(lambda: any(node.engines for node in fresh.app.cluster.view.online_nodes()))
     [running] = (await fresh_keyless.ps()).models
     assert (running.model, running.context_length) == ("smollm2:latest", 2048)
     assert (running.size or 0) > 10**8
@@ -235,7 +235,7 @@ async def test_unloading_needs_more_than_the_inference_scope(
     fresh: RunningBalancer, fresh_keyed: ollama.AsyncClient
 ) -> None:
     assert (await fresh_keyed.chat("smollm2")).done_reason == "load"
-    assert fresh.app.engine_pool.engine_reports()
+    assert fresh.app.local_node.engine_pool.engine_reports()
     with pytest.raises(ollama.ResponseError) as refused:
         await fresh_keyed.generate("smollm2", keep_alive=0)
     assert (refused.value.status_code, refused.value.error) == (
@@ -244,7 +244,7 @@ async def test_unloading_needs_more_than_the_inference_scope(
     )
     async with client(fresh.url, await fresh.create_key("inference", "models:write")) as owner:
         assert (await owner.generate("smollm2", keep_alive="0")).done_reason == "unload"
-    assert fresh.app.engine_pool.memory_used_bytes == 0
+    assert fresh.app.local_node.engine_pool.memory_used_bytes == 0
 
 
 ERRORS: list[tuple[str, dict[str, Any], int, str]] = [
@@ -337,7 +337,9 @@ async def test_an_engine_crash_ends_the_stream_with_an_error(
 ) -> None:
     stream = await fresh_keyless.chat("smollm2", QUESTION, options={"num_predict": 1500}, stream=True)
     await anext(aiter(stream))
-    [pid] = [engine.process.pid for engine in fresh.app.engine_pool._all_engines() if engine.process.pid]
+    [pid] = [
+        engine.process.pid for engine in fresh.app.local_node.engine_pool._all_engines() if engine.process.pid
+    ]
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(ollama.ResponseError, match="engine"):
         async for _ in stream:
@@ -387,7 +389,7 @@ async def test_openais_dialect_at_ollamas_port(talking: RunningBalancer) -> None
 
 
 def busy_slots(llb: RunningBalancer) -> int:
-    return sum(node.busy for model in llb.app.admission.snapshot() for node in model.nodes)
+    return sum(node.busy for model in llb.app.gateway.admission.snapshot() for node in model.nodes)
 
 
 @pytest.mark.asyncio(loop_scope="function")

@@ -50,7 +50,7 @@ async def llb(
     running = await make_llb(catalog=catalog, parallel=1).start()
     await running.wait_until_online()
     await running.pull_model("chat")
-    slot = await running.app.admission.reserve_slot("chat", key_id="another")
+    slot = await running.app.gateway.admission.reserve_slot("chat", key_id="another")
     yield running
     slot.release()
 
@@ -166,7 +166,7 @@ async def test_all_that_a_removed_user_has_open_ends(llb: RunningBalancer) -> No
         for socket in others:
             await socket.ping()
             assert socket.close_code is None
-    await llb.app.history.flush()
+    await llb.app.gateway.history.flush()
     page = (await llb.http.get("/api/requests")).json()["requests"]
     assert [(row["status"], row["error_code"]) for row in page] == [(200, "invalid_api_key")] * 3
 
@@ -177,7 +177,7 @@ async def test_a_key_that_a_command_revokes_ends_what_waits_in_a_queue(llb: Runn
         headers = {"Authorization": f"Bearer {key}"}
         body = {**BODY, "stream": False}
         waiting = asyncio.create_task(client.post("/v1/chat/completions", json=body, headers=headers))
-        await llb.wait_until(lambda: llb.app.admission.snapshot()[0].queued == 1)
+        await llb.wait_until(lambda: llb.app.gateway.admission.snapshot()[0].queued == 1)
         async with llb.app.db.write() as tx:
             # Nobody in this process is told.
             await tx.execute("DELETE FROM api_keys")
@@ -191,9 +191,9 @@ async def test_a_pull_in_the_dialect_of_ollama_ends(
     body = {"name": "puller", "scopes": ["models:write", "inference"]}
     made = (await llb.http.post("/api/keys", json=body)).json()
     # It never becomes Ready.
-    event = llb.app.view.build_status_event("chat")
+    event = llb.app.cluster.view.build_status_event("chat")
     stuck = structs.replace(event, status=ModelStatus.DOWNLOADING)
-    monkeypatch.setattr(llb.app.view, "build_status_event", lambda _id: stuck)
+    monkeypatch.setattr(llb.app.cluster.view, "build_status_event", lambda _id: stuck)
     lines: list[dict[str, Any]] = []
     async with (
         httpx.AsyncClient(base_url=llb.url, timeout=DEADLINE_S, trust_env=False) as client,

@@ -97,19 +97,21 @@ async def test_slots_context_waiting_time_and_token_change_while_llb_runs(make_l
         ("7s", True),
         ("set", True),
     ]
-    balancer = llb.app
-    await llb.wait_until(lambda: llb.app.view.nodes[llb.app.agent.node_id].hello.slots_per_engine == 3)
-    assert balancer.hub.auth_headers(balancer.hub.endpoint) == {"Authorization": f"Bearer {token}"}
+    hub = llb.app.base.hub
+    await llb.wait_until(
+        lambda: llb.app.cluster.view.nodes[llb.app.agent.node_id].hello.slots_per_engine == 3
+    )
+    assert hub.auth_headers(hub.endpoint) == {"Authorization": f"Bearer {token}"}
     # Write-only: neither the API, nor the audit log, nor the database shows it.
     for path in ("/api/system", "/api/audit"):
         assert token not in (await llb.http.get(path)).text
     await llb.stop()
     assert token.encode() not in (llb.home / "llb.db").read_bytes()
     again = await make_llb(parallel=2).start()
-    assert again.app.hub.auth_headers(again.app.hub.endpoint)
+    assert again.app.base.hub.auth_headers(again.app.base.hub.endpoint)
     reset = await change_settings(again, parallel=None, hf_token=None)
     assert (reset["parallel"], reset["hf_token"]) == (("2", False), ("not set", False))
-    assert again.app.hub.auth_headers(again.app.hub.endpoint) == {}
+    assert again.app.base.hub.auth_headers(again.app.base.hub.endpoint) == {}
 
 
 async def test_a_stored_token_goes_to_no_other_hub(make_llb: BalancerFactory) -> None:
@@ -117,7 +119,7 @@ async def test_a_stored_token_goes_to_no_other_hub(make_llb: BalancerFactory) ->
     await change_settings(llb, hf_token="hf_" + "t" * 20)
     await llb.stop()
     elsewhere = await make_llb(hub_endpoint="http://127.0.0.1:10").start()
-    assert elsewhere.app.hub.auth_headers(elsewhere.app.hub.endpoint) == {}
+    assert elsewhere.app.base.hub.auth_headers(elsewhere.app.base.hub.endpoint) == {}
     system = (await elsewhere.http.get("/api/system")).json()
     [code] = [each for each in system["problem_codes"] if each and each["code"] == "setting_unreadable"]
     assert code["values"] == {"name": "hf_token", "cause": {"code": "secret_other_address", "values": {}}}

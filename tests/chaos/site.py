@@ -38,7 +38,7 @@ class ChaosSite:
     @property
     def endpoint(self) -> Endpoint:
         """The engine, as the balancer knows it."""
-        return self.llb.app.endpoint_service.require("engine")
+        return self.llb.app.gateway.endpoint_service.require("engine")
 
     async def put(self, path: str, body: dict[str, Any]) -> None:
         answer = await self.llb.http.put(path, json=body)
@@ -46,7 +46,7 @@ class ChaosSite:
 
     async def allow_cloud(self, *, after_s: float, budget_usd: float) -> None:
         """Let requests go to the cloud after a wait, for at most so much money."""
-        cloud = self.llb.app.endpoint_service.require("cloud")
+        cloud = self.llb.app.gateway.endpoint_service.require("cloud")
         budget = {"scope": "provider", "id": cloud.id, "period": "month", "limit_usd": budget_usd}
         await self.put("/api/budgets", {"budgets": [budget]})
         rule = {"target": CLOUD_MODEL, "when": ["busy", "error", "unavailable"], "after_s": after_s}
@@ -65,7 +65,7 @@ class ChaosSite:
         return self.cloud.provider.completion_tokens
 
     async def wait_for_status(self, status: EndpointStatus) -> None:
-        registry = self.llb.app.endpoints
+        registry = self.llb.app.gateway.endpoints
         await self.llb.wait_until(lambda: registry.status_of(self.endpoint) is status)
 
     async def wait_for_ramp(self) -> None:

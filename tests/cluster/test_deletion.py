@@ -46,7 +46,7 @@ async def test_a_model_deleted_before_its_node_is_there_is_removed_when_it_comes
     assert (await llb.http.delete("/api/models/tiny")).status_code == 204
     probe_gate.set()
     await wait_until(lambda: not (llb.home / "models" / "tiny").exists())
-    await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
+    await llb.wait_until(lambda: "tiny" not in llb.app.cluster.view.registrations)
 
 
 async def test_a_tombstone_that_no_node_knows_of_is_taken_away_at_the_next_hello(
@@ -57,11 +57,11 @@ async def test_a_tombstone_that_no_node_knows_of_is_taken_away_at_the_next_hello
     llb = await make_llb().start()
     await llb.register_model("tiny")
     await llb.http.delete("/api/models/tiny")
-    assert not llb.app.view.registrations["tiny"].is_active
+    assert not llb.app.cluster.view.registrations["tiny"].is_active
     await llb.stop()
     probe_gate.set()
     llb = await make_llb().start()
-    await wait_until(lambda: "tiny" not in llb.app.view.registrations)
+    await wait_until(lambda: "tiny" not in llb.app.cluster.view.registrations)
 
 
 async def test_a_model_that_rests_can_be_deleted(llb: RunningBalancer) -> None:
@@ -71,7 +71,7 @@ async def test_a_model_that_rests_can_be_deleted(llb: RunningBalancer) -> None:
     agent._reconcile(nothing_wanted)
     await wait_until(lambda: (task := agent._replicas["tiny"].current_task) is not None and task.done())
     await llb.http.delete("/api/models/tiny")
-    await llb.wait_until(lambda: "tiny" not in llb.app.view.registrations)
+    await llb.wait_until(lambda: "tiny" not in llb.app.cluster.view.registrations)
     assert not (llb.home / "models" / "tiny").exists()
 
 

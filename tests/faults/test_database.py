@@ -249,7 +249,7 @@ async def test_no_periodic_writer_takes_a_node_offline_or_stops(
                 answer = await chatting.http.post("/v1/chat/completions", json=HELLO, headers=authorization)
                 assert answer.status_code == 200, answer.text
 
-    with chatting.app.event_bus.subscribe(100_000) as events:
+    with chatting.app.base.event_bus.subscribe(100_000) as events:
         async with fault(chatting):
             await chat_until_every_writer_has_written()
             await chat_until_every_writer_has_written()
@@ -282,7 +282,7 @@ async def test_a_node_reconnects_and_its_hello_is_stored_when_it_is_mended(
     async with fault(chatting):
         await node.start()
         await node.wait_until_online()
-        assert chatting.app.view.nodes[node.id].hello.name == "shed"
+        assert chatting.app.cluster.view.nodes[node.id].hello.name == "shed"
 
     async def stored_name() -> str:
         records = {record.id: record for record in await nodes.list_nodes(chatting.app.db)}
@@ -298,7 +298,7 @@ async def test_a_file_that_vanishes_meanwhile_does_not_hold_up_the_heartbeat(
     chatting: RunningBalancer, fault: Fault, tmp_path: Path
 ) -> None:
     assert (await chatting.http.post("/api/models/chat/unload")).is_success
-    view, node_id = chatting.app.view, chatting.app.agent.node_id
+    view, node_id = chatting.app.cluster.view, chatting.app.agent.node_id
     async with fault(chatting):
         (tmp_path / "models" / "chat" / "chat.gguf").unlink()
         heartbeats: list[Heartbeat | None] = []
@@ -328,7 +328,7 @@ async def test_what_cannot_be_recorded_is_not_done(chatting: RunningBalancer, fa
     async with fault(chatting):
         assert_unavailable(await chatting.http.post("/api/models/chat/unload"))
         # The message says that nothing was changed.
-        assert chatting.app.engine_pool.engine_reports()
+        assert chatting.app.local_node.engine_pool.engine_reports()
         assert_unavailable(await chatting.http.delete("/api/models/chat"))
     assert (await chatting.http.post("/api/models/chat/unload")).is_success
     records = (await chatting.http.get("/api/audit?limit=10")).json()["entries"]
@@ -344,7 +344,7 @@ async def test_a_denied_request_that_cannot_be_recorded_is_denied(
     async with fault(chatting):
         answer = await chatting.http.get("/api/users", headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == 403
-        await wait_until(lambda: not len(chatting.app.denied_requests._tasks))
+        await wait_until(lambda: not len(chatting.app.accounts.denied_requests._tasks))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -352,14 +352,14 @@ async def test_a_registration_that_is_resolved_meanwhile_is_stored_when_it_is_me
     chatting: RunningBalancer, fault: Fault, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolving, faulty = asyncio.Event(), asyncio.Event()
-    resolve_file = chatting.app.hub.resolve_file
+    resolve_file = chatting.app.base.hub.resolve_file
 
     async def resolve_in_the_fault(*arguments: Any) -> Any:
         resolving.set()
         await faulty.wait()
         return await resolve_file(*arguments)
 
-    monkeypatch.setattr(chatting.app.hub, "resolve_file", resolve_in_the_fault)
+    monkeypatch.setattr(chatting.app.base.hub, "resolve_file", resolve_in_the_fault)
     assert (await chatting.register_model("tiny")).status_code == 202
     await resolving.wait()
     async with fault(chatting):
@@ -381,5 +381,5 @@ async def test_it_stops_completely(chatting: RunningBalancer, fault: Fault) -> N
     async with fault(chatting):
         chatting.app.agent._replicas["chat"].last_used = 5.0
         await chatting.stop()
-        assert chatting.app._data_dir_lock is None
+        assert chatting.app.base._data_dir_lock is None
         assert not chatting.app.db._is_open

@@ -220,7 +220,7 @@ def in_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def busy_slots(server: RunningBalancer) -> int:
-    return sum(node.busy for queue in server.app.admission.snapshot() for node in queue.nodes)
+    return sum(node.busy for queue in server.app.gateway.admission.snapshot() for node in queue.nodes)
 
 
 async def test_an_ordinary_request_takes_no_task(server: RunningBalancer, in_tasks: list[str]) -> None:

@@ -37,10 +37,10 @@ async def two_hosts(
     node = await make_node(llb, "garage", parallel=8).start()
     await node.wait_until_online()
     await llb.pull_model("chat")
-    await llb.wait_until(lambda: llb.app.admission.serving_node_count("chat") == 2)
+    await llb.wait_until(lambda: llb.app.gateway.admission.serving_node_count("chat") == 2)
     for agent in (llb.app.agent, node.app.agent):
         await agent.load_model("chat")
-    await wait_until(lambda: sum(bool(each.engines) for each in llb.app.view.online_nodes()) == 2)
+    await wait_until(lambda: sum(bool(each.engines) for each in llb.app.cluster.view.online_nodes()) == 2)
     return llb
 
 
@@ -91,7 +91,9 @@ async def test_what_waits_for_its_answer_gets_it_from_another_engine(
 ) -> None:
     llb = two_hosts
     waiting = [asyncio.ensure_future(ask(llb, max_tokens=60)) for _ in range(6)]
-    await wait_until(lambda: sum(map(llb.app.traffic.active_requests, llb.app.view.nodes)) == 6)
+    await wait_until(
+        lambda: sum(map(llb.app.cluster.traffic.active_requests, llb.app.cluster.view.nodes)) == 6
+    )
     await asyncio.sleep(0.1)
     assert (await ask(llb, "CRASH")).status_code == 400
     assert [(await answer).status_code for answer in waiting] == [200] * 6

@@ -60,7 +60,7 @@ class FakeNodes:
         hello = msgspec.structs.replace(fake_node.build_hello(), replicas=(held,), name=name)
         await link.send(json.loads(msgspec.json.encode(hello)))
         await link.send(HEARTBEAT)
-        await wait_until(lambda: self.llb.app.node_connections.route_of(joined.node_id) is not None)
+        await wait_until(lambda: self.llb.app.cluster.node_connections.route_of(joined.node_id) is not None)
         await fake_node.wait_until(lambda: bool(fake_node.probe_writers))
 
     def send_chat(self, **fields: Any) -> asyncio.Task[httpx.Response]:
@@ -114,7 +114,7 @@ async def test_what_one_node_cannot_another_can(fake_nodes: FakeNodes, status: i
     assert (answer.status_code, answer.content) == (200, ANSWER)
     assert answer.headers["x-llb-node"] == other
     # It rejected the request but is reachable: the next request may go to it.
-    assert fake_nodes.llb.app.node_connections.route_of(fake_nodes.nodes[name].id) is not None
+    assert fake_nodes.llb.app.cluster.node_connections.route_of(fake_nodes.nodes[name].id) is not None
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "model_loading"), (400, "insufficient_memory")])

@@ -27,13 +27,13 @@ async def test_encodings_hops_and_ignored_fields_come_through(
         "Via": "1.1 llb-other",
     }
     calls: list[InferenceCall] = []
-    dispatch = llb.app.dispatcher.dispatch
+    dispatch = llb.app.gateway.dispatcher.dispatch
 
     async def record_dispatch(call: InferenceCall, sink: ClientSink) -> RelayResult | None:
         calls.append(call)
         return await dispatch(call, sink)
 
-    monkeypatch.setattr(llb.app.dispatcher, "dispatch", record_dispatch)
+    monkeypatch.setattr(llb.app.gateway.dispatcher, "dispatch", record_dispatch)
     body = json.dumps({**QUESTION, "of_no_dialect": 1}).encode()
     # Large also when it is compressed: it is streamed to the balancer.
     padding = "".join(random.Random(1).choices(" \t\n\r", k=600_000)).encode()

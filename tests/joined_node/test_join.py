@@ -66,7 +66,7 @@ async def test_what_a_host_keeps_of_it_is_its_owners_alone(
     member = node_identity.read_membership(node.home)
     assert member is not None
     assert (member.balancer_url, member.name, member.node_id) == (llb.url, "garage", node.id)
-    record = llb.app.members.get_record(node.id)
+    record = llb.app.cluster.members.get_record(node.id)
     assert record is not None
     # The balancer stores the node's credential as a hash, and its own credential in clear.
     assert member.credential not in str(record)
@@ -88,10 +88,10 @@ async def test_a_second_node_with_the_same_name_is_told_what_it_is_called(
     node = await make_node(llb, "garage", name="Attic").start()
     await node.wait_until_online()
     assert "another node is already called Attic: this one is called Attic-2" in caplog.text
-    assert llb.app.view.nodes[node.id].hello.name == "Attic-2"
+    assert llb.app.cluster.view.nodes[node.id].hello.name == "Attic-2"
     third = await make_node(llb, "cellar", name="attic").start()
     await third.wait_until_online()
-    assert llb.app.view.nodes[third.id].hello.name == "attic-3"
+    assert llb.app.cluster.view.nodes[third.id].hello.name == "attic-3"
 
 
 async def test_a_name_of_the_greatest_length_is_numbered_too(
@@ -113,7 +113,7 @@ async def test_a_name_that_is_changed_where_the_host_is_started_is_changed_here(
     await node.stop()
     node = await make_node(llb, "garage", name="shed").start()
     await node.wait_until_online()
-    assert llb.app.view.nodes[node.id].hello.name == "shed"
+    assert llb.app.cluster.view.nodes[node.id].hello.name == "shed"
     member = node_identity.read_membership(node.home)
     assert member is not None
     assert member.name == "shed"
@@ -122,11 +122,11 @@ async def test_a_name_that_is_changed_where_the_host_is_started_is_changed_here(
     await node.stop()
     node = await make_node(llb, "garage", name="shed").start()
     await node.wait_until_online()
-    assert llb.app.view.nodes[node.id].hello.name == "workshop"
+    assert llb.app.cluster.view.nodes[node.id].hello.name == "workshop"
     await node.stop()
     node = await make_node(llb, "garage", name="attic").start()
     await node.wait_until_online()
-    assert llb.app.view.nodes[node.id].hello.name == "attic-2"
+    assert llb.app.cluster.view.nodes[node.id].hello.name == "attic-2"
 
 
 async def test_the_balancers_own_new_name_makes_way_for_a_nodes(
@@ -138,7 +138,7 @@ async def test_the_balancers_own_new_name_makes_way_for_a_nodes(
     llb = await make_llb(name="garage").start()
     await llb.wait_until_online()
     assert "a joined node is already called garage: this host is called garage-2" in caplog.text
-    assert sorted(node.hello.name for node in llb.app.view.nodes.values()) == ["garage", "garage-2"]
+    assert sorted(node.hello.name for node in llb.app.cluster.view.nodes.values()) == ["garage", "garage-2"]
 
 
 # --- tokens ---------------------------------------------------------------------------------------
@@ -159,12 +159,12 @@ async def test_a_used_token(llb: RunningBalancer, make_node: JoinedNodeFactory) 
     await make_node(llb, "garage", join_token=token).start()
     message = await get_start_error(make_node(llb, "cellar", join_token=token))
     assert message.startswith("The join token has already been used: each token admits one host")
-    assert len(llb.app.view.nodes) == 2
+    assert len(llb.app.cluster.view.nodes) == 2
 
 
 async def test_an_expired_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     now = 1_800_000_000.0
-    llb.app.members._clock = lambda: now
+    llb.app.cluster.members._clock = lambda: now
     token = await llb.create_join_token()
     now += 3599
     early = make_node(llb, "early", join_token=await llb.create_join_token())
@@ -190,7 +190,7 @@ async def test_of_two_hosts_with_the_same_token_at_the_same_instant_one_gets_in(
     refused = [end for end in ends if isinstance(end, SetupError)]
     assert len(refused) == 2
     assert all("already been used" in str(each) for each in refused)
-    assert len(llb.app.view.nodes) == 2
+    assert len(llb.app.cluster.view.nodes) == 2
 
 
 async def test_a_token_is_stored_as_a_hash_only(llb: RunningBalancer) -> None:
@@ -369,7 +369,7 @@ async def test_a_host_cannot_join_itself(
     await llb.app.db.backup(node.home / "llb.db")
     message = await get_start_error(node)
     assert message.startswith("This is the same llb, or a copy of its home directory")
-    assert len(llb.app.view.nodes) == 1
+    assert len(llb.app.cluster.view.nodes) == 1
 
 
 async def test_a_host_cannot_join_its_own_node(
@@ -422,10 +422,10 @@ async def test_joining_another_llb_with_its_token_leaves_the_first(
         # A wrong token changes nothing.
         with pytest.raises(SetupError, match="not known here"):
             await make_node(other, "garage", join_token=NO_TOKEN).start()
-        assert before in llb.app.view.nodes
+        assert before in llb.app.cluster.view.nodes
         moved = await make_node(other, "garage", join_token=await other.create_join_token()).start()
         await moved.wait_until_online()
-        assert before not in llb.app.view.nodes
+        assert before not in llb.app.cluster.view.nodes
         assert (await nodes.list_nodes(llb.app.db, include_removed=True))[-1].removed_at is not None
         await moved.stop()
 

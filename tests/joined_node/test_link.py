@@ -49,7 +49,7 @@ async def test_a_balancer_that_restarts_finds_its_node_as_it_was(
     node = await make_node(llb, "garage").start()
     await node.wait_until_online()
     await llb.pull_model("tiny")
-    await wait_until(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
+    await wait_until(lambda: llb.app.cluster.view.status_of("tiny").available_nodes == 2)
     port = llb.port
     await llb.stop()
     await wait_for_problem(node, "the balancer cannot be reached")
@@ -59,7 +59,7 @@ async def test_a_balancer_that_restarts_finds_its_node_as_it_was(
     assert shown["name"] == "garage"
     await node.wait_until_online()
     assert await get_readiness_problem(node) is None
-    await wait_until(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
+    await wait_until(lambda: llb.app.cluster.view.status_of("tiny").available_nodes == 2)
 
 
 async def test_a_node_that_starts_while_its_balancer_is_down_dials_until_it_is_there(
@@ -75,7 +75,7 @@ async def test_a_node_that_starts_while_its_balancer_is_down_dials_until_it_is_t
     await wait_for_problem(node, "the balancer cannot be reached: connect")
     assert (await node.http.get("/health")).json() == {"status": "ok"}
     llb = await make_llb().start(port)
-    assert llb.app.view.nodes[node.id].status in (NodeStatus.OFFLINE, NodeStatus.ONLINE)
+    assert llb.app.cluster.view.nodes[node.id].status in (NodeStatus.OFFLINE, NodeStatus.ONLINE)
     node.balancer = llb
     await node.wait_until_online()
 
@@ -86,12 +86,12 @@ async def test_when_a_node_was_last_seen_survives_a_restart(
     llb = await make_llb().start()
     node = await make_node(llb, "garage").start()
     await node.wait_until_online()
-    created = llb.app.members.get_record(node.id)
+    created = llb.app.cluster.members.get_record(node.id)
     await node.stop()
     await llb.stop()
     llb = await make_llb().start()
     assert created is not None
-    assert llb.app.view.nodes[node.id].last_seen > created.created_at
+    assert llb.app.cluster.view.nodes[node.id].last_seen > created.created_at
 
 
 async def test_a_link_that_breaks_costs_no_engine(
@@ -103,14 +103,14 @@ async def test_a_link_that_breaks_costs_no_engine(
     node = await make_node(llb, "garage").start()
     await node.wait_until_online()
     await llb.pull_model("chat")
-    await wait_until(lambda: llb.app.view.status_of("chat").available_nodes == 2)
+    await wait_until(lambda: llb.app.cluster.view.status_of("chat").available_nodes == 2)
     lease = await node.app.agent.acquire_lease("chat", deadline_s=20)
     async with lease:
         pass
     before = node.app.agent.engine_pool._engines["chat"].process
-    view = llb.app.view
+    view = llb.app.cluster.view
     first = view.nodes[node.id]
-    await llb.app.link_server._sessions[node.id].link.close()
+    await llb.app.cluster.link_server._sessions[node.id].link.close()
     await wait_until(lambda: view.nodes[node.id] is not first)
     await node.wait_until_online()
     await wait_until(lambda: "chat" in view.nodes[node.id].engines)
@@ -123,7 +123,7 @@ async def test_a_defect_costs_the_link_and_never_the_node(
 ) -> None:
     node = await make_node(llb, "garage").start()
     await node.wait_until_online()
-    before = llb.app.view.nodes[node.id]
+    before = llb.app.cluster.view.nodes[node.id]
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError
@@ -132,7 +132,7 @@ async def test_a_defect_costs_the_link_and_never_the_node(
     await llb.register_model("tiny")
     await wait_for_problem(node, "the link to the balancer failed; see the log")
     monkeypatch.undo()
-    await wait_until(lambda: llb.app.view.nodes[node.id] is not before)
+    await wait_until(lambda: llb.app.cluster.view.nodes[node.id] is not before)
     await node.wait_until_online()
 
 
@@ -159,14 +159,14 @@ async def test_a_node_that_is_removed_is_told_so_and_its_credential_is_dead(
     node = await make_node(llb, "garage").start()
     await node.wait_until_online()
     await llb.pull_model("tiny")
-    await wait_until(lambda: llb.app.view.status_of("tiny").available_nodes == 2)
+    await wait_until(lambda: llb.app.cluster.view.status_of("tiny").available_nodes == 2)
     member = node.app.membership
     assert member is not None
     assert (await llb.http.delete(f"/api/nodes/{node.id}")).status_code == 204
     await wait_for_problem(node, "this node was removed by the balancer: run 'llb leave'")
-    assert node.id not in llb.app.view.nodes
-    assert llb.app.view.status_of("tiny").available_nodes == 1
-    assert llb.app.node_connections.route_of(node.id) is None
+    assert node.id not in llb.app.cluster.view.nodes
+    assert llb.app.cluster.view.status_of("tiny").available_nodes == 1
+    assert llb.app.cluster.node_connections.route_of(node.id) is None
     # Its files are kept.
     assert (node.home / "models" / "tiny" / "tiny.gguf").is_file()
     with pytest.raises(InvalidStatus) as refused:
@@ -186,11 +186,11 @@ async def test_of_a_home_and_its_copy_the_first_stays_and_the_second_is_told(
     first = await make_node(llb, "garage").start()
     await first.wait_until_online()
     shutil.copytree(first.home, tmp_path / "copy", ignore=shutil.ignore_patterns("llb.db*"))
-    node = llb.app.view.nodes[first.id]
+    node = llb.app.cluster.view.nodes[first.id]
     second = await make_node(llb, "copy").start()
     assert second.id == first.id
     await wait_for_problem(second, "another host is connected as this node: one home directory is a copy")
-    assert llb.app.view.nodes[first.id] is node
+    assert llb.app.cluster.view.nodes[first.id] is node
     assert node.is_online
     assert await get_readiness_problem(first) is None
     # After the end of the first one the second may be the node: its home was moved, not copied.
@@ -225,7 +225,7 @@ async def test_a_node_of_one_version_back_is_understood(llb: RunningBalancer) ->
         assert (welcome["name"], welcome["node_id"]) == ("relic", joined.node_id)
         assert welcome["protocol"] == PROTOCOL_VERSION
         assert (await link.receive("want"))["models"] == []
-        assert llb.app.view.nodes[joined.node_id].status is NodeStatus.ONLINE
+        assert llb.app.cluster.view.nodes[joined.node_id].status is NodeStatus.ONLINE
         await llb.register_model("tiny")
         while not (wanted := (await link.receive("want"))["models"]):
             # The registration is being resolved.
@@ -236,8 +236,8 @@ async def test_a_node_of_one_version_back_is_understood(llb: RunningBalancer) ->
         await link.send({**HEARTBEAT, "hardware": "unknown"})
         report = {"model_id": "tiny", "attempt": 1, "state": "ready", "more": 1}
         await link.send({"type": "replica", **report})
-        await llb.wait_until(lambda: "tiny" in llb.app.view.nodes[joined.node_id].replicas)
-    await llb.wait_until(lambda: llb.app.view.nodes[joined.node_id].status is NodeStatus.OFFLINE)
+        await llb.wait_until(lambda: "tiny" in llb.app.cluster.view.nodes[joined.node_id].replicas)
+    await llb.wait_until(lambda: llb.app.cluster.view.nodes[joined.node_id].status is NodeStatus.OFFLINE)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ async def test_a_hello_that_is_refused(llb: RunningBalancer, hello: dict[str, ob
         await link.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, **hello})
         assert sentence in (await link.receive("refused"))["message"]
         await link.wait_closed()
-    assert llb.app.view.nodes[joined.node_id].status is NodeStatus.JOINING
+    assert llb.app.cluster.view.nodes[joined.node_id].status is NodeStatus.JOINING
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ async def test_nothing_is_taken_from_a_node_before_it_has_said_what_it_has_room_
     async with open_link(llb, joined.credential) as link:
         await link.send({**PROTOCOL_1_HELLO, "node_id": joined.node_id, "replicas": [held]})
         await link.receive("welcome")
-        llb.app.link_server.push_desired_state()
+        llb.app.cluster.link_server.push_desired_state()
         await link.send(HEARTBEAT)
         first = await link.receive("want")
         assert [model["model_id"] for model in first["models"]] == ["tiny"]
@@ -339,9 +339,9 @@ async def test_a_node_that_dials_again_is_heard_at_once_and_its_old_link_no_more
         await new.send_hello(joined.node_id, instance="one")
         assert time.monotonic() - began < 3
         await old.wait_closed()
-        assert llb.app.view.nodes[joined.node_id].is_online
+        assert llb.app.cluster.view.nodes[joined.node_id].is_online
         await new.send({"type": "replica", "model_id": "tiny", "attempt": 1, "state": "wanted"})
-        await llb.wait_until(lambda: "tiny" in llb.app.view.nodes[joined.node_id].replicas)
+        await llb.wait_until(lambda: "tiny" in llb.app.cluster.view.nodes[joined.node_id].replicas)
 
 
 async def test_draining_is_told_to_the_node_also_when_it_dials_again(llb: RunningBalancer) -> None:

@@ -19,17 +19,17 @@ GB = 1_000_000_000
 
 def get_holder_names(llb: RunningBalancer, model_id: str) -> set[str]:
     """Names of the online nodes that hold a model and are assigned to it."""
-    assigned = llb.app.view.assigned_nodes_of(model_id)
+    assigned = llb.app.cluster.view.assigned_nodes_of(model_id)
     return {
         node.hello.name
-        for node, report in llb.app.view.replicas_of(model_id)
+        for node, report in llb.app.cluster.view.replicas_of(model_id)
         if node.is_online and report.state is ReplicaState.READY and node.id in assigned
     }
 
 
 async def wait_until_held(llb: RunningBalancer, model_id: str, *names: str) -> None:
     await wait_until(lambda: get_holder_names(llb, model_id) == set(names))
-    assert llb.app.view.status_of(model_id).available_nodes == len(names)
+    assert llb.app.cluster.view.status_of(model_id).available_nodes == len(names)
 
 
 async def start_and_connect(*nodes: RunningJoinedNode) -> None:
@@ -53,7 +53,7 @@ async def test_every_node_that_a_model_fits_on_holds_it_whenever_it_joins(
     await wait_until_held(llb, "tiny", "attic", "garage")
     await start_and_connect(make_node(llb, "late", memory_limit_bytes=4 * GB))
     await wait_until_held(llb, "tiny", "attic", "garage", "late")
-    shoebox = next(node for node in llb.app.view.nodes.values() if node.hello.name == "shoebox")
+    shoebox = next(node for node in llb.app.cluster.view.nodes.values() if node.hello.name == "shoebox")
     assert shoebox.replicas == {}
 
 
@@ -70,8 +70,8 @@ async def test_n_replicas_go_to_the_roomiest_and_the_next_takes_over_from_one_th
     await wait_until_held(llb, "tiny", "cellar")
     # A node with still more capacity does not cause a move of gigabytes.
     await start_and_connect(make_node(llb, "late", memory_limit_bytes=5 * GB))
-    assert llb.app.view.assigned_nodes_of("tiny") == {
-        node.id for node in llb.app.view.nodes.values() if node.hello.name == "cellar"
+    assert llb.app.cluster.view.assigned_nodes_of("tiny") == {
+        node.id for node in llb.app.cluster.view.nodes.values() if node.hello.name == "cellar"
     }
 
 
@@ -118,7 +118,7 @@ async def test_a_holder_that_is_away_for_a_short_time_keeps_its_claim(
 ) -> None:
     llb = await make_llb(memory_limit_bytes=2 * GB).start()
     now = 0.0
-    llb.app.view._clock = lambda: now
+    llb.app.cluster.view._clock = lambda: now
     garage = make_node(llb, "garage", memory_limit_bytes=4 * GB)
     await start_and_connect(garage)
     await llb.http.post("/api/models/register", json={"model_id": "tiny", "replicas": 1})
@@ -127,10 +127,10 @@ async def test_a_holder_that_is_away_for_a_short_time_keeps_its_claim(
     await garage.stop()
     await garage.wait_for_status(NodeStatus.OFFLINE)
     now = FAILOVER_GRACE_S - 1
-    llb.app.link_server.push_desired_state()
+    llb.app.cluster.link_server.push_desired_state()
     shown = await llb.get_model("tiny")
     assert (shown["status"], shown["error"]) == ("Registered", "waiting for node garage to return")
-    assert llb.app.view.assigned_nodes_of("tiny") == {garage.id}
+    assert llb.app.cluster.view.assigned_nodes_of("tiny") == {garage.id}
     await garage.start()
     await garage.wait_until_online()
     await wait_until_held(llb, "tiny", "garage")
@@ -139,7 +139,7 @@ async def test_a_holder_that_is_away_for_a_short_time_keeps_its_claim(
     await garage.stop()
     await garage.wait_for_status(NodeStatus.OFFLINE)
     now += FAILOVER_GRACE_S
-    llb.app.link_server.push_desired_state()
+    llb.app.cluster.link_server.push_desired_state()
     await wait_until_held(llb, "tiny", "attic")
     await garage.start()
     await garage.wait_until_online()
@@ -161,7 +161,7 @@ async def test_a_balancer_that_restarts_waits_for_the_holder(
     hub.clear_requests()
     llb = await make_llb(memory_limit_bytes=2 * GB).start()
     await llb.wait_until_online()
-    assert llb.app.view.assigned_nodes_of("tiny") == {garage.id}
+    assert llb.app.cluster.view.assigned_nodes_of("tiny") == {garage.id}
     assert hub.byte_requests() == []
 
 
@@ -179,15 +179,15 @@ async def test_a_deletion_waits_for_nodes_that_were_told_to_hold_the_model(llb: 
         await llb.http.delete("/api/models/tiny")
         while "tiny" not in (await relic.receive("want"))["deleted"]:
             pass
-    assert not llb.app.view.registrations["tiny"].is_active
+    assert not llb.app.cluster.view.registrations["tiny"].is_active
     # After reconnecting it reports its replicas, gets the deletion again, and obeys.
     held = {"model_id": "tiny", "attempt": 1, "state": "downloading"}
     async with open_link(llb, joined.credential) as relic:
         await relic.send_hello(joined.node_id, replicas=[held])
         assert (await relic.receive("want"))["deleted"] == ["tiny"]
-        assert "tiny" in llb.app.view.registrations
+        assert "tiny" in llb.app.cluster.view.registrations
         await relic.send({"type": "replica", **held, "state": "gone"})
-        await wait_until(lambda: "tiny" not in llb.app.view.registrations)
+        await wait_until(lambda: "tiny" not in llb.app.cluster.view.registrations)
 
 
 async def test_a_deletion_does_not_wait_for_a_node_that_never_got_the_word(llb: RunningBalancer) -> None:
@@ -196,11 +196,11 @@ async def test_a_deletion_does_not_wait_for_a_node_that_never_got_the_word(llb: 
         await relic.send_hello(joined.node_id)
         await llb.pull_model("tiny")
     await llb.http.delete("/api/models/tiny")
-    await llb.wait_until(lambda: "tiny" not in llb.app.view.nodes[llb.app.agent.node_id].replicas)
-    assert "tiny" in llb.app.view.registrations
+    await llb.wait_until(lambda: "tiny" not in llb.app.cluster.view.nodes[llb.app.agent.node_id].replicas)
+    assert "tiny" in llb.app.cluster.view.registrations
     async with open_link(llb, joined.credential) as relic:
         await relic.send_hello(joined.node_id)
-        await wait_until(lambda: "tiny" not in llb.app.view.registrations)
+        await wait_until(lambda: "tiny" not in llb.app.cluster.view.registrations)
 
 
 async def test_a_deletion_does_not_wait_for_a_node_that_was_removed(llb: RunningBalancer) -> None:
@@ -215,7 +215,7 @@ async def test_a_deletion_does_not_wait_for_a_node_that_was_removed(llb: Running
         while "tiny" not in (await relic.receive("want"))["deleted"]:
             pass
         await llb.http.delete(f"/api/nodes/{joined.node_id}")
-        await wait_until(lambda: "tiny" not in llb.app.view.registrations)
+        await wait_until(lambda: "tiny" not in llb.app.cluster.view.registrations)
 
 
 async def test_files_that_a_host_had_before_it_joined_are_used_and_never_deleted(
@@ -242,7 +242,7 @@ async def test_files_that_a_host_had_before_it_joined_are_used_and_never_deleted
     await node.wait_until_online()
     for model_id in ("tiny", "other"):
         await llb.http.delete(f"/api/models/{model_id}")
-    await wait_until(lambda: not {"tiny", "other"} & set(llb.app.view.registrations))
+    await wait_until(lambda: not {"tiny", "other"} & set(llb.app.cluster.view.registrations))
     assert (own.stat().st_ino, own.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert not (node.home / "models" / "other").exists()
     assert (node.home / "models" / "foreign" / "notes.gguf").read_text() == "mine"
@@ -311,7 +311,7 @@ async def test_a_model_is_pinned_and_unloaded_on_every_node_that_holds_it(
     for agent in agents:
         async with await agent.acquire_lease("chat", deadline_s=20):
             pass
-    llb.app.node_connections.disconnect_node(nodes[0].id)
+    llb.app.cluster.node_connections.disconnect_node(nodes[0].id)
     answer = await llb.http.post("/api/models/chat/unload")
     assert (answer.status_code, answer.json()["error"]["message"]) == (502, "Node 'garage' cannot be reached")
     states = [agent.engine_pool._engines["chat"].process.state for agent in agents]

@@ -190,8 +190,8 @@ async def test_a_client_that_leaves_frees_its_slot_through_both_hops(
         client.stream("POST", "/v1/chat/completions", json=long, headers=key) as answer,
     ):
         await anext(answer.aiter_lines())
-        assert llb.app.view.traffic.active_requests(node.id) == 1
-    await wait_until(lambda: llb.app.view.traffic.active_requests(node.id) == 0, 5)
+        assert llb.app.cluster.view.traffic.active_requests(node.id) == 1
+    await wait_until(lambda: llb.app.cluster.view.traffic.active_requests(node.id) == 0, 5)
     await wait_until(lambda: node.app.agent.engine_pool._engines["chat"].process.active_requests == 0, 5)
 
 
@@ -253,7 +253,7 @@ async def test_a_host_that_stops_lets_its_answers_end_and_gets_no_more(
         lines = answer.aiter_lines()
         await anext(lines)
         stopping = asyncio.ensure_future(node.stop(drain_timeout_s=20))
-        await llb.wait_until(lambda: not llb.app.view.nodes[node.id].is_online)
+        await llb.wait_until(lambda: not llb.app.cluster.view.nodes[node.id].is_online)
         refused = await client.post(f"{llb.url}/v1/chat/completions", json=QUESTION, headers=key)
         assert refused.status_code == 503
         rest = [line async for line in lines if line]

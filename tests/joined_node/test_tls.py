@@ -237,7 +237,7 @@ async def test_link_hops_and_copies_go_over_tls_without_anybodys_authority(
     assert node.url.startswith("https:")
     assert node_identity.read_membership(node.home) == node.app.membership
     assert node.app.agent.balancer_anchor == anchor_of(chatting)
-    way = chatting.app.node_connections.route_of(node.id)
+    way = chatting.app.cluster.node_connections.route_of(node.id)
     assert way is not None
     assert (way.kind, way.target.trust_anchor) == (ReachWay.DIRECT, anchor_of(node))
 
@@ -253,7 +253,7 @@ async def test_link_hops_and_copies_go_over_tls_without_anybodys_authority(
 
     second = await make_node(chatting, "cellar").start()
     await second.wait_until_online()
-    copied = chatting.app.view.nodes[second.id].replicas
+    copied = chatting.app.cluster.view.nodes[second.id].replicas
 
     def ready() -> bool:
         return "chat" in copied and copied["chat"].state is ReplicaState.READY
@@ -268,7 +268,7 @@ async def test_a_node_that_speaks_no_tls_is_asked_over_the_connections_that_it_d
 ) -> None:
     node = await make_node(chatting, "garage", tls="off").start()
     await node.wait_until_online()
-    way = chatting.app.node_connections.route_of(node.id)
+    way = chatting.app.cluster.node_connections.route_of(node.id)
     assert way is not None
     assert (way.kind, way.base_url) == (ReachWay.REVERSE, None)
     await chatting.pull_model("chat")
@@ -281,7 +281,7 @@ async def test_an_llb_without_tls_takes_nodes_with_it(
     llb = await make_llb(memory_limit_bytes=1).start()
     node = await make_node(llb, "garage", tls="auto").start()
     await node.wait_until_online()
-    way = llb.app.node_connections.route_of(node.id)
+    way = llb.app.cluster.node_connections.route_of(node.id)
     assert way is not None
     assert (way.kind, way.target.trust_anchor) == (ReachWay.DIRECT, anchor_of(node))
 

@@ -37,7 +37,7 @@ async def node(balancer: RunningBalancer, make_node: JoinedNodeFactory) -> Runni
     node = await make_node(balancer, "cellar", advertise=UNREACHABLE_URL).start()
     await node.wait_until_online()
     await balancer.pull_model("chat")
-    await wait_until(lambda: balancer.app.view.status_of("chat").available_nodes == 2)
+    await wait_until(lambda: balancer.app.cluster.view.status_of("chat").available_nodes == 2)
     own = balancer.app.agent.node_id
     (await balancer.http.patch(f"/api/nodes/{own}", json={"draining": True})).raise_for_status()
     return node
@@ -64,13 +64,13 @@ async def test_it_is_asked_and_answers(balancer: RunningBalancer, node: RunningJ
         assert (answer.status_code, answer.headers["x-llb-node"]) == (200, "cellar")
         assert answer.text.endswith("data: [DONE]\n\n")
     (await balancer.http.post("/api/models/chat/unload")).raise_for_status()
-    await wait_until(lambda: not balancer.app.view.nodes[node.id].engines)
+    await wait_until(lambda: not balancer.app.cluster.view.nodes[node.id].engines)
 
 
 async def test_it_loads_a_model_without_a_request(balancer: RunningBalancer, node: RunningJoinedNode) -> None:
-    nodes = balancer.app.view.nodes
+    nodes = balancer.app.cluster.view.nodes
     for node_id in nodes:
-        balancer.app.node_commands.preload(node_id, "chat")
+        balancer.app.gateway.node_commands.preload(node_id, "chat")
 
     def loaded() -> bool:
         return all(
@@ -108,7 +108,7 @@ async def test_it_is_found_again_when_either_was_away(
     node.balancer = balancer = await make_llb(**settings).start(port)
     await node.wait_until_online()
     assert await get_reach(balancer, node) == "reverse"
-    await wait_until(lambda: balancer.app.view.status_of("chat").available_nodes == 2)
+    await wait_until(lambda: balancer.app.cluster.view.status_of("chat").available_nodes == 2)
     answer = await balancer.http.post("/v1/chat/completions", json=BODY)
     assert answer.headers["x-llb-node"] == "cellar"
 

@@ -39,7 +39,7 @@ async def test_a_node_whose_link_failed_comes_back(
             raise RuntimeError("a driver that broke")
         return await meters(self)
 
-    events = llb.app.event_bus.subscribe(10_000)._queue
+    events = llb.app.base.event_bus.subscribe(10_000)._queue
 
     def statuses() -> list[str]:
         return [event.status for event in events if isinstance(event, NodeStatusChanged)]
@@ -88,7 +88,7 @@ async def test_other_files_are_fetched_after_an_error_of_the_same_attempt(
     agent = llb.app.agent
     agent._reconcile(create_desired_state("0" * 40, 1_000_001))
     await wait_until(lambda: agent._replicas["tiny"].state is ReplicaState.ERROR)
-    resolved = await llb.app.hub.resolve_file("test/tiny", "tiny.gguf")
+    resolved = await llb.app.base.hub.resolve_file("test/tiny", "tiny.gguf")
     agent._reconcile(create_desired_state(resolved.commit, 1_000_002))
     await wait_until(lambda: agent._replicas["tiny"].state is ReplicaState.READY)
 

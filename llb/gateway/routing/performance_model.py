@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
+from llb.base.events import Topic
 from llb.engine.watch_policy import EngineSpeed
 from llb.gateway.stream.usage_parser import Usage
 from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, Throughput
@@ -148,12 +149,10 @@ class PerformanceModel:
     def __init__(
         self,
         *,
-        on_load_ended: Callable[[str, str, float, bool], None] = (
-            lambda _node_id, _model_id, _duration_s, _has_failed: None
-        ),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._on_load_ended = on_load_ended
+        # Node id, model id, duration in seconds, and whether the load has failed.
+        self.load_ended: Topic[str, str, float, bool] = Topic()
         self._clock = clock
         self._nodes: defaultdict[tuple[str, str], NodePerformance] = defaultdict(
             lambda: NodePerformance(clock())
@@ -248,9 +247,9 @@ class PerformanceModel:
                     node = self._nodes[node_id, model_id]
                     previous_s = duration_s if node.load_s is None else node.load_s
                     node.load_s = previous_s + LOAD_EWMA_WEIGHT * (duration_s - previous_s)
-                    self._on_load_ended(node_id, model_id, duration_s, False)
+                    self.load_ended.publish(node_id, model_id, duration_s, False)
                 elif report is not None and report.state is EngineState.FAILED:
-                    self._on_load_ended(node_id, model_id, duration_s, True)
+                    self.load_ended.publish(node_id, model_id, duration_s, True)
         for model_id, report in reports.items():
             if report.state is EngineState.STARTING:
                 self._load_started_at.setdefault((node_id, model_id), self._clock())

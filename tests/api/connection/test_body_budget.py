@@ -76,7 +76,7 @@ async def test_a_key_without_allowance_sends_no_large_body(server: RunningBalanc
             % (JSON_TYPE, key, len(question), question)
         )
         await connection.read_response()
-        limiter = server.app.rate_limiter
+        limiter = server.app.accounts.rate_limiter
         for rate_limit in limiter._rate_limits.values():
             assert rate_limit.request_bucket is not None
             rate_limit.request_bucket.consume(1, limiter._clock())

@@ -200,7 +200,7 @@ async def test_a_name_that_changes_its_address(
     assert added.status_code == 201, added.text
     assert (await chat(front, model="moves/m")).status_code == 200
     resolved = "169.254.169.254"
-    front.app.http_client.close_idle(front.app.endpoint_service.require("moves").target)
+    front.app.cluster.http_client.close_idle(front.app.gateway.endpoint_service.require("moves").target)
     refused = await chat(front, model="moves/m")
     assert code_of(refused) == (502, "endpoint_failed")
     assert "169.254" not in refused.text
@@ -224,7 +224,7 @@ async def test_a_client_that_leaves_is_gone_at_the_endpoint(front: RunningBalanc
         await begun.wait()
         assert await anext(streamed.aiter_bytes())
     await asyncio.wait_for(left.wait(), 10)
-    endpoint = front.app.endpoint_service.require("box")
+    endpoint = front.app.gateway.endpoint_service.require("box")
     await wait_until(lambda: endpoint.shared_slots.busy == 0)
 
 
@@ -269,8 +269,8 @@ async def test_clients_notice_nothing_of_an_endpoint_that_dies(front: RunningBal
         statuses = await asyncio.gather(*(client() for _ in range(32)))
         assert {status for each in statuses for status in each} == {200}
         box.answers[CHAT] = chat_answer()
-        known = front.app.endpoint_service.require("box")
-        front.app.endpoints.reset_health(known)
+        known = front.app.gateway.endpoint_service.require("box")
+        front.app.gateway.endpoints.reset_health(known)
         await front.http.post("/api/endpoints/box/check")
         await asyncio.gather(*(client() for _ in range(32)))
         assert any(exchange.method == "POST" for exchange in box.exchanges[-40:])

@@ -173,7 +173,7 @@ async def test_an_endpoint_that_goes_and_returns(
     assert (await front.http.get("/v1/models")).json()["data"] == []
     await back.start(port)
     await back.wait_until_online()
-    registry, known = front.app.endpoints, front.app.endpoint_service.require("cellar")
+    registry, known = front.app.gateway.endpoints, front.app.gateway.endpoint_service.require("cellar")
     await front.wait_until(lambda: registry.status_of(known) is EndpointStatus.HEALTHY)
     await front.wait_until(lambda: known.models != {})
     await ask(front, "/v1/chat/completions", body)

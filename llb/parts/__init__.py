@@ -1,0 +1,1 @@
+"""Parts of a balancer, constructed and connected group by group; `llb.balancer` starts and stops them."""
