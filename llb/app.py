@@ -21,7 +21,7 @@ from llb.api.responses import error_body
 from llb.balancer import Balancer
 from llb.cluster.link.websocket_link import MAX_MESSAGE_BYTES
 from llb.config import Config
-from llb.front.inference_front import InferenceFront
+from llb.front.protocol import InferenceFront
 from llb.gateway.dialects.ollama_response import error_body as ollama_error_body
 from llb.joined_node import JoinedNode
 from llb.wire import Scope

@@ -1,8 +1,13 @@
-"""Head facts: what handlers read from the headers of a request, found out once for equal heads."""
+"""Head facts: what handlers read from the headers of a request, found out once for equal heads.
+
+Also the id of a request, which is the client's if its headers have one.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
+import secrets
 
 from msgspec import Struct
 
@@ -14,6 +19,9 @@ MAX_VIA_CHARS = 2000
 # Of Anthropic's dialect, passed on to endpoints that speak it.
 DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# An id must be unique but need not be secret: random bytes from the system cost a tenth of a request.
+_id_prefix = secrets.token_hex(4)
+_id_numbers = itertools.count(1)
 
 
 class HeadFacts(Struct, frozen=True):
@@ -55,3 +63,16 @@ def _read_facts(request: IncomingRequest) -> HeadFacts:
         via=via[-MAX_VIA_CHARS:] if via.isascii() and via.isprintable() else "",
         session=headers.get(SESSION_HEADER),
     )
+
+
+def request_id_of(request: IncomingRequest) -> str:
+    """Return the id of this request: the client's if it is well-formed, else a new one.
+
+    Every call for the same request returns the same id.
+    """
+    known: str | None = getattr(request.ctx, "request_id", None)
+    if known is None:
+        known = request.ctx.request_id = (
+            facts_of(request).request_id or f"{_id_prefix}{next(_id_numbers):08x}"
+        )
+    return known

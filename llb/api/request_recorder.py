@@ -8,9 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from llb.api.error_mapping import http_status_of, to_llb_error
-from llb.api.head_facts import facts_of
+from llb.api.head_facts import facts_of, request_id_of
 from llb.api.incoming_request import IncomingRequest
-from llb.api.request_id import request_id_of
 from llb.errors import LlbError
 from llb.gateway.observability.request_log import RequestLog, RequestRecord
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llb.front.inference_front import InferenceFront
+from llb.front.protocol import InferenceFront
 from tests.api.connection.raw import RawConnection, connect, exchange
 from tests.harness import RunningBalancer, wait_until
 

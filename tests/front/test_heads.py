@@ -8,7 +8,7 @@ import httptools
 from sanic.exceptions import BadRequest
 
 from llb.api.connection.http_head import parse_request_head
-from llb.front.known_head import KnownHead
+from llb.front.request import KnownHead
 
 SEEDS = tuple(
     b"POST " + text.replace(b"|", b"\r\n") + b"\r\n\r\n"

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from llb.api.connection import connection_limiter, http_exchange, http_protocol
-from llb.front.inference_front import InferenceFront
-from llb.front.protocol import MAX_HELD_BYTES, FrontProtocol
+from llb.front.protocol import MAX_HELD_BYTES, FrontProtocol, InferenceFront
 from tests.api.connection.raw import RawConnection, connect, exchange
 from tests.front.test_both_doors import CHAT, DOORS, request_bytes
 from tests.harness import RunningBalancer, wait_until

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import cast
 
 from llb.gateway.direct_answer import DirectAnswer
-from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.http.client import HttpClient
 from llb.gateway.running_call import RunningCall
 from llb.node.agent import NodeAgent
@@ -65,9 +64,7 @@ class DirectGateway(Gateway):
             acquire_lease=self._acquire_lease,
         )
         self.context = replace(self.context, http_client=http_client, agent=cast(NodeAgent, agent))
-        self.dispatcher = Dispatcher(
-            self.context, self.dispatcher._rate_limiter, self.dispatcher._principal_watch
-        )
+        self.dispatcher = self.make_dispatcher()
 
     def _lease(self) -> FakeLease:
         target = self._engine.target

@@ -217,8 +217,11 @@ class Gateway:
             get_load_timeout_s=lambda: 5.0,
         )
         self.watched: list[OpenWork] = []
+        self.dispatcher = self.make_dispatcher()
+
+    def make_dispatcher(self) -> Dispatcher:
         watch = SimpleNamespace(begin=self._begin_work, end=self.watched.remove)
-        self.dispatcher = Dispatcher(self.context, ApiKeyRateLimiter(), cast(PrincipalWatch, watch))
+        return Dispatcher(self.context, ApiKeyRateLimiter(), cast(PrincipalWatch, watch))
 
     async def _acquire_lease(self, _model_id: str, **_options: Any) -> FakeLease:
         self.leases.append(FakeLease())

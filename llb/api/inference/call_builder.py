@@ -1,20 +1,24 @@
-"""Inference calls, built from request bodies that the engine understands."""
+"""Inference calls, built from request bodies that the engine understands.
+
+Most programs send a plain chat: texts, a limit and a temperature. One decoding shows that such a body needs
+no change and no further check. What `read_plain_chat` accepts, the general way leaves exactly as it is;
+`tests/api/inference/test_plain_chat.py` compares the two. Every other body takes the general way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from llb import errors
 from llb.api.head_facts import facts_of
 from llb.api.incoming_request import IncomingRequest
 from llb.api.inference.body_size import require_fitting_text, strip_images
-from llb.api.inference.plain_chat import read_plain_chat
 from llb.api.inference.request_validation import check_sizes, validate_request
 from llb.api.request_body import LargeBodyWorker, RawFields, decode_json
 from llb.base.units import parse_duration
@@ -27,10 +31,13 @@ from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_error_event
 from llb.policy.endpoints.dialects import CHAT
+from llb.policy.request_bounds import MAX_INT32, MAX_MESSAGES
 from llb.security.permissions import Principal, has_scope
 from llb.wire import InferenceFields, Model, Scope, TemplateSupport
-from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
+from llb.wire.decoding import DECODE_ERRORS, MAX_EVENT_LOOP_BYTES
 
+ErrorEventBuilder = Callable[[errors.LlbError], bytes]
+ExtraFieldsBuilder = Callable[[InferenceFields], Mapping[str, Any]]
 _CHAT_PATH = CHAT.encode("ascii")
 
 
@@ -38,8 +45,62 @@ class _ModelName(Struct):
     model: str
 
 
-ErrorEventBuilder = Callable[[errors.LlbError], bytes]
-ExtraFieldsBuilder = Callable[[InferenceFields], Mapping[str, Any]]
+_TokenLimit = Annotated[int, Meta(ge=0, le=MAX_INT32)]
+
+
+class _Message(Struct, forbid_unknown_fields=True, gc=False):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _StreamOptions(Struct, forbid_unknown_fields=True, gc=False):
+    include_usage: bool
+
+
+class _PlainChat(Struct, forbid_unknown_fields=True):
+    # Null is none of these types: the general way removes it from the body.
+    model: Annotated[str, Meta(max_length=512)]
+    messages: Raw
+    stream: bool = False
+    max_tokens: _TokenLimit | UnsetType = UNSET
+    max_completion_tokens: _TokenLimit | UnsetType = UNSET
+    temperature: float | UnsetType = UNSET
+    top_p: float | UnsetType = UNSET
+    top_k: int | UnsetType = UNSET
+    min_p: float | UnsetType = UNSET
+    presence_penalty: float | UnsetType = UNSET
+    frequency_penalty: float | UnsetType = UNSET
+    stream_options: _StreamOptions | UnsetType = UNSET
+
+
+_chat_decoder = msgspec.json.Decoder(_PlainChat)
+_messages_decoder = msgspec.json.Decoder(Annotated[list[_Message], Meta(max_length=MAX_MESSAGES)])
+
+
+def read_plain_chat(body: bytes) -> InferenceFields | None:
+    """Return the fields of a plain chat; None for any other body, also one that is not valid."""
+    try:
+        chat = _chat_decoder.decode(body)
+        messages = _messages_decoder.decode(chat.messages)
+    except DECODE_ERRORS:
+        return None
+    # What every chat template prints: a system message at the front at most, then turns that alternate and
+    # end with the user's.
+    role = ""
+    for message in messages:
+        if message.role == role or (message.role == "system" and role):
+            return None
+        role = message.role
+    max_tokens, max_completion_tokens = chat.max_tokens, chat.max_completion_tokens
+    if role != "user" or (max_tokens is not UNSET and max_completion_tokens is not UNSET):
+        return None
+    return InferenceFields(
+        model=chat.model,
+        stream=chat.stream,
+        max_tokens=None if max_tokens is UNSET else max_tokens,
+        max_completion_tokens=None if max_completion_tokens is UNSET else max_completion_tokens,
+        messages=chat.messages,
+    )
 
 
 async def build_call(

@@ -18,9 +18,9 @@ from llb.api.inference.call_builder import (
     ExtraFieldsBuilder,
     build_call,
     build_plain_call,
+    read_plain_chat,
 )
 from llb.api.inference.client_sinks import DirectResponseSink, ResponseSink, with_transcript
-from llb.api.inference.plain_chat import read_plain_chat
 from llb.api.inference.request_validation import check_bounds
 from llb.api.request_body import LargeBodyWorker
 from llb.api.request_recorder import RequestRecorder, RequestRecording

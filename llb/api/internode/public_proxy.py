@@ -12,11 +12,11 @@ from sanic.response import HTTPResponse, redirect
 from llb import errors
 from llb.api.blueprint import Blueprint
 from llb.api.connection.http_exchange import ServerHttp
+from llb.api.head_facts import request_id_of
 from llb.api.inference.ollama import JSON_LIKE_MEDIA_TYPES, OLLAMA_PATHS, PULL_PATH
 from llb.api.internode.proxy import HEADER_TIMEOUT_S, InFlightCounter, proxy_response, select_headers
 from llb.api.middleware.route_policy import proxied, public
 from llb.api.request_body import MAX_BODY_BYTES
-from llb.api.request_id import request_id_of
 from llb.api.responses import JSON
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.response import UpstreamResponse

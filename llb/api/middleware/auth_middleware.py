@@ -14,7 +14,7 @@ from sanic_routing import Route
 
 from llb.accounts.authenticator import Authenticator, default_login_text
 from llb.accounts.write_limiter import WriteLimiter
-from llb.api.head_facts import facts_of
+from llb.api.head_facts import facts_of, request_id_of
 from llb.api.incoming_request import IncomingRequest
 from llb.api.middleware.client_info import ClientInfo, ClientInfoResolver, is_loopback
 from llb.api.middleware.cors import SAFE_METHODS, CorsPolicy, is_cross_origin, is_from_browser, is_preflight
@@ -27,7 +27,6 @@ from llb.api.middleware.route_policy import (
 )
 from llb.api.middleware.security_headers import add_security_headers
 from llb.api.middleware.vouched_origins import VouchedOrigins
-from llb.api.request_id import request_id_of
 from llb.base.logs import log_setup
 from llb.base.runfile import LOCAL_TOKEN_PREFIX
 from llb.config import Config

@@ -16,10 +16,10 @@ from sanic.response import HTTPResponse
 
 from llb.api import responses
 from llb.api.error_mapping import to_llb_error
+from llb.api.head_facts import request_id_of
 from llb.api.incoming_request import IncomingRequest
 from llb.api.inference import anthropic
 from llb.api.middleware.client_info import ClientInfo
-from llb.api.request_id import request_id_of
 from llb.api.responses import ErrorBodyBuilder, coded_error_body, error_body
 from llb.errors import InternalError, LlbError, NotFound
 

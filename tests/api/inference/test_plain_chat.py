@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llb.api.inference.call_builder import ReadBody, read_body
-from llb.api.inference.plain_chat import read_plain_chat
+from llb.api.inference.call_builder import ReadBody, read_body, read_plain_chat
 from llb.errors import InvalidRequest
 from llb.gateway.engine_routes import Operation
 from llb.policy.request_bounds import MAX_INT32, MAX_MESSAGES
