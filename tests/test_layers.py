@@ -124,3 +124,22 @@ def planted_callbacks(path: Path) -> Iterator[tuple[int, str]]:
 def test_callbacks_are_constructor_arguments(path: Path) -> None:
     """Who is told of what shows where the object is made; see docs/design.md, "Wiring"."""
     assert not [*planted_callbacks(path)]
+
+
+def broad_handlers(path: Path) -> Iterator[str]:
+    """Handlers of any exception that neither raise it again nor say in a comment why they may not."""
+    source = path.read_text(encoding="utf-8")
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        caught = "everything" if node.type is None else ast.unparse(node.type)
+        if caught not in ("everything", "Exception", "BaseException"):
+            continue
+        gives_back_only = caught == "BaseException" and ast.unparse(node.body[-1]) == "raise"
+        if not gives_back_only and not lines[node.lineno].lstrip().startswith("#"):
+            yield f"{relative(path)}:{node.lineno} catches {caught}"
+
+
+def test_handlers_of_any_exception_say_why() -> None:
+    assert not [handler for path in FILES for handler in broad_handlers(path)]

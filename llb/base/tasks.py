@@ -55,6 +55,7 @@ class TaskSupervisor:
             try:
                 return await coro
             except Exception as error:
+                # The caller gets it; the task itself must not count as crashed.
                 return error
 
         outcome = await asyncio.shield(self._create_task(guarded(), name, copy_context()))

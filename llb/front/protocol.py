@@ -140,6 +140,7 @@ class InferenceFront:
                 if document is not None:
                     await request.respond_whole(document)
         except Exception as error:
+            # Whatever a handler raises is answered, as at Sanic's door.
             if request.response is not None:
                 log.error("%s failed after its response had begun", request.path, exc_info=error)
                 return False

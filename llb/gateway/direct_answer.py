@@ -70,6 +70,7 @@ class DirectAnswer:
             elif response.is_buffer_full:
                 self.stop()
         except Exception as error:
+            # This runs in a callback of the transport; the task that takes over raises it.
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -127,6 +128,7 @@ class DirectAnswer:
             else:
                 response.extend_wait(PATIENCE_S)
         except Exception as error:
+            # As in `_on_progress`.
             self._fail(error)
 
     def _end_stream(self, events: EventRelay) -> None:

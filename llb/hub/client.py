@@ -391,6 +391,7 @@ async def _run_in_daemon_thread(function: Callable[[], T], deadline_s: float) ->
         try:
             result = function()
         except BaseException as caught:
+            # The caller gets it, as if there were no thread between.
             error = caught
         # The event loop may be closed by now.
         with suppress(RuntimeError):

@@ -247,6 +247,7 @@ async def _run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:
         except asyncio.CancelledError as error:
             cancelled = error
         except Exception:
+            # The coroutine's own error, raised by `task.result()` below.
             break
     if cancelled is not None:
         # Marks the exception as retrieved; the caller gets the cancellation instead.

@@ -91,6 +91,7 @@ class ServerHttp(Http):
                 self.keep_alive = False
                 await self.error_response(error)
             except Exception as error:
+                # Whatever a handler raises is answered, and the connection serves the next request.
                 if self.stage is Stage.REQUEST:
                     self._log_bad_request(error)
                 await self.error_response(error)

@@ -405,6 +405,7 @@ class RunningAnswers:
             # Stopped by the user, or with the server.
             pass
         except Exception as failure:
+            # No one awaits this task: its followers learn of any failure from the message.
             error = to_llb_error(failure)
             if error.code == "internal_error":
                 log.exception("an answer of the Playground failed")

@@ -97,6 +97,7 @@ class LogBuffer(logging.Handler):
             )
             self._add(SERVER, level, text, log_setup.request_id.get(), record.created)
         except Exception:
+            # As in every handler of `logging`: a record that cannot be formatted fails no caller.
             self.handleError(record)
 
     def add_engine_line(self, model_id: str, line: str) -> None:

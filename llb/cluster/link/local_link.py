@@ -68,5 +68,6 @@ async def run_local_link(link_server: LinkServer, agent: NodeAgent) -> None:
                 )
                 both_ends.create_task(agent.run_link(node_end), name="llb.local-link.node")
         except* Exception as failed:
+            # A defect costs the link, never the node: both ends start again with their full state.
             log.error("the link to the local node failed; opening it again", exc_info=failed)
         await asyncio.sleep(RETRY_DELAY_S)

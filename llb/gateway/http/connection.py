@@ -179,6 +179,7 @@ class Connection(asyncio.BufferedProtocol):
                     self._write_waiter = self._loop.create_future()
                     await self._write_waiter
         except Exception:
+            # However the source of the pieces fails: what was sent must not count as the whole body.
             self.abort(UpstreamClosed(before_first_byte=True))
             raise
         if is_chunked:

@@ -176,6 +176,7 @@ class UpstreamResponse:
         try:
             goes_on = consume(self.take())
         except Exception as error:
+            # This runs in a callback of the transport; `pipe` raises it.
             self._consume_error = error
             goes_on = False
         if not goes_on:

@@ -116,7 +116,7 @@ class SseKeepalive:
             try:
                 await self._sink.write(SSE_KEEPALIVE)
             except Exception as error:
-                # The client has gone. The end of the block raises it.
+                # The client has gone, or the sink failed otherwise. The end of the block raises it.
                 self._error = error
                 return
             with suppress(TimeoutError):

@@ -163,6 +163,7 @@ class FileDownload:
         except (DownloadFailed, DownloadCancelled) as error:
             failure = error
         except Exception:
+            # A defect must end the wait for this thread, too.
             log.exception("the download of %s crashed", self.spec.name)
             failure = DownloadFailed(UNEXPECTED_FAILURE, "internal_error")
         finally:
