@@ -122,7 +122,7 @@ class JoinedNode:
         try:
             await self.db.start()
             await self.clock_keeper.start()
-            # Also on a full disk.
+            # A full disk must not prevent it.
             with self.db.ballast.released():
                 if self.tls is not None:
                     await self.tls.start(self.db)
@@ -140,7 +140,7 @@ class JoinedNode:
         self.agent.welcomed.subscribe(link_client.on_welcome)
         self.agent.welcomed.subscribe(self._on_welcome)
         self.agent.tunnels_requested.subscribe(tunnel_pool.set_min_idle)
-        # Without a link there are no requests for tunnels; the idle ones are closed.
+        # While the link is down there are no requests for tunnels; the idle ones are closed.
         link_client.link_changed.subscribe(
             lambda is_connected: None if is_connected else tunnel_pool.set_min_idle(0)
         )

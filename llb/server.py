@@ -47,7 +47,7 @@ LOCALHOST, IPV6_LOOPBACK = "localhost", "::1"
 MAX_FREE_PORT_ATTEMPTS = 10
 # For everything but the running answers.
 STOP_DEADLINE_S = 14.0
-# Of generation 0 in objects, of generations 1 and 2 in collections of the younger generation.
+# Generation 0 counts objects, generations 1 and 2 count collections of the younger generation.
 GC_THRESHOLDS = (10_000, 20, 20)
 
 

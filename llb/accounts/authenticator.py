@@ -199,7 +199,7 @@ class AccountAuthenticator:
         if cached is None:
             return 0.0
         ends = (cached.cached_at + CACHE_TTL_S, cached.principal.expires_at)
-        # At most the time of the cache, also where the clock was set back.
+        # At most the lifetime of the cache, even if the clock was set back.
         return min(CACHE_TTL_S, min(end for end in ends if end is not None) - self._clock())
 
     async def authenticate_key(self, key: str) -> Principal:

@@ -21,7 +21,7 @@ def new_device_token(secret: str, user_id: str) -> str:
 def device_id_of(token: str | None, secret: str, user_id: str | None) -> str | None:
     """Return the id of the device; None without a token, and for one of another account or forged."""
     device_id, _, signature = (token or "").partition(".")
-    # Also for an unknown account, so that the duration reveals nothing.
+    # Computed for an unknown account, too, so that the duration reveals nothing.
     expected = _signature(secret, user_id or "", device_id)
     is_valid = tokens.tokens_equal(signature, expected)
     return device_id if is_valid and user_id is not None else None

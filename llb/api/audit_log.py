@@ -23,7 +23,7 @@ from llb.wire import Scope
 log = logging.getLogger(__name__)
 
 MAX_TARGET_CHARS = 200
-# Of an action that is under way, or was when the process ended.
+# Result of an action that is under way, or was when the process ended.
 UNFINISHED_RESULT = "begun"
 # Actions that are possible on a full disk, because they empty it or shut out a node.
 _BALLAST_ACTIONS = frozenset({"model.delete", "model.unload", "node.remove", "node.leave"})

@@ -16,7 +16,7 @@ from llb.api.middleware.trace_context import TraceHeaders, trace_headers_of, tra
 from llb.api.reference.schemas.common import SESSION_HEADER
 
 MAX_VIA_CHARS = 2000
-# Of Anthropic's dialect, passed on to endpoints that speak it.
+# Headers of Anthropic's dialect, passed on to endpoints that speak it.
 DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # An id must be unique but need not be secret: random bytes from the system cost a tenth of a request.
@@ -30,7 +30,7 @@ class HeadFacts(Struct, frozen=True):
     # The client's, if it is well-formed.
     request_id: str | None
     trace_id: str | None
-    # To forward to the engine.
+    # Forwarded to the engine.
     trace_headers: TraceHeaders
     dialect_headers: tuple[tuple[bytes, bytes], ...]
     # The header `Via`, by which two llb that are endpoints of one another see a loop.

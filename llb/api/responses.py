@@ -52,7 +52,7 @@ class PassthroughResponse(HTTPResponse):
     __slots__ = ("_send_chunk", "fixed_headers", "fixed_lines")
 
     def __init__(self, *, status: int = 200, headers: Mapping[str, str], content_type: str) -> None:
-        # Without Sanic's two constructors, which make the headers twice: one call in place of four.
+        # Sanic's two constructors are not called: they make the headers twice, with three more calls.
         self.asgi = False
         self.body = b""
         self.content_type = content_type

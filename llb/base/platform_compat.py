@@ -44,7 +44,7 @@ _TCP_USER_TIMEOUT = {"linux": (18, 1000), "darwin": (0x80, 1), "win32": (14, 100
 # Beyond any content: Windows forbids other processes to read a locked range, and the owner's pid must stay
 # readable.
 _MSVCRT_LOCK_OFFSET = 1 << 20
-# Of descriptors; more than twice the connections that the server accepts.
+# Most file descriptors: more than twice the connections that the server accepts.
 MAX_DESCRIPTORS = 65_536
 
 
@@ -217,7 +217,7 @@ def try_lock_file(path: Path, note: str = "") -> FileLock | None:
             os.close(fd)
             return None
         content = f"{os.getpid()}\n{note}".encode(errors="surrogateescape")
-        # In this order: on a full disk the blocks of the previous content can be written again.
+        # Written before it is truncated: on a full disk the blocks of the previous content can be used again.
         pwrite(fd, content, 0)
         os.ftruncate(fd, len(content))
     except BaseException:

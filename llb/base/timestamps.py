@@ -29,7 +29,7 @@ def from_iso(text: str, param: str) -> float:
         moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
         seconds = moment.astimezone(UTC).timestamp()
-        # As a float, the last microseconds of the year 9999 are in the year 10000.
+        # Rounding to a float can move the last microseconds of the year 9999 into the year 10000.
         datetime.fromtimestamp(seconds, UTC)
         return seconds
     except (ValueError, OverflowError):

@@ -48,7 +48,7 @@ def _run_reporting_errors(argv: Sequence[str], serve: ServeFunction) -> int:
         platform_compat.discard_output(1, 2)
         return 1
     except SystemExit as end:
-        # From argparse: 0 after help and version, 2 after a usage error.
+        # argparse exits with 0 after help and version, with 2 after a usage error.
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
             return end.code if isinstance(end.code, int) else 2

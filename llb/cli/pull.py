@@ -37,7 +37,7 @@ RETRY_DELAY_S = 0.5
 CONNECT_TIMEOUT_S = 10.0
 # Fraction of the progress between two lines of piped output.
 PROGRESS_STEP = 0.1
-# Of a pull that is under way, an error is what it waits for.
+# The error of a pull that is under way says what it waits for.
 RETRY_NOTE = "llb tries again"
 
 

@@ -14,7 +14,7 @@ GAP = 2
 # Below this width a flexible column says nothing, and a column is dropped instead.
 MIN_FLEXIBLE_WIDTH = 12
 ELLIPSIS = "…"
-# In place of a figure that there is not.
+# Shown for a missing figure.
 EMPTY_CELL = "-"
 
 

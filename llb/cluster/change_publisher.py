@@ -19,7 +19,7 @@ class PublishThrottle:
 
     def __init__(self) -> None:
         self._last_published_at = -math.inf
-        # In the order of the changes.
+        # Changes to publish, in their order.
         self._pending: dict[tuple[Callable[[str], None], str], None] = {}
         self._timer: asyncio.TimerHandle | None = None
 

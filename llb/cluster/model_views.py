@@ -35,7 +35,7 @@ def describe_memory(model: Model, engines: Iterable[EngineReport | None]) -> Mod
     return ModelMemory(
         minimum_bytes=model.required_memory_bytes,
         reserved_bytes=sum(engine.memory_bytes for engine in loaded),
-        # Without the figure of every engine the sum would be of others than `reserved_bytes`.
+        # If a figure is missing, the sum would cover other engines than `reserved_bytes`.
         used_bytes=sum(used) if used and len(used) == len(loaded) else None,
         slots=sum(engine.slots for engine in serving) if serving else None,
         context_length=min(lengths, default=None),

@@ -58,10 +58,10 @@ class Node:
     draining: bool = False
     tags: tuple[str, ...] = ()
     last_seen: float = field(default_factory=time.time)
-    # By the view's clock; None while the node is online.
+    # Time of the view's clock; None while the node is online.
     offline_since: float | None = None
     heartbeat: Heartbeat | None = None
-    # As published at the last heartbeat.
+    # What was published at the last heartbeat.
     metrics: MetricsUpdated | None = None
     replicas: dict[str, ReplicaReport] = field(default_factory=dict)
     # Bytes that cancelled downloads left, by model.

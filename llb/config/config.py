@@ -223,7 +223,7 @@ def effective_settings(config: Config) -> tuple[SettingView, ...]:
     try:
         usual_home = default_home()
     except SetupError:
-        # Of this user; the home was given.
+        # This user has no home directory, but the home of llb was given.
         usual_home = Path("/")
     defaults = make_config(home=usual_home, models_dir=config.home / "models")
     return tuple(

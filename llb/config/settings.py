@@ -390,7 +390,7 @@ SETTINGS: tuple[Setting, ...] = (
 
 # Environment variables of the command line, which are no settings of the server.
 CLI_ENVIRONMENT = frozenset({"LLB_URL", "LLB_API_KEY", "LLB_ENGINE", "LLB_ENGINE_INDEX"})
-# Of install.sh, which starts llb with its own environment.
+# Variables of install.sh, which starts llb with its own environment.
 INSTALLER_ENVIRONMENT = frozenset({"LLB_UNLOCKED"})
 # Read before the program starts, by the start of llb.pyz.
 FILE_ENVIRONMENT = frozenset({"LLB_CACHE_DIR"})

@@ -41,7 +41,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     pooling: PoolingType | None = None
     context_length: int
     slots: int
-    # Of each GPU in the order of llama.cpp, the output counted as a layer; none for RAM only.
+    # Layers on each GPU in the order of llama.cpp, with the output as a layer; empty for RAM only.
     gpu_layers: tuple[int, ...] = ()
     # The first layers, whose experts lie in RAM although the layers are on a GPU.
     expert_layers_on_host: int = 0

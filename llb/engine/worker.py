@@ -36,9 +36,9 @@ from llb.engine.template_trial import try_template
 
 # llama.cpp's `verbosity`: 1 errors, 2 warnings, 3 events, 4 everything about the model.
 LLAMA_LOG_VERBOSITY = 3
-# While the model is loaded: the sizes of the buffers are among it.
+# Verbosity while the model is loaded; the output includes the sizes of the buffers.
 LLAMA_LOAD_VERBOSITY = 4
-# Beside one thread per slot: health checks and tokenization must not wait for generation.
+# In addition to one thread per slot: health checks and tokenization must not wait for generation.
 EXTRA_HTTP_THREADS = 4
 PROPS_TIMEOUT_S = 10.0
 # Silence within a request, which the gateway writes at once. Each connection takes a thread, of at most 1024:

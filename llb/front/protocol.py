@@ -26,7 +26,7 @@ from llb.front.request import MAX_BODY_BYTES, FrontRequest, KnownHead
 
 log = logging.getLogger(__name__)
 
-# Of later requests, while one is answered.
+# Most bytes of later requests that are held while one is answered.
 MAX_HELD_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 8192
 # A body that is not there after this is Sanic's to wait for. Many programs send head and body separately.
@@ -172,15 +172,15 @@ class FrontProtocol(ServerProtocol):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._front: InferenceFront = self.app.ctx.front
-        # Of the last request that was the front's.
+        # Head of the last request that the front has answered.
         self._head: KnownHead | None = None
-        # Received, and given to nobody yet.
+        # Bytes that were received and that nobody has read yet.
         self._held = b""
-        # While the front answers.
+        # The request that the front is answering.
         self._request: FrontRequest | None = None
-        # While callbacks answer, and until a task has taken over from them.
+        # Its answer, while callbacks give it and until a task has taken over.
         self._begun: BegunAnswer | None = None
-        # While a task answers.
+        # Its task, while a task answers.
         self._work: asyncio.Task[None] | None = None
         self._is_half_closed = False
 

@@ -21,7 +21,7 @@ from llb.gateway.stream.keepalive import ClientPipe
 
 # A larger one counts as a request of its key while it is read.
 MAX_BODY_BYTES = 64 * 1024
-# Of the nodes that answer, as a document and as a stream.
+# Most kinds of response heads: each node has one for documents and one for streams.
 MAX_TEMPLATES = 16
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]+)")
 _MAX_LENGTH_DIGITS = len(str(MAX_BODY_BYTES))

@@ -31,7 +31,7 @@ _MAX_SEED = 2**32 - 1
 
 
 class _Prompts(Struct):
-    # Of the body, with its images.
+    # The prompt as it stands in the body, with its images.
     prompt: Raw = Raw()
 
 
@@ -51,7 +51,7 @@ class ChoicePlan:
 
     def body_of(self, body: bytes, index: int) -> bytes:
         """Return the body for one choice of the request that has `body`."""
-        # Of two fields with one name llama-server takes the last.
+        # llama-server takes the last of two fields with one name.
         return b"".join((memoryview(body.rstrip())[:-1], b",", memoryview(self.replaced[index])[1:]))
 
     async def copy_body(self, body: bytes, index: int) -> bytes:

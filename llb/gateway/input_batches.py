@@ -23,11 +23,11 @@ from llb.gateway.stream.usage_parser import Usage
 from llb.wire.decoding import DECODE_ERRORS
 
 MAX_INPUTS = 2048
-# As many as an engine usually has slots, and about as many tokens as it computes in one step.
+# The usual number of slots of an engine, and about the tokens that it computes in one step.
 MAX_BATCH_INPUTS = 4
 MAX_BATCH_BYTES = 8 * 1024
 _NUMBER_STARTS = b"-0123456789"
-# Of a text that is too long, what may fit, and the least that is cut off at a time.
+# A text that is too long is cut to what may fit, and by at least a tenth at a time.
 _FITTING_SHARE, _LARGEST_SHARE = 0.98, 0.9
 # No tokenizer makes longer tokens of ordinary text on average.
 _MAX_CHARS_PER_TOKEN = 16

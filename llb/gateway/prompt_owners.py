@@ -54,7 +54,7 @@ class PromptOwners:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # Of each node and model: the only owner so far, None for several.
+        # The only owner so far, by node and model; None if there were several.
         self._sole_owners: dict[tuple[str, str], str | None] = {}
         self._prompts: OrderedDict[bytes, _KnownPrompt] = OrderedDict()
 

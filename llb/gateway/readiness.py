@@ -15,7 +15,7 @@ from llb.wire import Capability, Model, ModelObject, ModelStatus, ReplicaState, 
 
 ETA_UNKNOWN_RETRY_S = 5
 MAX_DOWNLOAD_RETRY_S = 60
-# In the error about a name that no model has.
+# Most suggestions in the error about an unknown name.
 MAX_SIMILAR_NAMES = 3
 
 

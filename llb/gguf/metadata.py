@@ -42,7 +42,7 @@ class GgufBlock:
     """Tensors of one repeating layer in one file; `recurrent`: Mamba, RWKV or a short convolution."""
 
     size_bytes: int = 0
-    # Of the expert matrices, which may lie in RAM although the layer is on a GPU.
+    # Size of the expert matrices, which may be in RAM although the layer is on a GPU.
     expert_bytes: int = 0
     attention: bool = False
     recurrent: bool = False
@@ -86,7 +86,7 @@ class GgufMetadata:
     sliding_window: int
     windowed: tuple[bool, ...]
     shared_kv_layers: int
-    # Of `layers` the last ones: heads for multi-token prediction.
+    # The last ones of `layers`: heads for multi-token prediction.
     mtp_layers: int
     # Recurrent state per recurrent layer and slot.
     state_bytes: int
@@ -131,7 +131,7 @@ class _TensorTotals:
     """Totals over the tensor infos."""
 
     parameter_count: int = 0
-    # From the start of the tensor data to the end of the last tensor.
+    # Size of the tensor data, from its start to the end of the last tensor.
     data_bytes: int = 0
     input_bytes: int = 0
     output_bytes: int = 0

@@ -16,7 +16,7 @@ _GPU_CLASSES = re.compile(r"0x(0300|0301|0302|0380|1200)\d\d")
 _PCI_IDS = ("usr/share/hwdata/pci.ids", "usr/share/misc/pci.ids")
 # Processors with a GPU inside; ROCm's names say so, PCI does not.
 _INTEGRATED_TARGETS = re.compile(r"gfx(90[29c]|1013|103[3-7]|1103|115\d)")
-# Of a card whose target is unknown: what firmware gives to an integrated GPU is less, as a rule.
+# A GPU of unknown target with less memory is integrated: firmware gives it less, as a rule.
 _MIN_CARD_MEMORY_BYTES = 4 * 2**30
 _HIDING_VARIABLES = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "ROCR_VISIBLE_DEVICES"}
 

@@ -51,7 +51,7 @@ class HardwareProbe:
         self._nvml: Nvml | None = None
         self._pending_gpu_read: Future[GpuUtilisation] | None = None
         self._gpu_utilisation = GpuUtilisation()
-        # Of the last measurement, as parts of all.
+        # Results of the last measurement, as shares.
         self._cpu_usage = self._memory_usage = 0.0
         self._info: HardwareInfo | None = None
 

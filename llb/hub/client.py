@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# To connect, and between two chunks of a response.
+# Longest time to connect, and between two chunks of a response.
 REQUEST_TIMEOUT_S = 10.0
 # For statistics and file information, including all redirects.
 CALL_DEADLINE_S = 30.0

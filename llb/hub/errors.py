@@ -16,7 +16,7 @@ class HubError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        # With its code, which `str(error)` lacks.
+        # The text with its code, which `str(error)` lacks.
         self.message = message
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from llb.texts.coded_text import CodedText
 
-# In the order in which they apply to the Hub.
+# Variables in the order in which they apply to the Hub.
 _ALL_PROXY = "ALL_PROXY"
 _VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", _ALL_PROXY)
 _USABLE_SCHEMES = ("http", "https")

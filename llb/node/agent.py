@@ -128,7 +128,7 @@ class NodeAgent:
         self._outbox: asyncio.Queue[NodeMessage] | None = None
         self._hardware_info: HardwareInfo | None = None
         self._slots_per_engine = config.parallel
-        # Of reports that an engine has become busy or idle, by model.
+        # Timers of reports that an engine has become busy or idle, by model.
         self._use_timers: dict[str, asyncio.TimerHandle] = {}
 
     # --- lifecycle ----------------------------------------------------------------------------------

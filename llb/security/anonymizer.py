@@ -23,7 +23,7 @@ MIN_NAME_CHARS = 3
 _URL_HOST = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]{1,9}://)(?:[^\s/@\"'<>]*@)?(?P<host>\[[^\]\s]*\]|[^\s/:\"'<>)]+)"
 )
-# At the beginning of a word only: a long word without an @ would be searched from each of its characters.
+# It matches at the start of a word: a long word without an @ would be searched from each character.
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _MAC = re.compile(r"(?<![\w:])[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# In the home, mode 0600: the ssl module reads certificates from files only.
+# File in the home, mode 0600: the ssl module reads certificates from files only.
 TLS_FILE_NAME = "tls.pem"
-# In the database, so that a backup contains the identity of this host.
+# Key in the database, so that a backup contains the identity of this host.
 AUTHORITY_SETTING = "tls_authority"
 AUTHORITY_DAYS = 30 * 365
 # Apple's systems reject certificates with a longer life.

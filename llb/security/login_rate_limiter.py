@@ -54,7 +54,7 @@ class _AttemptTable:
     def get_or_create(self, key: str, now: float) -> _AttemptRecord:
         record = self.get(key, now) or _AttemptRecord()
         record.last_seen = now
-        # At the end of the dict, whose front is what is forgotten first.
+        # It moves to the end of the dict, whose front is forgotten first.
         self._records.pop(key, None)
         self._records[key] = record
         while len(self._records) > self._max_records:
@@ -79,13 +79,13 @@ class LoginRateLimiter:
     ACCOUNT_DELAY_MAX_S = 30.0
     ADDRESS_DELAY_MAX_S = 300.0
     RECORD_TTL_S = 900.0
-    # Of each table.
+    # Most records of each table.
     MAX_RECORDS = 10_000
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._accounts = self._new_table(self.ACCOUNT_DELAY_MAX_S)
-        # As accounts, so that no delay reveals which names exist.
+        # Delays like those of accounts, so that no delay reveals which names exist.
         self._unknown_names = self._new_table(self.ACCOUNT_DELAY_MAX_S)
         self._addresses = self._new_table(self.ADDRESS_DELAY_MAX_S)
         self._devices = self._new_table(self.ADDRESS_DELAY_MAX_S)

@@ -200,7 +200,7 @@ def _has_name(pid: int, names: re.Pattern[str]) -> bool:
         name = (_PROC / str(pid) / "exe").readlink().name
     except OSError:
         return False
-    # Of a program that was replaced while it ran, the kernel says so.
+    # The kernel marks a program that was replaced while it ran.
     return names.fullmatch(name.removesuffix(" (deleted)")) is not None
 
 

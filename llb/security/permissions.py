@@ -50,7 +50,7 @@ class Principal:
     must_change_password: bool = False
     expires_at: float | None = None
     name: str | None = None
-    # Of a key that has limits: the strictest of its own and those of the keys that it comes from.
+    # Limits of a key: the strictest of its own and those of the keys that it comes from.
     limits: KeyLimits | None = None
     # Each of those limits, with its key.
     allowances: tuple[KeyAllowance, ...] = ()

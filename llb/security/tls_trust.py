@@ -12,7 +12,7 @@ import hashlib
 import ssl
 from functools import lru_cache
 
-# In place of an anchor: the authorities of the system, and the host name is checked.
+# Stands for an anchor: the system's authorities are trusted, and the host name is checked.
 SYSTEM_TRUST = ""
 MAX_ANCHOR_CHARS = 16_384
 

@@ -87,7 +87,7 @@ def restore_database(backup_path: Path, path: Path, *, revive: bool = False) -> 
     new_path = path.with_name(path.name + ".restoring")
     try:
         with contextlib.closing(sqlite3.connect(_read_only_uri(backup_path), uri=True)) as source:
-            # Of foreign triggers and views nothing may run.
+            # No trigger or view of a foreign file may run.
             source.execute("PRAGMA trusted_schema = OFF")
             defect = _find_defect(source, "integrity_check")
             checksum = has_valid_checksum(backup_path)

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 BALLAST_FILE_NAME = "ballast"
 BALLAST_BYTES = 8 << 20
-# At most this part of a small disk.
+# Largest part of a small disk.
 MAX_DISK_SHARE = 1 / 8
 # A transaction writes some pages of the write-ahead log, and SQLite may add a page of shared memory.
 RELEASE_BYTES = 1 << 20

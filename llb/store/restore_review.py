@@ -20,7 +20,7 @@ class RestoreReview:
 
     # Revoked, removed or changed since the backup, and kept so.
     still_revoked: list[str] = field(default_factory=list)
-    # In the backup, but not in the previous database, and valid again.
+    # What is in the backup, but not in the previous database, and is valid again.
     revived: list[str] = field(default_factory=list)
     # Ids of models that were removed since the backup, and are wanted again.
     models: list[str] = field(default_factory=list)

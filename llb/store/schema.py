@@ -21,7 +21,7 @@ from llb.texts.coded_text import CodedText
 
 log = logging.getLogger(__name__)
 
-# In the table of settings.
+# Key in the table of settings.
 VERSION_KEY = "llb_version"
 BUSY_TIMEOUT_S = 5.0
 # A check of this takes a tenth of a second.

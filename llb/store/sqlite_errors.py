@@ -6,7 +6,7 @@ import sqlite3
 
 from llb.texts.coded_text import CodedText
 
-# By primary result code, https://sqlite.org/rescode.html. Any other code is a bug in llb.
+# Messages by primary result code, https://sqlite.org/rescode.html. Any other code is a bug in llb.
 _MESSAGE_BY_RESULT_CODE = {
     sqlite3.SQLITE_FULL: CodedText("storage_full", "The disk of this host is full"),
     sqlite3.SQLITE_BUSY: CodedText(
@@ -22,7 +22,7 @@ _MESSAGE_BY_RESULT_CODE = {
     sqlite3.SQLITE_NOTADB: CodedText("database_is_damaged", "The database of this host is damaged"),
     sqlite3.SQLITE_NOMEM: CodedText("host_out_of_memory", "This host has no memory left"),
 }
-# By extended result code, before the primary ones.
+# Messages by extended result code, looked up first.
 _MESSAGE_BY_EXTENDED_CODE = {
     sqlite3.SQLITE_READONLY_DBMOVED: CodedText(
         "database_moved",

@@ -20,7 +20,7 @@ class ModelStatusChanged(CodedError, frozen=True, kw_only=True, tag="ModelStatus
     bytes_per_second: float | None = None
     eta_seconds: float | None = None
     available_nodes: int = 0
-    # Of a cancelled download, on all nodes together.
+    # Kept bytes of a cancelled download, on all nodes together.
     partial_bytes: int = 0
 
 

@@ -82,7 +82,7 @@ class DesiredState(Struct, frozen=True, kw_only=True, tag="want"):
 
     cluster_id: str
     revision: int
-    # In the order in which they are downloaded.
+    # Models in the order in which they are downloaded.
     models: tuple[DesiredModel, ...]
     deleted: tuple[str, ...] = ()
     # Bytes per second of all downloads, beside the node's own limit; None for no limit.
@@ -127,7 +127,7 @@ class ReplicaReport(CodedError, frozen=True, kw_only=True, tag="replica"):
     path: str | None = None
     engine: EngineReport | None = None
     last_used: float | None = None
-    # Of a replica that is gone: bytes of its download that are kept.
+    # Kept bytes of a download whose replica is gone.
     partial_bytes: int = 0
     # What the chat template has; None while that is unknown, and from a node of an earlier version.
     template_capabilities: tuple[Capability, ...] | None = None
@@ -159,9 +159,9 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
     replicas: tuple[ReplicaReport, ...]
     instance: str = ""
     anchor: str = ""
-    # Of this host, as sentences.
+    # Problems of this host, as sentences.
     problems: tuple[str, ...] = ()
-    # Of the problems, in their order; empty from a node of an earlier version.
+    # Codes of the problems, in their order; empty from a node of an earlier version.
     problem_codes: tuple[TextCode | None, ...] = ()
 
 
@@ -191,7 +191,7 @@ class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
     engines: tuple[EngineReport, ...] = ()
     # What cancelled downloads left on the disk.
     partials: tuple[PartialReport, ...] = ()
-    # As in the hello, which it replaces; None from a node of an earlier version.
+    # Replaces the number of the hello; None from a node of an earlier version.
     slots_per_engine: int | None = None
 
 

@@ -59,7 +59,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: Literal["llama.cpp"] = "llama.cpp"
     platforms: tuple[Platform, ...] = (Platform.LINUX, Platform.WINDOWS, Platform.MACOS)
     context_length: int | None = None
-    # Of cards of usual sizes, those that hold the whole model.
+    # Cards of usual sizes that hold the whole model.
     card_contexts: tuple[CardContext, ...] = ()
     sha256: str | None = None
     revision: str | None = None

@@ -91,5 +91,5 @@ class EngineReport(CodedError, frozen=True, kw_only=True):
     memory_ratio: float | None = None
     progress: float | None = None
     pinned: bool = False
-    # As tried by the engine; None while it is not loaded, and from a node of an earlier version.
+    # What the engine has found out; None while it is not loaded, and from a node of an earlier version.
     template: TemplateSupport | None = None

@@ -67,7 +67,7 @@ class SystemView(Struct, frozen=True, kw_only=True):
     python: str
     nodes_online: int
     problems: tuple[str, ...]
-    # Of the problems, in their order.
+    # Codes of the problems, in their order.
     problem_codes: tuple[TextCode | None, ...] = ()
     engine: EngineInfo | None = None
     hub_url: str | None = None

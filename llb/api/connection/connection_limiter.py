@@ -30,7 +30,7 @@ SWEEP_INTERVAL_S = 5.0
 EVICTION_BATCH = 256
 # After a search that found none.
 SEARCH_PAUSE_S = 0.1
-# Of answers that wait for clients which do not read, together.
+# Most bytes of all answers together that wait for clients which do not read.
 MAX_UNREAD_BYTES = 256 * 1024 * 1024
 _IPV6_NETWORK_BITS = 64
 
@@ -80,7 +80,7 @@ class ConnectionLimiter:
             else max_connections
         )
         self._trusted_proxies = trusted_proxies
-        # In the order in which they were opened.
+        # Connections in the order in which they were opened.
         self._connections: dict[LimitedConnection, str] = {}
         self._anonymous: dict[str, dict[LimitedConnection, None]] = {}
         self._candidates: deque[tuple[EvictionRank, LimitedConnection]] = deque()
@@ -143,7 +143,7 @@ class ConnectionLimiter:
         while True:
             while self._candidates:
                 rank, connection = self._candidates.popleft()
-                # Since it was found, its request may have become complete.
+                # Its request may have become complete since the connection was found.
                 if connection in self._connections and connection.eviction_rank is rank:
                     self.remove(connection)
                     connection.evict()

@@ -32,7 +32,7 @@ from llb.api.connection.body_budget import BodyShare
 from llb.api.connection.content_encoding import decode_body
 from llb.api.connection.http_head import RequestHead, parse_request_head
 
-# In all, however much the client still sends.
+# Total time, however much the client still sends.
 LINGER_TIMEOUT_S = 5.0
 MAX_LOGGED_TARGET_BYTES = 100
 MAX_CHUNK_HEADER_BYTES = 256
@@ -65,7 +65,7 @@ class ServerHttp(Http):
         # time.monotonic() since when a body is awaited; None while none is.
         self.body_since: float | None = None
         self.body_share: BodyShare | None = None
-        # Of all requests of the connection.
+        # Number of chunks in all requests of the connection.
         self.chunk_count = 0
 
     # --- the loop of a connection ---
@@ -83,7 +83,7 @@ class ServerHttp(Http):
             try:
                 await self._handle_request()
             except CancelledError as cancelled:
-                # By the end of the connection, or by a deadline.
+                # The connection has ended, or a deadline has passed.
                 error = self.exception or cancelled
                 if self.protocol.transport is None or self.protocol.conn_info.lost:
                     return

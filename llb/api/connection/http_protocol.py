@@ -16,12 +16,12 @@ from llb.errors import RequestTimedOut, ServerBusy
 from llb.security.permissions import Principal
 from llb.wire import OLLAMA_PORT_KEY_ID
 
-# From the first byte of a head to its last.
+# Longest time from the first byte of a head to its last.
 HEAD_TIMEOUT_S = 60.0
 # A body may take this long, and longer while it has brought this many bytes per second on average.
 BODY_GRACE_S = 30.0
 MIN_BODY_BYTES_PER_S = 1024
-# Without a credential, for 48 KiB of an answer: the client reads at less than a slow body's pace.
+# Longest time in which a client without a credential reads 48 KiB of an answer; a slow body is faster.
 ANSWER_TIMEOUT_S = 60.0
 # A client that has not read for this long makes room for others.
 STALLED_AFTER_S = 10.0
@@ -155,7 +155,7 @@ class ServerProtocol(WebSocketUpgrade):
     def _end(self, error: Exception) -> None:
         http: ServerHttp | None = self.http
         if http is None or self._task is None or http.stage is Stage.IDLE:
-            # Also aborts a connection whose client does not take part in its end, with TLS for example.
+            # This also aborts a connection whose client does not take part in its end, with TLS for example.
             self.close()
             return
         http.is_evicted = True

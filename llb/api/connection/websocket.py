@@ -31,7 +31,7 @@ from llb.policy.token_bucket import TokenBucket
 from llb.security.permissions import Principal
 
 H = TypeVar("H", bound=Callable[..., Any])
-# At INFO the library reports each connection that is closed.
+# The library reports each closed connection at INFO.
 log = logging.getLogger("websockets.server")
 
 MAX_SOCKETS_PER_CLIENT = 64

@@ -50,7 +50,7 @@ _NEXT_ITEM = re.compile(rb'"\s*,\s*"')
 # Shorter images stay, and the beginning of the others, which distinguishes them.
 MIN_STRIPPED_BYTES = 4096
 _KEPT_BYTES = 64
-# In place of the rest: how long it was.
+# Start of the text that replaces Base64; the length of the latter follows.
 PLACEHOLDER_START = b"<llb-stripped:"
 _PLACEHOLDER = PLACEHOLDER_START + b"%d>"
 _PLACEHOLDER_IN_TEXT = re.compile(r"<llb-stripped:(\d{1,9})>")

@@ -252,7 +252,7 @@ class ReadBody(NamedTuple):
 
     body: bytes
     fields: InferenceFields
-    # To replace in the body.
+    # Fields to replace in the body.
     replaced: Mapping[str, Any] = MappingProxyType({})
     # What the client does not get.
     ignored: tuple[str, ...] = ()

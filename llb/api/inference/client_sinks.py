@@ -133,7 +133,7 @@ class DirectResponseSink(ResponseSink):
         super().__init__(request, record, headers=headers, rewrite_events=rewrite_events)
         self._direct_request = request
         self._writer: DirectWriter | None = None
-        # Of the head: status, content type, node, time in the queue.
+        # What the head depends on: status, content type, node, time in the queue.
         self._key: tuple[int, bytes, str, int] = (200, b"", "", 0)
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:

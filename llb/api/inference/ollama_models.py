@@ -65,7 +65,7 @@ class OllamaModels:
         return {
             "modelfile": f"FROM {model.id}\n",
             "parameters": f"num_ctx {num_ctx}" if num_ctx else "",
-            # Of the file, in Jinja: the engine uses it as it is.
+            # The Jinja template of the file, which the engine uses as it is.
             "template": (metadata.chat_template if metadata is not None else None) or "",
             "details": _model_details(model, metadata),
             "model_info": _model_info(model, metadata),

@@ -31,7 +31,7 @@ FORWARDED_HEADERS = (
     "content-type",
     "traceparent",
     "tracestate",
-    # By which two llb that are endpoints of one another see a loop.
+    # Two llbs that are endpoints of one another detect a loop by it.
     "via",
     "x-session-id",
 )

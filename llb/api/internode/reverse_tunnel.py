@@ -71,7 +71,7 @@ class _SwitchProtocolsResponse(HTTPResponse):
         stream.keep_alive = False
         stream.stage = Stage.IDLE
         protocol.connections.discard(protocol)
-        # Without a transport it has nothing to close.
+        # A protocol without a transport has nothing to close.
         protocol.transport = None
         transport.write(SWITCHING_PROTOCOLS_RESPONSE)
         self._on_switched(transport)

@@ -16,7 +16,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_AGE_S = 600
 # RFC 9110, 5.1: a list of header names.
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+([ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
-# Of browser extensions and of programs whose window is a page, such as `tauri://localhost`.
+# Origin of a browser extension, or of a program whose window is a page, such as `tauri://localhost`.
 _OTHER_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._~%:\[\]-]*)")
 _WEB_SCHEMES = frozenset({"http", "https"})
 _SHOWN_ORIGIN = re.compile(r"[\x21-\x7e]{1,200}")
@@ -140,7 +140,7 @@ class CorsPolicy:
             "Vary": "Access-Control-Request-Headers",
         }
         if request.headers.get("access-control-request-private-network") == "true":
-            # Of a page on the internet that calls a server on this network.
+            # A page on the internet may call a server on this network.
             headers["Access-Control-Allow-Private-Network"] = "true"
         return HTTPResponse(status=204, headers=headers)
 

@@ -30,7 +30,7 @@ from llb.wire import (
 )
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
-# Of one user.
+# Most conversations of one user.
 MAX_CONVERSATIONS = 2000
 MAX_MESSAGES = 4000
 MAX_CONVERSATION_BYTES = 32 * 1024 * 1024
@@ -41,7 +41,7 @@ MAX_PRESETS = 100
 MAX_PRESET_BYTES = 8 * 1024 * 1024
 # They hold the write lock together.
 MAX_IMPORTED_MESSAGES = 20_000
-# Of all users.
+# Limits for all users together.
 MAX_PARALLEL_READS, MAX_PARALLEL_SEARCHES = 2, 2
 # Text that one statement searches, unless a single conversation has more.
 SEARCH_BATCH_BYTES = 4 * 1024 * 1024

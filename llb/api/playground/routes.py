@@ -120,7 +120,7 @@ def conversations_blueprint(
     )
     async def get_conversation(request: Request, conversation_id: str) -> HTTPResponse:
         user_id = user_id_of(request)
-        # Until the response is sent: a slow client keeps it in memory.
+        # Held until the response is sent: a slow client keeps it in memory.
         share = request.app.ctx.connections.body_budget.open(request.ctx.principal)
         try:
             found = await service.get(user_id, conversation_id, share.add)

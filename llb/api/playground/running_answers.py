@@ -44,7 +44,7 @@ MAX_RUNNING_PER_USER, MAX_RUNNING = 8, 128
 MAX_ANSWER_CHARS = 2_000_000
 # Connections that read an answer: each holds what its client has not read yet.
 MAX_FOLLOWERS, MAX_FOLLOWERS_PER_USER = 4, 16
-# Of the text that was there at the beginning; the next part follows when the client has read this one.
+# Size of each part of the text so far; the next part follows when the client has read this one.
 INITIAL_EVENT_CHARS = 64 * 1024
 # What a crash of the server loses at most.
 SAVE_INTERVAL_S = 5.0

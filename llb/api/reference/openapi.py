@@ -341,7 +341,7 @@ def _response_object(status: int, operation: ApiOperation, schemas: _SchemaRegis
     if operation.response is not None:
         content[JSON] = {"schema": schemas.schema_of(operation.response)}
     if operation.stream_event is not None:
-        # Without a type: some tools apply the schema to the whole text, others to each event.
+        # It has no type: some tools apply the schema to the whole text, others to each event.
         schema = {"description": STREAM_DESCRIPTIONS[operation.stream_media_type]}
         content[operation.stream_media_type] = {
             "schema": schema,

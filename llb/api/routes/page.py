@@ -42,7 +42,7 @@ PAGE_PATHS = (
 # Pages of one model, and of the log of one node.
 PAGE_PATTERNS = ("/models/<model_id:str>", "/nodes/<node_id:str>/logs")
 INDEX_FILE = "index.html"
-# In index.html, in place of the address of the assets.
+# Stands in index.html for the address of the assets.
 ASSETS_PLACEHOLDER = b"{{assets}}"
 
 _HTML_CONTENT_TYPE = "text/html; charset=utf-8"
@@ -68,7 +68,7 @@ class Page:
 
     version: str
     index: bytes
-    # By path below `web/`.
+    # Assets by their path below `web/`.
     assets: Mapping[str, StaticContent]
 
     @classmethod

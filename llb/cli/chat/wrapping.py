@@ -21,7 +21,7 @@ class WordWrapper:
         self._get_width = get_width or (lambda: shutil.get_terminal_size().columns)
         self._column = 0
         self._word = ""
-        # Of the line as it was received, to find fences.
+        # The line as it was received, to find fences.
         self._line = ""
         self._in_code = False
 

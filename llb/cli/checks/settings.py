@@ -40,7 +40,7 @@ def with_settings_of_server(config: Config, info: RunInfo, finding: Finding) -> 
         try:
             changes[setting.field] = setting.parse(value)
         except ValueError:
-            # Of another version of llb.
+            # A setting of another version of llb.
             continue
         different.append(setting.env)
     if not different:

@@ -130,7 +130,7 @@ class CommandAdder:
         parser.set_defaults(parser=parser)
         if run is not None:
             parser.set_defaults(run=lazy_command(run))
-        # Also accepted before the command; the value after the command wins.
+        # The option is also accepted before the command; the value after the command wins.
         add_setting(parser, next(setting for setting in SETTINGS if setting.field == "home"))
         if remote:
             add_remote_flags(parser)

@@ -6,7 +6,7 @@ from llb.cli.grammar.command_parser import CommandAdder, CommandParser, add_acti
 from llb.cli.grammar.flags import add_json_flag, add_settings, add_yes_flag, parse_positive_int
 from llb.policy.engine_build.choice import GPU_BUILDS
 
-# Of --keep.
+# Default of --keep.
 KEPT_BACKUPS = 7
 
 

@@ -15,7 +15,7 @@ from llb.cli.grammar.flags import (
     parse_temperature,
 )
 
-# As in Ollama and Docker, these list what is on the disk.
+# Like `ls` in Ollama and Docker, these list what is on the disk.
 PULLED_ALIASES = ("ls", "list")
 
 

@@ -23,7 +23,7 @@ from llb.config import DEFAULT_HOST, SECRET_FIELDS, SETTINGS, Config, default_ho
 
 SYSTEM_HOME = Path("/var/lib/llb")
 SERVICE_USER = "llb"
-# Of the devices of GPUs, where a distribution has them.
+# Groups that own the devices of GPUs, on distributions that have them.
 GPU_GROUPS = ("video", "render")
 # What ProtectHome= hides from the service.
 HIDDEN_DIRECTORIES = (Path("/home"), Path("/root"), Path("/run/user"))

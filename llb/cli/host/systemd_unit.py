@@ -126,7 +126,7 @@ def _system_lines(unit: ServiceUnit, user: str) -> list[str]:
         *(f"ReadWritePaths={join_values([str(path)])}" for path in unit.writable_paths),
     ]
     if unit.nvidia_modprobe is not None:
-        # With root's rights, and no reason not to start if it fails.
+        # The prefix runs it as root (`+`) and lets the service start if it fails (`-`).
         lines.append(f"ExecStartPre=-+{join_words([str(unit.nvidia_modprobe), '-u', '-c=0'])}")
     return lines
 

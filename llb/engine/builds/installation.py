@@ -24,7 +24,7 @@ _RUNTIME_PACKAGES = {
     CUDA_12: ("nvidia-cuda-runtime-cu12==12.8.90", "nvidia-cublas-cu12==12.8.4.1"),
     CUDA_13: ("nvidia-cuda-runtime==13.2.51", "nvidia-cublas==13.4.0.1"),
 }
-# Of pip's settings, those that do not say where packages come from.
+# Settings of pip that do not decide where packages come from.
 _PIP_SETTINGS = frozenset(
     {"PIP_CERT", "PIP_CLIENT_CERT", "PIP_PROXY", "PIP_CACHE_DIR", "PIP_NO_CACHE_DIR", "PIP_RETRIES"}
     | {"PIP_TIMEOUT", "PIP_DEFAULT_TIMEOUT"}

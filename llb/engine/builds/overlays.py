@@ -20,7 +20,7 @@ from llb.hardware import EngineBuild
 from llb.policy.engine_build.choice import CPU, GPU_BUILDS
 
 VERIFIED_NAME, REFUSED_NAME, USE_NAME = "VERIFIED", "REFUSED", "use"
-# Of an installation that runs; one that was killed leaves a directory of this name behind.
+# Prefix of an installation in progress; one that was killed leaves such a directory behind.
 _TEMPORARY_PREFIX = ".installing-"
 MAX_REASON_CHARS = 300
 

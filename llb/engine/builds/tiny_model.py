@@ -13,7 +13,7 @@ from pathlib import Path
 
 LAYERS = 2
 CONTEXT_LENGTH = 256
-# Of tokens that the tokenizer would split no further; any below 256 beside the first three would do.
+# Tokens that the tokenizer does not split further. Any below 256 would do, except the first three.
 PROMPT_TOKENS = (40, 77, 115, 62, 201, 9, 150, 88)
 
 _EMBEDDING, _HEADS, _KV_HEADS, _FEED_FORWARD = 256, 4, 2, 256

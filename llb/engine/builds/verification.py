@@ -41,7 +41,7 @@ async def verify_build(build: EngineBuild) -> tuple[str, ...]:
     except DeviceQueryError as error:
         raise BuildRefused(str(error)) from None
     gpus = [device for device in found.devices if device.kind == "gpu"]
-    # As llama.cpp does: integrated ones only without others.
+    # Like llama.cpp: integrated GPUs count only if there are no others.
     gpus = gpus or [device for device in found.devices if device.kind == "igpu"]
     if not gpus:
         raise BuildRefused("it finds no GPU")

@@ -54,7 +54,7 @@ VULKAN_MANIFEST_VARIABLES = (
     "VK_LAYER_PATH", "VK_ADD_LAYER_PATH", "VK_IMPLICIT_LAYER_PATH", "VK_ADD_IMPLICIT_LAYER_PATH",
 )  # fmt: skip
 
-# Of a manifest: of its driver, or of each of its layers.
+# Library in a manifest: that of its driver, or of each of its layers.
 _LIBRARY_PATH = re.compile(r'"library_path"\s*:\s*"([^"\\]+)"')
 _SHARD = re.compile(r"(?P<prefix>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
@@ -161,7 +161,7 @@ def _named_vulkan_files() -> Iterator[Path]:
                 manifests = list(Path(name).glob("*.json")) if Path(name).is_dir() else [Path(name)]
                 for manifest in manifests:
                     for library in _LIBRARY_PATH.findall(manifest.read_text(errors="replace")):
-                        # Without a directory it is searched for as any library is.
+                        # A name without a directory is searched for like any library.
                         if "/" in library:
                             yield manifest.parent / library
 

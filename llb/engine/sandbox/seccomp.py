@@ -176,7 +176,7 @@ def _conditions(*, gpu: bool) -> dict[str, tuple[Condition, ...]]:
             OutsideOf(1, *_IOCTL_SOCKET),
         )
         conditions["socketpair"] = (OneOf(0, (socket.AF_UNIX,)),)
-        # Of the calling thread.
+        # 0 is the calling thread.
         conditions["sched_setaffinity"] = (OneOf(0, (0,)),)
     else:
         conditions["ioctl"] = (OneOf(1, _IOCTL_COMMANDS),)

@@ -48,13 +48,13 @@ SERVING: Numbers = {
     "waitid": (247, 95), "capget": (125, 90),
 }  # fmt: skip
 
-# Beside them, until the server listens and the second filter is set.
+# Allowed in addition until the server listens and the second filter is set.
 LOADING: Numbers = {
     "seccomp": (317, 277), "socket": (41, 198), "bind": (49, 200), "listen": (50, 201),
     "setresuid": (117, 147),
 }  # fmt: skip
 
-# Beside them, for drivers of GPUs: shader caches, events, anonymous files.
+# Allowed in addition for drivers of GPUs: shader caches, events, anonymous files.
 GPU: Numbers = {
     "memfd_create": (319, 279), "ftruncate": (77, 46), "fallocate": (285, 47), "pwrite64": (18, 68),
     "pwritev": (296, 70), "pwritev2": (328, 287), "unlink": (87, None), "unlinkat": (263, 35),

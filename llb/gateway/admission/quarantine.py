@@ -52,7 +52,7 @@ class Quarantine:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # In order of their last crash.
+        # Requests in the order of their last crash.
         self._requests: OrderedDict[bytes, _Entry] = OrderedDict()
         self._callers: OrderedDict[str, _Caller] = OrderedDict()
 

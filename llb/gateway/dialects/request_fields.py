@@ -243,7 +243,7 @@ def _ignored_names(path: str, rules: Mapping[str, FieldRule], raw_fields: Mappin
 def _is_read(path: str, name: str) -> bool:
     """Return whether llb or the engine reads a field that the dialect does not have."""
     if path.startswith(_MESSAGES_PATH):
-        # Of a message llama-server passes on what Anthropic has, and no more.
+        # llama-server passes on only those fields of a message that Anthropic has.
         return name in _READ_IN_MESSAGES
     return is_bounded(name)
 

@@ -25,7 +25,7 @@ def read_text(raw: Raw, where: str, rank_fields: Sequence[str] = ()) -> Raw:
     if not all(isinstance(text, str) for text in texts):
         param = where.partition("[")[0]
         raise InvalidRequest(f"{where} must be a text, or an object with a text in `text`", param=param)
-    # As Cohere joins them.
+    # Joined as Cohere does it.
     joined = texts[0] if len(texts) == 1 else "\n".join(
         f"{name}: {text}" for name, text in zip(names, texts, strict=True)
     )  # fmt: skip

@@ -85,7 +85,7 @@ class ResponsesAnswer:
         self._created_at = int(now())
         self._sequence_number = 0
         self._events = StreamSplitter(b"\n\n")
-        # By the id of an output item: its position, and the name of the function that it calls.
+        # Position of an output item, and the name of the function that it calls, by the item's id.
         self._output_indexes: dict[str, int] = {}
         self._function_names: dict[str, str] = {}
 

@@ -19,7 +19,7 @@ from llb.gateway.stream.sse import parse_data_line
 from llb.gateway.stream.start_event import StartEvent
 from llb.wire.decoding import DECODE_ERRORS
 
-# Of one answer, for which nobody waits so long.
+# Largest answer; nobody waits for one of this size.
 MAX_ANSWER_BYTES = 512 * 1024 * 1024
 # A document above it is passed on as it is.
 MAX_REWRITTEN_BYTES = 16 * 1024 * 1024

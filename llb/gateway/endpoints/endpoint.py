@@ -40,16 +40,16 @@ class Endpoint:
         self.record: EndpointRecord
         self.url: BaseUrl
         self.key: EndpointKey
-        # Of requests whose paths begin after `/v1`.
+        # Target of requests whose paths begin after `/v1`.
         self.target: UpstreamTarget
         self.update(record, key)
         self.health = EndpointHealth()
-        # By the name at the endpoint.
+        # Models by their name at the endpoint.
         self.models: Mapping[str, ListedModel] = {model.name: model for model in record.models or ()}
         self.latency_ms: float | None = None
         # Unix time of the last check or answer.
         self.checked_at: float | None = None
-        # As the program says itself.
+        # The number that the program itself reports.
         self.reported_slots: int | None = None
         # Requests of all its clients that waited there at the last check.
         self.reported_waiting: int | None = None

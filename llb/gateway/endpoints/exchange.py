@@ -218,7 +218,7 @@ class EndpointExchange:
         found = read_error(endpoint.name, response.status, response.headers, body, self._context.redact)
         error = found.error
         if endpoint.kind is EndpointKind.LLB and response.status == 503:
-            # Of one model: it is loading there, or its queue is full.
+            # This concerns one model only: it is loading there, or its queue is full.
             return error
         match found.effect:
             case Effect.FAILURE:

@@ -48,9 +48,9 @@ class EndpointRegistry:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        # Of this process, in the header `Via` of requests to other llb.
+        # Name of this process in the header `Via` of requests to other llbs.
         self.via_name = f"llb-{tokens.new_random_id()}"
-        # With an endpoint and whether it was removed.
+        # An endpoint, and whether it was removed.
         self.changed: Topic[Endpoint, bool] = Topic()
         # An endpoint that has to be checked now.
         self.check_wanted: Topic[Endpoint] = Topic()
@@ -60,7 +60,7 @@ class EndpointRegistry:
         # Increased whenever models come, go or move.
         self.places_revision = 0
         self._endpoints: dict[str, Endpoint] = {}
-        # By name here: models of the catalogue that are mapped, and all others under their full names.
+        # Places by name: models of the catalogue that are mapped, and all others under their full names.
         self._places: dict[str, dict[str, Place]] = {}
         self._names_of: dict[str, set[str]] = {}
         self._models: dict[str, Model] = {}

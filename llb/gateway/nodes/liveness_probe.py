@@ -9,10 +9,10 @@ from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.connection import Connection
 from llb.gateway.http.upstream_errors import TransportError, UpstreamClosed
 
-# With the kernel's first retransmission (0.2 to 0.3 s) a vanished host is detected within 0.8 s.
+# Together with the kernel's first retransmission (0.2 to 0.3 s), a vanished host is detected within 0.8 s.
 PROBE_INTERVAL_S = 0.1
 TCP_USER_TIMEOUT_S = 0.35
-# While no request waits, so that the next one need not detect the loss itself.
+# Used while no request waits, so that the next one need not detect the loss itself.
 TCP_KEEPALIVE_IDLE_S, TCP_KEEPALIVE_INTERVAL_S, TCP_KEEPALIVE_PROBES = 1, 1, 2
 NO_TIMEOUT_S = 365 * 86_400.0
 # The body is blanks before a JSON value that never comes.

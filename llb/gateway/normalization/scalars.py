@@ -52,7 +52,7 @@ TOKEN_LIMITS = (
 )  # fmt: skip
 # The engine knows these names in every dialect of OpenAI's; of several it would take one.
 _ENGINE_TOKEN_LIMITS = frozenset(("max_tokens", "max_completion_tokens", "n_predict"))
-# As texts and as numbers: until the end (-1) and until the context is full (-2).
+# Values for "until the end" (-1) and "until the context is full" (-2), as texts and as numbers.
 _NO_LIMIT_TEXTS = frozenset(("inf", "infinity", "-1", "none", "unlimited"))
 _NO_LIMIT_NUMBERS = frozenset((-1, -2))
 _STOP_NAMES = ("stop", "stop_sequences")

@@ -59,7 +59,7 @@ def arguments_text(value: Any) -> str:
     """
     document = arguments_object(value)
     if isinstance(value, str) and value.lstrip().startswith("{") and "arguments" not in document:
-        # As the model wrote it, so that the prompt cache still fits.
+        # Kept as the model wrote it, so that the prompt cache still fits.
         return value
     return msgspec.json.encode(document).decode()
 

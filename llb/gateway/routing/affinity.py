@@ -12,9 +12,9 @@ from llb.policy.routing import hash64
 from llb.wire import InferenceFields
 
 BYTES_PER_TOKEN = 4
-# Of a prompt without turns: its later part may change from request to request.
+# Part of a prompt without turns that counts: the rest may change from request to request.
 PROMPT_PREFIX_BYTES = 2048
-# Of one turn: an image is identified by its beginning.
+# Part of one turn that counts: an image is identified by its beginning.
 TURN_PREFIX_BYTES = 64 * 1024
 # The bytes of an image are not text. Shorter bodies are not searched for one.
 IMAGE_SCAN_ABOVE_BYTES = 32 * 1024

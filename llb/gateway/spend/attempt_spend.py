@@ -35,7 +35,7 @@ class SpendControl:
     def __init__(self, ledger: BudgetLedger, prices: PriceList) -> None:
         self.ledger = ledger
         self._prices = prices
-        # By identity: rates have no hash, and each request needs them.
+        # Keys are ids of objects: rates have no hash, and each request needs them.
         self._own_prices: dict[int, tuple[ModelRates, ModelPrice]] = {}
 
     def price_of(self, endpoint: Endpoint, served_as: str) -> ModelPrice | None:

@@ -17,9 +17,9 @@ from llb.policy.endpoints import dialects
 from llb.policy.spend.price import TEXT_ONLY, BilledContent
 from llb.wire.decoding import DECODE_ERRORS
 
-# Of a request without a limit: few models answer at greater length.
+# Assumed for a request without a limit: few models give longer answers.
 UNLIMITED_COMPLETION_TOKENS = 32_768
-# Of a prompt that refers to texts which the provider stores: the largest context of the known providers.
+# Assumed for a prompt with texts that the provider stores: the largest context of the known providers.
 STORED_PROMPT_TOKENS = 1_000_000
 # The most that a provider bills for an image: as tiles of its full size, and with the factor of the models
 # that count each tile 33 times.
@@ -62,7 +62,7 @@ _USUAL_VALUES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "container": (None,),
         # Rejected tokens are billed beyond the limit.
         "prediction": (None,),
-        # Of gateways: another model, or another provider, may answer.
+        # Fields of gateways: another model, or another provider, may answer.
         "models": (None, []),
         "fallbacks": (None, []),
         "route": (None,),
@@ -76,9 +76,9 @@ _CLIENT_TOOL = re.compile(
     r"function|custom|apply_patch|local_shell|computer_use_preview|(?:bash|text_editor|computer|memory)_\d+"
 )
 _IMAGE_TYPES = frozenset({"image_url", "input_image", "image"})
-# Of results of tools, which have content of their own.
+# Results of tools have content of their own, which is read to this depth.
 _MAX_CONTENT_DEPTH = 6
-# In a name or a text that llb looks for, a provider reads it as the character. No quote, no backslash.
+# Escapes that a provider reads as the character, in names and texts that llb searches for.
 _ESCAPED_ASCII = re.compile(rb"(?<!\\)((?:\\\\)*)\\u00(2[013-9a-fA-F]|[346][0-9a-fA-F]|[57][0-9aAbBdDeEfF])")
 _IMAGE_PART = re.compile(rb'"(?:image_url|input_image)"|"type"\s*:\s*"image"')
 _AUDIO_PART = b'"input_audio"'

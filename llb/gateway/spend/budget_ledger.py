@@ -84,7 +84,7 @@ class BudgetLedger:
         self._clock = clock or db.clock.now
         self._budgets: list[NewBudget] = []
         self._budgets_of: dict[Account, list[NewBudget]] = {}
-        # By day, since the beginning of the month.
+        # What was spent by day, since the beginning of the month.
         self._spent: dict[Account, dict[int, float]] = {}
         self._reserved: dict[Account, float] = {}
         self._unsaved: dict[SpendKey, float] = {}

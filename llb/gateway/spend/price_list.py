@@ -19,7 +19,7 @@ from llb.policy.endpoints.dialects import CLOUD_KINDS
 from llb.policy.spend.price import FREE, MediaRates, ModelPrice, Rate
 
 FILE_NAME = "prices.json"
-# Of OpenRouter: each request searches, whatever its body says.
+# Suffix of model names at OpenRouter: each request searches, whatever its body says.
 _SEARCHING_SUFFIX = ":online"
 MAX_KNOWN_PRICES = 4096
 # Kinds that tell nothing about who runs the endpoint.

@@ -19,7 +19,7 @@ class SpillBook:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._rules: dict[str, tuple[SpillRule, ...]] = {}
-        # By model, target and trigger.
+        # Uses by model, target and trigger.
         self.uses: Counter[tuple[str, str, SpillTrigger]] = Counter()
 
     async def start(self) -> None:

@@ -86,7 +86,7 @@ async def _spilled_call(
     if context_length is not None and needed_tokens > context_length and not has_inputs:
         raise errors.ContextLengthExceeded(needed_tokens, context_length)
     name = b',"model":' + msgspec.json.encode(model.id) + b"}"
-    # Of two fields with one name the last one counts.
+    # The last of two fields with one name counts.
     body = b"".join((memoryview(call.body.rstrip())[:-1], name))
     spilled = replace(call, model=model, body=body)
     if model.is_external or not call.model.is_external:

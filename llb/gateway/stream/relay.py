@@ -42,7 +42,7 @@ class RelayResult(Struct, frozen=True):
     stream: bool
     usage: Usage
     body_bytes: int
-    # By time.monotonic().
+    # Times of time.monotonic().
     first_byte_at: float | None
     ended_at: float
     error: LlbError | None = None

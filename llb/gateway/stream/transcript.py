@@ -11,7 +11,7 @@ from llb.gateway.stream.sse import is_event_stream_type, iter_data
 from llb.wire import RequestText
 from llb.wire.decoding import DECODE_ERRORS
 
-# Of the prompt, and of the answer.
+# The prompt and the answer have this limit each.
 MAX_TEXT_BYTES = 32 * 1024
 # A document is decoded when it is complete.
 MAX_DOCUMENT_BYTES = 256 * 1024

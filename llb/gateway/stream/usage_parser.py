@@ -63,9 +63,9 @@ class Usage(Struct, frozen=True):
     decode_ms: float | None = None
     # Part of `prompt_tokens` that a provider wrote to its cache.
     cache_write_tokens: int | None = None
-    # As the provider says itself.
+    # The costs that the provider itself reports.
     cost_usd: float | None = None
-    # Of providers, whose answers are never added.
+    # Reported by providers only, whose answers are never added up.
     media: MediaUsage = NO_MEDIA
 
     def plus(self, other: Usage) -> Usage:
@@ -104,7 +104,7 @@ class UsageParser:
         self.total_bytes = 0
         # The client has received what was fed; the caller sets it.
         self.is_delivered = False
-        # In what is no longer in the tail.
+        # The end of the stream was in bytes that are no longer in the tail.
         self._had_end = False
         self._head = b""
         self._tail: deque[bytes] = deque()

@@ -96,7 +96,7 @@ class ChatPassStream(AnswerStream):
         self._include_usage = include_usage
         # Choices whose role was sent: clients join the texts of all chunks.
         self._started: set[int] = set()
-        # By choice: a client may ask for several.
+        # Trackers by choice: a client may ask for several choices.
         self._trackers: dict[int, ToolCallTracker] = {}
         self._is_finished = False
 

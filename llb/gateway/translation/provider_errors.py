@@ -9,7 +9,7 @@ import msgspec
 
 from llb.wire.decoding import DECODE_ERRORS
 
-# Of the text that is looked at. What a client gets is shorter, and redacted before it is cut.
+# Longest text that is searched. What a client gets is shorter, and redacted before it is cut.
 MAX_MESSAGE_CHARS = 64 * 1024
 # Phrases of prompts that are too long: OpenAI and llama-server, vLLM, SGLang, TGI, Anthropic, Gemini.
 _CONTEXT_PHRASES = (

@@ -85,7 +85,7 @@ class DownloadBody:
         """
         import httpx2
 
-        # Without a chunk size, which would delay small chunks until a large one is full.
+        # A chunk size would delay small chunks until a large one is full.
         received = self._response.iter_raw()
         first = next(received, b"")
         yield first

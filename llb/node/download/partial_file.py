@@ -84,7 +84,7 @@ class PartialFile:
         if self._sync_thread is not None and self._sync_thread.is_alive():
             return
         self._join_sync_thread()
-        # With its own descriptor, so that `close()` never waits for a slow disk.
+        # It has a descriptor of its own, so that `close()` never waits for a slow disk.
         arguments = os.dup(self._require_open_fd()), self.have_bytes
         self._sync_thread = threading.Thread(target=self._sync, args=arguments, name="sync", daemon=True)
         self._sync_thread.start()

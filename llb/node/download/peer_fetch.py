@@ -42,7 +42,7 @@ class PeerClient:
         """`get_balancer` returns base URL and trust anchor for sources without an address."""
         self.get_balancer = get_balancer
         self._lock = threading.Lock()
-        # By trust anchor.
+        # Clients by trust anchor.
         self._clients: dict[str, httpx2.Client] = {}
         self._closed = False
 

@@ -44,7 +44,7 @@ class HashMismatchCause:
 class _SourceState:
     backoff: Backoff
     retry_at: float = 0.0
-    # From this time on other nodes may be used in its place.
+    # Time from which other nodes may be used instead.
     stalled_at: float | None = None
 
 

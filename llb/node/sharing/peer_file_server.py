@@ -15,7 +15,7 @@ CHUNK_BYTES = 1 << 20
 # Smallest chunk of a growing file, and how long to wait for it before a smaller one is sent.
 MIN_CHUNK_BYTES = 256 * 1024
 MIN_CHUNK_WAIT_S = 0.25
-# Without a byte. A reader has changed to another node long before.
+# Longest wait for a byte. A reader has changed to another node long before.
 DATA_TIMEOUT_S = 60.0
 
 

@@ -27,7 +27,7 @@ _VERSION_SEGMENT = re.compile(r"v\d+\w*|openai")
 # What a path may have besides letters and digits; `%` belongs to an escape that is there already.
 _PATH_CHARACTERS = "/-._~%:@!$&'()*+,;="
 
-# Of names in local networks.
+# Suffixes of host names in local networks.
 _LOCAL_SUFFIXES = (".local", ".lan", ".internal", ".localhost", ".home.arpa")
 
 

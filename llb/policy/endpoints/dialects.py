@@ -102,7 +102,7 @@ LLAMA_CPP_FIELDS = frozenset(
         "xtc_threshold",
     }
 )
-# Of OpenAI's reasoning models, which refuse `max_tokens`; other programs may not know the new name.
+# OpenAI's reasoning models refuse `max_tokens`; other programs may not know the new name.
 OPENAI_HOST = "api.openai.com"
 # Answers 422 to these.
 MISTRAL_HOST_SUFFIX = "mistral.ai"

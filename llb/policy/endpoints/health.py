@@ -13,13 +13,13 @@ from llb.wire import EndpointStatus
 
 # Requests in a row that may fail before the breaker opens.
 MAX_FAILURES = 3
-# For which it stays open; doubled each time that the trial fails.
+# Time for which the breaker stays open; doubled each time that the trial fails.
 OPEN_S, MAX_OPEN_S = 10.0, 300.0
 # Without `Retry-After`.
 RATE_LIMIT_S, MAX_RATE_LIMIT_S = 5.0, 3600.0
 # Before a key that a request has shown to be refused is tried again.
 REFUSED_KEY_S = 60.0
-# For which the slots of a recovered endpoint grow from a tenth to all.
+# Time in which the slots of a recovered endpoint grow from a tenth to all.
 RAMP_S, RAMP_START = 30.0, 0.1
 CHECK_INTERVAL_S = 15.0
 FIRST_RETRY_S, MAX_CHECK_INTERVAL_S = 2.0, 60.0

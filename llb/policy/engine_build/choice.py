@@ -21,7 +21,7 @@ GPU_BUILDS = (CUDA_13, CUDA_12, ROCM_7, VULKAN)
 # Approximate download sizes: CUDA's include NVIDIA's libraries; ROCm's is not measured.
 DOWNLOAD_BYTES = {CUDA_13: 1_100_000_000, CUDA_12: 1_100_000_000, ROCM_7: 400_000_000, VULKAN: 70_000_000}
 
-# Of the driver: the version of CUDA that each build needs.
+# Version of CUDA that each build needs from the driver.
 _CUDA_12_VERSION, _CUDA_13_VERSION = (12, 8), (13, 0)
 _CUDA_12_DRIVER, _CUDA_13_DRIVER = 570, 580
 # An older driver does not compile code of CUDA 12.8, but runs what is compiled: for these GPUs only.
@@ -90,7 +90,7 @@ class BuildChoice:
 def choose_builds(facts: HostFacts) -> BuildChoice:
     """Return the builds of llama.cpp for a host."""
     if facts.system == "darwin" or not facts.visible_gpus:
-        # On Macs the installed package has Metal.
+        # The package that is installed on Macs has Metal.
         return BuildChoice((CPU,))
     builds: list[str] = []
     problems: list[str] = []

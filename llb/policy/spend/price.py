@@ -76,7 +76,7 @@ class ModelPrice:
     image: MediaRates = NO_MEDIA_RATES
     request_usd: float = 0.0
     service_tiers: Mapping[str, ModelPrice] = field(default_factory=dict)
-    # Of a request that has only text and names no tier, as most: each of them needs it.
+    # Rates of a request with text only and without a tier, computed once: most requests are like that.
     text_rates: WorstRates = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from llb.store.database import Reader, Transaction
 from llb.wire import Capability, EndpointKind, ModelRates, SpillRule
 
-# Of the owners of encrypted keys, see `llb.security.secret_box`.
+# Name of this table in the owners of encrypted keys, see `llb.security.secret_box`.
 SECRET_TABLE = "endpoints"  # noqa: S105
 
 

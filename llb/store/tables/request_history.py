@@ -79,7 +79,7 @@ MATCH_ALL = RequestFilter()
 _JOINED_COLUMNS = ("key_name", "username", "node_name")
 _STORED_COLUMNS = tuple(name for name in RequestRow.__struct_fields__ if name not in _JOINED_COLUMNS)
 _stored_values = attrgetter(*_STORED_COLUMNS)
-# Of one statement.
+# Most rows of one statement.
 _MAX_ROWS = 128
 
 

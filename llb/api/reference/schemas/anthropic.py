@@ -68,7 +68,7 @@ class MessageError(ExtensibleObject, frozen=True, kw_only=True):
 ANTHROPIC_ERROR_FORMAT = ErrorFormat(
     schema_type=MessageError, status_overrides=((errors.Overloaded, OVERLOADED_STATUS),)
 )
-# By path, because these routes share their handler.
+# Operations by path, because these routes share their handler.
 MESSAGES_OPERATIONS = {
     "/v1/messages": ApiOperation(
         summary="Chat, in Anthropic's dialect",

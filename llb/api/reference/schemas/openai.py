@@ -223,7 +223,7 @@ class Response(ExtensibleObject, frozen=True, kw_only=True):
     output: list[dict[str, Any]]
 
 
-# By path, because these routes share their handlers.
+# Operations by path, because these routes share their handlers.
 INFERENCE_OPERATIONS = {
     "/v1/chat/completions": ApiOperation(
         summary="Chat",
