@@ -57,7 +57,7 @@ def print_buffers(build: EngineBuild, names: list[str]) -> None:
                     print("The rest was left out: the time is up.")
                     return
                 case = Case(architecture, len(names), share)
-                estimate, spec = plan_case(case, model)
+                estimate, spec = plan_case(case, model, build.llama_build)
                 found = list(compare(estimate, read_own_buffers(spec, build), model, names))
                 off = [str(each) for each in found if not each.is_within_tolerance]
                 good = len(found) - len(off)

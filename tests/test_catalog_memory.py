@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from llb import gguf
-from llb.hardware import MemoryBudget
-from llb.policy.memory import ModelShape, plan_load
-from llb.wire import Capability, CardContext, Model, Verdict
+from llb.hardware import usual_cards
+from llb.policy.memory import ModelShape, card_contexts
+from llb.wire import Capability, CardContext, Model
 from tests.catalog_shapes import CARDS, MODELS, PROJECTOR_BYTES, catalog_shape, is_pooled
 from tests.shapes import required_memory_bytes
 
@@ -21,9 +21,6 @@ CONTEXT = 4096
 # Tokens of the one text that must fit: a usual chunk of a document.
 POOLED_CONTEXT = 512
 STEP_BYTES = 10_000_000
-# GPUs whose contexts are listed, in 10⁹ bytes, and the RAM beside them.
-CARD_SIZES_GB = (8, 16, 24)
-RAM_BYTES = 64_000_000_000
 
 
 def least_memory_bytes(model: Model, shape: ModelShape) -> int:
@@ -35,18 +32,9 @@ def least_memory_bytes(model: Model, shape: ModelShape) -> int:
     return -(-need_bytes // STEP_BYTES) * STEP_BYTES
 
 
-def card_contexts(model: Model, shape: ModelShape) -> tuple[CardContext, ...]:
-    """Return the context that one conversation gets on each card that holds the whole model.
-
-    `llb fit ID --vram 8GB --ram 64GB --slots 1 --context TRAINED` gives the same.
-    """
-    contexts = []
-    for size_gb in CARD_SIZES_GB if not is_pooled(model) else ():
-        free = MemoryBudget.of_described_host(RAM_BYTES, (size_gb * 10**9,)).free_memory()
-        plan = plan_load(shape, slots=1, requested_context=model.context_length, free=free)
-        if plan is not None and plan.verdict is Verdict.FITS:
-            contexts.append(CardContext(vram_gb=size_gb, context_length=plan.context_length))
-    return tuple(contexts)
+def contexts_of(model: Model, shape: ModelShape) -> tuple[CardContext, ...]:
+    """Return what `llb fit ID` lists for the GPUs of usual sizes."""
+    return () if is_pooled(model) else card_contexts(shape, usual_cards())
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
@@ -54,7 +42,7 @@ def test_memory_and_contexts_are_those_of_the_formula(model: Model) -> None:
     shape = catalog_shape(model)
     expected = least_memory_bytes(model, shape)
     assert model.required_memory_bytes == pytest.approx(expected, rel=0.03), f"the formula says {expected}"
-    assert model.card_contexts == card_contexts(model, shape)
+    assert model.card_contexts == contexts_of(model, shape)
 
 
 def test_the_header_of_the_file_gives_the_same(smollm2: Path) -> None:
@@ -62,7 +50,7 @@ def test_the_header_of_the_file_gives_the_same(smollm2: Path) -> None:
     with smollm2.open("rb") as file:
         shape = gguf.build_model_shape([gguf.read_metadata(file, file_size=smollm2.stat().st_size)])
     assert model.required_memory_bytes == pytest.approx(least_memory_bytes(model, shape), rel=0.03)
-    assert model.card_contexts == card_contexts(model, shape)
+    assert model.card_contexts == contexts_of(model, shape)
 
 
 def test_every_listed_model_has_a_card_and_every_one_that_sees_a_projector() -> None:
@@ -74,5 +62,5 @@ def test_every_listed_model_has_a_card_and_every_one_that_sees_a_projector() -> 
 if __name__ == "__main__":
     for listed in MODELS:
         listed_shape = catalog_shape(listed)
-        contexts = {each.vram_gb: each.context_length for each in card_contexts(listed, listed_shape)}
+        contexts = {each.vram_gb: each.context_length for each in contexts_of(listed, listed_shape)}
         print(f"{least_memory_bytes(listed, listed_shape):>14}  {listed.id}  {contexts}")

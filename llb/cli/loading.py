@@ -8,11 +8,11 @@ import time
 from llb.cli import output
 from llb.cli.client import ApiClient
 from llb.cli.errors import CommandError
-from llb.cli.models import format_status, model_path_of, require_model
+from llb.cli.models import describe_cards, format_status, model_path_of, require_model
 from llb.cli.nodes import find_node
 from llb.cli.options import client_of
 from llb.cli.tables import print_table
-from llb.wire import LoadOptions, LoadRequest, Model, ModelStatus, ModelWithStatus, NodeList, NodeView
+from llb.wire import LoadOptions, LoadRequest, ModelStatus, ModelWithStatus, NodeList, NodeView
 
 # A large model on a slow disk.
 LOAD_TIMEOUT_S = 660.0
@@ -72,7 +72,7 @@ def show_model(options: argparse.Namespace) -> int:
         ("Parameters", model.parameter_count or "-"),
         ("Quantization", model.quantization or "-"),
         ("Context", "-" if model.context_length is None else f"{model.context_length} tokens"),
-        ("On one GPU", _describe_cards(model)),
+        ("On one GPU", describe_cards(model.card_contexts)),
         ("Capabilities", ", ".join(model.capabilities)),
         ("Size", output.format_size(item.total_bytes or model.size_bytes)),
         ("Memory", _describe_memory(item)),
@@ -82,10 +82,6 @@ def show_model(options: argparse.Namespace) -> int:
     ]
     output.print_details([(name, text) for name, text in lines if text])
     return 0
-
-
-def _describe_cards(model: Model) -> str:
-    return ", ".join(f"{card.vram_gb} GB: {card.context_length} tokens" for card in model.card_contexts)
 
 
 def _describe_memory(item: ModelWithStatus) -> str:

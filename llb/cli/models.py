@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
@@ -16,6 +16,7 @@ from llb.cli.errors import ApiError, CommandError
 from llb.cli.options import client_of, home_of
 from llb.cli.tables import print_table
 from llb.wire import (
+    CardContext,
     DeviceFit,
     FitReport,
     HostFit,
@@ -146,6 +147,7 @@ def show_fit(options: argparse.Namespace) -> int:
 def _fit_of_file(path: Path, options: argparse.Namespace) -> FitReport:
     """Report for a file of this host, which need not be in the catalogue; all shards of a split model."""
     from llb import gguf
+    from llb.hardware import EngineBuild, usual_cards
     from llb.policy.memory import FitRequest, report_fit
 
     try:
@@ -165,6 +167,8 @@ def _fit_of_file(path: Path, options: argparse.Namespace) -> FitReport:
         slots=options.slots or DEFAULT_SLOTS,
         context_length=options.context,
         pooled=any(header.pooling not in (None, "none") for header in headers),
+        llama_build=EngineBuild().llama_build,
+        cards=usual_cards(),
     )
     return report_fit(request, budget.free_memory(), devices)
 
@@ -201,8 +205,14 @@ def _print_fit(report: FitReport) -> None:
         output.print_line(f"{report.model} does not fit.")
     if report.reason is not None:
         output.print_line(report.reason)
-    if not report.fits:
-        return
+    if report.fits:
+        _print_devices(report)
+    if report.cards:
+        output.print_line()
+        output.print_line(f"On one GPU, one conversation gets: {describe_cards(report.cards)}.")
+
+
+def _print_devices(report: FitReport) -> None:
     output.print_line()
     rows = [
         (device.name, _format_layers(device), *_sizes_of(device), output.format_size(device.limit_bytes))
@@ -215,6 +225,11 @@ def _print_fit(report: FitReport) -> None:
         flexible=0,
         droppable=(5, 4),
     )
+
+
+def describe_cards(cards: Iterable[CardContext]) -> str:
+    """Return the context on each GPU that holds a whole model: `8 GB: 32768 tokens, 16 GB: …`."""
+    return ", ".join(f"{card.vram_gb} GB: {card.context_length} tokens" for card in cards)
 
 
 def _format_layers(device: DeviceFit) -> str:

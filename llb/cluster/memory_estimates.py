@@ -15,7 +15,7 @@ from llb import errors, gguf, hub
 from llb.cluster.registrations import Registrations
 from llb.cluster.view import ClusterView
 from llb.gguf import GgufMetadata
-from llb.hardware import ComputeDevice, MemoryBudget, memory_total_bytes
+from llb.hardware import ComputeDevice, MemoryBudget, memory_total_bytes, usual_cards
 from llb.hub import HubClient
 from llb.policy import memory, placement
 from llb.policy.memory import NEUTRAL, FitRequest, MemoryCalibration, ModelShape, report_fit
@@ -43,6 +43,7 @@ class MemoryEstimates:
         *,
         get_own_capacity: Callable[[], tuple[MemoryBudget, tuple[ComputeDevice, ...]] | None],
         get_calibration: Callable[[str, ModelShape], MemoryCalibration],
+        get_llama_build: Callable[[], int | None],
         slots: int,
         context_length: int | None,
     ) -> None:
@@ -53,6 +54,7 @@ class MemoryEstimates:
         self._registrations = registrations
         self._get_own_capacity = get_own_capacity
         self._get_calibration = get_calibration
+        self._get_llama_build = get_llama_build
         self._slots = slots
         self._context_length = context_length
 
@@ -92,10 +94,12 @@ class MemoryEstimates:
         vram_bytes: tuple[int, ...] | None,
         context_length: int | None,
         slots: int | None,
+        lists_cards: bool = False,
     ) -> FitReport:
         """What this host would do with the model, or a host with this RAM and these GPUs.
 
-        Raises as `estimate_model`, and `NoNodeAvailable` before the hardware of this host is known.
+        `lists_cards`: also on GPUs of usual sizes. Raises as `estimate_model`, and `NoNodeAvailable` before
+        the hardware of this host is known.
         """
         capacity = self._get_own_capacity()
         if capacity is None:
@@ -115,6 +119,8 @@ class MemoryEstimates:
             context_length=context_length or self._context_length,
             pooled=bool(POOLING_CAPABILITIES & set(model.capabilities)),
             calibration=self._get_calibration(model.id, shape) if is_own_host else NEUTRAL,
+            llama_build=self._get_llama_build(),
+            cards=usual_cards() if lists_cards else (),
         )
         return report_fit(request, budget.free_memory(), devices)
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from llb.base import platform_compat
 from llb.engine.buffer_report import BufferPurpose, EngineBuffer, sum_buffers
-from llb.policy.memory import NEUTRAL, MemoryCalibration, MemoryEstimate, excess_factor
+from llb.policy.memory import (
+    NEUTRAL,
+    NEUTRAL_GPU,
+    GpuCalibration,
+    MemoryCalibration,
+    MemoryEstimate,
+    excess_factor,
+)
 
 log = logging.getLogger(__name__)
 
@@ -91,25 +98,19 @@ def compare_with_plan(
         planned, reported = planned + planned_bytes, reported + reported_bytes
         return excess_factor(planned_bytes, reported_bytes)
 
+    gpus = [NEUTRAL_GPU for _ in estimate.vram_bytes]
+    for index, name in pairs:
+        gpus[index] = GpuCalibration(
+            weights=1.0 if is_mapped else compare(estimate.weights.vram_bytes[index], name, _WEIGHTS),
+            kv_cache=compare(estimate.kv_cache.vram_bytes[index], name, _KV_CACHE),
+            compute=compare(estimate.compute.vram_bytes[index], name, _COMPUTE),
+        )
     calibration = MemoryCalibration(
         host_kv_cache=compare(estimate.kv_cache.ram_bytes, None, _KV_CACHE),
         host_compute=compare(estimate.compute.ram_bytes, None, _COMPUTE),
-        gpu_weights=_largest(
-            compare(estimate.weights.vram_bytes[index], name, _WEIGHTS)
-            for index, name in (() if is_mapped else pairs)
-        ),
-        gpu_kv_cache=_largest(
-            compare(estimate.kv_cache.vram_bytes[index], name, _KV_CACHE) for index, name in pairs
-        ),
-        gpu_compute=_largest(
-            compare(estimate.compute.vram_bytes[index], name, _COMPUTE) for index, name in pairs
-        ),
+        gpus=tuple(gpus) if any(gpu != NEUTRAL_GPU for gpu in gpus) else (),
     )
     return calibration, (reported / planned if reported and planned else None)
-
-
-def _largest(factors: Iterable[float]) -> float:
-    return max(factors, default=1.0)
 
 
 def _device_order(name: str) -> tuple[str, int]:

@@ -63,11 +63,13 @@ class EnginePlan:
 class ModelMetadata:
     """Result of reading the headers: the shape of the model, and which file is a projector.
 
-    `calibration`: what engines of this model took beyond their plans.
+    `calibration`: what engines of this model took beyond their plans. `llama_build`: that of the engine, None
+    for the newest that is known.
     """
 
     shape: ModelShape
     calibration: MemoryCalibration = NEUTRAL
+    llama_build: int | None = None
     projector_path: Path | None = None
     declares_pooling: bool = False
 
@@ -128,6 +130,7 @@ class EnginePlanner:
             free=free,
             pooled=kind is not EngineKind.CHAT,
             calibration=metadata.calibration,
+            llama_build=metadata.llama_build,
         )
         if load is None:
             return None

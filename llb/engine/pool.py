@@ -368,6 +368,11 @@ class EnginePool:
         """Return what engines of this model, with the present build, took beyond their plans."""
         return self._calibrations.get(self._calibration_key(model_id, shape))
 
+    @property
+    def llama_build(self) -> int | None:
+        """Build of llama.cpp that the next engines have; None if its number is not known."""
+        return self._get_build().llama_build
+
     def _calibration_key(self, model_id: str, shape: ModelShape) -> str:
         build = self._get_build()
         return f"{model_id} {shape.weight_bytes} {build.variant} {build.version}"
@@ -496,7 +501,11 @@ class EnginePool:
         return self._planner.plan_engine(engine.model_id, engine.files, metadata, free, engine.options)
 
     def _calibrated(self, engine: ModelEngine, metadata: ModelMetadata) -> ModelMetadata:
-        return replace(metadata, calibration=self.calibration(engine.model_id, metadata.shape))
+        return replace(
+            metadata,
+            calibration=self.calibration(engine.model_id, metadata.shape),
+            llama_build=self.llama_build,
+        )
 
     def _plan_elsewhere(self, engine: ModelEngine, best: EnginePlan, free: FreeMemory) -> EnginePlan | None:
         """Return a plan as good as `best` within `free`, which is on other GPUs; None if there is none."""

@@ -2,7 +2,7 @@
 
 from llb.hardware.description import summarise_engine
 from llb.hardware.device_query import DeviceQueryError, query_devices
-from llb.hardware.devices import ComputeDevice, HardwareInfo, MemoryBudget
+from llb.hardware.devices import ComputeDevice, HardwareInfo, MemoryBudget, usual_cards
 from llb.hardware.engine_command import EngineBuild, engine_command, engine_environment, installed_version
 from llb.hardware.host_facts import query_host_facts
 from llb.hardware.limits import (
@@ -30,4 +30,5 @@ __all__ = [
     "query_devices",
     "query_host_facts",
     "summarise_engine",
+    "usual_cards",
 ]

@@ -16,6 +16,9 @@ from llb.wire import Hardware
 RAM_SHARE = 0.8
 # Of each GPU with memory of its own, what stays free for the desktop and for estimates that are too small.
 VRAM_MARGIN_BYTES = 256 * 2**20
+# GPUs whose contexts are listed, in 10⁹ bytes, and the RAM beside them.
+USUAL_CARDS_GB = (8, 16, 24)
+USUAL_CARD_RAM_BYTES = 64_000_000_000
 
 
 class ComputeDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +64,14 @@ class MemoryBudget:
     @property
     def total_bytes(self) -> int:
         return self.ram_bytes + (0 if self.is_shared else sum(self.vram_bytes))
+
+
+def usual_cards() -> tuple[tuple[int, FreeMemory], ...]:
+    """Return GPUs of usual sizes, in 10⁹ bytes, each with the free memory of a host that has one."""
+    return tuple(
+        (size, MemoryBudget.of_described_host(USUAL_CARD_RAM_BYTES, (size * 10**9,)).free_memory())
+        for size in USUAL_CARDS_GB
+    )
 
 
 @dataclass(frozen=True)

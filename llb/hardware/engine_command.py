@@ -72,6 +72,12 @@ class EngineBuild:
     rejected: tuple[tuple[str, str], ...] = ()
     is_fixed: bool = False
 
+    @property
+    def llama_build(self) -> int | None:
+        """Number of llama.cpp's build, the last part of the version of xllamacpp; None if that has none."""
+        number = self.version.rpartition(".")[2]
+        return int(number) if number.isdecimal() else None
+
 
 def engine_command(*arguments: str) -> tuple[str, ...]:
     """Return the command of the engine worker: this interpreter, isolated from the working directory."""

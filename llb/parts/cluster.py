@@ -72,6 +72,7 @@ class ClusterParts:
             self.registrations,
             get_own_capacity=lambda: self._agent.capacity,
             get_calibration=local_node.engine_pool.calibration,
+            get_llama_build=lambda: local_node.engine_pool.llama_build,
             slots=config.parallel,
             context_length=config.context,
         )

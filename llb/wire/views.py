@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from llb.texts.text_codes import CodedError, TextCode
 from llb.wire.link import ReplicaReport
-from llb.wire.models import LoadOptions, Model, PartialDownload, PartialReport, Placement
+from llb.wire.models import CardContext, LoadOptions, Model, PartialDownload, PartialReport, Placement
 from llb.wire.nodes import EngineReport, Hardware, Meters
 from llb.wire.states import KvCacheType, ModelStatus, NodeStatus, ReachWay, ReplicaState, Verdict
 
@@ -136,6 +136,8 @@ class FitReport(Struct, frozen=True, kw_only=True):
     kv_cache_type: KvCacheType = KvCacheType.F16
     host: HostFit
     devices: tuple[DeviceFit, ...]
+    # Of GPUs of usual sizes, those that hold the whole model, with the context of one conversation on each.
+    cards: tuple[CardContext, ...] = ()
 
 
 class ModelFile(Struct, frozen=True, kw_only=True):

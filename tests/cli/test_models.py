@@ -134,11 +134,14 @@ def test_the_fit_of_a_file_and_of_a_model(served: CommandHost, chat_gguf: Path) 
     shown = served.run_command("fit", str(chat_gguf), "--vram", "8GB", "--ram", "16GB", "--slots", "2")
     lines = shown.stdout.splitlines()
     assert lines[0] == "chat.gguf fits: 2 slots of 512 tokens."
-    assert [line.split()[0] for line in lines[2:]] == ["WHERE", "GPU0", "RAM"]
+    assert [line.split()[0] for line in lines[2:5]] == ["WHERE", "GPU0", "RAM"]
+    cards = "8 GB: 512 tokens, 16 GB: 512 tokens, 24 GB: 512 tokens"
+    assert lines[5:] == ["", f"On one GPU, one conversation gets: {cards}."]
     described = served.run_command("fit", "chat", "--ram", "1MB", expected_status=1).stdout
     assert described.startswith("chat does not fit.\nWith the shortest context")
     report = json.loads(served.run_command("fit", "chat", "--context", "256", "--json").stdout)
     assert (report["model"], report["fits"], report["context_length"]) == ("chat", True, 256)
+    assert [card["vram_gb"] for card in report["cards"]] == [8, 16, 24]
 
 
 def test_a_fit_that_cannot_be_told(served: CommandHost, tmp_path: Path) -> None:

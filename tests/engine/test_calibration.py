@@ -11,7 +11,15 @@ from llb.engine.calibration import MAX_ENTRIES, CalibrationStore, compare_with_p
 from llb.engine.plan import EngineFiles, EnginePlanner
 from llb.engine.pool import EnginePool
 from llb.hardware import MemoryBudget
-from llb.policy.memory import MIB, NEUTRAL, MemoryCalibration, MemoryEstimate, estimate_memory
+from llb.policy.memory import (
+    MIB,
+    NEUTRAL,
+    NEUTRAL_GPU,
+    GpuCalibration,
+    MemoryCalibration,
+    MemoryEstimate,
+    estimate_memory,
+)
 from tests.engine.workers import eventually, fake_worker
 from tests.ggufs import write_chat_model
 from tests.shapes import LLAMA_8B
@@ -46,12 +54,12 @@ def test_an_engine_that_takes_its_plan_is_neutral(
     assert (calibration, ratio) == (NEUTRAL, 1.0)
 
 
-def test_the_device_with_the_largest_excess_counts() -> None:
+def test_the_excess_of_one_device_is_its_own() -> None:
     estimate = estimate_memory(LLAMA_8B, context_length=2048, gpu_layers=(16, 17))
     buffers = buffers_of(estimate, ("Vulkan0", "Vulkan1"))
     more = [*buffers, EngineBuffer("Vulkan1", KV, estimate.kv_cache.vram_bytes[1])]
     calibration, ratio = compare_with_plan(estimate, more)
-    assert calibration == MemoryCalibration(gpu_kv_cache=2.0)
+    assert calibration == MemoryCalibration(gpus=(NEUTRAL_GPU, GpuCalibration(kv_cache=2.0)))
     assert ratio is not None
     assert ratio > 1
 
@@ -83,9 +91,10 @@ def test_a_damaged_file_is_like_none(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     store = CalibrationStore(path)
     assert store.get("m") == NEUTRAL
-    store.put("m", MemoryCalibration(gpu_compute=2.0))
+    measured = MemoryCalibration(gpus=(GpuCalibration(compute=2.0),))
+    store.put("m", measured)
     store.save()
-    assert CalibrationStore(path).get("m") == MemoryCalibration(gpu_compute=2.0)
+    assert CalibrationStore(path).get("m") == measured
 
 
 async def test_the_next_load_counts_what_the_first_took(tmp_path: Path) -> None:

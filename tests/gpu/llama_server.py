@@ -29,6 +29,7 @@ SYSTEM_DRIVERS = Path("/usr/share/vulkan/icd.d")
 # All buffers have been reported by then.
 _LAST_LINE = re.compile(r"loaded multimodal model|model loaded")
 _LAST_LINE_WITHOUT_PROJECTOR = re.compile(r"reserve took|model loaded")
+_PACKAGE_BUILD = re.compile(r"-\d+\.(?P<build>\d+)\.\d+\.dist-info$")
 _PROJECTOR_LINE = re.compile(r"model size: +(?P<mib>\d+\.\d\d) MiB")
 _PROJECTOR_DEVICE_LINE = re.compile(r"CLIP using (?P<device>\S+) backend")
 
@@ -56,6 +57,14 @@ class VulkanServer:
 
     program: Path
     driver: VulkanDriver
+
+    @property
+    def llama_build(self) -> int | None:
+        """Build of llama.cpp, from the version of the package: the program itself does not know it."""
+        package = self.program.parents[1]
+        folders = package.parent.glob(f"{package.name}-*.dist-info")
+        versions = [_PACKAGE_BUILD.search(folder.name) for folder in folders]
+        return next((int(match["build"]) for match in versions if match is not None), None)
 
     def read_buffers(self, arguments: Sequence[str], *, devices: int) -> list[EngineBuffer]:
         """Return the buffers of a server with these arguments and this number of Vulkan devices."""
@@ -94,6 +103,10 @@ class VulkanBuild:
     build: EngineBuild
     driver: VulkanDriver
 
+    @property
+    def llama_build(self) -> int | None:
+        return self.build.llama_build
+
     def read_buffers(self, spec: EngineSpec) -> list[EngineBuffer]:
         """Return the buffers of an engine with as many devices as `spec` has."""
         environment = {**os.environ, **self.driver.environment(len(spec.gpu_layers))}
@@ -103,7 +116,11 @@ class VulkanBuild:
 def read_own_buffers(
     spec: EngineSpec, build: EngineBuild | None = None, environment: Mapping[str, str] = os.environ
 ) -> list[EngineBuffer]:
-    """Return the buffers of llb's own engine: of the installed build, or of another one."""
+    """Return the buffers of llb's own engine: of the installed build, or of another one.
+
+    It is ended before it warms up, which takes a minute and more on a GPU that is the processor.
+    """
+    needle = _LAST_LINE if spec.projector_path is not None else _LAST_LINE_WITHOUT_PROJECTOR
     with subprocess.Popen(
         engine_command(),
         env=engine_environment(environment, build),
@@ -119,7 +136,7 @@ def read_own_buffers(
             worker.stdin.flush()
             for line in worker.stderr:
                 lines.append(line.decode(errors="replace"))
-                if "model loaded" in lines[-1]:
+                if needle.search(lines[-1]):
                     return _buffers(lines)
         finally:
             worker.kill()

@@ -151,7 +151,7 @@ def write_model(architecture: Architecture, folder: Path) -> Model:
 
 def run_case(case: Case, model: Model, engine: VulkanServer | VulkanBuild) -> list[Comparison]:
     """Return the comparison of every buffer of the engine that the planner describes."""
-    estimate, spec = plan_case(case, model)
+    estimate, spec = plan_case(case, model, engine.llama_build)
     names = [f"Vulkan{index}" for index in range(case.devices)]
     if not any(spec.gpu_layers):
         buffers = read_own_buffers(spec)
@@ -162,7 +162,7 @@ def run_case(case: Case, model: Model, engine: VulkanServer | VulkanBuild) -> li
     return list(compare(estimate, buffers, model, names))
 
 
-def plan_case(case: Case, model: Model) -> tuple[MemoryEstimate, EngineSpec]:
+def plan_case(case: Case, model: Model, llama_build: int | None = None) -> tuple[MemoryEstimate, EngineSpec]:
     """Return the planner's estimate, and the specification of the engine for it."""
     architecture, shape = case.architecture, model.shape
     gpu_layers = _spread(shape, case)
@@ -179,6 +179,7 @@ def plan_case(case: Case, model: Model) -> tuple[MemoryEstimate, EngineSpec]:
         expert_layers_on_host=experts,
         pooled=pooled,
         cache_type=architecture.cache_type,
+        llama_build=llama_build,
     )
     return estimate, EngineSpec(
         model_path=str(model.path),

@@ -4,7 +4,13 @@
 took on this host; `fit` reports the plan to people.
 """
 
-from llb.policy.memory.calibration import NEUTRAL, MemoryCalibration, excess_factor
+from llb.policy.memory.calibration import (
+    NEUTRAL,
+    NEUTRAL_GPU,
+    GpuCalibration,
+    MemoryCalibration,
+    excess_factor,
+)
 from llb.policy.memory.compute_buffers import PROJECTOR_COMPUTE_BYTES
 from llb.policy.memory.engine_parameters import (
     CPU_UBATCH_TOKENS,
@@ -15,7 +21,7 @@ from llb.policy.memory.engine_parameters import (
     choose_ubatch_tokens,
 )
 from llb.policy.memory.estimate import MemoryEstimate, estimate_memory
-from llb.policy.memory.fit import FitRequest, report_fit
+from llb.policy.memory.fit import FitRequest, card_contexts, report_fit
 from llb.policy.memory.free_memory import FreeMemory, Memory
 from llb.policy.memory.load_plan import LoadPlan, estimate_least_memory, plan_load
 from llb.policy.memory.model_shape import MIB, Layer, ModelShape
@@ -26,17 +32,20 @@ __all__ = [
     "MIB",
     "MIN_CONTEXT",
     "NEUTRAL",
+    "NEUTRAL_GPU",
     "PROJECTOR_COMPUTE_BYTES",
     "PROMPT_CACHE_LIMIT_BYTES",
     "UBATCH_TOKENS",
     "FitRequest",
     "FreeMemory",
+    "GpuCalibration",
     "Layer",
     "LoadPlan",
     "Memory",
     "MemoryCalibration",
     "MemoryEstimate",
     "ModelShape",
+    "card_contexts",
     "choose_ubatch_tokens",
     "estimate_least_memory",
     "estimate_memory",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llb.policy.memory.engine_parameters import choose_ubatch_tokens, pad_context
+from llb.policy.memory.engine_parameters import choose_ubatch_tokens, mixed_input_rows, pad_context
 from llb.policy.memory.gpu_share import GpuShare
 from llb.policy.memory.model_shape import F16_BYTES, F32_BYTES, MIB, Layer, ModelShape, kv_bytes
 from llb.wire import KvCacheType
@@ -28,7 +28,7 @@ class Workload:
     `bench/memory.md` with 3 layers or more) attention has residual, norm, Q before and after RoPE, K and V;
     feed-forward has residual, norm, gate, up and product. With layers on GPUs the inputs are on the host,
     and each GPU has a copy of those that it reads; `python -m tests.gpu` compares these formulas with the
-    buffers that llama.cpp reports.
+    buffers that llama.cpp reports. `llama_build` is the number of the build, None for the newest known one.
     """
 
     shape: ModelShape
@@ -37,6 +37,7 @@ class Workload:
     slots: int
     pooled: bool
     cache_type: KvCacheType = KvCacheType.F16
+    llama_build: int | None = None
 
     def cpu_bytes(self) -> int:
         """Return the buffer of an engine without layers on a GPU."""
@@ -58,14 +59,19 @@ class Workload:
 
         The CPU computes layers in RAM for fewer than 32 tokens at a time; more are computed by the first GPU.
         """
-        embd = self.shape.embedding_length
+        embd, mixed_rows = self.shape.embedding_length, mixed_input_rows(self.llama_build)
         if self.shape.is_encoder:
-            return copies * self._masks(self.shape.layers) + self._rows(3 * embd)
-        rows = max(2 * embd, embd + 2 * self._kv_width(in_ram))
+            return copies * self._masks(self.shape.layers) + self._rows((3 + mixed_rows * copies) * embd)
+        rows = max((2 + mixed_rows * copies) * embd, embd + 2 * self._kv_width(in_ram))
         return copies * self._masks(self.shape.layers) + self._rows(rows)
 
-    def gpu_bytes(self, share: GpuShare, *, copies: int, is_first: bool) -> int:
-        """Return the buffer of a GPU for its own layers; `copies` is that of the pipeline, 1 without one."""
+    def gpu_bytes(
+        self, share: GpuShare, *, copies: int, is_first: bool, reads_input: bool | None = None
+    ) -> int:
+        """Return the buffer of a GPU for its own layers; `copies` is that of the pipeline, 1 without one.
+
+        `reads_input`: its layers begin with the first of the model. By default the first GPU does.
+        """
         shape, embd = self.shape, self.shape.embedding_length
         logits = self._logits() if share.has_output and not shape.is_encoder else 0
         if not share.layers:
@@ -73,6 +79,9 @@ class Workload:
         masks = copies * self._masks(share.layers)
         # Residuals that are handed over while the next batch is already computed.
         handed_over = 4 * embd if copies > 1 else 0
+        mixed_rows = mixed_input_rows(self.llama_build)
+        if mixed_rows and (is_first if reads_input is None else reads_input) and not shape.is_encoder:
+            handed_over += embd * (mixed_rows * copies + (1 if copies > 1 else 0))
         if shape.is_encoder:
             handed_over *= 2 if is_first else 1
             rows = 2 * embd + (3 if shape.has_gated_ffn else 1) * shape.feed_forward_width
@@ -111,7 +120,9 @@ class Workload:
         ]
         largest_kv = max(both for _, both in layer_kv) * self.slots
         largest_key = max(key for key, _ in layer_kv) * self.slots
-        attention = largest_kv + self._rows(2 * embd + 2 * shape.query_width) + projection
+        # The mixed input stays beside the KV cache, and leaves a hole for the projection.
+        beside_kv = max(projection, self._rows(mixed_input_rows(self.llama_build) * embd))
+        attention = largest_kv + self._rows(2 * embd + 2 * shape.query_width) + beside_kv
         # A row of the feed-forward network does not fit into the hole that a smaller copy of the keys left.
         has_hole = largest_key > self._rows(shape.feed_forward_width)
         rows = self._feed_forward_width()
@@ -121,8 +132,11 @@ class Workload:
     def borrowed_experts_bytes(self, layers: Sequence[Layer]) -> int:
         """Return the buffer of the first GPU for prompts of layers with their experts in RAM."""
         matrix = max((layer.expert_bytes for layer in layers), default=0) // 3
-        return self._masks(self.shape.layers) + max(
-            self._rows(self._feed_forward_width()), self._matrix_step_bytes(matrix)
+        mixed_input = self._rows(mixed_input_rows(self.llama_build) * self.shape.embedding_length)
+        return (
+            self._masks(self.shape.layers)
+            + mixed_input
+            + max(self._rows(self._feed_forward_width()), self._matrix_step_bytes(matrix))
         )
 
     def _matrix_step_bytes(self, matrix_bytes: int) -> int:
@@ -196,7 +210,10 @@ def offloaded_compute_bytes(
     sizes = []
     for index, gpu in enumerate(gpus):
         is_first = index == used[0]
-        size = work.gpu_bytes(gpu, copies=copies, is_first=is_first) if gpu.is_used else 0
+        reads_input = is_first and not in_ram
+        size = 0
+        if gpu.is_used:
+            size = work.gpu_bytes(gpu, copies=copies, is_first=is_first, reads_input=reads_input)
         # Prompts are computed on the first GPU also where the weights are in RAM.
         if is_first and in_ram:
             size = max(size, work.borrowed_bytes(in_ram))
@@ -217,6 +234,7 @@ def most_gpu_compute_bytes(
     has_host_experts: bool = False,
     pooled: bool = False,
     cache_type: KvCacheType = KvCacheType.F16,
+    llama_build: int | None = None,
 ) -> int:
     """Return the most that the compute buffer of one GPU can take, whichever layers it gets.
 
@@ -228,7 +246,13 @@ def most_gpu_compute_bytes(
     )
     cells = 0 if shape.is_encoder else pad_context(context_length)
     work = Workload(
-        shape=shape, cells=cells, ubatch=ubatch, slots=slots, pooled=pooled, cache_type=cache_type
+        shape=shape,
+        cells=cells,
+        ubatch=ubatch,
+        slots=slots,
+        pooled=pooled,
+        cache_type=cache_type,
+        llama_build=llama_build,
     )
     has_pipeline = gpus > 1 and is_whole and not has_host_experts
     share = GpuShare(

@@ -14,6 +14,10 @@ CPU_UBATCH_TOKENS = 128
 MAX_CONTEXT_CHECKPOINTS = 2
 PROMPT_CACHE_LIMIT_BYTES = 512 * MIB
 
+# The last build of llama.cpp that is known to have no graph input of tokens and embeddings mixed in one batch
+# (`llm_arch_supports_mixed_batch`); 11549 has it.
+LAST_BUILD_WITHOUT_MIXED_INPUTS = 10_434
+
 # Tokens per slot.
 DEFAULT_CONTEXT = 8192
 DEFAULT_POOLED_CONTEXT = 2048
@@ -50,3 +54,8 @@ def choose_ubatch_tokens(
         return pad_context(context_length)
     limit = UBATCH_TOKENS if is_offloaded or pooled else CPU_UBATCH_TOKENS
     return min(limit, pad_context(context_length) * slots)
+
+
+def mixed_input_rows(llama_build: int | None) -> int:
+    """Return the rows of the embedding length for a graph's mixed input; an unknown build counts as new."""
+    return 0 if llama_build is not None and llama_build <= LAST_BUILD_WITHOUT_MIXED_INPUTS else 2

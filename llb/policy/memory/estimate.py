@@ -71,13 +71,15 @@ def estimate_memory(
     pooled: bool = False,
     prompt_cache_bytes: int = 0,
     cache_type: KvCacheType = KvCacheType.F16,
+    llama_build: int | None = None,
 ) -> MemoryEstimate:
     """Return the memory of an engine with `context_length` tokens in each slot.
 
     `gpu_layers` is the number of layers on each GPU. llama.cpp offloads the last ones of layers + output
     (`i_gpu_start = n_layer + 1 - n_gpu_layers`), in the order of the GPUs, and keeps each layer's KV cache
     beside its weights. The experts of the first `expert_layers_on_host` layers stay in RAM. `pooled` stands
-    for embeddings and reranking.
+    for embeddings and reranking, `llama_build` for the number of llama.cpp's build, None for the newest that
+    is known.
     """
     gpus = assign_layers(shape, gpu_layers, expert_layers_on_host)
     in_ram = shape.layers[: len(shape.layers) - sum(len(gpu.layers) for gpu in gpus)]
@@ -87,7 +89,13 @@ def estimate_memory(
         shape, context_length=context_length, slots=slots, is_offloaded=is_offloaded, pooled=pooled
     )
     work = Workload(
-        shape=shape, cells=cells, ubatch=ubatch, slots=slots, pooled=pooled, cache_type=cache_type
+        shape=shape,
+        cells=cells,
+        ubatch=ubatch,
+        slots=slots,
+        pooled=pooled,
+        cache_type=cache_type,
+        llama_build=llama_build,
     )
     layers_kv_bytes = partial(
         kv_cache_bytes, shape, cells=cells, ubatch=ubatch, slots=slots, cache_type=cache_type

@@ -12,7 +12,16 @@ from llb.policy.memory.free_memory import FreeMemory
 from llb.policy.memory.load_plan import LoadPlan, estimate_least_memory, plan_load
 from llb.policy.memory.model_shape import ModelShape
 from llb.texts.coded_text import CodedText
-from llb.wire import DeviceFit, FitReport, HostFit, KvCacheType, TextCode, text_code_of
+from llb.wire import (
+    CardContext,
+    DeviceFit,
+    FitReport,
+    HostFit,
+    KvCacheType,
+    TextCode,
+    Verdict,
+    text_code_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,10 @@ class FitRequest:
     pooled: bool = False
     # What engines of this model took on this host.
     calibration: MemoryCalibration = NEUTRAL
+    # As in `estimate_memory`.
+    llama_build: int | None = None
+    # GPUs of usual sizes to report about: 10⁹ bytes, and the memory of a host with one.
+    cards: tuple[tuple[int, FreeMemory], ...] = ()
 
 
 def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, str], ...]) -> FitReport:
@@ -37,6 +50,7 @@ def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, 
         free=free,
         pooled=request.pooled,
         calibration=request.calibration,
+        llama_build=request.llama_build,
     )
     if plan is None:
         return FitReport(
@@ -51,6 +65,7 @@ def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, 
                 DeviceFit(name=name, kind=kind, limit_bytes=limit)
                 for (name, kind), limit in zip(devices, free.vram_bytes, strict=True)
             ),
+            cards=_card_contexts(request),
         )
     return FitReport(
         model=request.model,
@@ -65,7 +80,28 @@ def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, 
             _device_fit(plan, index, name, kind, free.vram_bytes[index])
             for index, (name, kind) in enumerate(devices)
         ),
+        cards=_card_contexts(request),
     )
+
+
+def card_contexts(
+    shape: ModelShape, cards: Iterable[tuple[int, FreeMemory]], *, llama_build: int | None = None
+) -> tuple[CardContext, ...]:
+    """Return the context that one conversation gets on each of these GPUs that holds the whole model."""
+    contexts = []
+    for size_gb, free in cards:
+        plan = plan_load(
+            shape, slots=1, requested_context=shape.context_length, free=free, llama_build=llama_build
+        )
+        if plan is not None and plan.verdict is Verdict.FITS:
+            contexts.append(CardContext(vram_gb=size_gb, context_length=plan.context_length))
+    return tuple(contexts)
+
+
+def _card_contexts(request: FitRequest) -> tuple[CardContext, ...]:
+    # The context of what is pooled is that of one text, whatever the GPU.
+    cards = () if request.pooled else request.cards
+    return card_contexts(request.shape, cards, llama_build=request.llama_build)
 
 
 def _host_fit(plan: LoadPlan) -> HostFit:

@@ -57,6 +57,7 @@ def plan_load(
     free: FreeMemory,
     pooled: bool = False,
     calibration: MemoryCalibration = NEUTRAL,
+    llama_build: int | None = None,
 ) -> LoadPlan | None:
     """Return the best plan within `free`, which has an entry for each usable GPU; None if nothing fits.
 
@@ -64,10 +65,18 @@ def plan_load(
     tokens per slot, until everything fits on the smallest GPU that is large enough, or else on all GPUs, or
     else into memory at all; of a mixture of experts rather some experts than whole layers lie in RAM. Before
     a context is halved, its KV cache is tried as q8_0. `FITS` means all in VRAM, or in RAM on a host without
-    a GPU; `TIGHT` means some of it in RAM beside a GPU.
+    a GPU; `TIGHT` means some of it in RAM beside a GPU. `llama_build` is as in `estimate_memory`.
     """
     planners = [
-        _Planner(shape, slots=slots, free=free, pooled=pooled, calibration=calibration, cache_type=cache_type)
+        _Planner(
+            shape,
+            slots=slots,
+            free=free,
+            pooled=pooled,
+            calibration=calibration,
+            cache_type=cache_type,
+            llama_build=llama_build,
+        )
         for cache_type in usable_cache_types(shape, pooled=pooled)
     ]
     attempts = [
@@ -146,9 +155,10 @@ class _Planner:
         pooled: bool,
         calibration: MemoryCalibration,
         cache_type: KvCacheType,
+        llama_build: int | None,
     ) -> None:
         self._shape, self._slots, self._free, self._pooled = shape, slots, free, pooled
-        self._calibration, self._cache_type = calibration, cache_type
+        self._calibration, self._cache_type, self._llama_build = calibration, cache_type, llama_build
 
     def whole_placements(self, context: int) -> Iterator[_Placement]:
         """Yield the placements of the whole model on GPUs: on one, the smallest first, or else on all.
@@ -228,6 +238,7 @@ class _Planner:
             expert_layers_on_host=placement.expert_layers_on_host,
             pooled=self._pooled,
             cache_type=self._cache_type,
+            llama_build=self._llama_build,
         )
         return self._calibration.apply(estimate)
 
@@ -264,7 +275,7 @@ class _Planner:
 
         llama.cpp puts the output on the last GPU and consecutive layers on each.
         """
-        shape, all_gpus, factors = self._shape, range(len(self._free.vram_bytes)), self._calibration
+        shape, all_gpus = self._shape, range(len(self._free.vram_bytes))
         counts = [0 for _ in all_gpus]
         if not gpus:
             return _Placement(tuple(counts))
@@ -279,24 +290,24 @@ class _Planner:
             slots=self._slots,
             cache_type=self._cache_type,
         )
-        layer_bytes = [
-            int(
-                factors.gpu_weights
-                * (layer.weight_bytes - (layer.expert_bytes if index < expert_layers_on_host else 0))
-                + factors.gpu_kv_cache
-                * layer_kv_bytes(
+        # Weights and KV cache of each layer; the output is the last one.
+        layers = [
+            (
+                layer.weight_bytes - (layer.expert_bytes if index < expert_layers_on_host else 0),
+                layer_kv_bytes(
                     shape,
                     layer,
                     context_length=context,
                     ubatch=ubatch,
                     slots=self._slots,
                     cache_type=self._cache_type,
-                )
+                ),
             )
             for index, layer in enumerate(shape.layers)
         ]
-        layer_bytes.append(int(factors.gpu_weights * output_gpu_bytes(shape)))
+        layers.append((output_gpu_bytes(shape), 0))
         for gpu in reversed(gpus):
+            factors = self._calibration.of_gpu(gpu)
             room = self._free.vram_bytes[gpu] - GPU_DEVICE_BYTES - converted_bytes
             most_compute_bytes = most_gpu_compute_bytes(
                 shape,
@@ -308,12 +319,18 @@ class _Planner:
                 has_host_experts=expert_layers_on_host > 0,
                 pooled=self._pooled,
                 cache_type=self._cache_type,
+                llama_build=self._llama_build,
             )
-            room -= int(factors.gpu_compute * most_compute_bytes)
+            room -= int(factors.compute * most_compute_bytes)
             if gpu == gpus[0]:
-                room -= int(factors.gpu_weights * shape.projector_bytes)
-            while layer_bytes and layer_bytes[-1] <= room:
-                room -= layer_bytes.pop()
+                room -= int(factors.weights * shape.projector_bytes)
+            while layers:
+                weight_bytes, kv_bytes = layers[-1]
+                layer_bytes = int(factors.weights * weight_bytes + factors.kv_cache * kv_bytes)
+                if layer_bytes > room:
+                    break
+                room -= layer_bytes
+                layers.pop()
                 counts[gpu] += 1
         return _Placement(tuple(counts), expert_layers_on_host)
 

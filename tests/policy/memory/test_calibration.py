@@ -7,8 +7,10 @@ import pytest
 from llb.policy.memory import (
     MIB,
     NEUTRAL,
+    NEUTRAL_GPU,
     FitRequest,
     FreeMemory,
+    GpuCalibration,
     MemoryCalibration,
     estimate_memory,
     excess_factor,
@@ -18,6 +20,10 @@ from llb.policy.memory import (
 from tests.shapes import LLAMA_8B
 
 GIB = 2**30
+
+
+def on_gpus(*compute: float) -> MemoryCalibration:
+    return MemoryCalibration(gpus=tuple(GpuCalibration(compute=factor) for factor in compute))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,7 @@ def test_only_an_excess_counts(planned_mib: float, reported_mib: float, factor: 
 
 def test_factors_multiply_the_parts_of_an_estimate() -> None:
     estimate = estimate_memory(LLAMA_8B, context_length=4096, gpu_layers=(10,))
-    made = MemoryCalibration(host_compute=2, gpu_kv_cache=1.5).apply(estimate)
+    made = MemoryCalibration(host_compute=2, gpus=(GpuCalibration(kv_cache=1.5),)).apply(estimate)
     assert made.compute.ram_bytes == 2 * estimate.compute.ram_bytes
     assert made.compute.vram_bytes == estimate.compute.vram_bytes
     assert made.kv_cache.ram_bytes == estimate.kv_cache.ram_bytes
@@ -48,15 +54,37 @@ def test_factors_multiply_the_parts_of_an_estimate() -> None:
 
 
 def test_a_second_excess_is_on_top_of_the_first() -> None:
-    once = NEUTRAL.after(MemoryCalibration(gpu_compute=1.5))
-    assert once.after(MemoryCalibration(gpu_compute=2.0)) == MemoryCalibration(gpu_compute=3.0)
+    once = NEUTRAL.after(on_gpus(1.5))
+    assert once.after(on_gpus(2.0)) == on_gpus(3.0)
     assert once.after(NEUTRAL) == once
-    assert once.after(MemoryCalibration(gpu_compute=8.0)) == MemoryCalibration(gpu_compute=8.0)
+    assert once.after(on_gpus(8.0)) == on_gpus(8.0)
+    # Each GPU has its own.
+    assert once.after(on_gpus(1.0, 2.0)) == on_gpus(1.5, 2.0)
+
+
+def test_the_factors_of_one_gpu_do_not_count_on_another() -> None:
+    free = FreeMemory(32 * GIB, (4 * GIB, 4 * GIB))
+    calibration = MemoryCalibration(gpus=(GpuCalibration(weights=2.0),))
+    before, after = (
+        plan_load(LLAMA_8B, slots=1, requested_context=8192, free=free, calibration=each)
+        for each in (NEUTRAL, calibration)
+    )
+    assert before is not None
+    assert after is not None
+    # The second GPU holds no fewer.
+    assert after.gpu_layers[0] < before.gpu_layers[0]
+    assert after.gpu_layers[1] >= before.gpu_layers[1]
+    estimate = estimate_memory(LLAMA_8B, context_length=4096, gpu_layers=(16, 17))
+    made = calibration.apply(estimate)
+    assert made.weights.vram_bytes == (
+        2 * estimate.weights.vram_bytes[0],
+        estimate.weights.vram_bytes[1],
+    )
 
 
 def test_plans_and_fits_count_it() -> None:
     free = FreeMemory(16 * GIB, (8 * GIB,))
-    calibration = MemoryCalibration(gpu_kv_cache=3.0)
+    calibration = MemoryCalibration(gpus=(GpuCalibration(kv_cache=3.0),))
     before = plan_load(LLAMA_8B, slots=1, requested_context=8192, free=free)
     after = plan_load(LLAMA_8B, slots=1, requested_context=8192, free=free, calibration=calibration)
     assert before is not None
@@ -69,7 +97,12 @@ def test_plans_and_fits_count_it() -> None:
 @pytest.mark.parametrize("vram_gib", [3, 4, 5, 6])
 @pytest.mark.parametrize("gpus", [1, 2, 3])
 @pytest.mark.parametrize(
-    "calibration", [NEUTRAL, MemoryCalibration(gpu_weights=1.1, gpu_kv_cache=1.5, gpu_compute=2.0)]
+    "calibration",
+    [
+        NEUTRAL,
+        MemoryCalibration(gpus=(GpuCalibration(weights=1.1, kv_cache=1.5, compute=2.0),) * 3),
+        MemoryCalibration(gpus=(NEUTRAL_GPU, GpuCalibration(weights=1.5, kv_cache=1.5, compute=2.0))),
+    ],
 )
 def test_a_plan_never_overflows_a_gpu(vram_gib: int, gpus: int, calibration: MemoryCalibration) -> None:
     free = FreeMemory(32 * GIB, (vram_gib * GIB,) * gpus)

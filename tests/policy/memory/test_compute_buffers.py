@@ -39,3 +39,38 @@ def test_the_compute_buffer_is_what_llama_cpp_logs(
     )
     on_cpu = estimate_memory(made, context_length=context_length).compute
     assert on_cpu.ram_bytes / MIB == pytest.approx(logged_mib / 4, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("llama_build", "gpu_layers", "host_mib", "gpu_mib"),
+    [
+        # `compute buffer size` on Vulkan devices of llama-server 10434 and of xllamacpp 2026.10 (11549), for
+        # the model "dense" of `tests.gpu.matrix`.
+        (10_434, (9,), 4.0, (12.25,)),
+        (11_549, (9,), 6.02, (14.26,)),
+        (None, (9,), 6.02, (14.26,)),
+        (10_434, (5, 4), 10.0, (22.25, 22.25)),
+        (11_549, (5, 4), 18.07, (31.3, 22.29)),
+        (11_549, (3, 3, 3), 18.07, (31.3, 22.29, 22.29)),
+        (10_434, (4,), 5.0, (14.5,)),
+        (11_549, (4,), 6.02, (16.0,)),
+        (11_549, (2, 2), 6.02, (16.0, 7.01)),
+    ],
+)
+def test_the_formula_follows_the_build(
+    llama_build: int | None, gpu_layers: tuple[int, ...], host_mib: float, gpu_mib: tuple[float, ...]
+) -> None:
+    layer = Layer(weight_bytes=int(3.064 * MIB * 2), key_width=512, value_width=512)
+    shape = replace(
+        TINY,
+        layers=(layer,) * 8,
+        embedding_length=512,
+        query_width=512,
+        feed_forward_width=1408,
+        vocabulary_size=4000,
+    )
+    compute = estimate_memory(
+        shape, context_length=2048, slots=2, gpu_layers=gpu_layers, llama_build=llama_build
+    ).compute
+    assert compute.ram_bytes / MIB == pytest.approx(host_mib, rel=0.02)
+    assert [size / MIB for size in compute.vram_bytes] == pytest.approx(list(gpu_mib), rel=0.02)

@@ -159,6 +159,7 @@ def models_blueprint(
                 vram_bytes=sizes_query_param(request, "vram", MAX_GPUS),
                 context_length=int_query_param(request, "context_length", MAX_CONTEXT_LENGTH),
                 slots=int_query_param(request, "slots", MAX_SLOTS),
+                lists_cards=True,
             )
         )
 
