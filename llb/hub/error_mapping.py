@@ -38,13 +38,6 @@ def error_from_response(
     has_token: bool,
 ) -> HubError:
     """Return the error of a response with status 400 or more; huggingface_hub interprets the Hub's codes."""
-    import httpx2
-
-    for name, value in _HF_HUB_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from huggingface_hub import errors
-    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
-
     status = response.status_code
     if status in (408, 429) or status >= 500:
         who = HUB if is_hub else file_host_name(response.url.host)
@@ -52,9 +45,25 @@ def error_from_response(
     if not is_hub and "x-error-code" not in response.headers:
         # The signed link has expired; the next attempt gets a new one.
         return HubUnreachable(_status_text(file_host_name(response.url.host), status))
+    return _error_of_hub_code(response, repo, filename, revision, has_token=has_token) or _error_of_status(
+        status, repo, filename, has_token=has_token
+    )
+
+
+def _error_of_hub_code(
+    response: httpx2.Response, repo: str, filename: str | None, revision: str | None, *, has_token: bool
+) -> HubError | None:
+    """Return the error that the Hub names with its code; None where its status has to tell."""
+    import httpx2
+
+    for name, value in _HF_HUB_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from huggingface_hub import errors
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+
     try:
-        # Without the body, which may have any size and content.
-        bare = httpx2.Response(status, headers=response.headers, request=response.request)
+        # The body is left out, because it may have any size and content.
+        bare = httpx2.Response(response.status_code, headers=response.headers, request=response.request)
         bare.headers.pop("content-length", None)
         hf_raise_for_status(bare)
     except errors.GatedRepoError:
@@ -92,24 +101,7 @@ def error_from_response(
             )
         )
     except errors.RevisionNotFoundError:
-        if _COMMIT.fullmatch(revision or ""):
-            return HubNotFound(
-                CodedText(
-                    "hub_no_commit",
-                    "The Hub no longer has commit {commit} of {repo}: pull the model again to get "
-                    "its present version, or change the revision that the catalogue names",
-                    commit=str(revision)[:12],
-                    repo=repo,
-                )
-            )
-        return HubNotFound(
-            CodedText(
-                "hub_no_revision",
-                "The Hub has no revision {revision} of {repo}",
-                revision=str(revision),
-                repo=repo,
-            )
-        )
+        return HubNotFound(_no_revision_text(repo, str(revision)))
     except errors.RemoteEntryNotFoundError:
         return HubNotFound(_no_file_text(repo, str(filename)))
     except errors.DisabledRepoError:
@@ -118,6 +110,10 @@ def error_from_response(
         )
     except errors.HfHubHTTPError:
         pass
+    return None
+
+
+def _error_of_status(status: int, repo: str, filename: str | None, *, has_token: bool) -> HubError:
     if status == 401:
         if not has_token:
             return HubForbidden(
@@ -151,6 +147,20 @@ def error_from_response(
             "The Hub answers {status} to a valid request; check HF_ENDPOINT and the proxy",
             status=status,
         )
+    )
+
+
+def _no_revision_text(repo: str, revision: str) -> CodedText:
+    if _COMMIT.fullmatch(revision):
+        return CodedText(
+            "hub_no_commit",
+            "The Hub no longer has commit {commit} of {repo}: pull the model again to get "
+            "its present version, or change the revision that the catalogue names",
+            commit=revision[:12],
+            repo=repo,
+        )
+    return CodedText(
+        "hub_no_revision", "The Hub has no revision {revision} of {repo}", revision=revision, repo=repo
     )
 
 

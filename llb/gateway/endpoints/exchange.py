@@ -23,7 +23,14 @@ from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import AnswerFailed, ConnectError, TransportError, UpstreamTimeout
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.stream.keepalive import BodySink
-from llb.gateway.stream.relay import IDLE_TIMEOUT_S, RelayResult, is_event_stream, relay_response
+from llb.gateway.stream.relay import (
+    USUAL_TIMEOUTS,
+    EventRelay,
+    RelayResult,
+    RelayTimeouts,
+    is_event_stream,
+    relay_response,
+)
 from llb.gateway.stream.usage_parser import Usage
 from llb.gateway.translation.answer_stream import AnswerStream
 from llb.gateway.translation.provider_errors import ProviderFailure
@@ -151,15 +158,19 @@ class EndpointExchange:
             drops_usage=self._outgoing.adds_usage,
             translate_document=None if translator is None else translator.translate_document,
         )
+        events = None
+        if is_stream:
+            opening_filter = OpeningFilter(endpoint.name, self._context.redact)
+            events = EventRelay(response, opening_filter=opening_filter, translator=translator)
         try:
             result = await relay_response(
                 response,
                 answer,
-                idle_timeout_s=min(IDLE_TIMEOUT_S, endpoint.timeout_s),
-                first_event_timeout_s=endpoint.timeout_s,
+                begun=events,
+                timeouts=RelayTimeouts(
+                    idle_s=min(USUAL_TIMEOUTS.idle_s, endpoint.timeout_s), first_event_s=endpoint.timeout_s
+                ),
                 format_error_event=call.format_error_event,
-                opening_filter=OpeningFilter(endpoint.name, self._context.redact) if is_stream else None,
-                translator=translator if is_stream else None,
                 explain_failure=self._explain_failure,
                 on_client_left=lambda left: on_client_left(self._with_usage(left)),
             )

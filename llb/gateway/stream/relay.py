@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec import Struct
@@ -19,16 +20,27 @@ from llb.gateway.stream.sse import SSE_KEEPALIVE, SseFramer, format_error_event,
 from llb.gateway.stream.start_event import StartEvent
 from llb.gateway.stream.usage_parser import Usage, UsageParser
 
-IDLE_TIMEOUT_S = 300.0
-# llama-server sends the head of a stream before it reads the prompt, so silence before the first event is
-# work.
-FIRST_EVENT_TIMEOUT_S = 3600.0
 # A document is held back up to this size, so that one which breaks off can still be fetched from another
 # node.
 MAX_HELD_BYTES = 64 * 1024
 # For the counts that follow the end of an answer whose client has left. The engine sends both together.
 COUNTS_TIMEOUT_S = 0.5
 _INCOMPLETE_MESSAGE = "The engine stopped before its answer was complete"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayTimeouts:
+    """How long an answer may be silent."""
+
+    # Then the client gets a comment, so that no proxy gives up.
+    keepalive_s: float = SSE_KEEPALIVE_INTERVAL_S
+    idle_s: float = 300.0
+    # llama-server sends the head of a stream before it reads the prompt, so silence before the first event
+    # is work.
+    first_event_s: float = 3600.0
+
+
+USUAL_TIMEOUTS = RelayTimeouts()
 
 
 class RelayResult(Struct, frozen=True):
@@ -86,33 +98,27 @@ async def relay_response(
     response: UpstreamResponse,
     sink: BodySink,
     *,
-    keepalive_interval_s: float = SSE_KEEPALIVE_INTERVAL_S,
-    idle_timeout_s: float = IDLE_TIMEOUT_S,
-    first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
-    format_error_event: Callable[[LlbError], bytes] = format_error_event,
-    opening_filter: OpeningEvents | None = None,
-    translator: StreamTranslator | None = None,
-    explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
-    on_client_left: Callable[[RelayResult], None] = lambda _result: None,
-    on_tokens: Callable[[int], None] = lambda _tokens: None,
     begun: EventRelay | None = None,
     silent_s: float = 0.0,
+    timeouts: RelayTimeouts = USUAL_TIMEOUTS,
+    format_error_event: Callable[[LlbError], bytes] = format_error_event,
+    explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
+    on_client_left: Callable[[RelayResult], None] = lambda _result: None,
 ) -> RelayResult:
-    """Pass the body on and return its outcome. A `opening_filter` holds back what precedes the first token.
+    """Pass the body on and return its outcome.
+
+    A stream is passed on by `begun`, if it is given, from where that stands; it was silent for `silent_s`.
 
     Raises `EngineFailed` or `EngineTimeout` while nothing has been written, so that another node may be
     tried, and what the sink raises. The response is closed in every case.
 
     Many clients close the connection as soon as they have read the end of the answer: `on_client_left` gets
-    the outcome of such a stream, and the cancellation goes on. `on_tokens` gets the number of events as they
-    are passed on: about one for each token. A `begun` relay is continued; it was silent for `silent_s`.
+    the outcome of such a stream, and the cancellation goes on.
     """
     stream = is_event_stream(response)
     events = begun
     if events is None and stream:
-        events = EventRelay(
-            response, opening_filter=opening_filter, translator=translator, on_tokens=on_tokens
-        )
+        events = EventRelay(response)
     usage_parser = UsageParser() if events is None else events.usage_parser
     error: LlbError | None = None
 
@@ -129,15 +135,9 @@ async def relay_response(
 
     try:
         if events is not None:
-            await events.run(
-                sink,
-                keepalive_interval_s=keepalive_interval_s,
-                idle_timeout_s=idle_timeout_s,
-                first_event_timeout_s=first_event_timeout_s,
-                silent_s=silent_s,
-            )
+            await events.run(sink, timeouts, silent_s)
         else:
-            await _relay_document(response, sink, usage_parser, idle_timeout_s)
+            await _relay_document(response, sink, usage_parser, timeouts.idle_s)
     except TransportError as failure:
         error = await explain_failure(failure)
         if not usage_parser.total_bytes:
@@ -167,8 +167,7 @@ async def relay_aggregated(
     aggregator: StreamAggregator,
     *,
     start_event: StartEvent | None = None,
-    idle_timeout_s: float = IDLE_TIMEOUT_S,
-    first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
+    timeouts: RelayTimeouts = USUAL_TIMEOUTS,
     explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
     on_tokens: Callable[[int], None] = lambda _tokens: None,
 ) -> RelayResult:
@@ -181,7 +180,7 @@ async def relay_aggregated(
     try:
         while (
             data := await response.read_chunk(
-                idle_timeout_s if aggregator.has_started else first_event_timeout_s
+                timeouts.idle_s if aggregator.has_started else timeouts.first_event_s
             )
         ) != b"":
             if data is None:
@@ -301,38 +300,24 @@ class EventRelay:
         translator.raise_failure()
         return may_continue
 
-    async def run(
-        self,
-        sink: BodySink,
-        *,
-        keepalive_interval_s: float,
-        idle_timeout_s: float,
-        first_event_timeout_s: float,
-        silent_s: float,
-    ) -> None:
+    async def run(self, sink: BodySink, timeouts: RelayTimeouts, silent_s: float) -> None:
         """Pass the rest of the stream on; it has been silent for `silent_s`."""
         if self.pipe is None:
-            await self._open(sink, keepalive_interval_s, idle_timeout_s, first_event_timeout_s, silent_s)
+            await self._open(sink, timeouts, silent_s)
         else:
-            await self._pipe(sink, self.pipe, keepalive_interval_s, idle_timeout_s, silent_s)
+            await self._pipe(sink, self.pipe, timeouts, silent_s)
         if rest := self.flush():
             await _write_and_parse(sink, self.usage_parser, rest)
 
-    async def _open(
-        self,
-        sink: BodySink,
-        keepalive_interval_s: float,
-        idle_timeout_s: float,
-        first_event_timeout_s: float,
-        silent_s: float,
-    ) -> None:
+    async def _open(self, sink: BodySink, timeouts: RelayTimeouts, silent_s: float) -> None:
         """Pass events on until a pipe passes on the rest, or to the end of the stream."""
         response, usage_parser = self._response, self.usage_parser
+        keepalive_s = timeouts.keepalive_s
         # When the client last received something, while the progress filter holds everything back.
         last_write_at = time.monotonic() - silent_s
         while True:
-            timeout_s = idle_timeout_s if usage_parser.total_bytes else first_event_timeout_s
-            wait_s = min(keepalive_interval_s - silent_s % keepalive_interval_s, timeout_s - silent_s)
+            timeout_s = timeouts.idle_s if usage_parser.total_bytes else timeouts.first_event_s
+            wait_s = min(keepalive_s - silent_s % keepalive_s, timeout_s - silent_s)
             data = await response.read_chunk(wait_s)
             if data is None:
                 silent_s += wait_s
@@ -348,7 +333,7 @@ class EventRelay:
             events = self.feed(data)
             if not events:
                 is_held = self._opening_filter is not None
-                if is_held and time.monotonic() - last_write_at >= keepalive_interval_s:
+                if is_held and time.monotonic() - last_write_at >= keepalive_s:
                     await sink.write(SSE_KEEPALIVE)
                     last_write_at = time.monotonic()
                 continue
@@ -364,21 +349,16 @@ class EventRelay:
             if self._translator is not None:
                 self._translator.raise_failure()
             if self.open_pipe(sink) and self.pipe is not None:
-                await self._pipe(sink, self.pipe, keepalive_interval_s, idle_timeout_s, 0.0)
+                await self._pipe(sink, self.pipe, timeouts, 0.0)
                 return
 
-    async def _pipe(
-        self,
-        sink: BodySink,
-        pipe: ClientPipe,
-        keepalive_interval_s: float,
-        idle_timeout_s: float,
-        silent_s: float,
-    ) -> None:
+    async def _pipe(self, sink: BodySink, pipe: ClientPipe, timeouts: RelayTimeouts, silent_s: float) -> None:
         """Pass events on from the callback that receives them, until the end of the body.
 
         The task of the request wakes only for silence, and for a client that is slower than its engine.
         """
+
+        keepalive_s, idle_s = timeouts.keepalive_s, timeouts.idle_s
 
         def pass_on(data: bytes) -> bool:
             nonlocal silent_s
@@ -386,13 +366,13 @@ class EventRelay:
             return self.pass_on(data)
 
         while True:
-            wait_s = min(keepalive_interval_s - silent_s % keepalive_interval_s, idle_timeout_s - silent_s)
+            wait_s = min(keepalive_s - silent_s % keepalive_s, idle_s - silent_s)
             is_end = await self._response.pipe(pass_on, wait_s)
             if is_end:
                 return
             if is_end is None:
                 silent_s += wait_s
-                if silent_s >= idle_timeout_s:
+                if silent_s >= idle_s:
                     raise UpstreamTimeout("idle")
                 if not self.framer.is_mid_event:
                     await sink.write(SSE_KEEPALIVE)

@@ -7,7 +7,7 @@ import json
 
 from llb.gateway.http.client import HttpClient
 from llb.gateway.http.response import UpstreamResponse
-from llb.gateway.stream.relay import RelayResult, relay_response
+from llb.gateway.stream.relay import RelayResult, RelayTimeouts, relay_response
 from tests.gateway.fake_engine import SSE_HEAD, Exchange, FakeEngine, ResponseHandler
 
 LAST = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":3}}\n\ndata: [DONE]\n\n'
@@ -82,9 +82,8 @@ async def run(
     idle_timeout_s: float = 30,
 ) -> RelayResult:
     response = await ask(http_client, served)
-    return await relay_response(
-        response, sink, keepalive_interval_s=heartbeat_s, idle_timeout_s=idle_timeout_s
-    )
+    timeouts = RelayTimeouts(keepalive_s=heartbeat_s, idle_s=idle_timeout_s)
+    return await relay_response(response, sink, timeouts=timeouts)
 
 
 def stream(*chunks: bytes, finish: bool = True) -> ResponseHandler:

@@ -22,7 +22,7 @@ from llb.gateway.stream.aggregator import (
     StreamAggregator,
 )
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
-from llb.gateway.stream.relay import RelayResult, relay_aggregated, relay_response
+from llb.gateway.stream.relay import EventRelay, RelayResult, RelayTimeouts, relay_aggregated, relay_response
 from tests.clients.models import write_scripted_model
 from tests.gateway.conftest import Engines
 from tests.gateway.fake_engine import SSE_HEAD, Exchange, run_fake_engine
@@ -379,7 +379,12 @@ async def test_the_first_byte_is_the_first_of_the_answer(http_client: HttpClient
             served.target, b"POST", b"/", (), b"{}", connect_timeout_s=5, header_timeout_s=5
         )
         task = asyncio.ensure_future(
-            relay_response(response, sink, keepalive_interval_s=0.01, opening_filter=ProgressFilter())
+            relay_response(
+                response,
+                sink,
+                begun=EventRelay(response, opening_filter=ProgressFilter()),
+                timeouts=RelayTimeouts(keepalive_s=0.01),
+            )
         )
         await sink.until(2)  # silence is filled all the same
         assert response.first_byte_at is None

@@ -14,7 +14,7 @@ from llb.gateway.http.client import HttpClient
 from llb.gateway.http.engine_errors import translate_engine_error
 from llb.gateway.stream.aggregator import ChatAggregator
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
-from llb.gateway.stream.relay import relay_aggregated, relay_response
+from llb.gateway.stream.relay import EventRelay, relay_aggregated, relay_response
 from tests.gateway.conftest import Engines
 from tests.gateway.real_engine import RealEngine, chat_body, post_json
 
@@ -130,7 +130,9 @@ async def test_leaving_beside_somebody_elses_stream(
 
     async def leaver() -> None:
         if stream:
-            await relay_response(response, Sink(), opening_filter=ProgressFilter())
+            await relay_response(
+                response, Sink(), begun=EventRelay(response, opening_filter=ProgressFilter())
+            )
         else:
             await relay_aggregated(response, Sink(), whole)
 

@@ -10,7 +10,13 @@ from llb.errors import EngineFailed, EngineTimeout
 from llb.gateway.http.client import HttpClient
 from llb.gateway.stream.aggregator import ChatAggregator
 from llb.gateway.stream.disconnect_detection import ProgressFilter
-from llb.gateway.stream.relay import MAX_HELD_BYTES, relay_aggregated, relay_response
+from llb.gateway.stream.relay import (
+    MAX_HELD_BYTES,
+    EventRelay,
+    RelayTimeouts,
+    relay_aggregated,
+    relay_response,
+)
 from llb.gateway.stream.sse import MAX_EVENT_BYTES, SSE_KEEPALIVE
 from tests.gateway.fake_engine import SSE_HEAD, Exchange, ResponseHandler, run_fake_engine
 from tests.gateway.stream.relay_fixture import LAST, Sink, ask, run, sent_error, stream
@@ -105,9 +111,9 @@ async def test_an_answer_is_heard_of_when_the_client_gets_some(http_client: Http
         if way == "whole":
             await relay_aggregated(response, sink, ChatAggregator())
         else:
-            await relay_response(
-                response, sink, opening_filter=ProgressFilter() if way == "with a prelude" else None
-            )
+            opening_filter = ProgressFilter() if way == "with a prelude" else None
+            begun = EventRelay(response, opening_filter=opening_filter)
+            await relay_response(response, sink, begun=begun)
     assert unheard == {"stream": [False, False], "with a prelude": [True, False], "whole": [True, True]}[way]
     assert heard.is_set()
 
@@ -196,7 +202,7 @@ async def test_a_first_event_that_never_comes(http_client: HttpClient) -> None:
             served.target, b"GET", b"/", connect_timeout_s=5, header_timeout_s=5
         )
         with pytest.raises(EngineTimeout):
-            await relay_response(response, sink, first_event_timeout_s=0.05)
+            await relay_response(response, sink, timeouts=RelayTimeouts(first_event_s=0.05))
         await served.wait_for_open_connections(0)
     assert sink.writes == []
 

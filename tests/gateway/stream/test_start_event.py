@@ -11,7 +11,7 @@ from llb.gateway.http.client import HttpClient
 from llb.gateway.http.upstream_errors import InvalidResponse, UpstreamClosed
 from llb.gateway.stream.aggregator import MessagesAggregator
 from llb.gateway.stream.disconnect_detection import ProgressFilter
-from llb.gateway.stream.relay import relay_aggregated, relay_response
+from llb.gateway.stream.relay import EventRelay, relay_aggregated, relay_response
 from llb.gateway.stream.start_event import ChatStartEvent, MessagesStartEvent, read_token_count
 from tests.gateway.fake_engine import Exchange, run_fake_engine
 from tests.gateway.stream.relay_fixture import LAST, Sink, ask, stream
@@ -50,7 +50,9 @@ async def test_a_message_begins_with_its_start(http_client: HttpClient, sent: by
             assert message["content"] == [{"type": "text", "text": "🌟"}]
             assert message["stop_reason"] == "end_turn"
         else:
-            result = await relay_response(response, sink, opening_filter=ProgressFilter(opening))
+            result = await relay_response(
+                response, sink, begun=EventRelay(response, opening_filter=ProgressFilter(opening))
+            )
             assert sink.got.endswith(REST)
             assert sink.got.count(b"message_start\n") == 1
             message = json.loads(sink.got.split(b"\n")[1].removeprefix(b"data: "))["message"]
@@ -75,7 +77,9 @@ async def test_a_message_whose_prompt_cannot_be_counted_is_asked_for_elsewhere(
         relaying = (
             relay_aggregated(response, sink, MessagesAggregator(), start_event=opening)
             if whole
-            else relay_response(response, sink, opening_filter=ProgressFilter(opening))
+            else relay_response(
+                response, sink, begun=EventRelay(response, opening_filter=ProgressFilter(opening))
+            )
         )
         with pytest.raises(EngineFailed):
             await relaying
@@ -90,11 +94,9 @@ async def test_an_error_is_no_message_without_a_start(http_client: HttpClient) -
 
     sink = Sink()
     async with run_fake_engine(stream(failed)) as served:
-        await relay_response(
-            await ask(http_client, served),
-            sink,
-            opening_filter=ProgressFilter(MessagesStartEvent("chat", "007", count)),
-        )
+        response = await ask(http_client, served)
+        opening_filter = ProgressFilter(MessagesStartEvent("chat", "007", count))
+        await relay_response(response, sink, begun=EventRelay(response, opening_filter=opening_filter))
     assert sink.got == failed
 
 
@@ -125,9 +127,9 @@ ERROR = b'data: {"error":{"message":"No"}}\n\n'
 async def test_a_chat_begins_with_its_role(http_client: HttpClient, sent: bytes, expected: bytes) -> None:
     sink = Sink()
     async with run_fake_engine(stream(sent)) as served:
-        await relay_response(
-            await ask(http_client, served), sink, opening_filter=ProgressFilter(ChatStartEvent())
-        )
+        response = await ask(http_client, served)
+        begun = EventRelay(response, opening_filter=ProgressFilter(ChatStartEvent()))
+        await relay_response(response, sink, begun=begun)
     assert sink.got == expected
 
 
