@@ -87,7 +87,7 @@ def _install_guard(
     front = app.ctx.front = InferenceFront(guard, respond_to_error)
 
     async def add_front_routes(app: Sanic[Any, Any]) -> None:
-        # A joined host only passes requests on. Below the base path Sanic finds out which route is meant.
+        # A joined host only passes requests on. Below the base path Sanic chooses the route.
         front.add_routes(
             route
             for route in app.router.routes

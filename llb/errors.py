@@ -288,7 +288,7 @@ class EndpointUnreachable(InvalidRequest):
 
 
 class EndpointUnknown(InvalidRequest):
-    """What answers at the base URL is none of the programs that llb knows, nor compatible with OpenAI's."""
+    """The program at the base URL is unknown to llb, and not compatible with OpenAI's API."""
 
     code = "endpoint_unknown"
 

@@ -272,7 +272,7 @@ class JoinedNode:
         self.tasks.spawn(self._store_membership(self.membership), "store-membership")
 
     async def _store_membership(self, membership: Membership) -> None:
-        """Store the membership in a thread; the link goes on if the disk does not take it."""
+        """Store the membership in a thread; the link continues if the disk does not take it."""
 
         def store() -> None:
             with self.db.ballast.released():

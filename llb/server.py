@@ -66,7 +66,7 @@ class BoundPort:
 
 def bind_main_port(config: Config) -> BoundPort:
     """Bind the port of the API. Raises `SetupError`."""
-    # An address that was given is meant alone.
+    # A given address is used alone.
     host = LOCALHOST if config.host is None and config.listen_host == DEFAULT_HOST else config.listen_host
     return _bind_port(host, config.port, "--port")
 

@@ -71,7 +71,7 @@ class IncomingRequest(Protocol):
 
     @property
     def ctx(self) -> Any:
-        """What the guard leaves to the handler: `client`, `credentials`, `principal`."""
+        """Results of the guard for the handler: `client`, `credentials`, `principal`."""
         ...
 
     @property
@@ -101,5 +101,5 @@ class DirectRequest(IncomingRequest, Protocol):
         ...
 
     def respond_alike(self, key: Hashable, make_head: Callable[[], Any], /) -> DirectWriter:
-        """As `respond_now`, with a head that is the same for equal keys of requests with equal heads."""
+        """Like `respond_now`, with a head that is the same for equal keys of requests with equal heads."""
         ...

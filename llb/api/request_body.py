@@ -47,7 +47,7 @@ def decode_json(raw: bytes, value_type: type[T]) -> T:
 
 
 class LargeBodyWorker:
-    """Decodes, parses and checks large bodies in threads, a few at a time, so that the event loop goes on.
+    """Decodes, parses and checks large bodies in threads, a few at a time, and not in the event loop.
 
     The threads are its own: the database needs those of the loop.
     """

@@ -1,4 +1,4 @@
-"""What several commands read from their options: the data directory and the server."""
+"""Options of several commands: the data directory and the server."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def format_switch(value: bool) -> str:
 
 
 def parse_hub_switch(text: str) -> bool:
-    """As the Hub's own library reads it: what does not mean yes means no."""
+    """Like the Hub's own library: what does not mean yes means no."""
     return text.strip().lower() in ("1", "on", "yes", "true")
 
 

@@ -30,7 +30,7 @@ _DEVICE_SUFFIX = re.compile(r"_(Mapped|Private|Split)")
 
 
 class BufferPurpose(StrEnum):
-    """What a buffer is for, as llama.cpp calls it; RS is the recurrent state."""
+    """Purpose of a buffer, as llama.cpp calls it; RS is the recurrent state."""
 
     MODEL = "model"
     KV = "KV"

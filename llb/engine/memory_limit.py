@@ -1,6 +1,6 @@
 """Memory limit of the engine process: an allocation beyond it fails, and with it the request that asked.
 
-llama-server answers such a request with an error and goes on. Without the limit, one request could take the
+llama-server answers such a request with an error and continues. Without the limit, one request could take the
 memory of the host, until the kernel ends a process of its choice.
 """
 

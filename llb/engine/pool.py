@@ -229,7 +229,7 @@ class EnginePool:
                 engine.lease_requests.remove(request)
 
     def lease_loaded(self, model_id: str, keep_alive: KeepAlive | None = None) -> Lease | None:
-        """As `acquire_lease`, without a wait: None if the model is not loaded."""
+        """Like `acquire_lease`, without a wait: None if the model is not loaded."""
         engine = self._engines.get(model_id)
         if engine is None or self._closed:
             raise NoNodeAvailable(f"Model '{model_id}' is not served by this node")

@@ -201,13 +201,13 @@ class FrontRequest:
         return self.respond_now(head)
 
     def respond_now(self, head: ResponseHead, /) -> FrontResponse:
-        """As `respond`."""
+        """Like `respond`."""
         self._finish_head(self, head)
         self.response = FrontResponse(partial(format_head, head), self._connection)
         return self.response
 
     def respond_alike(self, key: Hashable, make_head: Callable[[], PassthroughResponse], /) -> FrontResponse:
-        """As `respond_now`, with a head that is the same for equal keys of requests with equal heads."""
+        """Like `respond_now`, with a head that is the same for equal keys of requests with equal heads."""
         request_id = request_id_of(self)
         template = self.head.find_template(key)
         if template is None:
@@ -228,7 +228,7 @@ class FrontResponse:
     __slots__ = ("_connection", "_format_head", "_write", "is_complete")
 
     def __init__(self, format_head: Callable[[int | None], bytes], connection: FrontConnection) -> None:
-        """`format_head` returns the head for a body of so many bytes, or in chunks (None)."""
+        """`format_head` returns the head for a body of a length, or in chunks (None)."""
         # None once it is written.
         self._format_head: Callable[[int | None], bytes] | None = format_head
         self._connection = connection
@@ -241,7 +241,7 @@ class FrontResponse:
             await self._write(frame)
 
     def send_now(self, data: bytes, end_stream: bool = False) -> None:
-        """As `send`, whatever the pace of the client."""
+        """Like `send`, whatever the pace of the client."""
         if frame := self._frame(data, end_stream):
             self._connection.write_now(frame)
 

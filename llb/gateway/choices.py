@@ -55,7 +55,7 @@ class ChoicePlan:
         return b"".join((memoryview(body.rstrip())[:-1], b",", memoryview(self.replaced[index])[1:]))
 
     async def copy_body(self, body: bytes, index: int) -> bytes:
-        """As `body_of`; a large body is copied in a thread."""
+        """Like `body_of`; a large body is copied in a thread."""
         if len(body) <= MAX_EVENT_LOOP_BYTES:
             return self.body_of(body, index)
         return await asyncio.to_thread(self.body_of, body, index)

@@ -24,7 +24,7 @@ def _hold_uncounted(_size_bytes: int) -> AbstractContextManager[None]:
 
 
 class InferenceCall(Struct, frozen=True):
-    """What the client asked for. The outcome is written into `record`."""
+    """Request of a client for a model. The outcome is written into `record`."""
 
     record: RequestRecord
     model: Model

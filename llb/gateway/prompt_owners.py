@@ -75,7 +75,7 @@ class PromptOwners:
     def begin_small_request(
         self, owner: str, node_id: str, model_id: str, body: bytes, head: InferenceFields, *, is_new: bool
     ) -> OwnPrompt | None:
-        """As `begin_request`, with a `body` of at most `MAX_EVENT_LOOP_BYTES`."""
+        """Like `begin_request`, with a `body` of at most `MAX_EVENT_LOOP_BYTES`."""
         if self._is_sole_owner(owner, node_id, model_id, is_new=is_new):
             return None
         return self._find(_digest_turns(_seed_of(owner, node_id, model_id), body, head))

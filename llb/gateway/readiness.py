@@ -106,7 +106,7 @@ class ModelReadiness:
         return self._view.template_support_of(model.id)
 
     async def resolve_listed_model(self, name: str) -> Model:
-        """As `resolve_model`, after the list of the cloud was read again that `name` has as its prefix."""
+        """Like `resolve_model`, after the list of the cloud was read again that `name` has as its prefix."""
         try:
             return self.resolve_model(name)
         except errors.ModelNotFound:
@@ -148,7 +148,7 @@ class ModelReadiness:
         )
 
     def require_ready_or_spill(self, model: Model) -> None:
-        """As `require_ready`, unless a rule sends the request elsewhere in this case."""
+        """Like `require_ready`, unless a rule sends the request elsewhere in this case."""
         try:
             self.require_ready(model)
         except errors.LlbError as error:

@@ -318,7 +318,7 @@ class NodeAgent:
         )
 
     def _kept_partials(self) -> tuple[PartialReport, ...]:
-        """What cancelled downloads left on the disk. Those of the present replicas are in their reports."""
+        """Return what cancelled downloads left on the disk; present replicas report theirs themselves."""
         sizes: dict[str, int] = {}
         for file in self._files.list_partials():
             if file.model_id not in self._replicas:
@@ -484,7 +484,7 @@ class NodeAgent:
             raise
 
     def lease_loaded(self, model_id: str, keep_alive: KeepAlive | None = None) -> Lease | None:
-        """As `acquire_lease`, without a wait: None if the model is not loaded."""
+        """Like `acquire_lease`, without a wait: None if the model is not loaded."""
         if self._use_replica(model_id).engine is None:
             return None
         return self.engine_pool.lease_loaded(model_id, keep_alive)

@@ -18,7 +18,7 @@ from llb.store.tables import users
 
 
 class AccountParts:
-    """Who may do what."""
+    """Accounts, their credentials and limits, and the guard that checks them."""
 
     def __init__(
         self,

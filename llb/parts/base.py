@@ -25,7 +25,7 @@ from llb.wire import Event
 
 
 class BaseParts:
-    """What is needed whatever the process does."""
+    """Database, settings, event bus and log of a balancer."""
 
     def __init__(self, config: Config) -> None:
         """Raises `SetupError` for an invalid setting."""

@@ -23,7 +23,7 @@ from llb.wire import Hello, HfStats, ModelStatsUpdated, ReachView, ReachWay, Rep
 
 
 class ClusterParts:
-    """What the balancer knows of its nodes, and asks of them."""
+    """Nodes, links and routes, and the models that the nodes should hold."""
 
     def __init__(self, base: BaseParts, catalog: Catalog, local_node: LocalNode) -> None:
         config, db, hub = base.config, base.db, base.hub

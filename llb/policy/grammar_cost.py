@@ -258,7 +258,7 @@ _SHORTHANDS = {
 
 
 class _Reader:
-    """What regular expressions and GBNF have in common."""
+    """Base of the readers of regular expressions and GBNF."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -496,7 +496,7 @@ class _GrammarReader(_Reader):
         return self.automaton.choose([*alternatives, self.automaton.join(sequence)])
 
     def _skip_space(self, *, within_group: bool) -> bool:
-        """Skip white space and comments; returns whether the rule goes on."""
+        """Skip white space and comments; returns whether the rule continues."""
         while (char := self.peek()) and char in (" \t\r\n#" if within_group else " \t#"):
             if char == "#":
                 end = self.text.find("\n", self.at)

@@ -34,7 +34,7 @@ WORD_TRIGGERS = (0, 1)
 
 
 class BoundExceeded(ValueError):
-    """A value is outside of the bound of its field. The message is a clause that goes on after the name."""
+    """A value is outside of the bound of its field. The message is a clause that follows the name."""
 
 
 @dataclass(frozen=True)
@@ -432,7 +432,7 @@ REQUEST_BOUNDS: Mapping[str, Bound] = MappingProxyType({**_OWN_FIELDS, **_ENGINE
 def check_field(name: str, value: Any) -> Any:
     """Check one field; returns what replaces its value, None for nothing.
 
-    Raises `BoundExceeded` or `TooComplex`, whose message goes on after the name of the field. An absent field
+    Raises `BoundExceeded` or `TooComplex`, whose message follows the name of the field. An absent field
     and null are the same for the engine.
     """
     bound = REQUEST_BOUNDS.get(name)

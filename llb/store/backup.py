@@ -189,7 +189,7 @@ def _schema_of(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
 
 
 def _find_content_defect(connection: sqlite3.Connection) -> str | None:
-    """What llb could not work with, as a clause."""
+    """Return a defect that llb could not work with, as a clause; None without one."""
     if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
         return "it is damaged (rows refer to others that it does not have)"
     if connection.execute("SELECT 1 FROM settings WHERE key = 'revision'").fetchone() is None:

@@ -12,7 +12,7 @@ from llb.store import schema
 
 log = logging.getLogger(__name__)
 
-# SQLite's virtual machine asks after so many steps whether the check was cancelled.
+# SQLite's virtual machine asks after this number of steps whether the check was cancelled.
 CANCELLATION_CHECK_STEPS = 10_000
 
 

@@ -15,7 +15,7 @@ from llb.store.tables.endpoints import EndpointRecord
 
 @dataclass(frozen=True)
 class RehearsedBackup:
-    """What a backup would bring back. `unreadable_endpoints`: names of those whose key cannot be read."""
+    """Contents of a backup. `unreadable_endpoints`: names of those whose key cannot be read."""
 
     has_checksum: bool
     users: int

@@ -16,7 +16,7 @@ _REMOVABLE = (("user", "users", "username"), ("key", "api_keys", "name"))
 
 @dataclass
 class RestoreReview:
-    """What a restore changes for accounts, nodes and models, as clauses such as "key phone"."""
+    """Changes by a restore for accounts, nodes and models, as clauses such as "key phone"."""
 
     # Revoked, removed or changed since the backup, and kept so.
     still_revoked: list[str] = field(default_factory=list)

@@ -34,7 +34,7 @@ class ClockMark(Struct, frozen=True, kw_only=True):
 
 
 class TrustedClock:
-    """Wall clock, and the trusted time, which goes on at the pace of elapsed time when the wall clock jumps.
+    """Wall clock, and the trusted time, which continues with the elapsed time when the wall clock jumps.
 
     While the two agree, all methods return the wall clock's time.
     """
@@ -104,7 +104,7 @@ class TrustedClock:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the wall clock, as a sentence."""
+        """Return the problem of the wall clock, as a sentence."""
         jump_s = self.jump_s()
         if not jump_s:
             return None

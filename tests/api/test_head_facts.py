@@ -5,10 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 from sanic.compat import Header
 
 from llb.api.head_facts import MAX_VIA_CHARS, facts_of
 from llb.api.incoming_request import IncomingRequest
+from tests.api.http_server import ApiServer
 
 
 def test_a_long_via_keeps_the_last_hops() -> None:
@@ -18,3 +20,10 @@ def test_a_long_via_keeps_the_last_hops() -> None:
     via = facts_of(request).via
     assert via.endswith("1.1 llb-own")
     assert len(via) == MAX_VIA_CHARS
+
+
+@pytest.mark.parametrize("given", ["a b", "x" * 65, "<script>", ""])
+async def test_an_id_that_is_none_is_replaced(server: ApiServer, given: str) -> None:
+    [own] = (await server.call("GET", "/open", ("X-Request-ID", given))).header_values("x-request-id")
+    assert own
+    assert own != given

@@ -38,7 +38,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class EvictionRank(IntEnum):
-    """What a connection waits for from its client; the lowest rank makes room first."""
+    """Rank of a connection, by what it expects from its client; the lowest makes room first."""
 
     ANONYMOUS_HEAD = 0
     ANONYMOUS_BODY = 1
@@ -49,7 +49,7 @@ class EvictionRank(IntEnum):
 
 
 class LimitedConnection(Protocol):
-    """What the limiter needs of a connection."""
+    """Connection as the limiter sees it."""
 
     @property
     def eviction_rank(self) -> EvictionRank: ...

@@ -204,7 +204,7 @@ class ServerHttp(Http):
         self.protocol.state["requests_count"] += 1
 
     def create_empty_request(self) -> None:
-        """Create the request that stands for bytes that are none; without their target, which may be bad."""
+        """Create a request for bytes that are none, without their target, which may be bad."""
         self.url = None
         super().create_empty_request()
 

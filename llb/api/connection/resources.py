@@ -1,4 +1,4 @@
-"""What the connections of all listeners share; at `app.ctx.connections`."""
+"""Resources that the connections of all listeners share; at `app.ctx.connections`."""
 
 from __future__ import annotations
 

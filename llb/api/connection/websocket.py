@@ -44,7 +44,7 @@ _BOUNDS_MARK = "__llb_websocket_bounds__"
 
 @dataclass(frozen=True)
 class WebSocketBounds:
-    """What a client may send."""
+    """Limits of the messages of a client."""
 
     max_message_bytes: int
     # Messages, pings and pongs; a whole minute's may come at once. None: any number.

@@ -122,7 +122,7 @@ async def build_call(
     of a model that is not Ready.
     """
     operation = OPERATION_OF_PATH[path]
-    # What has to be parsed. Its size decides where the work is done: the event loop goes on meanwhile.
+    # The part that has to be parsed. Its size decides whether a thread does the work.
     stripped = body
     if len(body) > MAX_EVENT_LOOP_BYTES:
         stripped = await worker.run(len(body), partial(strip_images, body))
@@ -208,7 +208,7 @@ def build_plain_call(
     plain: InferenceFields,
     format_error_event: ErrorEventBuilder = format_error_event,
 ) -> InferenceCall:
-    """As `build_call`, for a plain chat that was read, without a wait. Raises as it does.
+    """Like `build_call`, for a plain chat that was read, without a wait. Raises as it does.
 
     `ModelNotFound` may also mean that the list of a cloud has to be read again.
     """
@@ -248,7 +248,7 @@ def _require_usable(
 
 
 class ReadBody(NamedTuple):
-    """What was read of a body, which is normalized unless it `needs_whole`."""
+    """Contents of a body, which is normalized unless it `needs_whole`."""
 
     body: bytes
     fields: InferenceFields

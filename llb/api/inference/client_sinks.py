@@ -140,7 +140,7 @@ class DirectResponseSink(ResponseSink):
         self._key = (status, content_type, node_name, queued_ms)
 
     def write_now(self, data: bytes, /, *, last: bool = False) -> None:
-        """As `write`, without a wait."""
+        """Like `write`, without a wait."""
         if self._rewrite_events is not None:
             data = self._rewrite_events(data)
         writer = self._writer

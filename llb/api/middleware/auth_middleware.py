@@ -168,7 +168,7 @@ class AuthMiddleware:
         return True
 
     async def on_response(self, request: IncomingRequest, response: BaseHTTPResponse) -> None:
-        """As `add_response_headers`."""
+        """Like `add_response_headers`."""
         self.add_response_headers(request, response)
 
     def add_response_headers(self, request: IncomingRequest, response: BaseHTTPResponse) -> None:

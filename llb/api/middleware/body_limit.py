@@ -22,7 +22,7 @@ COUNTED_UPLOAD_BYTES = 64 * 1024
 
 
 class RequestAuthoriser(Protocol):
-    """What this module needs of `AuthMiddleware`, which is at `app.ctx.auth_middleware`."""
+    """Part of `AuthMiddleware` that this module needs, which is at `app.ctx.auth_middleware`."""
 
     async def authorise_early(self, request: Request) -> None: ...
 

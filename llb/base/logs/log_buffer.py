@@ -127,7 +127,7 @@ class LogBuffer(logging.Handler):
         return LogPage(lines=found, next=end, sources=sources)
 
     async def follow(self, query: LogQuery, wait_s: float) -> LogPage:
-        """As `read`, but wait up to `wait_s` for a line that matches."""
+        """Like `read`, but wait up to `wait_s` for a line that matches."""
         try:
             async with asyncio.timeout(wait_s):
                 while not (page := self.read(query)).lines:

@@ -108,7 +108,7 @@ def check_server(config: Config, info: RunInfo | None) -> Iterator[Finding]:
 
 
 def request_readiness(info: RunInfo) -> Readiness:
-    """What the running server says about itself. Raises `CommandError` if it does not answer."""
+    """Return the report of the running server about itself. Raises `CommandError` if it does not answer."""
     import httpx2
 
     verify = tls_trust.get_client_context(info.anchor) if info.tls else True

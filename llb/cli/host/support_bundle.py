@@ -1,4 +1,4 @@
-"""`llb support-bundle`: one text file for whoever helps, without secrets, addresses and names.
+"""`llb support-bundle`: one text file for the person who helps, without secrets, addresses and names.
 
 It is text, not an archive, so that a person can read all of it before it is passed on.
 """
@@ -120,7 +120,7 @@ def _describe_database(config: Config) -> str:
 
 
 def _server_sections(info: RunInfo, *, is_joined: bool) -> Iterator[tuple[str, Callable[[], str]]]:
-    """What the running server says; each section asks it when it is read."""
+    """Answers of the running server; each section asks it when it is read."""
 
     def get(path: str) -> Any:
         return ApiClient(lambda: local_server(info)).get(path, object, RESPONSE_TIMEOUT_S)

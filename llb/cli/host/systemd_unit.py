@@ -51,7 +51,7 @@ RemoveIPC=yes
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceUnit:
-    """What a unit says. `groups` and `writable_paths` are for the system's unit only.
+    """Contents of a unit. `groups` and `writable_paths` are for the system's unit only.
 
     `nvidia_modprobe` makes the devices of NVIDIA's driver, which no unprivileged process can after a reboot.
     """

@@ -60,7 +60,7 @@ _SHARD = re.compile(r"(?P<prefix>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
 class SandboxReport(msgspec.Struct, kw_only=True):
-    """What is in effect: the engines' user, the version of Landlock (0 without), seccomp."""
+    """Restrictions that are in effect: the engines' user, the version of Landlock (0 without), seccomp."""
 
     user_id: int | None = None
     landlock_version: int = 0

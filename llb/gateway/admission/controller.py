@@ -163,7 +163,7 @@ class AdmissionController:
         select_node: NodeSelector = select_node,
         exclude: frozenset[str] = frozenset(),
     ) -> SlotReservation | None:
-        """As `reserve_slot`, without a wait: None if no slot is free that the request may have."""
+        """Like `reserve_slot`, without a wait: None if no slot is free that the request may have."""
         queue = self._queue_for(model_id, exclude)
         request.requests_ahead, request.waited_s = queue.count_requests_ahead(owner_id, key_id), 0.0
         # No queued request wants a slot that is free (`ModelQueue.grant_free_slots`): this overtakes none.

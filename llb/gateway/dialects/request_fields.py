@@ -23,7 +23,7 @@ from llb.wire.decoding import DECODE_ERRORS
 
 
 class Treatment(StrEnum):
-    """What becomes of a field."""
+    """Treatment of a field of a request."""
 
     HONOURED = "honoured"
     # A 400 that names the field, unless its value asks for nothing.

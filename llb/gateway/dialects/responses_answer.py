@@ -37,7 +37,7 @@ _ECHOED: Mapping[str, Any] = MappingProxyType(
         "user": None,
     }
 )
-# Nothing is stored, so no answer goes on from an earlier one.
+# Nothing is stored, so no answer continues an earlier one.
 _FIXED: Mapping[str, Any] = MappingProxyType(
     {"error": None, "incomplete_details": None, "previous_response_id": None, "store": False}
 )

@@ -22,7 +22,7 @@ _DURATION = re.compile(
 
 
 class Effect(Enum):
-    """What a response says about the endpoint itself."""
+    """Consequence of a response for the health of its endpoint."""
 
     # The request is at fault.
     NONE = auto()

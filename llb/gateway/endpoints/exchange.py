@@ -53,7 +53,7 @@ _VERSION_HEADER = b"anthropic-version"
 
 @dataclass(frozen=True)
 class EndpointContext:
-    """What every exchange uses.
+    """Parts that every exchange uses.
 
     `redact` removes keys from text; `ensure_listed` reads the list of the cloud again that a name belongs to.
     """

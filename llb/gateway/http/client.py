@@ -220,7 +220,7 @@ class HttpClient:
         connect_timeout_s: float,
         header_timeout_s: float,
     ) -> UpstreamResponse:
-        """As `request`, with a body that is read while it is sent, of `body_bytes` or unknown (None) length.
+        """Like `request`, with a body that is read while it is sent; its `body_bytes` may be unknown (None).
 
         It is not read before the target has accepted the head, and never held. As it cannot be sent twice,
         the connection is a new one. Raises `TransportError` and the errors of `pieces`.

@@ -150,7 +150,7 @@ class Connection(asyncio.BufferedProtocol):
     async def send_streamed_request(
         self, head: bytes, pieces: AsyncIterable[bytes], *, is_chunked: bool, header_timeout_s: float
     ) -> UpstreamResponse:
-        """As `send_request`, with a body that is read while it is sent; `head` has `Expect: 100-continue`.
+        """Like `send_request`, with a body that is read while it is sent; `head` has `Expect: 100-continue`.
 
         No piece is read before the other end has accepted the head. When it responds before the body is
         complete, the rest is not read. Raises the errors of `pieces` too.

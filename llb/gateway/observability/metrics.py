@@ -68,7 +68,7 @@ _DOWNLOADING_STATES = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 
 
 class _RequestSeries(NamedTuple):
-    """What the requests of one route, model and outcome have in common."""
+    """Series of the requests of one route, model and outcome."""
 
     operation: str
     # The label.

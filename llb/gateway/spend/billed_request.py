@@ -1,4 +1,4 @@
-"""What a request to an endpoint can cost at most, read from the body that is sent. Pure."""
+"""Billed request: the most that a request to an endpoint can cost, read from the body that is sent. Pure."""
 
 from __future__ import annotations
 

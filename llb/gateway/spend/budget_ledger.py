@@ -37,7 +37,7 @@ _EPSILON_USD = 1e-9
 
 
 class Account(NamedTuple):
-    """What a request is booked to: a key or a provider."""
+    """Account that a request is booked to: a key or a provider."""
 
     scope: BudgetScope
     id: str

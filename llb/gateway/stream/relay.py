@@ -107,13 +107,13 @@ async def relay_response(
 ) -> RelayResult:
     """Pass the body on and return its outcome.
 
-    A stream is passed on by `begun`, if it is given, from where that stands; it was silent for `silent_s`.
+    `begun` continues a stream that has been silent for `silent_s`; without it a new relay begins.
 
     Raises `EngineFailed` or `EngineTimeout` while nothing has been written, so that another node may be
     tried, and what the sink raises. The response is closed in every case.
 
     Many clients close the connection as soon as they have read the end of the answer: `on_client_left` gets
-    the outcome of such a stream, and the cancellation goes on.
+    the outcome of such a stream, and the cancellation is raised again.
     """
     stream = is_event_stream(response)
     events = begun

@@ -1,4 +1,4 @@
-"""What the translators of a streamed answer have in common."""
+"""Base of the translators of a streamed answer."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _REASONING_MODEL = re.compile(r"(o\d|gpt-([5-9]|\d\d))")
 
 @dataclass(frozen=True)
 class ChatProfile:
-    """What an endpoint accepts in a chat."""
+    """Fields and values that an endpoint accepts in a chat."""
 
     # `max_completion_tokens` in place of `max_tokens`.
     uses_max_completion_tokens: bool = False

@@ -130,7 +130,7 @@ class ChatPassStream(AnswerStream):
             yield format_event(_encode(fields))
 
     def _keeps_usage(self, chat: ChatDocument, fields: dict[str, Raw]) -> bool:
-        """Whether the chunk goes on to the client, after the counts that it did not ask for were removed."""
+        """Whether the client gets the chunk, after the counts that it did not ask for were removed."""
         if self._include_usage or "usage" not in fields:
             return True
         del fields["usage"]

@@ -95,7 +95,7 @@ class PeerDownloadBody(DownloadBody):
         self.is_verified = response.headers.get(VERIFIED_HEADER) == "true"
 
     def iter_chunks(self) -> Iterator[bytes | memoryview]:
-        """As the method of the Hub's body, but raises `PeerCopyFailed`."""
+        """Like the method of the Hub's body, but raises `PeerCopyFailed`."""
         import httpx2
 
         try:

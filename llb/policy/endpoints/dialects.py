@@ -1,4 +1,4 @@
-"""What each kind of endpoint understands: paths, fields of a request, requests at a time. Pure."""
+"""Dialects of the kinds of endpoints: paths, fields of a request, requests at a time. Pure."""
 
 from __future__ import annotations
 

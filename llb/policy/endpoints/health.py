@@ -29,7 +29,7 @@ JITTER = 0.1
 
 @dataclass(frozen=True, slots=True)
 class EndpointHealth:
-    """What is known of one endpoint. Times are monotonic."""
+    """Health of one endpoint. Times are monotonic."""
 
     # Result of the last check: None before the first.
     is_reachable: bool | None = None

@@ -58,7 +58,7 @@ class GpuFacts(Struct, frozen=True, kw_only=True):
 
 
 class HostFacts(Struct, frozen=True, kw_only=True):
-    """What decides which builds start on a host.
+    """Facts about a host that decide which builds start on it.
 
     `system` and `machine` are linux, darwin or windows, and x86_64 or aarch64. `vulkan_vendors` have a Vulkan
     driver.

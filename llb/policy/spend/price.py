@@ -114,7 +114,7 @@ class BilledTokens:
 
 @dataclass(frozen=True, slots=True)
 class BilledContent:
-    """What a request has or asks for beside text, and the service tier that it asks for or has got."""
+    """Billed content of a request beside text, and the service tier that it asks for or has got."""
 
     has_audio: bool = False
     has_images: bool = False

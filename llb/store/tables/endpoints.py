@@ -16,7 +16,7 @@ SECRET_TABLE = "endpoints"  # noqa: S105
 
 
 class EndpointSettings(Struct, frozen=True, kw_only=True):
-    """What an administrator can change about an endpoint, but its name, its address and its key.
+    """Settings of an endpoint, besides its name, its address and its key.
 
     `mapped` has the models of the catalogue by the names of the endpoint's models.
     """

@@ -64,7 +64,7 @@ _TotalKey = tuple[int, str | None, str | None, str | None, str | None]
 
 
 class _Total(Struct):
-    """What some requests add to the totals. Summed here: in SQL it takes ten times as long."""
+    """Counts of some requests for the totals. Summed here: in SQL it takes ten times as long."""
 
     requests: int = 0
     errors: int = 0

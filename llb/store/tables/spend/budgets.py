@@ -41,7 +41,7 @@ async def replace_all(tx: Transaction, budgets: Sequence[NewBudget]) -> None:
 
 
 async def list_spend(db: Reader, *, since: int) -> dict[SpendKey, float]:
-    """What was spent on the days from `since` on."""
+    """Return the costs of the days from `since` on."""
     rows = await db.fetch_all("SELECT scope, id, day, usd FROM spend WHERE day >= ?", (since,))
     return {SpendKey(BudgetScope(row["scope"]), row["id"], row["day"]): row["usd"] for row in rows}
 
