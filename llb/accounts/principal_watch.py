@@ -11,7 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from llb.accounts.authenticator import AccountAuthenticator
 from llb.base.tasks import TaskSupervisor
@@ -22,21 +22,34 @@ from llb.wire import OLLAMA_PORT_KEY_ID
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-WorkT = TypeVar("WorkT", bound="OpenWork")
+WorkT = TypeVar("WorkT", bound="WatchedWork")
 
 # A change by this process counts at once. One by another process (a command) and an expiry count after this.
 CHECK_INTERVAL_S = 1.0
 _ENDING_KINDS = (PrincipalKind.KEY, PrincipalKind.SESSION)
 
 
+class WatchedWork(Protocol):
+    """Work of one principal. `error`: why it must end; None while it may go on."""
+
+    error: LlbError | None
+
+    def on_ended(self) -> object:
+        """End the work: its principal has ended."""
+        ...
+
+
 class OpenWork:
     """A stream or a WebSocket of one principal. `error`: why it must end; None while it may go on."""
 
-    __slots__ = ("error", "on_ended")
+    __slots__ = ("_on_ended", "error")
 
     def __init__(self, on_ended: Callable[[], object]) -> None:
-        self.on_ended = on_ended
+        self._on_ended = on_ended
         self.error: LlbError | None = None
+
+    def on_ended(self) -> None:
+        self._on_ended()
 
 
 class EndableWork(OpenWork):
@@ -75,7 +88,7 @@ class PrincipalWatch:
         self._check_interval_s = check_interval_s
         self._clock = clock
         self._tasks = TaskSupervisor("principal-watch")
-        self._open: dict[OpenWork, Principal] = {}
+        self._open: dict[WatchedWork, Principal] = {}
         self._has_open = asyncio.Event()
         self._check_wanted = asyncio.Event()
 
@@ -87,32 +100,30 @@ class PrincipalWatch:
         """Stop to check; idempotent."""
         await self._tasks.close()
 
-    def begin(self, principal: Principal, on_ended: Callable[[], object]) -> OpenWork:
-        """Call `on_ended`, once, when `principal` ends, until `end` is called."""
-        return self._add(OpenWork(on_ended), principal)
-
-    def end(self, work: OpenWork) -> None:
+    def end(self, work: WatchedWork) -> None:
         """Forget what has ended; idempotent."""
         self._open.pop(work, None)
 
     @contextmanager
     def open(self, principal: Principal | None) -> Iterator[EndableWork]:
         """Watch `principal` in the block; None is a program of this host, which has no end."""
-        work = self._add(EndableWork(), principal)
+        work = self.watch(EndableWork(), principal)
         try:
             yield work
         finally:
             self.end(work)
 
-    def _add(self, work: WorkT, principal: Principal | None) -> WorkT:
+    def watch(self, work: WorkT, principal: Principal | None) -> WorkT:
+        """Call `work.on_ended`, once, when `principal` ends, until `end` is called; returns `work`."""
         if (
             principal is not None
             and principal.kind in _ENDING_KINDS
             # It has no credential.
             and principal.id != OLLAMA_PORT_KEY_ID
         ):
+            if not self._open:
+                self._has_open.set()
             self._open[work] = principal
-            self._has_open.set()
         return work
 
     def check_soon(self) -> None:

@@ -37,10 +37,11 @@ class RequestRecorder:
 
         An error that leaves the block is recorded with the status that `http_status_of` gives it.
         """
+        facts = facts_of(request)
         record = self._request_log.open_record(
             request.ctx.principal, endpoint or request.path.rstrip("/"), request_id_of(request)
         )
-        record.trace_headers = facts_of(request).trace_headers
+        record.trace_headers = facts.trace_headers
         return RequestRecording(self._request_log, record, http_status_of)
 
 
@@ -61,7 +62,8 @@ class RequestRecording:
 
     def close(self) -> None:
         """Close the record of a request that was answered, without a block."""
-        self.__exit__(None, None, None)
+        self._request_log.close_record(self.record)
+        self._log_outcome()
 
     def __enter__(self) -> RequestRecord:
         return self.record
@@ -84,6 +86,10 @@ class RequestRecording:
             record.status = record.status or self._http_status_of(llb_error)
             record.error_code = llb_error.code
         self._request_log.close_record(record)
+        self._log_outcome()
+
+    def _log_outcome(self) -> None:
+        record = self.record
         if log.isEnabledFor(logging.DEBUG):
             outcome = record.error_code or "done"
             log.debug("%s %s: %s, %s", record.endpoint, record.requested_model, record.status, outcome)

@@ -33,16 +33,16 @@ class NodeTraffic:
         self._clock = clock
         self._counters: defaultdict[str, _Counters] = defaultdict(_Counters)
         self._model_counters: defaultdict[str, _Counters] = defaultdict(_Counters)
-        # Of all nodes: every request that ends asks for it.
-        self._active_total = 0
+        # Requests in flight of all nodes: every request that ends asks for it.
+        self.active_total = 0
 
     def begin_request(self, node_id: str) -> None:
         self._counters[node_id].active += 1
-        self._active_total += 1
+        self.active_total += 1
 
     def end_request(self, node_id: str) -> None:
         self._counters[node_id].active -= 1
-        self._active_total -= 1
+        self.active_total -= 1
 
     def record_tokens(self, node_id: str, model_id: str, tokens: int) -> None:
         """Count tokens of an answer that is being generated; negative where too many were counted."""
@@ -62,7 +62,7 @@ class NodeTraffic:
     @property
     def is_idle(self) -> bool:
         """Whether no node has a request in flight."""
-        return self._active_total == 0
+        return self.active_total == 0
 
     def sample(self, node_id: str) -> tuple[int, float]:
         """Requests answered so far, and tokens per second since the last sample."""

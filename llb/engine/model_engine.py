@@ -82,6 +82,22 @@ class LeaseRequest:
 class Lease:
     """Right of one request to use a loaded engine, until `release()` or the end of the `async with` block."""
 
+    __slots__ = (
+        "_answer",
+        "_engine",
+        "_is_held",
+        "_seen_bytes",
+        "api_key",
+        "blame",
+        "context_length",
+        "generation",
+        "host",
+        "port",
+        "progress",
+        "slots",
+        "template",
+    )
+
     def __init__(self, engine: ModelEngine) -> None:
         ready, spec = engine.process.ready, engine.process.spec
         if ready is None or spec is None:
@@ -294,10 +310,15 @@ class ModelEngine:
             self._last_used = self._clock()
         if lease in self._leases:
             del self._leases[lease]
-            lease.sample_progress(self._last_used)
-            if lease.progress is not None and lease.progress.last_byte_at is not None:
-                self._record_progress(max(self._last_progress_at, lease.progress.last_byte_at))
-                self._has_answered, self._lives_without_answer = True, 0
+            progress = lease.progress
+            if progress is not None:
+                lease.sample_progress(self._last_used)
+                if progress.last_byte_at is not None:
+                    # As `_record_progress`, if it is the last one.
+                    if progress.last_byte_at > self._last_progress_at:
+                        self._last_progress_at = progress.last_byte_at
+                    self._silent_since = None
+                    self._has_answered, self._lives_without_answer = True, 0
         self.process.end_request(lease.generation)
 
     def resolve_lease_requests(self, now: float) -> None:
@@ -349,7 +370,10 @@ class ModelEngine:
     def watch(self, lease: Lease, prompt_tokens: int, speed: EngineSpeed) -> None:
         """Begin to watch the progress of a request."""
         now = self._clock()
-        if not any(other.progress for other in self._leases):
+        for other in self._leases:
+            if other.progress is not None:
+                break
+        else:
             # Until now there was nothing to do.
             self._record_progress(now)
         lease.progress = RequestProgress(now, prompt_tokens, speed)

@@ -328,6 +328,20 @@ class Attempt:
         )
         return self._events
 
+    def write_document(self, document: bytes, response: UpstreamResponse, sink: DirectSink) -> None:
+        """Write a whole document without a wait: `start_relay` and `write_now` in one."""
+        assert self.node is not None  # noqa: S101  # it has answered
+        if self._own_prompt is not None:
+            self._limited = LimitedSink(sink, self._own_prompt.own_tokens, is_stream=False)
+            document = self._limited.limit(document)
+        sink.start_response(
+            response.status,
+            response.content_type,
+            node_name=self.node.hello.name,
+            queued_ms=0 if self._reservation is None else self._reservation.queued_ms,
+        )
+        sink.write_now(document, last=True)
+
     @property
     def wants_stream(self) -> bool:
         """Whether a stream of the engine is passed on as a stream."""
@@ -404,21 +418,22 @@ class Attempt:
                 self._spend.settle_partial(result.usage, result.body_bytes)
             else:
                 self._spend.settle_unknown()
-        record.usage = self._tell_usage(result.usage)
-        record.is_answered = result.error is None
-        record.error_code = None if result.error is None else result.error.code
-        tokens = result.usage.completion_tokens
+        usage, error, model_id = result.usage, result.error, call.model.id
+        record.usage = usage if self._own_prompt is None else self._tell_usage(usage, self._own_prompt)
+        record.is_answered = error is None
+        record.error_code = None if error is None else error.code
+        tokens = usage.completion_tokens
         # The engine's own count replaces that of the events.
         uncounted = 0 if tokens is None else tokens - self._streamed_tokens
-        context.traffic.record_answer(place_id, call.model.id, uncounted)
+        context.traffic.record_answer(place_id, model_id, uncounted)
         is_external = self._exchange is not None
         # A failure that is fast must not make an endpoint look fast.
-        if self._reservation is not None and not (is_external and result.error is not None):
+        if self._reservation is not None and not (is_external and error is not None):
             context.performance.record_completion(
                 place_id,
-                call.model.id,
+                model_id,
                 self._estimate,
-                _measured_usage(result, record.sent_at) if is_external else result.usage,
+                _measured_usage(result, record.sent_at) if is_external else usage,
                 mean_busy_slots=self._reservation.mean_busy_slots,
             )
 
@@ -457,10 +472,9 @@ class Attempt:
             return error_from_blame(blame, self._call.model.id)
         return error_from_transport_error(failure)
 
-    def _tell_usage(self, usage: Usage) -> Usage:
+    def _tell_usage(self, usage: Usage, own_prompt: OwnPrompt) -> Usage:
         """Return the counts for the history of the request: cached tokens as the client was told."""
-        own_prompt = self._own_prompt
-        if own_prompt is None or usage.prompt_tokens is None:
+        if usage.prompt_tokens is None:
             return usage
         self._context.prompt_owners.end_request(own_prompt, usage.prompt_tokens)
         return replace(usage, cached_tokens=told_tokens(usage.cached_tokens or 0, own_prompt.own_tokens))
@@ -475,6 +489,8 @@ class Attempt:
 
     def release(self) -> None:
         """Give back what was taken, in the opposite order. Nothing here awaits or fails."""
+        # It counts tokens here: each would keep the other.
+        self._events = None
         if self._begun is not None:
             self._begun.close()
         if self._spend is not None:

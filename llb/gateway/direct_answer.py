@@ -80,13 +80,12 @@ class DirectAnswer:
     # --- documents ---
 
     def _write_document(self) -> None:
-        response, attempt = self._response, self._attempt
+        response = self._response
         document = response.take_whole(MAX_HELD_BYTES)
         if not document:
             self.stop()
             return
-        attempt.start_relay(response, self._sink)
-        attempt.write_now(document, self._sink, last=True)
+        self._attempt.write_document(document, response, self._sink)
         self._finish(read_document_usage(document), len(document), is_stream=False)
 
     # --- streams ---
@@ -146,10 +145,10 @@ class DirectAnswer:
         self._finish(usage, events.usage_parser.total_bytes, is_stream=True)
 
     def _finish(self, usage: Usage, body_bytes: int, *, is_stream: bool) -> None:
-        response = self._response
+        response, attempt = self._response, self._attempt
         response.stop_observing()
-        self._attempt.note_received(response)
-        self._attempt.record_result(
+        attempt.note_received(response)
+        attempt.record_result(
             RelayResult(
                 response.status, is_stream, usage, body_bytes, response.first_byte_at, time.monotonic(), None
             )

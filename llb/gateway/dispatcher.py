@@ -69,6 +69,8 @@ class Dispatcher:
         self._principal_watch = principal_watch
         self._idle_event = asyncio.Event()
         self._idle_event.set()
+        # The state of the event: each request asks for it twice.
+        self._is_idle = True
         self._deadline_timer = DeadlineTimer(MAX_REQUEST_DURATION_S)
 
     async def dispatch(self, call: InferenceCall, sink: ClientSink) -> RelayResult | None:
@@ -81,11 +83,12 @@ class Dispatcher:
 
     def begin(self, call: InferenceCall, sink: ClientSink) -> RunningCall:
         """Begin to answer `call`; `resume` or `finish_directly` ends it."""
-        self._idle_event.clear()
+        if self._is_idle:
+            self._is_idle = False
+            self._idle_event.clear()
         running = RunningCall(call, sink)
-        running.deadline = self._deadline_timer.start_deadline(running.interrupt)
-        running.open_work = self._principal_watch.begin(call.record.principal, running.interrupt)
-        return running
+        self._deadline_timer.add(running)
+        return self._principal_watch.watch(running, call.record.principal)
 
     def send_directly(self, running: RunningCall) -> bool:
         """Send the request of an ordinary call, if nothing has to be waited for before.
@@ -93,16 +96,15 @@ class Dispatcher:
         False where `resume` has to do it, also where it will raise an error.
         """
         call = running.call
-        if not call.fits_any_template or call.model.is_external:
-            return False
-        if self._context.spill_book.rules_of(call.model.id):
+        context, model = self._context, call.model
+        if not call.fits_any_template or model.is_external or context.spill_book.rules_of(model.id):
             return False
         try:
-            self._quarantine.check(call.model.id, call.record.principal, call.body)
+            self._quarantine.check(model.id, call.record.principal, call.body)
             if call.record.principal.allowances:
                 running.rate_limit = self._rate_limited(call)
                 running.rate_limit.begin()
-            attempt = Attempt(self._context, call, self._estimate_request(call))
+            attempt = Attempt(context, call, self._estimate_request(call))
             try:
                 is_sent = attempt.begin(self._place_filter.refused_places(call).ids)
             except BaseException:
@@ -144,8 +146,8 @@ class Dispatcher:
             with running.rate_limit or self._rate_limited(call):
                 return await self._dispatch_to_models(running)
         except asyncio.CancelledError:
-            error: errors.LlbError | None = running.open_work.error
-            if error is None and running.deadline.is_expired:
+            error: errors.LlbError | None = running.error
+            if error is None and running.is_expired:
                 error = errors.EngineTimeout("The answer took longer than a request may take")
             if error is None or task.uncancel():
                 # The request was cancelled from elsewhere, too.
@@ -157,9 +159,12 @@ class Dispatcher:
             self._end(running)
 
     def _end(self, running: RunningCall) -> None:
-        self._principal_watch.end(running.open_work)
-        self._deadline_timer.cancel_deadline(running.deadline)
-        if self._context.traffic.is_idle:
+        self._principal_watch.end(running)
+        self._deadline_timer.cancel_deadline(running)
+        # What interrupts it refers to it.
+        running.hand_over(None)
+        if not self._context.traffic.active_total:
+            self._is_idle = True
             self._idle_event.set()
 
     async def drain(self, timeout_s: float) -> None:

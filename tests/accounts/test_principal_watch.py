@@ -61,7 +61,7 @@ class Watched:
 
     def watch_principal(self, name: str, principal: Principal) -> None:
         self.ended[name] = asyncio.Event()
-        self.work[name] = self.watch.begin(principal, self.ended[name].set)
+        self.work[name] = self.watch.watch(OpenWork(self.ended[name].set), principal)
 
     async def call(self, method: str, path: str, credential: tuple[str, str], body: object = None) -> None:
         answer = await self.server.call(method, path, credential, json_body=body)
@@ -193,7 +193,7 @@ async def test_a_key_expires_while_it_is_used(server: ApiServer) -> None:
     _, bearer = await server.create_key(Scope.INFERENCE, expires_at=now[0] + 60)
     principal = await server.authenticator.authenticate_key(bearer.removeprefix("Bearer "))
     ended = asyncio.Event()
-    work = watch.begin(principal, ended.set)
+    work = watch.watch(OpenWork(ended.set), principal)
     await watch._check()
     assert not ended.is_set()
     now[0] += 61

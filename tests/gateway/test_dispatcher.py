@@ -17,7 +17,7 @@ import pytest
 from msgspec import structs
 
 from llb import errors
-from llb.accounts.principal_watch import OpenWork, PrincipalWatch
+from llb.accounts.principal_watch import PrincipalWatch
 from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.view import ClusterView
 from llb.engine.watch_policy import Blame, EngineSpeed
@@ -36,6 +36,7 @@ from llb.gateway.inference_call import InferenceCall
 from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.routing.performance_model import PerformanceModel
+from llb.gateway.running_call import RunningCall
 from llb.gateway.spend.attempt_spend import SpendControl
 from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.keepalive import SseKeepalive
@@ -216,11 +217,11 @@ class Gateway:
             spend=cast(SpendControl, None),
             get_load_timeout_s=lambda: 5.0,
         )
-        self.watched: list[OpenWork] = []
+        self.watched: list[RunningCall] = []
         self.dispatcher = self.make_dispatcher()
 
     def make_dispatcher(self) -> Dispatcher:
-        watch = SimpleNamespace(begin=self._begin_work, end=self.watched.remove)
+        watch = SimpleNamespace(watch=self._watch_work, end=self.watched.remove)
         return Dispatcher(self.context, ApiKeyRateLimiter(), cast(PrincipalWatch, watch))
 
     async def _acquire_lease(self, _model_id: str, **_options: Any) -> FakeLease:
@@ -235,9 +236,9 @@ class Gateway:
 
     async def _close(self) -> None: ...
 
-    def _begin_work(self, _principal: Principal, on_ended: Callable[[], object]) -> OpenWork:
-        self.watched.append(OpenWork(on_ended))
-        return self.watched[-1]
+    def _watch_work(self, work: RunningCall, _principal: Principal) -> RunningCall:
+        self.watched.append(work)
+        return work
 
     def revoke_key(self) -> None:
         """End everything that is open, as a revocation does."""

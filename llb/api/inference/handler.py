@@ -100,7 +100,15 @@ async def end_response(request: IncomingRequest, response: ResponseSink, result:
 class BegunAnswer:
     """Answer that was begun without a task: callbacks end it, or a task does with `resume`."""
 
-    __slots__ = ("_dispatcher", "_recording", "_request", "_running", "_sink")
+    __slots__ = (
+        "_dispatcher",
+        "_on_answered",
+        "_on_stopped",
+        "_recording",
+        "_request",
+        "_running",
+        "_sink",
+    )
 
     def __init__(
         self,
@@ -115,6 +123,9 @@ class BegunAnswer:
         self._recording = recording
         self._running = running
         self._sink = sink
+        # While callbacks answer.
+        self._on_answered: Callable[[], None]
+        self._on_stopped: Callable[[], None]
 
     def start(self, on_answered: Callable[[], None], on_stopped: Callable[[], None]) -> bool:
         """Have callbacks answer; False where `resume` has to.
@@ -123,33 +134,33 @@ class BegunAnswer:
         `resume` has to continue.
         """
         running = self._running
-        running.hand_over(on_stopped)
         if not self._dispatcher.send_directly(running):
             return False
         attempt = running.attempt
         response = None if attempt is None else attempt.pending_response
         if attempt is None or response is None:
             return False
-
-        def on_all_written() -> None:
-            self._dispatcher.finish_directly(running)
-            self._recording.close()
-            on_answered()
-
-        def on_failed(error: Exception) -> None:
-            running.failure = error
-            on_stopped()
-
+        self._on_answered, self._on_stopped = on_answered, on_stopped
         answer = DirectAnswer(
             attempt,
             response,
             self._sink,
-            on_answered=on_all_written,
+            on_answered=self._finish,
             on_stopped=on_stopped,
-            on_failed=on_failed,
+            on_failed=self._fail,
         )
         running.hand_over(answer.stop)
         return True
+
+    def _finish(self) -> None:
+        """The client has the whole answer."""
+        self._dispatcher.finish_directly(self._running)
+        self._recording.close()
+        self._on_answered()
+
+    def _fail(self, error: Exception) -> None:
+        self._running.failure = error
+        self._on_stopped()
 
     def interrupt(self) -> None:
         """The client has left."""

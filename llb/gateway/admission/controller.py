@@ -45,7 +45,16 @@ class ModelQueueSnapshot:
 class SlotReservation:
     """One reserved slot, until `release()`."""
 
-    __slots__ = ("_admission", "_busy_at_start", "_is_released", "_node", "_queue", "_request", "queued_ms")
+    __slots__ = (
+        "_admission",
+        "_busy_at_start",
+        "_is_released",
+        "_node",
+        "_queue",
+        "_request",
+        "node_id",
+        "queued_ms",
+    )
 
     def __init__(
         self,
@@ -56,17 +65,14 @@ class SlotReservation:
         queued_ms: int,
     ) -> None:
         self.queued_ms = queued_ms
+        # The node that the slot belongs to.
+        self.node_id = node.node_id
         self._admission = admission
         self._queue = queue
         self._node = node
         self._request = request
         self._busy_at_start = node.busy
         self._is_released = False
-
-    @property
-    def node_id(self) -> str:
-        """The node that the slot belongs to."""
-        return self._node.node_id
 
     @property
     def mean_busy_slots(self) -> float:
@@ -79,8 +85,9 @@ class SlotReservation:
             self._is_released = True
             self._queue.release_slot(self._node, self._request)
             if self._node.shared is not None:
-                self._admission.grant_shared_slots(self._node.node_id)
-            self._admission.discard_if_empty(self._queue)
+                self._admission.grant_shared_slots(self.node_id)
+            if not self._queue.nodes:
+                self._admission.discard_if_empty(self._queue)
 
 
 class AdmissionController:
@@ -165,7 +172,8 @@ class AdmissionController:
     ) -> SlotReservation | None:
         """Like `reserve_slot`, without a wait: None if no slot is free that the request may have."""
         queue = self._queue_for(model_id, exclude)
-        request.requests_ahead, request.waited_s = queue.count_requests_ahead(owner_id, key_id), 0.0
+        request.requests_ahead = queue.count_requests_ahead(owner_id, key_id) if queue.queued else 0
+        request.waited_s = 0.0
         # No queued request wants a slot that is free (`ModelQueue.grant_free_slots`): this overtakes none.
         node = queue.acquire_slot(request, select_node, exclude)
         return None if node is None else SlotReservation(self, queue, node, request, 0)
@@ -226,7 +234,7 @@ class AdmissionController:
     def serving_node_count(self, model_id: str) -> int:
         """Return the number of nodes that serve a model."""
         queue = self._queues.get(model_id)
-        return queue.node_count if queue is not None else 0
+        return len(queue.present_nodes) if queue is not None else 0
 
     def max_context_length(self, model_id: str) -> int | None:
         """Return the longest context of a model on any node, in tokens; None while a node has not told it."""
@@ -270,7 +278,7 @@ class AdmissionController:
         if self._closed:
             raise _shutting_down_error()
         queue = self._queues.get(model_id)
-        if queue is None or not queue.can_serve(exclude):
+        if queue is None or not (queue.can_serve(exclude) if exclude else queue.present_nodes):
             raise no_node_error()
         return queue
 

@@ -12,14 +12,28 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """Deadline of one request. `is_expired`: the timer has called `on_expired`."""
+    """Deadline of one request. `is_expired`: the timer has called `expire`."""
 
-    __slots__ = ("due_at", "is_expired", "on_expired")
+    __slots__ = ("due_at", "is_expired")
 
-    def __init__(self, on_expired: Callable[[], object], due_at: float) -> None:
-        self.on_expired = on_expired
-        self.due_at = due_at
+    def __init__(self) -> None:
+        self.due_at = 0.0
         self.is_expired = False
+
+    def expire(self) -> None:
+        """The time has passed."""
+        raise NotImplementedError
+
+
+class _CallbackDeadline(Deadline):
+    __slots__ = ("_on_expired",)
+
+    def __init__(self, on_expired: Callable[[], object]) -> None:
+        super().__init__()
+        self._on_expired = on_expired
+
+    def expire(self) -> None:
+        self._on_expired()
 
 
 class DeadlineTimer:
@@ -34,12 +48,17 @@ class DeadlineTimer:
 
     def start_deadline(self, on_expired: Callable[[], object]) -> Deadline:
         """Have `on_expired` called after the time; the caller always calls `cancel_deadline`."""
-        deadline = Deadline(on_expired, self._clock() + self._timeout_s)
+        deadline = _CallbackDeadline(on_expired)
+        self.add(deadline)
+        return deadline
+
+    def add(self, deadline: Deadline) -> None:
+        """As `start_deadline`, for a deadline that the caller has made."""
+        deadline.due_at = self._clock() + self._timeout_s
         self._deadlines[deadline] = None
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._timeout_s, self._expire_due)
-        return deadline
 
     def cancel_deadline(self, deadline: Deadline) -> None:
         """End a deadline; idempotent."""
@@ -61,4 +80,4 @@ class DeadlineTimer:
                 return
             del self._deadlines[deadline]
             deadline.is_expired = True
-            deadline.on_expired()
+            deadline.expire()

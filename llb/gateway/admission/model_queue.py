@@ -146,11 +146,11 @@ class ModelQueue:
         "_gap_started_at",
         "_nonempty_since",
         "_on_load_wanted",
-        "_present_nodes",
         "_queues_by_owner",
         "_table",
         "model_id",
         "nodes",
+        "present_nodes",
         "queued",
         "queued_bytes",
     )
@@ -167,7 +167,7 @@ class ModelQueue:
         self.queued = 0
         # of request bodies, which stay in memory meanwhile
         self.queued_bytes = 0
-        self._present_nodes: tuple[NodeSlots, ...] = ()
+        self.present_nodes: tuple[NodeSlots, ...] = ()
         # The present nodes, made again for the first request after they have changed.
         self._table: CandidateTable | None = None
         self._clock = clock
@@ -188,7 +188,7 @@ class ModelQueue:
 
         Raises ValueError for a wrong choice.
         """
-        candidates = self._candidates
+        candidates = self._candidates if self._table is None else self._table
         selected = select_node(candidates.without(exclude) if exclude else candidates, request)
         if selected is None:
             return None
@@ -205,16 +205,19 @@ class ModelQueue:
         # Its throughput, too, was measured before.
         if self._table is not None:
             self._table.update(node)
-        self._discard_if_gone(node)
-        self._measure_completion_gap()
-        # Requests that left a slot unused because it is not loaded have no new reason to want it.
-        self.grant_free_slots(loaded_only=node.loaded)
+        if not node.is_present:
+            self._discard_if_gone(node)
+        if self.queued or self._gap_started_at is not None:
+            self._measure_completion_gap()
+        if self.queued:
+            # Requests that left a slot unused because it is not loaded have no new reason to want it.
+            self.grant_free_slots(loaded_only=node.loaded)
 
     def grant_free_slots(self, *, loaded_only: bool = False) -> None:
         """Grant free slots to queued requests, until none of them wants a slot that is free."""
         has_progress = self.queued > 0
         while has_progress and any(
-            node.free_slots > 0 and (node.loaded or not loaded_only) for node in self._present_nodes
+            node.free_slots > 0 and (node.loaded or not loaded_only) for node in self.present_nodes
         ):
             has_progress = any(
                 self._grant_to_owner(owner_id, position)
@@ -264,7 +267,7 @@ class ModelQueue:
         if queued_request.recheck_timer is None:
             loads = [
                 node.load_s
-                for node in self._present_nodes
+                for node in self.present_nodes
                 if node.free_slots > 0 and not node.loaded and node.node_id not in queued_request.exclude
             ]
             if loads:
@@ -302,7 +305,7 @@ class ModelQueue:
         Each single wait may be too short to be worth a load, although the queue never empties.
         """
         idle = [
-            node for node in self._present_nodes if node.free_slots > 0 and not node.loaded and not node.busy
+            node for node in self.present_nodes if node.free_slots > 0 and not node.loaded and not node.busy
         ]
         fastest = min(idle, key=lambda node: node.load_s, default=None)
         if fastest is not None and queue_age_s >= fastest.load_s:
@@ -369,7 +372,7 @@ class ModelQueue:
             node.throughput = throughput
         if arrangement != (True, loaded, context_length, priority, weight):
             self._arrange_nodes()
-            if self.node_count > 1:
+            if len(self.present_nodes) > 1:
                 # A millisecond for a node that is new to this process, which no request should wait for.
                 ring_samples(node_id)
         elif self._table is not None:
@@ -389,19 +392,14 @@ class ModelQueue:
             self.grant_free_slots()
 
     def _arrange_nodes(self) -> None:
-        self._present_nodes = tuple(node for node in self.nodes.values() if node.is_present)
+        self.present_nodes = tuple(node for node in self.nodes.values() if node.is_present)
         self._table = None
 
     @property
     def _candidates(self) -> CandidateTable:
         if self._table is None:
-            self._table = CandidateTable(self._present_nodes)
+            self._table = CandidateTable(self.present_nodes)
         return self._table
-
-    @property
-    def node_count(self) -> int:
-        """Number of present nodes."""
-        return len(self._present_nodes)
 
     @property
     def max_context_length(self) -> int | None:
@@ -410,7 +408,7 @@ class ModelQueue:
 
     def select_without_slot(self, exclude: frozenset[str]) -> NodeSlots | None:
         """Return the least busy node that has the model loaded, else the fastest to load it, or None."""
-        candidates = [node for node in self._present_nodes if node.node_id not in exclude and node.slots > 0]
+        candidates = [node for node in self.present_nodes if node.node_id not in exclude and node.slots > 0]
         return min(
             candidates,
             key=lambda node: (0.0, node.busy) if node.loaded else (node.load_s, node.busy),
@@ -420,8 +418,8 @@ class ModelQueue:
     def can_serve(self, exclude: frozenset[str]) -> bool:
         """Whether a present node could serve, now or later."""
         if not exclude:
-            return bool(self._present_nodes)
-        return any(node.node_id not in exclude for node in self._present_nodes)
+            return bool(self.present_nodes)
+        return any(node.node_id not in exclude for node in self.present_nodes)
 
     def _discard_if_gone(self, node: NodeSlots) -> None:
         if not node.is_present and not node.busy:

@@ -122,7 +122,7 @@ class BegunRequest:
 
     def close(self) -> None:
         """End the exchange; no effect once the response is complete."""
-        if self.response is not None:
+        if self.response is not None and not self.response.is_complete:
             self.response.close()
 
     def begin_relay(self) -> None:
@@ -373,11 +373,15 @@ class HttpClient:
             raise ConnectError("the client is closed")
 
     def _release_connection(self, connection: Connection) -> None:
-        for waiter in self._tunnel_waiters.get(connection.pool_key, ()):
-            if not waiter.done():
-                waiter.set_result(connection)
-                return
-        idle = self._idle_pools.setdefault(connection.pool_key, [])
+        pool_key = connection.pool_key
+        if self._tunnel_waiters:
+            for waiter in self._tunnel_waiters.get(pool_key, ()):
+                if not waiter.done():
+                    waiter.set_result(connection)
+                    return
+        idle = self._idle_pools.get(pool_key)
+        if idle is None:
+            idle = self._idle_pools[pool_key] = []
         if self._is_closed or len(idle) >= MAX_IDLE_PER_POOL_KEY:
             connection.abort(UpstreamClosed(before_first_byte=True))
         else:

@@ -14,6 +14,7 @@ import httptools
 
 from llb.base import platform_compat
 from llb.engine.watch_policy import Blame
+from llb.gateway.http.known_response import KnownResponseHead, learn_head
 from llb.gateway.http.response import HIGH_WATER_BYTES, UpstreamResponse
 from llb.gateway.http.upstream_errors import EngineEnded, InvalidResponse, TransportError, UpstreamClosed
 
@@ -99,6 +100,8 @@ class Connection(asyncio.BufferedProtocol):
         self._in_interim_response = False
         self._is_message_complete = False
         self._is_reusable = False
+        # Of the last response that came in one piece.
+        self._known_head: KnownResponseHead | None = None
         # Of a request whose body is sent in pieces.
         self._is_body_pending = False
         self._continue_waiter: asyncio.Future[None] | None = None
@@ -291,12 +294,19 @@ class Connection(asyncio.BufferedProtocol):
             # Unsolicited bytes must not become the response to the next request.
             self._transport.abort()
             return
+        is_begin = not (response.status or self._header_bytes or self._is_body_pending)
+        if is_begin and self._known_head is not None and self._read_known(response, self._known_head, data):
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.abort(InvalidResponse(str(error) or "not an HTTP response"))
             return
         if self._is_message_complete:
+            if is_begin and self._is_reusable and response.content_length and not response.chunked:
+                self._known_head = learn_head(
+                    bytes(data), response.headers, response.content_type, self._keepalive_expiry_s
+                )
             self._finish_response(response)
             return
         if not response.status:
@@ -308,6 +318,21 @@ class Connection(asyncio.BufferedProtocol):
             self._is_reading_paused = True
             self._transport.pause_reading()
         response.wake_reader()
+
+    def _read_known(self, response: UpstreamResponse, known: KnownResponseHead, data: memoryview) -> bool:
+        """Read a whole response whose head is known, past the parser; False for any other."""
+        body = known.find_body(bytes(data))
+        if body is None:
+            return False
+        response.status = 200
+        response.headers, response.content_type = known.headers.copy(), known.content_type
+        response.content_length = response.buffered_bytes = response.total_bytes = len(body)
+        response.first_byte_at = time.monotonic()
+        response.chunks.append(body)
+        self._keepalive_expiry_s = known.keepalive_expiry_s
+        self._is_message_complete = self._is_reusable = True
+        self._finish_response(response)
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         self.resume_writing()
@@ -334,9 +359,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish_response(self, response: UpstreamResponse) -> None:
         self._response = None
-        self.resume_reading()
+        if self._is_reading_paused:
+            self.resume_reading()
         response.finish(None if response.engine_blame is None else EngineEnded(response.engine_blame))
-        if self._is_reusable and not self._is_body_pending and not self.is_closed:
+        if self._is_reusable and not self._is_body_pending and not self._transport.is_closing():
             self.return_to_pool()
         else:
             self._transport.abort()

@@ -289,5 +289,9 @@ class UpstreamResponse:
             self.is_complete = True
         elif self.error is None:
             self.error = error
-        self.mark_started()
-        self.wake_reader()
+        if self._on_started is not None:
+            self.mark_started()
+        if self._observer is not None:
+            self._observer(True)
+        else:
+            self.wake_reader()

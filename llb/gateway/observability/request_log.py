@@ -212,8 +212,11 @@ class RequestLog:
         if record.transcript is not None:
             record.text, record.transcript = record.transcript.build_text(), None
         self._pending.append(record)
-        self._drop_excess()
-        self._has_pending.set()
+        pending_count = len(self._pending)
+        if pending_count == 1:
+            self._has_pending.set()
+        elif pending_count > self._max_pending:
+            self._drop_excess()
 
     def _drop_excess(self) -> None:
         while len(self._pending) > self._max_pending:

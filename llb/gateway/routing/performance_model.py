@@ -35,24 +35,24 @@ STALE_GROWTH_FACTOR = 2**0.5
 class DecayingRatio:
     """Quotient of two decaying sums: a request has weight according to its size."""
 
-    __slots__ = ("_denominator", "_numerator")
+    __slots__ = ("denominator", "numerator")
 
     def __init__(self) -> None:
-        self._numerator = self._denominator = 0.0
+        self.numerator = self.denominator = 0.0
 
     def add(self, numerator: float, denominator: float) -> None:
-        self._numerator = DECAY * self._numerator + numerator
-        self._denominator = DECAY * self._denominator + denominator
+        self.numerator = DECAY * self.numerator + numerator
+        self.denominator = DECAY * self.denominator + denominator
 
     def value(self, min_numerator: float = 0.0) -> float | None:
         """Return the quotient; None while the numerator is below `min_numerator`."""
-        if self._denominator <= 0 or self._numerator < min_numerator:
+        if self.denominator <= 0 or self.numerator < min_numerator:
             return None
-        return self._numerator / self._denominator
+        return self.numerator / self.denominator
 
     def raise_to(self, value: float) -> None:
         """Set the quotient and keep its weight."""
-        self._denominator = self._numerator / value
+        self.denominator = self.numerator / value
 
 
 class MeasuredRates:
@@ -66,8 +66,12 @@ class MeasuredRates:
         self.estimated_prefill, self.estimated_decode = DecayingRatio(), DecayingRatio()
 
     def add_decode(self, steps: float, seconds: float) -> None:
-        self.decode.add(steps, seconds)
-        self.estimated_decode.add(steps, seconds)
+        # Written out: every answer comes here.
+        decode, estimated = self.decode, self.estimated_decode
+        decode.numerator = DECAY * decode.numerator + steps
+        decode.denominator = DECAY * decode.denominator + seconds
+        estimated.numerator = DECAY * estimated.numerator + steps
+        estimated.denominator = DECAY * estimated.denominator + seconds
 
     def add_prefill(self, tokens: int, seconds: float) -> None:
         self.prefill.add(tokens, seconds)
@@ -80,12 +84,12 @@ _UNKNOWN_SPEED = EngineSpeed()
 class NodePerformance:
     """Measurements of one model on one node. Endpoints have thousands of models, most of them never asked."""
 
-    __slots__ = ("_rates", "_updated_at", "load_s", "speed", "throughput")
+    __slots__ = ("_rates", "_speed", "_updated_at", "load_s", "throughput")
 
     def __init__(self, now: float) -> None:
         self.throughput = Throughput()
-        # What was measured, without the growth of stale estimates.
-        self.speed = _UNKNOWN_SPEED
+        # None until it is asked for after a measurement.
+        self._speed: EngineSpeed | None = _UNKNOWN_SPEED
         self.load_s: float | None = None
         # None until an answer was measured.
         self._rates: MeasuredRates | None = None
@@ -102,12 +106,24 @@ class NodePerformance:
         if steps > 0 and usage.decode_ms:
             step_ms = usage.decode_ms / steps
             # Slots generate in parallel: the node's rate is that of one slot times the busy slots.
-            rates.add_decode(steps * max(1.0, mean_busy_slots), usage.decode_ms / 1000)
+            rates.add_decode(
+                steps * mean_busy_slots if mean_busy_slots > 1.0 else steps, usage.decode_ms / 1000
+            )
         if usage.prefill_ms and uncached_tokens >= MIN_PREFILL_TOKENS:
             prefill_ms = max(usage.prefill_ms - step_ms, usage.prefill_ms / 2)
             rates.add_prefill(uncached_tokens, prefill_ms / 1000)
-        self.speed = EngineSpeed(rates.prefill.value(TRUSTED_PREFILL_TOKENS), rates.decode.value())
+        self._speed = None
         self._update_throughput(now, rates)
+
+    @property
+    def speed(self) -> EngineSpeed:
+        """What was measured, without the growth of stale estimates."""
+        speed, rates = self._speed, self._rates
+        if speed is None:
+            assert rates is not None  # noqa: S101  # set with the measurement
+            prefill = rates.prefill.value(TRUSTED_PREFILL_TOKENS)
+            speed = self._speed = EngineSpeed(prefill, rates.decode.value())
+        return speed
 
     def is_stale(self, now: float) -> bool:
         """Whether nothing was measured for `STALE_AFTER_S`."""
@@ -180,15 +196,16 @@ class PerformanceModel:
         The prompt counts without its usual cached part; the completion has the usual length, up to
         `max_completion_tokens`.
         """
-        uncached_ratio = self._models[model_id].uncached_ratio.value()
-        completion_tokens = self.expected_completion_tokens(model_id)
-        if max_completion_tokens is not None:
-            completion_tokens = min(completion_tokens, max_completion_tokens)
+        model = self._models[model_id]
+        uncached_ratio = model.uncached_ratio.value()
+        completion_tokens = int(model.mean_completion_tokens)
+        if max_completion_tokens is not None and max_completion_tokens < completion_tokens:
+            completion_tokens = max_completion_tokens
         return RequestEstimate(
-            prompt_tokens=prompt_tokens if uncached_ratio is None else int(prompt_tokens * uncached_ratio),
-            completion_tokens=completion_tokens,
-            context_tokens=prompt_tokens,
-            affinity_key=affinity_key,
+            prompt_tokens if uncached_ratio is None else int(prompt_tokens * uncached_ratio),
+            completion_tokens,
+            prompt_tokens,
+            affinity_key,
         )
 
     def expected_completion_tokens(self, model_id: str) -> int:

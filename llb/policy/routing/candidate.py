@@ -32,8 +32,11 @@ class Throughput:
         """Set the last measured values, and the grade if it changed enough."""
         self.prefill_tokens_per_s = prefill_tokens_per_s or None
         self.decode_tokens_per_s = decode_tokens_per_s or None
-        if self.decode_tokens_per_s is not None:
-            seconds = self.estimate_duration_s(REFERENCE_TOKENS, REFERENCE_TOKENS)
+        decode = self.decode_tokens_per_s
+        if decode is not None:
+            # As `estimate_duration_s` says it: every answer comes here.
+            prefill = self.prefill_tokens_per_s or PREFILL_DECODE_RATIO * decode
+            seconds = REFERENCE_TOKENS / prefill + REFERENCE_TOKENS / decode
             exact = -GRADES_PER_OCTAVE * math.log2(seconds)
             if self.grade is None or abs(exact - self.grade) > GRADE_HYSTERESIS:
                 self.grade = round(exact)

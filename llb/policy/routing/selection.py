@@ -94,6 +94,9 @@ class CandidateTable(Sequence[RoutingCandidate]):
 
     def update(self, candidate: RoutingCandidate) -> None:
         """Note new requests, slots or throughput of a candidate."""
+        if not self._columns_of and not self._subsets:
+            # A single candidate.
+            return
         columns = self._columns_of.get(candidate.node_id)
         if columns is not None:
             columns.update(candidate)

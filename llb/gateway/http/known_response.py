@@ -1,0 +1,63 @@
+"""Known head of a response: an engine writes the same one again and again, up to the length of the body."""
+
+from __future__ import annotations
+
+import re
+
+MAX_HEAD_BYTES = 4096
+_MAX_LENGTH_DIGITS = 9
+_BEGIN = b"HTTP/1.1 200 "
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)(?=\r\n)")
+
+
+class KnownResponseHead:
+    """Head of a response that came as a whole with its body, and was parsed.
+
+    What begins with the same bytes, but for the digits of the length, is parsed in the same way.
+    """
+
+    __slots__ = ("_after", "_before", "content_type", "headers", "keepalive_expiry_s")
+
+    def __init__(
+        self,
+        before: bytes,
+        after: bytes,
+        headers: list[tuple[bytes, bytes]],
+        content_type: bytes,
+        keepalive_expiry_s: float,
+    ) -> None:
+        """`before` ends before the digits of the length, `after` begins after them."""
+        self._before = before
+        self._after = after
+        self.headers = headers
+        self.content_type = content_type
+        self.keepalive_expiry_s = keepalive_expiry_s
+
+    def find_body(self, data: bytes) -> bytes | None:
+        """Return the body of `data`, None unless it is this head and exactly one body."""
+        if not data.startswith(self._before):
+            return None
+        at = len(self._before)
+        digits_end = data.find(b"\r", at, at + _MAX_LENGTH_DIGITS + 1)
+        digits = data[at:digits_end]
+        if digits_end < 0 or not digits.isdigit() or not data.startswith(self._after, digits_end):
+            return None
+        body = data[digits_end + len(self._after) :]
+        return body if body and len(body) == int(digits) else None
+
+
+def learn_head(
+    data: bytes, headers: list[tuple[bytes, bytes]], content_type: bytes, keepalive_expiry_s: float
+) -> KnownResponseHead | None:
+    """Return the head of `data`, a response that was parsed; None where it is not whole, or more than one."""
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
+    if end < 0 or not data.startswith(_BEGIN):
+        return None
+    lengths = list(_LENGTH.finditer(data, 0, end + 2))
+    if len(lengths) != 1:
+        return None
+    length = lengths[0]
+    known = KnownResponseHead(
+        data[: length.start(1)], data[length.end(1) : end + 4], headers, content_type, keepalive_expiry_s
+    )
+    return None if known.find_body(data) is None else known
