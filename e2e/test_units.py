@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,27 +25,26 @@ def names(file: Path) -> list[str]:
     return [match[2] for match in NAME.finditer(file.read_text("utf-8"))]
 
 
-def note(errors: list[str], error: Error) -> None:
-    errors.append(f"{error}\n{error.stack}")
-
-
 @async_fixture(scope="module")
 async def outcomes(browser: Browser) -> dict[str, dict[str, str | None]]:
     """By file and name: None, or what went wrong. What the browser complains of is the file's failure."""
     found: dict[str, dict[str, str | None]] = {}
+    errors: list[str] = []
     async with bare_context(browser) as context:
+        # A document for each file, but one tab: what the process of a tab has compiled, it need not compile
+        # again.
+        page = await context.new_page()
+        page.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
         for file in FILES:
-            page = await context.new_page()
-            errors: list[str] = []
-            page.on("pageerror", partial(note, errors))
             await page.goto("/")
+            # What the document before said as it went.
+            errors.clear()
             try:
                 found[file.name] = await page.evaluate(RUN, file.name)
             except Error as error:
                 found[file.name] = {}
                 errors.append(str(error))
             found[file.name][""] = "\n".join(errors) or None
-            await page.close()
     return found
 
 
