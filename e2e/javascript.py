@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from llb.base.resources import resource_path
@@ -23,7 +24,7 @@ _KEYWORDS_BEFORE_REGEX = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Token:
     """`kind`: name, number, string, regex, punctuation or template.
 
@@ -47,6 +48,7 @@ def page_modules() -> list[Path]:
     return [path for path in sorted(WEB.rglob("*.js")) if "vendor" not in path.relative_to(WEB).parts]
 
 
+@cache
 def read_tokens(path: Path) -> tuple[Token, ...]:
     try:
         return tokenize(path.read_text("utf-8"))
@@ -83,6 +85,9 @@ class _Tokenizer:
     def __init__(self, source: str) -> None:
         self.source = source
         self.position = 0
+        # Number of the line that holds `_counted_to`.
+        self._line = 1
+        self._counted_to = 0
 
     def read_until(self, *, ends_at_brace: bool) -> list[Token]:
         """Tokens up to the end, or to the brace that closes a template's value (which is passed)."""
@@ -104,7 +109,9 @@ class _Tokenizer:
             found.append(token)
 
     def _next_token(self, previous: Token | None, *, adjacent: bool) -> Token:
-        line = self.source.count("\n", 0, self.position) + 1
+        self._line += self.source.count("\n", self._counted_to, self.position)
+        self._counted_to = self.position
+        line = self._line
         char = self.source[self.position]
         if char == "`":
             tag = previous.text if previous is not None and previous.kind == "name" and adjacent else None
