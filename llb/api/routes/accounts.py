@@ -44,7 +44,14 @@ def accounts_blueprint(
 ) -> Blueprint:
     """`/api/auth/*` and `/api/users`. `auth_middleware` knows who may use the default password."""
     blueprint = Blueprint("accounts")
+    _add_session_routes(blueprint, db, account_service, auth_middleware)
+    _add_user_routes(blueprint, db, account_service)
+    return blueprint
 
+
+def _add_session_routes(
+    blueprint: Blueprint, db: Database, account_service: AccountService, auth_middleware: AuthMiddleware
+) -> None:
     @blueprint.post("/api/auth/login")
     @public
     @ApiOperation(
@@ -141,6 +148,8 @@ def accounts_blueprint(
         )
         return _session_response(request, session)
 
+
+def _add_user_routes(blueprint: Blueprint, db: Database, account_service: AccountService) -> None:
     @blueprint.get("/api/users")
     @requires_scope(Scope.ADMIN)
     @ApiOperation("List users", response=UserList)
@@ -184,8 +193,6 @@ def accounts_blueprint(
     async def remove_user(request: Request, user_id: str) -> HTTPResponse:
         await account_service.remove_user(request.ctx.principal, user_id, request.ctx.client.address)
         return no_content()
-
-    return blueprint
 
 
 def _source_of(request: Request) -> LoginSource:

@@ -67,7 +67,13 @@ def requests_blueprint(
 ) -> Blueprint:
     """`/api/requests`, `/api/usage` and `/api/charts`. Users see their own requests, administrators all."""
     blueprint = Blueprint("requests")
+    _add_request_routes(blueprint, db, request_log)
+    _add_usage_route(blueprint, db, request_log, view)
+    _add_chart_route(blueprint, chart_history)
+    return blueprint
 
+
+def _add_request_routes(blueprint: Blueprint, db: Database, request_log: RequestLog) -> None:
     @blueprint.get("/api/requests", name="list")
     @authenticated
     @ApiOperation(
@@ -147,6 +153,8 @@ def requests_blueprint(
         await request_log.clear()
         return no_content()
 
+
+def _add_usage_route(blueprint: Blueprint, db: Database, request_log: RequestLog, view: ClusterView) -> None:
     @blueprint.get("/api/usage", name="usage")
     @authenticated
     @ApiOperation(
@@ -187,6 +195,8 @@ def requests_blueprint(
             )
         )
 
+
+def _add_chart_route(blueprint: Blueprint, chart_history: ChartHistory) -> None:
     @blueprint.get("/api/charts", name="charts")
     @requires_scope(Scope.MODELS_READ)
     @ApiOperation(
@@ -214,8 +224,6 @@ def requests_blueprint(
                 )
             ),
         )
-
-    return blueprint
 
 
 async def _flush_briefly(request_log: RequestLog) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llb.accounts import service
 from llb.errors import SetupError
 from llb.security.login_rate_limiter import LoginRateLimiter
 from llb.store.tables import users
@@ -18,6 +20,12 @@ from tests.api.http_server import PASSWORD, ApiResponse, ApiServer, run_api_serv
 NEW_PASSWORD = "another good one"
 # A forwarded request is never a local one.
 ELSEWHERE = ("X-Forwarded-For", "203.0.113.9")
+
+
+@pytest.fixture(autouse=True)
+def no_delay_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delay of a second could end between two guesses of a test on a busy machine."""
+    monkeypatch.setattr(service, "LoginRateLimiter", partial(LoginRateLimiter, clock=lambda: 0.0))
 
 
 async def log_in_with(
