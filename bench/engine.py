@@ -2,11 +2,11 @@
 
 The same llama.cpp and the same file, SmolLM2-135M, several times: with llama-server's defaults, as llb plans
 it, and as llb plans it with one parameter changed: batches of 512 tokens instead of 128, a KV cache in q8_0,
-which llb uses where a context would be cut, self-speculation from n-grams (`ngram-mod`) and a prompt cache
-whose parts may be moved (`n_cache_reuse`), which llb does not switch on. Every round asks each in turn, and
-ratios are those within a round. On a machine that others use, tokens/s vary by more than what is compared;
-tokens per second of processor time of the server's process hardly do, least with `--threads 1`, where no
-thread waits for another.
+which llb uses where a context would be cut, the model as its own draft model, self-speculation from n-grams
+(`ngram-mod`) and a prompt cache whose parts may be moved (`n_cache_reuse`), which llb does not switch on.
+Every round asks each in turn, and ratios are those within a round. On a machine that others use, tokens/s
+vary by more than what is compared; tokens per second of processor time of the server's process hardly do,
+least with `--threads 1`, where no thread waits for another.
 
 First: prompt tokens per second of a prompt in no cache, and tokens per second of an answer. Then the edit of
 a repetitive text, which the model is asked to write again, answers to different questions, and a prompt whose
@@ -43,6 +43,8 @@ from llb.policy.memory import UBATCH_TOKENS
 PLAIN, LLB = "llama-server defaults", "llb"
 LARGE_BATCHES, QUANTIZED = "llb, batches of 512", "llb, KV cache in q8_0"
 SPECULATIVE, MOVING = "llb, ngram-mod", "llb, n_cache_reuse"
+# Nearly every draft is accepted, and each token costs as much again: what differs is the verification alone.
+DRAFTED = "llb, itself as draft model"
 SPECULATIVE_QUANTIZED = "llb, ngram-mod, KV cache in q8_0"
 # The least number of tokens that are moved together.
 REUSED_TOKENS = 32
@@ -54,7 +56,7 @@ EDIT_TOKENS = 200
 MEASUREMENTS = {
     "speed": (PLAIN, LLB, LARGE_BATCHES, QUANTIZED),
     "edit": (LLB, SPECULATIVE, QUANTIZED, SPECULATIVE_QUANTIZED),
-    "questions": (LLB, SPECULATIVE, QUANTIZED),
+    "questions": (LLB, SPECULATIVE, DRAFTED, QUANTIZED),
     "moved": (LLB,),
 }
 _FIELDS = ("name", "address", "price", "count", "colour", "weight", "owner", "date")
@@ -140,6 +142,8 @@ def serve(kind: str, spec_json: str) -> None:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_Q8_0
     if kind in (SPECULATIVE, SPECULATIVE_QUANTIZED):
         params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MOD]
+    if kind == DRAFTED:
+        params = build_llama_params(msgspec.structs.replace(spec, draft_path=spec.model_path))
     server = xllamacpp.Server(params)
     sys.stdout.write(server.listening_address + "\n")
     sys.stdout.flush()
@@ -234,7 +238,7 @@ def measure_edit(servers: dict[str, Server], rounds: int) -> None:
 def measure_questions(servers: dict[str, Server], questions: int) -> None:
     """Different questions, of which nothing repeats."""
     table = Table("different questions", 2 * ANSWER_TOKENS)
-    same = {SPECULATIVE: 0, QUANTIZED: 0}
+    same = {SPECULATIVE: 0, DRAFTED: 0, QUANTIZED: 0}
     for number in range(questions):
         prompt = f"{number}. A short story about {_SUBJECTS[number % len(_SUBJECTS)]}.\n"
         answers = {}

@@ -167,7 +167,31 @@ def _parse_models(entries: list[Any]) -> tuple[Model, ...]:
             raise _CatalogError(f"{label}: id is already that of entry {number_of[model.id]}")
         number_of[model.id] = number
         models.append(model)
+    by_id = {model.id: model for model in models}
+    for number, model in enumerate(models, start=1):
+        for rule in _draft_violations(model, by_id):
+            raise _CatalogError(f"{_entry_label(number, model.id)}: {rule}")
     return tuple(models)
+
+
+def _draft_violations(model: Model, by_id: Mapping[str, Model]) -> Iterator[str]:
+    """Yield the rules that `model.draft` violates; whether the vocabularies are the same, the files tell."""
+    if model.draft is None:
+        return
+    draft = by_id.get(model.draft)
+    if draft is None:
+        yield f"draft must be the id of another entry, not {_quote(model.draft)}"
+    elif draft is model:
+        yield "draft must be the id of another entry, not its own"
+    elif draft.draft is not None:
+        yield f"draft must name an entry without a draft, and {_quote(draft.id)} has one"
+    elif not all(_generates_text(each) for each in (model, draft)):
+        yield "draft is for models that generate text, both of them"
+
+
+def _generates_text(model: Model) -> bool:
+    pooled = {Capability.EMBEDDING, Capability.RERANKING}
+    return Capability.TEXT_GENERATION in model.capabilities and not pooled & set(model.capabilities)
 
 
 def _violations(model: Model) -> Iterator[str]:

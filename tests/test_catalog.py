@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def test_every_field_is_read_in_the_order_of_the_file(tmp_path: Path) -> None:
         platforms=["Linux"],
         context_length=131_072,
         card_contexts=[{"vram_gb": 24, "context_length": 8192}],
+        draft="tiny-1.5b",
         sha256="0123456789abcdef" * 4,
         revision="refs/pr/3",
     )
@@ -228,6 +230,31 @@ RULES: list[tuple[dict[str, Any], str]] = [
         for revision in ("", "main ", "a..b", "/main", "a?b=c", "a#b")
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("drafts", "rule"),
+    [
+        ({"big": "small"}, None),
+        ({"big": "none"}, "draft must be the id of another entry, not 'none'"),
+        ({"big": "big"}, "draft must be the id of another entry, not its own"),
+        ({"big": "small", "small": "big"}, "draft must name an entry without a draft, and 'small' has one"),
+        ({"big": "texts"}, "draft is for models that generate text, both of them"),
+        ({"texts": "small"}, "draft is for models that generate text, both of them"),
+    ],
+)
+def test_a_draft_is_another_text_model(tmp_path: Path, drafts: dict[str, str], rule: str | None) -> None:
+    entries = [
+        entry(id="big", draft=drafts.get("big")),
+        entry(id="small", draft=drafts.get("small")),
+        entry(id="texts", capabilities=["Embedding"], draft=drafts.get("texts")),
+    ]
+    file = write(tmp_path, entries)
+    if rule is None:
+        assert load_catalog(file).models[0].draft == "small"
+        return
+    with pytest.raises(SetupError, match=re.escape(rule)):
+        load_catalog(file)
 
 
 @pytest.mark.parametrize(("changes", "rule"), RULES, ids=lambda value: ascii(value)[:60])

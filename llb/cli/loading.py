@@ -12,11 +12,20 @@ from llb.cli.models import describe_cards, format_status, model_path_of, require
 from llb.cli.nodes import find_node
 from llb.cli.options import client_of
 from llb.cli.tables import print_table
-from llb.wire import LoadOptions, LoadRequest, ModelStatus, ModelWithStatus, NodeList, NodeView
+from llb.wire import DraftState, LoadOptions, LoadRequest, ModelStatus, ModelWithStatus, NodeList, NodeView
 
 # A large model on a slow disk.
 LOAD_TIMEOUT_S = 660.0
 UNLOAD_TIMEOUT_S = 90.0
+
+_DRAFT_STATES = {
+    DraftState.USED: "used",
+    DraftState.MISSING: "not used, the node does not have it",
+    DraftState.VOCABULARY: "not used, its vocabulary is another one",
+    DraftState.UNSUITABLE: "not used, the architecture does not allow it",
+    DraftState.MEMORY: "not used, it does not fit beside the model",
+    DraftState.FAILED: "not used, an engine with it failed",
+}
 
 
 def list_loaded(options: argparse.Namespace) -> int:
@@ -73,6 +82,7 @@ def show_model(options: argparse.Namespace) -> int:
         ("Quantization", model.quantization or "-"),
         ("Context", "-" if model.context_length is None else f"{model.context_length} tokens"),
         ("On one GPU", describe_cards(model.card_contexts)),
+        ("Draft model", _describe_draft(item)),
         ("Capabilities", ", ".join(model.capabilities)),
         ("Size", output.format_size(item.total_bytes or model.size_bytes)),
         ("Memory", _describe_memory(item)),
@@ -82,6 +92,19 @@ def show_model(options: argparse.Namespace) -> int:
     ]
     output.print_details([(name, text) for name, text in lines if text])
     return 0
+
+
+def _describe_draft(item: ModelWithStatus) -> str:
+    """Return the id of the draft model, and of each engine whether it is used there."""
+    if item.model.draft is None:
+        return ""
+    engines = [(each.node_name, each.engine) for each in item.replicas]
+    drafts = [
+        f"{node_name}: {_DRAFT_STATES[engine.draft.state]}"
+        for node_name, engine in engines
+        if engine is not None and engine.draft is not None
+    ]
+    return f"{item.model.draft} ({', '.join(drafts)})" if drafts else item.model.draft
 
 
 def _describe_memory(item: ModelWithStatus) -> str:

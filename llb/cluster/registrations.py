@@ -263,6 +263,7 @@ class Registrations:
                     copies=self._peer_sources.sources_for(node_id, registration, assigned),
                     pinned=registration.pinned,
                     options=registration.options,
+                    draft=model.draft,
                 )
             )
         return DesiredState(

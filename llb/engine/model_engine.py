@@ -19,7 +19,7 @@ from llb.policy.eviction import LoadedEngine
 from llb.policy.memory import FreeMemory, Memory
 from llb.policy.memory.free_memory import MAX_FAILED_GPU_LOADS
 from llb.texts.coded_text import CodedText
-from llb.wire import EngineReport, EngineState, LoadOptions
+from llb.wire import DraftReport, DraftState, EngineReport, EngineState, LoadOptions
 
 BACKOFF_INITIAL_S = 1.0
 BACKOFF_MAX_S = 60.0
@@ -188,6 +188,14 @@ class ModelEngine:
         self.is_stopping = False
         self.pinned = False
         self.options: LoadOptions | None = None
+        # Model that the catalogue names to draft for this one.
+        self.draft_id: str | None = None
+        # Of that model: whether its vocabulary is the same, None while that was not read.
+        self.is_draft_compatible: bool | None = None
+        # An engine with it has failed; the next ones are without it.
+        self.has_draft_failed = False
+        # Of the present plan.
+        self.draft_state: DraftState | None = None
         # Why these files can never be loaded.
         self.rejection_reason: str | None = None
         # Why the load has not started.
@@ -287,6 +295,16 @@ class ModelEngine:
         default_s = self._host_keep_alive_s if keep_alive_s is None else keep_alive_s
         if default_s != self._default_keep_alive_s:
             self._default_keep_alive_s = self._keep_alive_s = default_s
+
+    def set_draft(self, draft_id: str | None) -> None:
+        """Set which model drafts for this one, from the next load on."""
+        if draft_id != self.draft_id:
+            self.draft_id = draft_id
+            self.forget_draft()
+
+    def forget_draft(self) -> None:
+        """Forget what was found out about the draft model, whose files are others now."""
+        self.is_draft_compatible, self.has_draft_failed = None, False
 
     def set_host_keep_alive(self, keep_alive_s: float) -> None:
         """Set the keep-alive of models without an own one; applies at once."""
@@ -501,6 +519,7 @@ class ModelEngine:
         self.rejection_reason, self._load_crashes, self.retry_at = None, 0, 0.0
         self._lives_without_answer = self.plan_failures = 0
         self._failed_memory = Memory()
+        self.forget_draft()
         self._backoff.reset()
 
     def _on_transition(self, old_state: EngineState, new_state: EngineState) -> None:
@@ -524,6 +543,12 @@ class ModelEngine:
             return
         if not while_loading and now - self._ready_at >= BACKOFF_RESET_AFTER_S:
             self._backoff.reset()
+        if self.plan is not None and self.plan.spec.draft_path is not None:
+            # A draft is worth no failure: whatever the cause, the next engine is without it.
+            self.has_draft_failed = True
+            if while_loading:
+                self.retry_at = now
+                return
         if not while_loading and self._blame_requests(now, failure):
             # The next load is not to blame: other requests need not wait.
             self.retry_at = now
@@ -571,8 +596,14 @@ class ModelEngine:
             progress=self.load_progress(),
             error=self.rejection_reason or (failure.message if failure is not None else None),
             pinned=self.pinned,
+            draft=self._draft_report() if process.ready is not None else None,
             template=process.ready.template if process.ready is not None else None,
         )
+
+    def _draft_report(self) -> DraftReport | None:
+        if self.draft_id is None or self.draft_state is None:
+            return None
+        return DraftReport(model_id=self.draft_id, state=self.draft_state)
 
     def measure_memory(self) -> None:
         """Measure what the process occupies, for the next reports. What is on a GPU cannot be measured."""

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from llb import gguf
 from llb.engine.memory_limit import data_limit_bytes
 from llb.engine.spec import EngineKind, EngineSpec, PoolingType
@@ -20,6 +22,7 @@ from llb.policy.memory import (
     MemoryEstimate,
     ModelShape,
     estimate_least_memory,
+    plan_draft,
     plan_load,
 )
 from llb.texts.coded_text import CodedText
@@ -72,6 +75,14 @@ class ModelMetadata:
     llama_build: int | None = None
     projector_path: Path | None = None
     declares_pooling: bool = False
+
+
+@dataclass(frozen=True)
+class DraftModel:
+    """Model that may draft tokens for another one: its file and its shape."""
+
+    path: Path
+    shape: ModelShape
 
 
 class EnginePlanner:
@@ -158,6 +169,45 @@ class EnginePlanner:
             api_key=secrets.token_urlsafe(API_KEY_BYTES),
         )
         return EnginePlan(spec, load.memory, load.estimate)
+
+    def has_same_vocabulary(self, files: EngineFiles, draft: DraftModel) -> bool:
+        """Return whether tokens of `draft` are those of the model, blocking; False for unreadable files."""
+        try:
+            own = gguf.read_vocabulary(files.model_path)
+            return own.is_compatible(gguf.read_vocabulary(draft.path))
+        except (OSError, gguf.GgufError, gguf.NeedMoreData):
+            return False
+
+    def add_draft(
+        self, plan: EnginePlan, metadata: ModelMetadata, draft: DraftModel, free: FreeMemory
+    ) -> EnginePlan | None:
+        """Return `plan` with a draft model beside it, None if that does not fit into `free`."""
+        spec = plan.spec
+        if plan.estimate is None:
+            return None
+        made = plan_draft(
+            metadata.shape,
+            draft.shape,
+            estimate=plan.estimate,
+            context_length=spec.context_length,
+            slots=spec.slots,
+            gpu_layers=spec.gpu_layers,
+            free=free,
+            llama_build=metadata.llama_build,
+        )
+        if made is None:
+            return None
+        memory = made.estimate.memory
+        spec = msgspec.structs.replace(
+            spec,
+            draft_path=str(draft.path),
+            draft_gpu=made.gpu,
+            prompt_cache_bytes=made.estimate.prompt_cache_bytes,
+            data_limit_bytes=data_limit_bytes(memory.ram_bytes)
+            if spec.data_limit_bytes is not None
+            else None,
+        )
+        return EnginePlan(spec, memory, made.estimate)
 
     def min_memory_bytes(
         self, files: EngineFiles, metadata: ModelMetadata, options: LoadOptions | None = None

@@ -50,6 +50,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     prompt_cache_bytes: int
     context_checkpoints: int = 0
     kv_cache_type: KvCacheType = KvCacheType.F16
+    # Model that drafts tokens, and the GPU that holds it; no GPU: it lies in RAM.
+    draft_path: str | None = None
+    draft_gpu: int | None = None
     mmap: bool = True
     threads: int
     # Private memory that the process may take; None for no limit.

@@ -33,6 +33,7 @@ from llb.engine.spec import (
     WorkerReady,
 )
 from llb.engine.template_trial import try_template
+from llb.policy.memory import DRAFT_TOKENS
 
 # llama.cpp's `verbosity`: 1 errors, 2 warnings, 3 events, 4 everything about the model.
 LLAMA_LOG_VERBOSITY = 3
@@ -46,6 +47,8 @@ PROPS_TIMEOUT_S = 10.0
 REQUEST_READ_TIMEOUT_S = 15
 # As `--n-cpu-moe` of llama.cpp selects them.
 EXPERT_TENSORS = r"ffn_(up|down|gate_up|gate)_(ch|)exps"
+# More than any model has.
+ALL_LAYERS = 9999
 # Even without layers on a GPU, llama.cpp creates a context on each (up to 1.5 GB of VRAM, which the plan does
 # not count) and computes prompts there. An empty list hides all devices of Vulkan.
 HIDE_GPUS_ENV = {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1", "GGML_VK_VISIBLE_DEVICES": ""}
@@ -81,7 +84,8 @@ def main(arguments: list[str]) -> int:
         apply_data_limit(spec.data_limit_bytes)
     query_props = _start_props_query(spec)
     access = restrictions.EngineAccess(
-        paths=restrictions.model_paths(spec.model_path, spec.projector_path), gpu=any(spec.gpu_layers)
+        paths=restrictions.model_paths(spec.model_path, spec.projector_path, spec.draft_path),
+        gpu=any(spec.gpu_layers),
     )
     sandbox = restrictions.restrict_loading(access)
     xllamacpp = _import_xllamacpp()
@@ -136,6 +140,8 @@ def build_llama_params(spec: EngineSpec) -> Any:
     load_modes = xllamacpp.llama_load_mode
     params.load_mode = load_modes.LLAMA_LOAD_MODE_MMAP if spec.mmap else load_modes.LLAMA_LOAD_MODE_NONE
     _place_layers(params, spec)
+    if spec.draft_path is not None:
+        _add_draft(params, spec, spec.draft_path)
     # `policy.memory` has made the plan; llama.cpp's own fitting adds a second to the start.
     params.fit_params = False
     params.cpuparams.n_threads = spec.threads
@@ -183,6 +189,19 @@ def _place_layers(params: Any, spec: EngineSpec) -> None:
             # The encoder would be built on the first GPU.
             gpus = [device["name"] for device in list_devices() if device["kind"] == "gpu"]
             params.mmproj_device = gpus[used[0]]
+
+
+def _add_draft(params: Any, spec: EngineSpec, path: str) -> None:
+    """Have the model at `path` draft tokens, which the model verifies together."""
+    xllamacpp = _import_xllamacpp()
+    speculative = params.speculative
+    speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+    speculative.draft.mparams.path = path
+    speculative.draft.n_max = DRAFT_TOKENS
+    speculative.draft.n_gpu_layers = 0 if spec.draft_gpu is None else ALL_LAYERS
+    if len(spec.gpu_layers) > 1 and spec.draft_gpu is not None:
+        gpus = [device["name"] for device in list_devices() if device["kind"] == "gpu"]
+        speculative.draft.devices = gpus[spec.draft_gpu]
 
 
 def list_devices() -> list[dict[str, object]]:

@@ -5,6 +5,7 @@ from llb.gguf.header import INITIAL_READ_BYTES, MAX_HEADER_BYTES, GgufError, Nee
 from llb.gguf.metadata import GgufBlock, GgufMetadata, check_complete, read_metadata
 from llb.gguf.shape import build_model_shape
 from llb.gguf.shards import shards_of
+from llb.gguf.vocabulary import Vocabulary, read_vocabulary
 
 __all__ = [
     "INITIAL_READ_BYTES",
@@ -13,9 +14,11 @@ __all__ = [
     "GgufError",
     "GgufMetadata",
     "NeedMoreData",
+    "Vocabulary",
     "build_model_shape",
     "check_complete",
     "read_metadata",
+    "read_vocabulary",
     "shards_of",
     "template_capabilities",
     "template_support",

@@ -32,6 +32,7 @@ _MAX_DIMENSIONS = 4
 _MAX_STORED_TEXT_BYTES = 256
 # Texts that are longer: templates of known models have up to 20 KB.
 CHAT_TEMPLATE_KEY: Final = "tokenizer.chat_template"
+TOKENS_KEY: Final = "tokenizer.ggml.tokens"
 TOOL_TEMPLATE_KEY: Final = "tokenizer.chat_template.tool_use"
 _MAX_TEMPLATE_BYTES = 256 * 2**10
 _MAX_ALIGNMENT = 2**20
@@ -110,6 +111,8 @@ class HeaderKeys:
     values: dict[str, _Scalar] = field(default_factory=dict)
     lists: dict[str, tuple[int, ...]] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
+    # Only of a header that is parsed for them.
+    tokens: tuple[bytes, ...] = ()
 
     def __contains__(self, key: str) -> bool:
         return key in self.values or key in self.lengths
@@ -149,8 +152,10 @@ class HeaderKeys:
         return value if isinstance(value, str) else None
 
 
-def parse_header(data: BinaryIO, *, file_size: int) -> GgufHeader:
+def parse_header(data: BinaryIO, *, file_size: int, keeps_tokens: bool = False) -> GgufHeader:
     """Parse the header; `data` starts at the first byte of the file and may be a prefix of it.
+
+    `keeps_tokens`: with the vocabulary.
 
     Raises `NeedMoreData` if it ends before the header, `GgufError` for a header that llama.cpp cannot load.
     """
@@ -176,7 +181,7 @@ def parse_header(data: BinaryIO, *, file_size: int) -> GgufHeader:
     tensor_count, key_count = reader.read_u64(), reader.read_u64()
     if tensor_count > _MAX_TENSORS or key_count > _MAX_KEYS:
         raise GgufError(f"it claims {tensor_count} tensors and {key_count} keys")
-    keys = _read_keys(reader, key_count)
+    keys = _read_keys(reader, key_count, keeps_tokens=keeps_tokens)
     tensors = tuple(_read_tensor(reader) for _ in range(tensor_count))
     alignment = keys.get_int("general.alignment", default=32)
     if not 1 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
@@ -250,7 +255,7 @@ class _HeaderReader:
         self._advance(position)
 
 
-def _read_keys(reader: _HeaderReader, count: int) -> HeaderKeys:
+def _read_keys(reader: _HeaderReader, count: int, *, keeps_tokens: bool) -> HeaderKeys:
     keys = HeaderKeys()
     seen: set[str] = set()
     for _ in range(count):
@@ -260,7 +265,7 @@ def _read_keys(reader: _HeaderReader, count: int) -> HeaderKeys:
         seen.add(key)
         kind = reader.read_u32()
         if kind == _ARRAY_TYPE:
-            _read_array(reader, keys, key)
+            _read_array(reader, keys, key, keeps_strings=keeps_tokens and key == TOKENS_KEY)
         elif kind == _STRING_TYPE:
             keys.lengths[key] = size = reader.read_u64()
             is_template = key in (CHAT_TEMPLATE_KEY, TOOL_TEMPLATE_KEY)
@@ -275,10 +280,13 @@ def _read_keys(reader: _HeaderReader, count: int) -> HeaderKeys:
     return keys
 
 
-def _read_array(reader: _HeaderReader, keys: HeaderKeys, key: str) -> None:
+def _read_array(reader: _HeaderReader, keys: HeaderKeys, key: str, *, keeps_strings: bool) -> None:
     kind, count = reader.read_u32(), reader.read_u64()
     keys.lengths[key] = count
-    if kind == _STRING_TYPE:
+    if kind == _STRING_TYPE and keeps_strings:
+        # Each is read from the data, which is limited, before the next one.
+        keys.tokens = tuple(reader.read_bytes(reader.read_u64()) for _ in range(count))
+    elif kind == _STRING_TYPE:
         reader.skip_strings(count)
     elif kind not in _SCALAR_TYPES:
         raise GgufError(f"it has an array of the invalid type {kind}")

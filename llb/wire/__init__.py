@@ -115,6 +115,7 @@ from llb.wire.models import (
     Platform,
 )
 from llb.wire.nodes import (
+    DraftReport,
     EngineDevice,
     EngineInfo,
     EngineReport,
@@ -144,7 +145,16 @@ from llb.wire.requests import (
     UsageReport,
     UsageView,
 )
-from llb.wire.states import EngineState, KvCacheType, ModelStatus, NodeStatus, ReachWay, ReplicaState, Verdict
+from llb.wire.states import (
+    DraftState,
+    EngineState,
+    KvCacheType,
+    ModelStatus,
+    NodeStatus,
+    ReachWay,
+    ReplicaState,
+    Verdict,
+)
 from llb.wire.system import Liveness, Readiness, SettingList, SettingsPatch, SettingView, SystemView
 from llb.wire.views import (
     DeviceFit,
@@ -212,6 +222,8 @@ __all__ = [
     "DownloadList",
     "DownloadPatch",
     "DownloadView",
+    "DraftReport",
+    "DraftState",
     "Drain",
     "EndpointKeyView",
     "EndpointKind",

@@ -51,7 +51,8 @@ class DesiredModel(Struct, frozen=True, kw_only=True):
     """Model that a node is to hold; a greater `attempt` than before requests a retry.
 
     `copies` are the nodes to copy it from, best first; without them the node downloads from the Hub. `pinned`
-    keeps its engine in memory; None, from a balancer of an earlier version, leaves that unchanged.
+    keeps its engine in memory; None, from a balancer of an earlier version, leaves that unchanged. `draft` is
+    the model that drafts for this one where the node holds both.
     """
 
     model_id: str
@@ -63,18 +64,20 @@ class DesiredModel(Struct, frozen=True, kw_only=True):
     copies: tuple[PeerSource, ...] = ()
     pinned: bool | None = None
     options: LoadOptions | None = None
+    draft: str | None = None
 
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
 
     def is_same_download(self, other: DesiredModel | None) -> bool:
-        """Return whether `other` requests the same files, whatever their sources, pinning and options."""
-        return (
-            other is not None
-            and structs.replace(self, copies=other.copies, pinned=other.pinned, options=other.options)
-            == other
+        """Return whether `other` requests the same files, whatever their sources and how they are loaded."""
+        if other is None:
+            return False
+        same: DesiredModel = structs.replace(
+            self, copies=other.copies, pinned=other.pinned, options=other.options, draft=other.draft
         )
+        return same == other
 
 
 class DesiredState(Struct, frozen=True, kw_only=True, tag="want"):

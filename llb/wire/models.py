@@ -61,6 +61,8 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     context_length: int | None = None
     # Cards of usual sizes that hold the whole model.
     card_contexts: tuple[CardContext, ...] = ()
+    # Id of a small model with the same vocabulary, which drafts tokens for this one.
+    draft: str | None = None
     sha256: str | None = None
     revision: str | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from llb.texts.text_codes import CodedError, TextCode
-from llb.wire.states import EngineState, KvCacheType
+from llb.wire.states import DraftState, EngineState, KvCacheType
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
@@ -76,6 +76,13 @@ class TemplateSupport(Struct, frozen=True, kw_only=True):
     user_after_tool: bool = True
 
 
+class DraftReport(Struct, frozen=True, kw_only=True):
+    """Draft model of a loaded model, and whether it is used."""
+
+    model_id: str
+    state: DraftState
+
+
 class EngineReport(CodedError, frozen=True, kw_only=True):
     model_id: str
     state: EngineState
@@ -91,5 +98,7 @@ class EngineReport(CodedError, frozen=True, kw_only=True):
     memory_ratio: float | None = None
     progress: float | None = None
     pinned: bool = False
+    # Draft model that the catalogue names; None without one, while not loaded, and from an earlier version.
+    draft: DraftReport | None = None
     # What the engine has found out; None while it is not loaded, and from a node of an earlier version.
     template: TemplateSupport | None = None

@@ -55,6 +55,22 @@ class KvCacheType(StrEnum):
     Q8_0 = "q8_0"
 
 
+class DraftState(StrEnum):
+    """Whether the draft model of a loaded model drafts for it, or why not."""
+
+    USED = "used"
+    # The node does not hold it, or its file cannot be read.
+    MISSING = "missing"
+    # Its vocabulary is another one.
+    VOCABULARY = "vocabulary"
+    # One of both is no text model whose tokens can be taken back: an image projector, recurrent state.
+    UNSUITABLE = "unsuitable"
+    # It does not fit beside the model.
+    MEMORY = "memory"
+    # An engine with it has failed.
+    FAILED = "failed"
+
+
 class Verdict(StrEnum):
     FITS = "fits"
     TIGHT = "tight"

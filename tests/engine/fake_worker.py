@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--kill", type=int, help="send itself this signal instead of getting ready")
     parser.add_argument("--unhealthy", action="store_true", help="answer /health with 500")
     parser.add_argument("--out-of-memory-above-context", type=int, help="a longer context is too much")
+    parser.add_argument("--refuse-draft", action="store_true", help="refuse to load with a draft model")
     parser.add_argument("--refuse-alias", help="refuse the model with this alias only")
     options = parser.parse_args()
 
@@ -46,7 +47,7 @@ def main() -> int:
         return 3
     if options.exit is not None:
         return int(options.exit)
-    if spec["alias"] == options.refuse_alias:
+    if spec["alias"] == options.refuse_alias or (options.refuse_draft and spec["draft_path"]):
         print("0.00.000.001 E llama_model_load: error loading model: this one is not liked", file=sys.stderr)
         return 3
     if options.garbage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from llb.hardware import HardwareProbe
 from llb.node import agent as agent_module
@@ -91,6 +92,18 @@ async def test_other_files_are_fetched_after_an_error_of_the_same_attempt(
     resolved = await llb.app.base.hub.resolve_file("test/tiny", "tiny.gguf")
     agent._reconcile(create_desired_state(resolved.commit, 1_000_002))
     await wait_until(lambda: agent._replicas["tiny"].state is ReplicaState.READY)
+
+
+async def test_another_draft_model_is_no_other_download(llb: RunningBalancer) -> None:
+    await llb.pull_model("tiny")
+    agent = llb.app.agent
+    desired = agent._replicas["tiny"].desired_model
+    assert desired is not None
+    drafted: DesiredModel = structs.replace(desired, draft="small")
+    assert drafted.is_same_download(desired)
+    agent._reconcile(DesiredState(cluster_id="", revision=1_000_003, models=(drafted,)))
+    assert agent._replicas["tiny"].state is ReplicaState.READY
+    assert agent.engine_pool._engines["tiny"].draft_id == "small"
 
 
 async def test_when_a_model_was_used_is_stored_once(llb: RunningBalancer, tmp_path: Path) -> None:

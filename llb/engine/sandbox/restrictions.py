@@ -107,8 +107,8 @@ def restrict_serving(access: EngineAccess, report: SandboxReport) -> None:
         report.seccomp = seccomp.apply_filter(seccomp.serving_filter(gpu=access.gpu))
 
 
-def model_paths(model_path: str, projector_path: str | None) -> tuple[str, ...]:
-    """Return the files that llama.cpp opens for a model: the file or all its shards, and the projector."""
+def model_paths(model_path: str, *others: str | None) -> tuple[str, ...]:
+    """Return the files that llama.cpp opens for a model: the file or all its shards, and the others."""
     path = Path(model_path)
     shards = _SHARD.fullmatch(path.name)
     paths = [model_path]
@@ -116,7 +116,7 @@ def model_paths(model_path: str, projector_path: str | None) -> tuple[str, ...]:
         count = int(shards["count"])
         names = (f"{shards['prefix']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1))
         paths = [str(path.with_name(name)) for name in names]
-    return (*paths, projector_path) if projector_path is not None else tuple(paths)
+    return (*paths, *(other for other in others if other is not None))
 
 
 def _path_rules(access: EngineAccess, caches: list[Path]) -> Iterator[tuple[str | Path, Access]]:

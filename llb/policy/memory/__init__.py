@@ -12,9 +12,11 @@ from llb.policy.memory.calibration import (
     excess_factor,
 )
 from llb.policy.memory.compute_buffers import PROJECTOR_COMPUTE_BYTES
+from llb.policy.memory.draft_plan import DraftPlan, can_draft, plan_draft
 from llb.policy.memory.engine_parameters import (
     CPU_UBATCH_TOKENS,
     DEFAULT_CONTEXT,
+    DRAFT_TOKENS,
     MIN_CONTEXT,
     PROMPT_CACHE_LIMIT_BYTES,
     UBATCH_TOKENS,
@@ -29,6 +31,7 @@ from llb.policy.memory.model_shape import MIB, Layer, ModelShape
 __all__ = [
     "CPU_UBATCH_TOKENS",
     "DEFAULT_CONTEXT",
+    "DRAFT_TOKENS",
     "MIB",
     "MIN_CONTEXT",
     "NEUTRAL",
@@ -36,6 +39,7 @@ __all__ = [
     "PROJECTOR_COMPUTE_BYTES",
     "PROMPT_CACHE_LIMIT_BYTES",
     "UBATCH_TOKENS",
+    "DraftPlan",
     "FitRequest",
     "FreeMemory",
     "GpuCalibration",
@@ -45,11 +49,13 @@ __all__ = [
     "MemoryCalibration",
     "MemoryEstimate",
     "ModelShape",
+    "can_draft",
     "card_contexts",
     "choose_ubatch_tokens",
     "estimate_least_memory",
     "estimate_memory",
     "excess_factor",
+    "plan_draft",
     "plan_load",
     "report_fit",
 ]

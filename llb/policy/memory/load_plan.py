@@ -207,7 +207,7 @@ class _Planner:
         cache_bytes = (
             0
             if pooled
-            else _prompt_cache_bytes(
+            else prompt_cache_bytes(
                 shape, context, slots, checkpoints, cache_type=self._cache_type, spare_bytes=left.ram_bytes
             )
         )
@@ -341,7 +341,7 @@ def _without_first_layer(placement: _Placement) -> _Placement:
     return _Placement(tuple(count - (index == first) for index, count in enumerate(placement.gpu_layers)))
 
 
-def _prompt_cache_bytes(
+def prompt_cache_bytes(
     shape: ModelShape,
     context: int,
     slots: int,

@@ -44,6 +44,7 @@ export default {
   'model.tokens': '{count} tokens',
   'model.cards': 'Context on one GPU',
   'model.card': '{size}: {count} tokens',
+  'model.draft': 'Draft model',
   'model.downloads': 'Hub downloads',
   'model.stars': 'Hub stars',
   'model.unsupported': 'No longer in the catalogue. You can keep using it until you delete it.',

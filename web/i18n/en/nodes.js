@@ -123,5 +123,11 @@ export default {
   'node.engines.slots': { one: '{busy} of {slots} slot busy', other: '{busy} of {slots} slots busy' },
   'node.engines.context': '{tokens} tokens per slot',
   'node.engines.kv_cache': 'KV cache {type}',
+  'node.engines.draft.used': 'Drafts of {model}',
+  'node.engines.draft.missing': 'No drafts: the node does not have {model}',
+  'node.engines.draft.vocabulary': 'No drafts: {model} has another vocabulary',
+  'node.engines.draft.unsuitable': 'No drafts: the architecture does not allow {model}',
+  'node.engines.draft.memory': 'No drafts: {model} does not fit beside it',
+  'node.engines.draft.failed': 'No drafts: an engine with {model} failed',
   'node.downloads': 'Downloads',
 };

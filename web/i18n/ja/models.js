@@ -44,6 +44,7 @@ export default {
   'model.tokens': '{count} トークン',
   'model.cards': 'GPU 1 枚でのコンテキスト長',
   'model.card': '{size}：{count} トークン',
+  'model.draft': '下書きモデル',
   'model.downloads': 'Hub でのダウンロード数',
   'model.stars': 'Hub でのスター数',
   'model.unsupported': 'カタログから外れたモデルです。削除するまでは利用できます。',

@@ -117,5 +117,11 @@ export default {
   'node.engines.slots': { other: '{busy} / {slots} スロット使用中' },
   'node.engines.context': 'スロットあたり {tokens} トークン',
   'node.engines.kv_cache': 'KV キャッシュ {type}',
+  'node.engines.draft.used': '{model} が下書き',
+  'node.engines.draft.missing': '下書きなし：ノードに {model} がありません',
+  'node.engines.draft.vocabulary': '下書きなし：{model} は語彙が異なります',
+  'node.engines.draft.unsuitable': '下書きなし：アーキテクチャの都合で {model} を使えません',
+  'node.engines.draft.memory': '下書きなし：{model} を併せて載せるメモリがありません',
+  'node.engines.draft.failed': '下書きなし：{model} を使ったエンジンが失敗しました',
   'node.downloads': 'ダウンロード',
 };

@@ -176,6 +176,7 @@ function facts({ model, hf_stats: stats }, system) {
     ['quantization', model.quantization],
     ['context', model.context_length && t('model.tokens', { count: f.tokens(model.context_length) })],
     ['cards', model.card_contexts?.length && cardContexts(model)],
+    ['draft', model.draft && html`<a href=${`/models/${encodeURIComponent(model.draft)}`}>${model.draft}</a>`],
     ['license', stats?.license],
     ['downloads', stats && f.compact(stats.downloads)],
     ['stars', stats && f.compact(stats.stars)],

@@ -43,6 +43,7 @@ function row({ models }, engine) {
         ${isServing(engine) ? slotUsage(busySlots(engine), engine.slots, slotsText(engine)) : null}
         ${engine.context_length ? html`<span>${contextText(engine)}</span>` : null}
         ${isQuantized(engine) ? html`<span>${cacheText(engine)}</span>` : null}
+        ${engine.draft ? html`<span>${draftText(engine.draft)}</span>` : null}
         ${engine.memory_bytes ? html`<span>${f.bytes(engine.memory_bytes)}</span>` : null}
       </div>
       ${
@@ -59,6 +60,8 @@ const contextText = (engine) => t('node.engines.context', { tokens: f.tokens(eng
 const isQuantized = ({ kv_cache_type: type }) => Boolean(type) && type !== 'f16';
 
 const cacheText = (engine) => t('node.engines.kv_cache', { type: engine.kv_cache_type });
+
+const draftText = ({ model_id: model, state }) => t(`node.engines.draft.${state}`, { model });
 
 const slotsText = (engine) =>
   t('node.engines.slots', {

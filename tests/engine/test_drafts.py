@@ -1,0 +1,139 @@
+"""Draft models: which engines get one, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest_asyncio
+
+from llb.engine.plan import EngineFiles, EnginePlanner
+from llb.engine.pool import EnginePool
+from llb.engine.spec import EngineSpec
+from llb.engine.worker import build_llama_params
+from llb.hardware import MemoryBudget
+from llb.wire import DraftReport, DraftState
+from tests.engine.test_worker import ask
+from tests.engine.workers import fake_worker
+from tests.ggufs import write_chat_model
+
+GIB = 2**30
+WAIT_S = 60.0
+MakePool = Callable[..., EnginePool]
+
+
+@pytest_asyncio.fixture
+async def make_pool(tmp_path: Path) -> AsyncIterator[MakePool]:
+    """A pool of a model `big` and its draft `small`, with fake workers unless `command` is None."""
+    pools: list[EnginePool] = []
+    big = write_chat_model(tmp_path / "big.gguf")
+
+    def make(*worker: str, is_real: bool = False, vocab: int = 320) -> EnginePool:
+        pool = EnginePool(
+            slots=1,
+            context=512,
+            keep_alive_s=-1,
+            budget=MemoryBudget(4 * GIB),
+            planner=EnginePlanner(slots=1, context=512),
+            command=None if is_real else fake_worker(*worker),
+        )
+        pools.append(pool)
+        pool.set_draft("big", "small")
+        pool.add_model("big", EngineFiles(model_path=big))
+        path = write_chat_model(tmp_path / "small.gguf", layers=1, vocab=vocab)
+        pool.add_model("small", EngineFiles(model_path=path))
+        return pool
+
+    yield make
+    for pool in pools:
+        await pool.close()
+
+
+async def draft_of(pool: EnginePool) -> DraftReport | None:
+    """Load `big` and return the report of its draft."""
+    async with await pool.acquire_lease("big", deadline_s=WAIT_S):
+        [report] = [each for each in pool.engine_reports() if each.model_id == "big"]
+        return report.draft
+
+
+def report(state: DraftState) -> DraftReport:
+    return DraftReport(model_id="small", state=state)
+
+
+async def test_a_draft_is_used_where_it_is_and_its_memory_is_counted(make_pool: MakePool) -> None:
+    pool = make_pool()
+    assert await draft_of(pool) == report(DraftState.USED)
+    with_draft = pool.used_memory()
+    pool.set_draft("big", None)
+    await pool.unload("big")
+    assert await draft_of(pool) is None
+    assert pool.used_memory().ram_bytes < with_draft.ram_bytes
+
+
+async def test_a_draft_that_is_removed_is_left_and_one_that_comes_is_used(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool()
+    assert await draft_of(pool) == report(DraftState.USED)
+    await pool.remove_model("small", grace_s=0)
+    # Its file is no longer open.
+    assert not pool.engine_reports()
+    assert await draft_of(pool) == report(DraftState.MISSING)
+    pool.add_model("small", EngineFiles(model_path=tmp_path / "small.gguf"))
+    await pool.unload("big")
+    assert await draft_of(pool) == report(DraftState.USED)
+
+
+async def test_an_engine_that_fails_with_a_draft_is_loaded_without(make_pool: MakePool) -> None:
+    assert await draft_of(make_pool("--refuse-draft")) == report(DraftState.FAILED)
+
+
+async def test_another_vocabulary_drafts_nothing(make_pool: MakePool) -> None:
+    assert await draft_of(make_pool(vocab=600)) == report(DraftState.VOCABULARY)
+
+
+async def test_a_damaged_draft_does_not_keep_the_model_from_loading(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool()
+    (tmp_path / "small.gguf").write_bytes(b"GGUF")
+    assert await draft_of(pool) == report(DraftState.MISSING)
+
+
+async def test_the_real_engine_drafts_and_answers_the_same(make_pool: MakePool) -> None:
+    pool = make_pool(is_real=True)
+    body = {"prompt": "Once", "n_predict": 24, "temperature": 0, "ignore_eos": True}
+    answers = []
+    for draft_id in ("small", None):
+        pool.set_draft("big", draft_id)
+        async with await pool.acquire_lease("big", deadline_s=WAIT_S):
+            engine = pool._engines["big"]
+            assert engine.process.ready is not None
+            assert engine.process.spec is not None
+            headers = {"Authorization": f"Bearer {engine.process.spec.api_key}"}
+            answers.append(ask(engine.process.ready, "POST", "/completion", body, headers).json())
+        await pool.unload("big")
+    drafted, plain = answers
+    assert drafted["timings"]["draft_n"] > 0
+    assert "draft_n" not in plain["timings"]
+    assert drafted["content"] == plain["content"]
+
+
+def test_the_parameters_of_a_draft() -> None:
+    spec = EngineSpec(
+        model_path="m.gguf",
+        alias="m",
+        context_length=512,
+        slots=1,
+        batch_tokens=128,
+        ubatch_tokens=128,
+        prompt_cache_bytes=0,
+        threads=1,
+        api_key="k",
+        gpu_layers=(9,),
+        draft_path="d.gguf",
+        draft_gpu=0,
+    )
+    draft = build_llama_params(spec).speculative.draft
+    assert (draft.mparams.path, draft.n_max) == ("d.gguf", 3)
+    assert draft.n_gpu_layers > 1000
