@@ -21,7 +21,7 @@ from e2e.shop import catalog_entries
 from e2e.unit.bare import bare_context
 from e2e.words import OTHER_LOCALES, SOURCE_LOCALE, Text, load_languages
 from llb import errors
-from llb.wire import Capability, EngineState, ModelStatus, ReplicaState, Verdict
+from llb.wire import Capability, DraftState, EngineState, ModelStatus, ReplicaState, Verdict
 from tests.coded_sentences import coded_sentences
 from tests.retired_words import find_retired_words
 
@@ -265,6 +265,7 @@ def test_every_key_is_used() -> None:
         ("announcement", ModelStatus),
         ("capability", Capability),
         ("fit", Verdict),
+        ("node.engines.draft", DraftState),
         ("engine", EngineState),
         ("replica", ReplicaState),
     ],

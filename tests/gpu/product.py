@@ -207,8 +207,8 @@ class ProductRun:
             buffers = _buffers(llb, SECOND)
             on_gpu = sum(buffer.size_bytes for buffer in buffers if buffer.device is not None)
             self.report(f"  {engine['context_length']} tokens for each slot, {on_gpu / MIB:.0f} MiB on GPUs")
-            # The limit is that of the process: a second device has no more memory for the next plans, and after
-            # three of them the engine is one without a GPU.
+            # The limit is that of the process: a second device has no more memory for the next plans, and
+            # after three of them the engine is one without a GPU.
             assert on_gpu or self.devices > 1
 
     def remove_build(self, llb: LlbProcess) -> None:

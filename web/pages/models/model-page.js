@@ -176,7 +176,7 @@ function facts({ model, hf_stats: stats }, system) {
     ['quantization', model.quantization],
     ['context', model.context_length && t('model.tokens', { count: f.tokens(model.context_length) })],
     ['cards', model.card_contexts?.length && cardContexts(model)],
-    ['draft', model.draft && html`<a href=${`/models/${encodeURIComponent(model.draft)}`}>${model.draft}</a>`],
+    ['draft', model.draft && draftLink(model.draft)],
     ['license', stats?.license],
     ['downloads', stats && f.compact(stats.downloads)],
     ['stars', stats && f.compact(stats.stars)],
@@ -209,6 +209,8 @@ function facts({ model, hf_stats: stats }, system) {
       )}
     </ul>`;
 }
+
+const draftLink = (id) => html`<a href=${`/models/${encodeURIComponent(id)}`}>${id}</a>`;
 
 /** Context of one conversation on one GPU of a usual size. */
 const cardContexts = ({ card_contexts: cards }) =>
