@@ -21,7 +21,7 @@ class _Counters:
     active: int = 0
     answered: int = 0
     tokens: int = 0
-    # As of the last sample.
+    # Count at the last sample.
     sampled_tokens: int = 0
     sampled_at: float | None = None
 

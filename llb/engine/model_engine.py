@@ -220,7 +220,7 @@ class ModelEngine:
         self._used_bytes: int | None = None
         # What the present worker reports to have allocated, relative to its plan.
         self.memory_ratio: float | None = None
-        # Of the present worker, in order of their begin.
+        # Leases of the present worker, in the order of their begin.
         self._leases: dict[Lease, None] = {}
         self._last_progress_at = 0.0
         # When the worker was first found to be silent, and its processor time then.
@@ -229,7 +229,7 @@ class ModelEngine:
         self._hung_at: float | None = None
         self._has_answered = False
         self._lives_without_answer = 0
-        # Since when, and with how much processor time, the worker has had no request.
+        # Time since which the worker has had no request, and its processor time then.
         self._idle_since: tuple[float, float] | None = None
         self.process = make_process(self._on_transition)
 

@@ -59,7 +59,7 @@ from llb.policy.spend.price import FREE
 from llb.wire import TemplateSupport
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
-# From the end of an engine's connections to that of its process.
+# Longest time from the end of an engine's connections to that of its process.
 ENGINE_END_TIMEOUT_S = 1.0
 # The longest that one answer may take, prefill included.
 MAX_REQUEST_DURATION_S = 3600.0
@@ -143,7 +143,7 @@ class Attempt:
         self._own_prompt: OwnPrompt | None = None
         # None while the request to an engine or a node has not been sent.
         self._begun: BegunRequest | BegunNodeRequest | None = None
-        # Of an answer that is passed on: how it becomes a document, a stream, and hides cached tokens.
+        # How the answer becomes a document or a stream, and hides cached tokens; set when it is passed on.
         self._aggregator: StreamAggregator | None = None
         self._events: EventRelay | None = None
         self._limited: LimitedSink | None = None

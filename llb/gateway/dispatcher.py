@@ -45,9 +45,9 @@ from llb.policy.routing import RequestEstimate
 
 log = logging.getLogger(__name__)
 
-# For which a suspect of a crash waits for the other suspects.
+# Longest wait of a suspect of a crash for the other suspects.
 SUSPECT_WAIT_S = 60.0
-# Of a client that does not read.
+# Longest wait for a client that does not read.
 ERROR_WRITE_TIMEOUT_S = 5.0
 
 
@@ -136,7 +136,7 @@ class Dispatcher:
         running.hand_over(task.cancel)
         call, sink = running.call, running.sink
         if running.is_interrupted:
-            # As if it were interrupted now, where it waits.
+            # It ends as if it were interrupted now, where it waits.
             task.cancel()
         try:
             if running.attempt is None:

@@ -14,7 +14,7 @@ from llb.wire import Hardware
 
 # Share of the RAM that engines may use without --memory-limit.
 RAM_SHARE = 0.8
-# Of each GPU with memory of its own, what stays free for the desktop and for estimates that are too small.
+# Kept free on each GPU with memory of its own, for the desktop and for estimates that are too small.
 VRAM_MARGIN_BYTES = 256 * 2**20
 # GPUs whose contexts are listed, in 10⁹ bytes, and the RAM beside them.
 USUAL_CARDS_GB = (8, 16, 24)

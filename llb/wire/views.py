@@ -29,7 +29,7 @@ class ReplicaView(CodedError, frozen=True, kw_only=True, omit_defaults=False):
     path: str | None = None
     engine: EngineReport | None = None
     last_used: float | None = None
-    # On the disk of its node; of a download what it will be.
+    # Size on the disk of its node; for a download the final size.
     size_bytes: int = 0
 
 
@@ -71,7 +71,7 @@ class ModelWithStatus(CodedError, frozen=True, kw_only=True):
     memory: ModelMemory
     # Set while it is Available and a cancelled download of it is kept.
     partial: PartialDownload | None = None
-    # Of a registered model: how it is loaded, and on which nodes it is kept; None for the defaults.
+    # How a registered model is loaded, and on which nodes it is kept; None for the defaults.
     options: LoadOptions | None = None
     placement: Placement | None = None
 
@@ -129,7 +129,7 @@ class FitReport(Struct, frozen=True, kw_only=True):
     model: str
     fits: bool
     reason: str | None
-    # Of the sentences of `reason`.
+    # Codes of the sentences of `reason`.
     reason_codes: tuple[TextCode, ...] = ()
     context_length: int
     slots: int
@@ -220,9 +220,9 @@ class NodeView(Struct, frozen=True, kw_only=True):
     replicas: tuple[ReplicaReport, ...]
     last_seen: float
     partials: tuple[PartialReport, ...] = ()
-    # Of its host, as sentences with a remedy.
+    # Problems of its host, as sentences with a remedy.
     problems: tuple[str, ...] = ()
-    # Of the problems, in their order; empty from a node of an earlier version.
+    # Codes of the problems, in their order; empty from a node of an earlier version.
     problem_codes: tuple[TextCode | None, ...] = ()
 
 

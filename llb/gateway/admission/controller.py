@@ -20,7 +20,7 @@ from llb.gateway.admission.model_queue import (
 )
 from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, SharedSlots, Throughput, select_node
 
-# Of all models together: queues of large requests would otherwise fill the memory.
+# Limit for all models together: queues of large requests would otherwise fill the memory.
 MAX_QUEUED_BYTES = 1 << 30
 
 

@@ -23,7 +23,7 @@ MAX_IDLE_PER_POOL_KEY = 128
 # Lifetime of an idle tunnel (dialled by the node): shorter than the node's own, so that this side closes
 # first.
 TUNNEL_KEEPALIVE_EXPIRY_S = 60.0
-# Of an endpoint with a name.
+# Most addresses that are tried for a host name.
 MAX_ADDRESSES = 4
 # Beginnings of heads that are kept for a target; those of a hop change with what was measured.
 MAX_HEAD_STARTS = 64

@@ -33,7 +33,7 @@ STALE_WINDOW_S = 1.0
 # return.
 TCP_USER_TIMEOUT_S = 15.0
 TCP_KEEPALIVE_INTERVAL_S, TCP_KEEPALIVE_PROBES = 5, 2
-# While a request waits for its response, where no `LivenessProbe` detects that its host has vanished.
+# Used while a request waits for its response and no `LivenessProbe` detects that its host has vanished.
 FAIL_FAST_TCP_USER_TIMEOUT_S = 0.5
 FAIL_FAST_TCP_KEEPALIVE_INTERVAL_S = 1
 # uvloop rounds timers to milliseconds, so one may fire a little before its deadline.
@@ -102,7 +102,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_reusable = False
         # Of the last response that came in one piece.
         self._known_head: KnownResponseHead | None = None
-        # Of a request whose body is sent in pieces.
+        # The rest of a body that is sent in pieces is still to come.
         self._is_body_pending = False
         self._continue_waiter: asyncio.Future[None] | None = None
         self._write_waiter: asyncio.Future[None] | None = None

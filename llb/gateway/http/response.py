@@ -62,7 +62,7 @@ class UpstreamResponse:
         self.content_type = b""
         self.content_length: int | None = None
         self.chunked = False
-        # Of a response that its node could not complete, because the engine failed.
+        # Set if the node could not complete the response, because its engine failed.
         self.engine_blame: Blame | None = None
         # of the body; time.monotonic()
         self.first_byte_at: float | None = None
@@ -77,9 +77,9 @@ class UpstreamResponse:
         self._read_waiter: asyncio.Future[bool] | None = None
         # Received to its end.
         self.is_complete = False
-        # In place of a task that reads.
+        # Called instead of waking a task that reads.
         self._observer: Callable[[bool], None] | None = None
-        # While the body is piped. It returns False when it can take no more for now.
+        # Set while the body is piped; returns False when it can take no more for now.
         self._consume: Callable[[bytes], bool] | None = None
         self._consume_error: Exception | None = None
         self._consume_timeout_s = 0.0

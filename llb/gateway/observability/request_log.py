@@ -32,7 +32,7 @@ WRITE_DELAY_S = 0.1
 RETRY_DELAY_S = 5.0
 # Preparing a batch blocks the event loop for a millisecond and a half.
 BATCH_SIZE = 500
-# While the disk does not respond.
+# Most records that wait while the disk does not respond.
 MAX_PENDING, MAX_PENDING_WITH_TEXT = 20_000, 1000
 DROPPED_WARNING_INTERVAL_S = 60.0
 

@@ -16,7 +16,7 @@ from llb.wire import EngineReport, EngineState
 DECAY = 0.9
 # Weight of the newest load
 LOAD_EWMA_WEIGHT = 0.5
-# From a disk, before any load was measured.
+# Speed of a load from a disk, before any was measured.
 LOAD_BYTES_PER_S = 300_000_000
 MIN_LOAD_S = 1.0
 
@@ -62,7 +62,7 @@ class MeasuredRates:
 
     def __init__(self) -> None:
         self.prefill, self.decode = DecayingRatio(), DecayingRatio()
-        # With the growth of stale estimates.
+        # Estimates that include the growth of stale ones.
         self.estimated_prefill, self.estimated_decode = DecayingRatio(), DecayingRatio()
 
     def add_decode(self, steps: float, seconds: float) -> None:
@@ -174,7 +174,7 @@ class PerformanceModel:
             lambda: NodePerformance(clock())
         )
         self._models: defaultdict[str, ModelPerformance] = defaultdict(ModelPerformance)
-        # Of the pairs that were measured, of perhaps thousands.
+        # Measured models by node; there may be thousands of pairs.
         self._models_of_node: defaultdict[str, set[str]] = defaultdict(set)
         self._nodes_of_model: defaultdict[str, set[str]] = defaultdict(set)
         # by node and model

@@ -91,7 +91,7 @@ class Workload:
         if len(share.layers) > 1:
             attention = max(attention, 2 * embd + 2 * shape.query_width + max(0, 2 * kv_width - embd))
         sizes = [logits, masks + self._rows(handed_over + attention)]
-        # Of the last layer only the tokens with an output go on to the feed-forward network.
+        # Only the tokens with an output pass the feed-forward network of the last layer.
         last = share.first_layer + len(share.layers) - 1
         first_fed = share.first_layer + share.host_expert_layers
         if first_fed < len(shape.layers) - 1 and first_fed <= last:

@@ -15,7 +15,7 @@ class GpuShare:
     layers: tuple[Layer, ...] = ()
     # Number of the first of them among all layers.
     first_layer: int = 0
-    # Of these layers the first ones, whose experts lie in RAM, and the bytes of these.
+    # The first ones of these layers, whose experts are in RAM, and the bytes of these experts.
     host_expert_layers: int = 0
     host_expert_bytes: int = 0
     has_output: bool = False

@@ -29,7 +29,7 @@ class LoadPlan:
 
     context_length: int
     slots: int
-    # Of each GPU, as in `estimate_memory`.
+    # Layers on each GPU, as in `estimate_memory`.
     gpu_layers: tuple[int, ...]
     # The first layers, whose experts lie in RAM although the layers are on a GPU.
     expert_layers_on_host: int

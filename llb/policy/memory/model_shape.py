@@ -23,7 +23,7 @@ class Layer:
     """One repeating block; widths are values per token in the KV cache (heads × length), or 0."""
 
     weight_bytes: int
-    # Of these, the matrices of the experts: up, gate and down.
+    # Part of these for the matrices of the experts: up, gate and down.
     expert_bytes: int = 0
     key_width: int = 0
     value_width: int = 0
@@ -58,7 +58,7 @@ class ModelShape:
     experts_used: int = 0
     vocabulary_size: int
     merge_count: int = 0
-    # As trained.
+    # Context for which the model was trained.
     context_length: int
     sliding_window: int = 0
     # Attends to all tokens at once, without a KV cache.

@@ -13,7 +13,7 @@ from llb.policy.routing.columns import LOAD_BOUND_FACTOR, CandidateColumns
 
 __all__ = ["LOAD_BOUND_FACTOR", "CandidateTable", "select_node"]
 
-# Of a table, kept for the next request that excludes the same candidates.
+# Most subsets of a table, kept for the next request that excludes the same candidates.
 MAX_SUBSETS = 4
 
 
@@ -71,7 +71,7 @@ class CandidateTable(Sequence[RoutingCandidate]):
         # From the highest priority; made for the first selection, since many models have one candidate only.
         self._groups: tuple[_PriorityGroup, ...] = ()
         self._columns_of: dict[str, CandidateColumns] = {}
-        # By what they exclude: ids, or contexts below a length.
+        # Subsets by what they exclude: ids, or contexts below a length.
         self._subsets: dict[frozenset[str] | int, CandidateTable] = {}
 
     def __len__(self) -> int:
