@@ -100,6 +100,10 @@ class DirectRequest(IncomingRequest, Protocol):
         """Begin the response."""
         ...
 
+    def answer_alike(self, key: Hashable, make_head: Callable[[], Any], body: bytes, /) -> None:
+        """Write a whole response at once, with a head like that of `respond_alike`."""
+        ...
+
     def respond_alike(self, key: Hashable, make_head: Callable[[], Any], /) -> DirectWriter:
         """Like `respond_now`, with a head that is the same for equal keys of requests with equal heads."""
         ...

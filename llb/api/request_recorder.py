@@ -63,7 +63,8 @@ class RequestRecording:
     def close(self) -> None:
         """Close the record of a request that was answered, without a block."""
         self._request_log.close_record(self.record)
-        self._log_outcome()
+        if log.isEnabledFor(logging.DEBUG):
+            self._log_outcome()
 
     def __enter__(self) -> RequestRecord:
         return self.record
@@ -86,10 +87,10 @@ class RequestRecording:
             record.status = record.status or self._http_status_of(llb_error)
             record.error_code = llb_error.code
         self._request_log.close_record(record)
-        self._log_outcome()
+        if log.isEnabledFor(logging.DEBUG):
+            self._log_outcome()
 
     def _log_outcome(self) -> None:
         record = self.record
-        if log.isEnabledFor(logging.DEBUG):
-            outcome = record.error_code or "done"
-            log.debug("%s %s: %s, %s", record.endpoint, record.requested_model, record.status, outcome)
+        outcome = record.error_code or "done"
+        log.debug("%s %s: %s, %s", record.endpoint, record.requested_model, record.status, outcome)

@@ -71,13 +71,13 @@ class KnownHead:
     __slots__ = (
         "_after",
         "_before",
-        "_templates",
         "admission",
         "begin_direct",
         "facts",
         "headers",
         "path",
         "route",
+        "templates",
     )
 
     def __init__(
@@ -104,7 +104,7 @@ class KnownHead:
         self.admission: Admission | None = None
         self.facts: HeadFacts | None = None
         # Heads of responses, by what they depend on.
-        self._templates: dict[Hashable, HeadTemplate] = {}
+        self.templates: dict[Hashable, HeadTemplate] = {}
 
     def match(self, data: bytes) -> tuple[int, int] | None:
         """Return begin and end of the body of the request that `data` begins with; None for another head."""
@@ -119,15 +119,11 @@ class KnownHead:
         end = begin + int(digits)
         return (begin, end) if end - begin <= MAX_BODY_BYTES else None
 
-    def find_template(self, key: Hashable) -> HeadTemplate | None:
-        """Return the head of the responses of this key, once it was added."""
-        return self._templates.get(key)
-
     def add_template(self, key: Hashable, template: HeadTemplate) -> HeadTemplate:
         """Remember and return the head of the responses of a key."""
-        if len(self._templates) >= MAX_TEMPLATES:
-            self._templates.clear()
-        self._templates[key] = template
+        if len(self.templates) >= MAX_TEMPLATES:
+            self.templates.clear()
+        self.templates[key] = template
         return template
 
 
@@ -208,14 +204,29 @@ class FrontRequest:
 
     def respond_alike(self, key: Hashable, make_head: Callable[[], PassthroughResponse], /) -> FrontResponse:
         """Like `respond_now`, with a head that is the same for equal keys of requests with equal heads."""
-        request_id = request_id_of(self)
-        template = self.head.find_template(key)
+        request_id = self.ctx.request_id or request_id_of(self)
+        template = self._find_template(key, make_head, request_id)
+        self.response = FrontResponse(partial(template.format, request_id), self._connection)
+        return self.response
+
+    def answer_alike(
+        self, key: Hashable, make_head: Callable[[], PassthroughResponse], body: bytes, /
+    ) -> None:
+        """Write a whole response at once, with a head like that of `respond_alike`."""
+        request_id = self.ctx.request_id or request_id_of(self)
+        template = self.head.templates.get(key) or self._find_template(key, make_head, request_id)
+        self.response = _COMPLETE
+        self._connection.write_now(template.format(request_id, len(body)) + body)
+
+    def _find_template(
+        self, key: Hashable, make_head: Callable[[], PassthroughResponse], request_id: str
+    ) -> HeadTemplate:
+        template = self.head.templates.get(key)
         if template is None:
             head = make_head()
             self._finish_head(self, head)
             template = self.head.add_template(key, HeadTemplate(head, request_id))
-        self.response = FrontResponse(partial(template.format, request_id), self._connection)
-        return self.response
+        return template
 
     async def respond_whole(self, response: Any) -> None:
         """Write a response that has a body."""
@@ -273,3 +284,18 @@ class ChunkPipe:
     def __init__(self, connection: FrontConnection) -> None:
         self.write = connection.write_chunk
         self.wait = connection.wait_writable
+
+
+class _CompleteResponse(FrontResponse):
+    """Response that was written as a whole, of any request."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.is_complete = True
+
+    def open_pipe(self) -> ClientPipe | None:
+        return None
+
+
+_COMPLETE = _CompleteResponse()

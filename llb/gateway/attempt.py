@@ -271,7 +271,9 @@ class Attempt:
         body = request_progress(call.body, stream=call.stream) if self._streams_progress else call.body
         if lease is not None:
             lease.begin_request(len(body), self._context.performance.speed_of(node.id, call.model.id))
-        begun = self._begun = self._request_engine(node, call.path, body, MAX_REQUEST_DURATION_S)
+        begun = self._begun = begin_engine_request(
+            self._context, call, node, lease, call.path, body, MAX_REQUEST_DURATION_S
+        )
         if lease is not None and begun.response is not None:
             lease.follow_answer(begun.response)
         return begun

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from llb.gateway.attempt import Attempt
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.inference_call import DirectSink
-from llb.gateway.stream.relay import MAX_HELD_BYTES, EventRelay, RelayResult, is_event_stream
+from llb.gateway.stream.relay import MAX_HELD_BYTES, EventRelay, RelayResult
+from llb.gateway.stream.sse import is_event_stream_type
 from llb.gateway.stream.usage_parser import Usage, read_document_usage
 
 # A task waits for an answer that has been silent for this long, and writes the comments of its stream.
@@ -63,7 +64,7 @@ class DirectAnswer:
                 self.stop(PATIENCE_S)
             elif response.error is not None or response.status != 200:
                 self.stop()
-            elif self._events is not None or is_event_stream(response):
+            elif self._events is not None or is_event_stream_type(response.content_type):
                 self._open_stream()
             elif response.is_complete:
                 self._write_document()

@@ -83,6 +83,8 @@ class PromptOwners:
     def _is_sole_owner(self, owner: str, node_id: str, model_id: str, *, is_new: bool) -> bool:
         """Count a request of `owner`; returns whether the engine has served no other owner."""
         engine = (node_id, model_id)
+        if self._sole_owners.get(engine) == owner:
+            return True
         sole_owner = self._sole_owners.setdefault(engine, owner if is_new else None)
         if sole_owner == owner:
             return True

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 
 from llb import errors
+from llb.catalog import Catalog
 from llb.cluster.view import ClusterView
+from llb.engine.plan import engine_kind_of
+from llb.engine.spec import EngineKind
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.exchange import EndpointContext
 from llb.gateway.spill.book import SpillBook
@@ -17,6 +20,8 @@ ETA_UNKNOWN_RETRY_S = 5
 MAX_DOWNLOAD_RETRY_S = 60
 # Most suggestions in the error about an unknown name.
 MAX_SIMILAR_NAMES = 3
+# Of models of the catalogue, as clients write them.
+MAX_KNOWN_NAMES = 1000
 
 
 class ModelReadiness:
@@ -34,6 +39,9 @@ class ModelReadiness:
         self._admission = admission
         self._endpoints = endpoints.registry
         self._ensure_listed = endpoints.ensure_listed
+        # Models for chats by names that were asked for, of the catalogue of now.
+        self._chat_models: dict[str, Model] = {}
+        self._catalog: Catalog | None = None
 
     def ready_models(self) -> list[Model]:
         """Return the models of the catalogue that can answer, here or at an endpoint."""
@@ -88,6 +96,28 @@ class ModelReadiness:
         if model is None:
             raise errors.ModelNotFound(name, self._similar_names(name))
         return model
+
+    def find_served_chat(self, name: str) -> tuple[Model, int | None] | None:
+        """Return what `resolve_model` does, with the longest context, of an ordinary model that can chat now.
+
+        Ordinary is one of the catalogue that places serve, and without spill rules. None for all others: they
+        take the general way, which raises their errors, too.
+        """
+        if self._view.catalog is not self._catalog or len(self._chat_models) > MAX_KNOWN_NAMES:
+            self._catalog = self._view.catalog
+            self._chat_models.clear()
+        model = self._chat_models.get(name)
+        if model is None:
+            model = self._catalog.find_by_name(name)
+            if model is None or engine_kind_of(model.capabilities) is not EngineKind.CHAT:
+                return None
+            self._chat_models[name] = model
+        queue = self._admission.find_queue(model.id)
+        if queue is None or not queue.present_nodes or self._spill_book.rules_of(model.id):
+            return None
+        if not self._endpoints.is_empty and self._endpoints.find_by_full_name(name) is not None:
+            return None
+        return model, queue.max_context_length or model.context_length
 
     def _similar_names(self, name: str) -> list[str]:
         """Return the ids of Ready models that `name` may mean: first those that begin like it."""

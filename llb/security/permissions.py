@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from llb.wire import KeyLimits, Role, Scope
 
@@ -61,19 +62,19 @@ class Principal:
     # Number of keys that it comes from.
     generation: int = 0
 
-    @property
+    @cached_property
     def root_id(self) -> str:
         """What all keys that come from one key have in common; all sessions of a user are one."""
         if self.kind is PrincipalKind.SESSION:
             return self.user_id or self.id
         return self.root_key_id or self.id
 
-    @property
+    @cached_property
     def account_id(self) -> str:
         """The user; for a key that was made on the host, the root of its keys."""
         return self.user_id or self.root_id
 
-    @property
+    @cached_property
     def granted_scopes(self) -> frozenset[Scope]:
         """Scopes of the credential that the role allows.
 

@@ -213,9 +213,15 @@ def build_plain_call(
     `ModelNotFound` may also mean that the list of a cloud has to be read again.
     """
     record.requested_model = plain.model
-    model = readiness.resolve_model(plain.model)
-    _require_usable(readiness, model, Operation.CHAT, record)
-    context_length = None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
+    served = readiness.find_served_chat(plain.model)
+    if served is not None:
+        model, context_length = served
+        record.model_id = model.id
+    else:
+        model = readiness.resolve_model(plain.model)
+        _require_usable(readiness, model, Operation.CHAT, record)
+        may_spill = readiness.may_spill(model, "context")
+        context_length = None if may_spill else readiness.max_context_length(model)
     require_fitting_text(body, Operation.CHAT, context_length)
     record.stream = plain.stream
     if plain.model != model.id:

@@ -143,19 +143,21 @@ class DirectResponseSink(ResponseSink):
         """Like `write`, without a wait."""
         if self._rewrite_events is not None:
             data = self._rewrite_events(data)
+        self._ended = last
         writer = self._writer
         if writer is None:
-            writer = self._response = self._writer = self._begin()
-        self._ended = last
+            record = self._record
+            if self._ignored or record.ignored_fields or record.limit_headers or record.principal.allowances:
+                writer = self._direct_request.respond_now(self._make_head())
+            else:
+                self._started = True
+                record.status = self._key[0]
+                if last:
+                    self._direct_request.answer_alike(self._key, self._make_head, data)
+                    return
+                writer = self._direct_request.respond_alike(self._key, self._make_head)
+            self._response = self._writer = writer
         writer.send_now(data, end_stream=last)
-
-    def _begin(self) -> DirectWriter:
-        record = self._record
-        if self._ignored or record.ignored_fields or record.limit_headers or record.principal.allowances:
-            return self._direct_request.respond_now(self._make_head())
-        self._started = True
-        record.status = self._key[0]
-        return self._direct_request.respond_alike(self._key, self._make_head)
 
     def _make_head(self) -> PassthroughResponse:
         status, content_type, node_name, queued_ms = self._key

@@ -231,6 +231,10 @@ class AdmissionController:
             if endpoint_id in queue.nodes:
                 queue.grant_free_slots()
 
+    def find_queue(self, model_id: str) -> ModelQueue | None:
+        """Return the queue of a model that places serve, or for which requests wait."""
+        return self._queues.get(model_id)
+
     def serving_node_count(self, model_id: str) -> int:
         """Return the number of nodes that serve a model."""
         queue = self._queues.get(model_id)

@@ -148,6 +148,7 @@ class ModelQueue:
         "_on_load_wanted",
         "_queues_by_owner",
         "_table",
+        "max_context_length",
         "model_id",
         "nodes",
         "present_nodes",
@@ -168,6 +169,8 @@ class ModelQueue:
         # of request bodies, which stay in memory meanwhile
         self.queued_bytes = 0
         self.present_nodes: tuple[NodeSlots, ...] = ()
+        # Longest context of the present nodes, in tokens; None while one of them has not told its own.
+        self.max_context_length: int | None = None
         # The present nodes, made again for the first request after they have changed.
         self._table: CandidateTable | None = None
         self._clock = clock
@@ -394,17 +397,14 @@ class ModelQueue:
     def _arrange_nodes(self) -> None:
         self.present_nodes = tuple(node for node in self.nodes.values() if node.is_present)
         self._table = None
+        known = [node.context_length for node in self.present_nodes if node.context_length is not None]
+        self.max_context_length = max(known) if known and len(known) == len(self.present_nodes) else None
 
     @property
     def _candidates(self) -> CandidateTable:
         if self._table is None:
             self._table = CandidateTable(self.present_nodes)
         return self._table
-
-    @property
-    def max_context_length(self) -> int | None:
-        """Longest context of the present nodes, in tokens; None while one of them has not told its own."""
-        return self._candidates.max_context_length
 
     def select_without_slot(self, exclude: frozenset[str]) -> NodeSlots | None:
         """Return the least busy node that has the model loaded, else the fastest to load it, or None."""

@@ -107,7 +107,7 @@ class BegunRequest:
         body: bytes,
         connect_timeout_s: float,
         header_timeout_s: float,
-        on_sent: Callable[[], None],
+        on_sent: Callable[[], None] | None,
     ) -> None:
         self._client = client
         self._connect_timeout_s = connect_timeout_s
@@ -137,7 +137,8 @@ class BegunRequest:
                 if not error.is_stale:
                     raise
         self.connection = await self._client.connect(self._target, self._connect_timeout_s)
-        self._on_sent()
+        if self._on_sent is not None:
+            self._on_sent()
         self.response = self.connection.begin_request(self._head, self._body)
         return await self.connection.wait_for_head(self.response, self._header_timeout_s)
 
@@ -165,7 +166,7 @@ class HttpClient:
         *,
         connect_timeout_s: float,
         header_timeout_s: float,
-        on_sent: Callable[[], None] = lambda: None,
+        on_sent: Callable[[], None] | None = None,
     ) -> UpstreamResponse:
         """Return the response once its head is complete; the caller closes it. Any method but HEAD.
 
@@ -193,14 +194,15 @@ class HttpClient:
         *,
         connect_timeout_s: float,
         header_timeout_s: float,
-        on_sent: Callable[[], None] = lambda: None,
+        on_sent: Callable[[], None] | None = None,
     ) -> BegunRequest:
         """Send a request if a connection is idle; `BegunRequest.wait` does the rest of `request`."""
         head = build_request_head(target, method, path, headers, len(body))
         begun = BegunRequest(self, target, head, body, connect_timeout_s, header_timeout_s, on_sent)
         begun.connection = self._pop_idle(target.pool_key)
         if begun.connection is not None:
-            on_sent()
+            if on_sent is not None:
+                on_sent()
             begun.response = begun.connection.begin_request(head, body)
         return begun
 

@@ -137,7 +137,11 @@ class UpstreamResponse:
         """Return an unread body that is complete and has at most `max_bytes`; nothing else."""
         if not self.is_complete or self.buffered_bytes != self.total_bytes or self.total_bytes > max_bytes:
             return b""
-        return self.take()
+        chunks = self.chunks
+        if len(chunks) != 1:
+            return self.take()
+        self.buffered_bytes = 0
+        return chunks.pop()
 
     async def pipe(self, consume: Callable[[bytes], bool], wait_s: float) -> bool | None:
         """Call `consume` with the bytes as they are received, without waking the task of the caller for each.

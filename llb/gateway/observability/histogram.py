@@ -27,6 +27,13 @@ class HistogramSeries:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Count values as `observe` does."""
+        counts, bounds = self.counts, self._bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            self.total += value
+
 
 class Histogram(Collector):
     """Histogram, observed and read in one thread."""

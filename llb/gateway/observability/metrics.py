@@ -14,7 +14,6 @@ import time
 from collections import Counter as Counts
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,7 +28,7 @@ from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.engine_routes import OPERATION_OF_PATH, Operation
-from llb.gateway.observability.histogram import Histogram, HistogramSeries
+from llb.gateway.observability.histogram import Histogram
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.observability.state_collector import StateCollector
 from llb.gateway.spill.book import SpillBook
@@ -67,13 +66,20 @@ _QUEUE_EXIT_ERRORS = ("queue_timeout", "client_closed")
 _DOWNLOADING_STATES = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 
 
-class _RequestSeries(NamedTuple):
-    """Series of the requests of one route, model and outcome."""
+class _Observations:
+    """Values of the requests of one batch with the same route, model and outcome."""
 
-    operation: str
-    # The label.
-    model: str
-    duration: HistogramSeries
+    __slots__ = ("duration", "first_token", "model", "operation", "overhead", "per_token", "queue_wait")
+
+    def __init__(self, operation: str, model: str) -> None:
+        self.operation = operation
+        # The label.
+        self.model = model
+        self.duration: list[float] = []
+        self.first_token: list[float] = []
+        self.overhead: list[float] = []
+        self.per_token: list[float] = []
+        self.queue_wait: list[float] = []
 
 
 class Metrics:
@@ -187,9 +193,15 @@ class Metrics:
     def record_requests(self, records: Iterable[RequestRecord]) -> None:
         """Count requests that have ended."""
         tokens: Counts[tuple[str, str]] = Counts()
-        found: dict[tuple[str, str | None, str | None], _RequestSeries] = {}
+        found: dict[tuple[str, str | None, str | None], _Observations] = {}
         for record in records:
-            self._record_request(record, tokens, found)
+            key = (record.endpoint, record.model_id, record.error_code)
+            observed = found.get(key)
+            if observed is None:
+                observed = found[key] = self._new_observations(record.endpoint, record.model_id)
+            self._add_request(record, observed, tokens)
+        for (_, _, error_code), observed in found.items():
+            self._observe(observed, error_code or "")
         for series, number in tokens.items():
             self._tokens_of(*series).inc(number)
 
@@ -226,36 +238,24 @@ class Metrics:
         """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
-    def _record_request(
-        self,
-        record: RequestRecord,
-        token_counts: Counts[tuple[str, str]],
-        found: dict[tuple[str, str | None, str | None], _RequestSeries],
+    def _add_request(
+        self, record: RequestRecord, observed: _Observations, token_counts: Counts[tuple[str, str]]
     ) -> None:
-        """Count a request; its tokens are added to `token_counts`, by model and type.
-
-        `found` has the series of the same batch.
-        """
-        key = (record.endpoint, record.model_id, record.error_code)
-        series = found.get(key)
-        if series is None:
-            series = found[key] = self._find_series(*key)
-        model, usage = series.model, record.usage
-        series.duration.observe(record.ended_at - record.started_at)
+        """Add a request to what is `observed`; its tokens to `token_counts`, by model and type."""
+        model, usage = observed.model, record.usage
+        observed.duration.append(record.ended_at - record.started_at)
         is_placed = record.node_id is not None or record.endpoint_id is not None
         if is_placed or (record.queued_s and record.error_code in _QUEUE_EXIT_ERRORS):
-            self._queue_wait.series(model).observe(record.queued_s)
+            observed.queue_wait.append(record.queued_s)
         if record.cost_usd:
             self._cost.labels(model).inc(record.cost_usd)
         if not is_placed:
             return
         if (ttft_s := record.ttft_s()) is not None:
-            self._first_token.series(series.operation, model).observe(ttft_s)
+            observed.first_token.append(ttft_s)
         completion_tokens = usage.completion_tokens or 0
         if usage.decode_ms is not None and completion_tokens > 1:
-            self._per_token.series(series.operation, model).observe(
-                usage.decode_ms / 1000 / (completion_tokens - 1)
-            )
+            observed.per_token.append(usage.decode_ms / 1000 / (completion_tokens - 1))
         if usage.prompt_tokens:
             token_counts[model, "prompt"] += usage.prompt_tokens
         if usage.cached_tokens:
@@ -264,12 +264,23 @@ class Metrics:
             token_counts[model, "completion"] += completion_tokens
         if record.sent_at is not None:
             waited_s = record.sent_at - record.started_at - record.queued_s - record.load_s
-            self._overhead.series().observe(waited_s if waited_s > 0 else 0.0)
+            observed.overhead.append(waited_s if waited_s > 0 else 0.0)
 
-    def _find_series(self, endpoint: str, model_id: str | None, error_code: str | None) -> _RequestSeries:
-        model = self._model_label(model_id)
+    def _observe(self, observed: _Observations, error_code: str) -> None:
+        """Count what was observed; a series without any value does not begin to exist."""
+        labels = (observed.operation, observed.model)
+        self._duration.series(*labels, error_code).observe_all(observed.duration)
+        if observed.queue_wait:
+            self._queue_wait.series(observed.model).observe_all(observed.queue_wait)
+        if observed.first_token:
+            self._first_token.series(*labels).observe_all(observed.first_token)
+        if observed.per_token:
+            self._per_token.series(*labels).observe_all(observed.per_token)
+        self._overhead.series().observe_all(observed.overhead)
+
+    def _new_observations(self, endpoint: str, model_id: str | None) -> _Observations:
         operation = _OPERATION_OF_ENDPOINT.get(endpoint, endpoint.removeprefix("/v1/"))
-        return _RequestSeries(operation, model, self._duration.series(operation, model, error_code or ""))
+        return _Observations(operation, self._model_label(model_id))
 
     def _model_label(self, model_id: str | None) -> str:
         """Return the label of a model; empty for a request that named none that exists."""

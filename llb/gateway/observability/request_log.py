@@ -126,12 +126,13 @@ class RequestRecord(Struct):
         The first byte alone is no measure: it may belong to a comment, or the whole body may arrive at
         the end. It is used for streams that were cut before the engine's measurement.
         """
-        candidates = []
+        first_at = None
         if self.sent_at is not None and self.usage.prefill_ms is not None:
-            candidates.append(self.sent_at + self.usage.prefill_ms / 1000)
-        if self.stream and self.first_byte_at is not None:
-            candidates.append(self.first_byte_at)
-        return max(candidates) - self.started_at if candidates else None
+            first_at = self.sent_at + self.usage.prefill_ms / 1000
+        received_at = self.first_byte_at if self.stream else None
+        if first_at is None or (received_at is not None and received_at > first_at):
+            first_at = received_at
+        return None if first_at is None else first_at - self.started_at
 
 
 class RequestLog:

@@ -113,7 +113,15 @@ class NodePerformance:
             prefill_ms = max(usage.prefill_ms - step_ms, usage.prefill_ms / 2)
             rates.add_prefill(uncached_tokens, prefill_ms / 1000)
         self._speed = None
-        self._update_throughput(now, rates)
+        self._updated_at = now
+        # As `_update_throughput`.
+        prefill, decode = rates.estimated_prefill, rates.estimated_decode
+        self.throughput.update(
+            prefill.numerator / prefill.denominator
+            if prefill.denominator > 0 and prefill.numerator >= TRUSTED_PREFILL_TOKENS
+            else None,
+            decode.numerator / decode.denominator if decode.denominator > 0 else None,
+        )
 
     @property
     def speed(self) -> EngineSpeed:

@@ -185,10 +185,11 @@ class UsageParser:
 
 def read_document_usage(document: bytes) -> Usage:
     """Return the counts of a whole JSON answer."""
+    answer = _decode(document)
+    if answer is not None and (usage := _read_usual(answer)) is not None:
+        return usage
     counts = _UsageAccumulator()
-    if (answer := _decode(document)) is not None:
-        if (usage := _read_usual(answer)) is not None:
-            return usage
+    if answer is not None:
         counts.add_event(answer)
     return counts.build_usage()
 
