@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import prefork, speedups
+from tests import late_connections, prefork, speedups
 from tests.ggufs import write_chat_model
 from tests.harness import RunningBalancer, RunningJoinedNode, write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
@@ -38,6 +38,7 @@ hypothesis.settings.register_profile("search", **UNHURRIED)
 hypothesis.settings.register_profile("suite", derandomize=True, database=None, **UNHURRIED)
 hypothesis.settings.load_profile("suite")
 
+late_connections.install()
 speedups.install()
 prefork.enable()
 

@@ -17,7 +17,7 @@ import pytest_asyncio
 from llb.api.inference.ollama import UNSUPPORTED_ROUTES
 from llb.gateway import dispatcher
 from llb.gateway.stream import keepalive
-from tests.conftest import BalancerFactory, balancer_factory
+from tests.conftest import ENDLESS_CONTEXT, BalancerFactory, balancer_factory
 from tests.ggufs import TOOL_CHAT_TEMPLATE, write_chat_model, write_embedding_model
 from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn
@@ -28,17 +28,17 @@ QUESTION = [{"role": "user", "content": "Say hello."}]
 OPTIONS = {"num_predict": 8, "temperature": 0, "num_ctx": 4096}
 
 
-def add_models(hub: HubStandIn, folder: Path, smollm2: Path) -> Path:
+def add_models(hub: HubStandIn, folder: Path, chatty: Path) -> Path:
     """Give `hub` the models of these tests; returns their catalogue."""
     embedding = write_embedding_model(folder / "embedding.gguf")
     tools = write_chat_model(folder / "tools.gguf", context=4096, template=TOOL_CHAT_TEMPLATE)
     hub.add_repo("test/tools", {"tools.gguf": tools})
-    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+    hub.add_repo("test/chatty", {"chatty.gguf": chatty})
     hub.add_repo("test/embed", {"embed.gguf": embedding})
     return write_catalog(
         folder / "talking.json",
-        {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "quantization": "Q4_1",
-         "parameter_count": "135M", "required_memory_bytes": 300_000_000},
+        {"id": "chatty", "size_bytes": chatty.stat().st_size, "quantization": "Q4_1",
+         "parameter_count": "135M"},
         {"id": "tools", "size_bytes": tools.stat().st_size},
         {"id": "absent", "size_bytes": 1000},
         {"id": "embed", "size_bytes": embedding.stat().st_size, "capabilities": ["Embedding"]},
@@ -46,19 +46,24 @@ def add_models(hub: HubStandIn, folder: Path, smollm2: Path) -> Path:
 
 
 async def start_talking(make: BalancerFactory, catalog: Path) -> RunningBalancer:
-    """Balancer with SmolLM2 Ready, models that are not pulled, and Ollama's port open."""
-    llb = await make(catalog=catalog, context=2048, ollama_port=0).start()
+    """Balancer with `chatty` Ready, models that are not pulled, and Ollama's port open.
+
+    What `chatty` says makes no sense, and it goes on until it is stopped.
+    """
+    llb = await make(catalog=catalog, context=ENDLESS_CONTEXT, ollama_port=0).start()
     await llb.wait_until_online()
-    await llb.pull_model("smollm2")
+    await llb.pull_model("chatty")
     return llb
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def talking(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> AsyncIterator[RunningBalancer]:
+async def talking(
+    tmp_path_factory: pytest.TempPathFactory, endless_gguf: Path
+) -> AsyncIterator[RunningBalancer]:
     """The balancer of all tests that do not care what it has answered before."""
     folder = tmp_path_factory.mktemp("talking")
     with HubStandIn() as hub:
-        catalog = add_models(hub, folder, smollm2)
+        catalog = add_models(hub, folder, endless_gguf)
         async with balancer_factory(folder / "home", hub, catalog) as make:
             yield await start_talking(make, catalog)
 
@@ -84,9 +89,9 @@ def fresh_hub() -> Iterator[HubStandIn]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def fresh(fresh_hub: HubStandIn, tmp_path: Path, smollm2: Path) -> AsyncIterator[RunningBalancer]:
+async def fresh(fresh_hub: HubStandIn, tmp_path: Path, endless_gguf: Path) -> AsyncIterator[RunningBalancer]:
     """A balancer of a single test, which has answered nothing."""
-    catalog = add_models(fresh_hub, tmp_path, smollm2)
+    catalog = add_models(fresh_hub, tmp_path, endless_gguf)
     async with balancer_factory(tmp_path / "home", fresh_hub, catalog) as make:
         yield await start_talking(make, catalog)
 
@@ -113,13 +118,13 @@ async def last_request(llb: RunningBalancer) -> dict[str, Any]:
 
 
 async def test_a_chat_with_and_without_a_stream(talking: RunningBalancer, keyed: ollama.AsyncClient) -> None:
-    complete = await keyed.chat("smollm2:latest", QUESTION, options=OPTIONS)
+    complete = await keyed.chat("chatty:latest", QUESTION, options=OPTIONS)
     assert complete.message.role == "assistant"
     assert complete.message.content
-    assert (complete.model, complete.done, complete.done_reason) == ("smollm2:latest", True, "length")
+    assert (complete.model, complete.done, complete.done_reason) == ("chatty:latest", True, "length")
     assert complete.eval_count == 8
     assert (complete.load_duration or 0) > 0
-    pieces = [piece async for piece in await keyed.chat("SmolLM2", QUESTION, options=OPTIONS, stream=True)]
+    pieces = [piece async for piece in await keyed.chat("Chatty", QUESTION, options=OPTIONS, stream=True)]
     assert "".join(piece.message.content or "" for piece in pieces) == complete.message.content
     assert len(pieces) > 3
     assert [piece.done for piece in pieces[-2:]] == [False, True]
@@ -128,20 +133,27 @@ async def test_a_chat_with_and_without_a_stream(talking: RunningBalancer, keyed:
     assert (last.total_duration or 0) >= (last.eval_duration or 0) > 0
     entry = await last_request(talking)
     assert (entry["endpoint"], entry["stream"], entry["status"]) == ("/api/chat", True, 200)
-    assert (entry["model"], entry["completion_tokens"]) == ("smollm2", 8)
+    assert (entry["model"], entry["completion_tokens"]) == ("chatty", 8)
     assert entry["key_name"] == "test"
     assert 'gen_ai_operation_name="chat"' in (await talking.http.get("/metrics")).text
 
 
-async def test_a_prompt_with_and_without_raw(keyed: ollama.AsyncClient) -> None:
-    complete = await keyed.generate("smollm2", "Say hello.", options=OPTIONS)
+async def test_a_prompt_with_and_without_raw(talking: RunningBalancer, keyed: ollama.AsyncClient) -> None:
+    complete = await keyed.generate("chatty", "Say hello.", options=OPTIONS)
     assert complete.response
-    chatted = await keyed.chat("smollm2", QUESTION, options=OPTIONS)
+    chatted = await keyed.chat("chatty", QUESTION, options=OPTIONS)
     assert complete.response == chatted.message.content
-    raw = await keyed.generate("smollm2", "One, two, three,", raw=True, options=OPTIONS)
-    assert (raw.response or "").startswith(" four")
+    assert complete.prompt_eval_count == chatted.prompt_eval_count
+    raw = await keyed.generate("chatty", "Say hello.", raw=True, options=OPTIONS)
+    completion = {"model": "chatty", "prompt": "Say hello.", "max_tokens": 8, "temperature": 0}
+    plain = (await talking.http.post("/v1/completions", json=completion)).json()
+    assert (raw.response, raw.prompt_eval_count) == (
+        plain["choices"][0]["text"],
+        plain["usage"]["prompt_tokens"],
+    )
+    assert (raw.prompt_eval_count or 0) < (complete.prompt_eval_count or 0)
     pieces = [
-        piece async for piece in await keyed.generate("smollm2", "Say hello.", options=OPTIONS, stream=True)
+        piece async for piece in await keyed.generate("chatty", "Say hello.", options=OPTIONS, stream=True)
     ]
     assert "".join(piece.response or "" for piece in pieces) == complete.response
 
@@ -155,7 +167,7 @@ async def test_structured_output(keyed: ollama.AsyncClient) -> None:
     }
     for raw in (False, True):
         answer = await keyed.generate(
-            "smollm2", "How many?", raw=raw, format=schema, options={"num_predict": 60}
+            "chatty", "How many?", raw=raw, format=schema, options={"num_predict": 400}
         )
         assert json.loads(answer.response or "")["people"] in ("few", "many")
 
@@ -209,22 +221,22 @@ async def test_embeddings(talking: RunningBalancer, keyed: ollama.AsyncClient) -
 
 async def test_ready_and_loaded_models(fresh: RunningBalancer, fresh_keyless: ollama.AsyncClient) -> None:
     [listed] = (await fresh_keyless.list()).models
-    assert listed.model == "smollm2:latest"
+    assert listed.model == "chatty:latest"
     assert listed.size == fresh.app.cluster.view.catalog.models[0].size_bytes
     assert listed.details is not None
     assert (listed.details.parameter_size, listed.details.quantization_level) == ("135M", "Q4_1")
-    shown = await fresh_keyless.show("smollm2:latest")
-    assert (shown.modelinfo or {})["llama.context_length"] == 8192
-    # The chat template of SmolLM2 has no tools.
+    shown = await fresh_keyless.show("chatty:latest")
+    assert (shown.modelinfo or {})["llama.context_length"] == ENDLESS_CONTEXT
+    # Its chat template has no tools.
     assert shown.capabilities == ["completion"]
     await fresh.pull_model("tools")
     assert (await fresh_keyless.show("tools")).capabilities == ["completion", "tools"]
     assert (await fresh_keyless.ps()).models == []
-    assert (await fresh_keyless.generate("smollm2")).done_reason == "load"
+    assert (await fresh_keyless.generate("chatty")).done_reason == "load"
     await wait_until(lambda: any(node.engines for node in fresh.app.cluster.view.online_nodes()))
     [running] = (await fresh_keyless.ps()).models
-    assert (running.model, running.context_length) == ("smollm2:latest", 2048)
-    assert (running.size or 0) > 10**8
+    assert (running.model, running.context_length) == ("chatty:latest", ENDLESS_CONTEXT)
+    assert (running.size or 0) > listed.size
     entry = await last_request(fresh)
     assert (entry["key_id"], entry["key_name"], entry["user"]) == ("ollama-port", "ollama-port", None)
     totals = (await fresh.http.get("/api/usage?by=key")).json()["usage"]
@@ -234,16 +246,16 @@ async def test_ready_and_loaded_models(fresh: RunningBalancer, fresh_keyless: ol
 async def test_unloading_needs_more_than_the_inference_scope(
     fresh: RunningBalancer, fresh_keyed: ollama.AsyncClient
 ) -> None:
-    assert (await fresh_keyed.chat("smollm2")).done_reason == "load"
+    assert (await fresh_keyed.chat("chatty")).done_reason == "load"
     assert fresh.app.local_node.engine_pool.engine_reports()
     with pytest.raises(ollama.ResponseError) as refused:
-        await fresh_keyed.generate("smollm2", keep_alive=0)
+        await fresh_keyed.generate("chatty", keep_alive=0)
     assert (refused.value.status_code, refused.value.error) == (
         403,
         "Unloading a model needs the scope 'models:write'",
     )
     async with client(fresh.url, await fresh.create_key("inference", "models:write")) as owner:
-        assert (await owner.generate("smollm2", keep_alive="0")).done_reason == "unload"
+        assert (await owner.generate("chatty", keep_alive="0")).done_reason == "unload"
     assert fresh.app.local_node.engine_pool.memory_used_bytes == 0
 
 
@@ -253,15 +265,15 @@ ERRORS: list[tuple[str, dict[str, Any], int, str]] = [
     ("/api/show", {"model": "nothing"}, 404, "does not exist"),
     ("/api/show", {}, 400, "model is required"),
     ("/api/chat", {"messages": QUESTION}, 400, "model"),
-    ("/api/chat", {"model": "smollm2", "messages": [{"content": 7}]}, 400, "messages"),
-    ("/api/chat", {"model": "smollm2", "messages": QUESTION, "keep_alive": "soon"}, 400, "keep_alive"),
-    ("/api/generate", {"model": "smollm2", "prompt": "x", "template": "y"}, 400, "template"),
-    ("/api/generate", {"model": "smollm2", "prompt": "x", "images": ["aaaa"]}, 400, "image"),
-    ("/api/chat", {"model": "smollm2", "messages": [{"role": "user", "content": "word " * 4000}]},
-     400, "2048"),
-    ("/api/generate", {"model": "smollm2", "prompt": "x", "format": {"type": "string", "pattern": "a{5000}"}},
+    ("/api/chat", {"model": "chatty", "messages": [{"content": 7}]}, 400, "messages"),
+    ("/api/chat", {"model": "chatty", "messages": QUESTION, "keep_alive": "soon"}, 400, "keep_alive"),
+    ("/api/generate", {"model": "chatty", "prompt": "x", "template": "y"}, 400, "template"),
+    ("/api/generate", {"model": "chatty", "prompt": "x", "images": ["aaaa"]}, 400, "image"),
+    ("/api/chat", {"model": "chatty", "messages": [{"role": "user", "content": "word " * 14_000}]},
+     400, str(ENDLESS_CONTEXT)),
+    ("/api/generate", {"model": "chatty", "prompt": "x", "format": {"type": "string", "pattern": "a{5000}"}},
      400, "pattern"),
-    ("/api/embed", {"model": "smollm2", "input": "x"}, 400, "embeddings"),
+    ("/api/embed", {"model": "chatty", "input": "x"}, 400, "embeddings"),
 ]  # fmt: skip
 
 
@@ -302,7 +314,7 @@ async def test_a_model_of_the_catalogue_can_be_pulled(
             await owner.pull("llama3.2")
         assert refused.value.status_code == 404
     entries = (await fresh.http.get("/api/audit")).json()["entries"]
-    # smollm2, and embed once.
+    # chatty, and embed once.
     assert [entry["action"] for entry in entries].count("model.register") == 2
 
 
@@ -324,7 +336,7 @@ async def test_a_failed_or_cancelled_pull_ends_with_an_error(
 
 
 async def test_any_media_type(talking: RunningBalancer) -> None:
-    body = json.dumps({"model": "smollm2", "prompt": "Hi", "stream": False, "options": OPTIONS})
+    body = json.dumps({"model": "chatty", "prompt": "Hi", "stream": False, "options": OPTIONS})
     kinds = ("application/x-www-form-urlencoded", "text/plain", "application/x-ndjson", "json", "a, b")
     for kind in ({}, *({"Content-Type": kind} for kind in kinds)):
         answer = await talking.http.post("/api/generate", content=body, headers=kind)
@@ -335,7 +347,9 @@ async def test_any_media_type(talking: RunningBalancer) -> None:
 async def test_an_engine_crash_ends_the_stream_with_an_error(
     fresh: RunningBalancer, fresh_keyless: ollama.AsyncClient
 ) -> None:
-    stream = await fresh_keyless.chat("smollm2", QUESTION, options={"num_predict": 1500}, stream=True)
+    stream = await fresh_keyless.chat(
+        "chatty", QUESTION, options={"num_predict": ENDLESS_CONTEXT - 100}, stream=True
+    )
     await anext(aiter(stream))
     [pid] = [
         engine.process.pid for engine in fresh.app.local_node.engine_pool._all_engines() if engine.process.pid
@@ -350,7 +364,9 @@ async def test_an_engine_crash_ends_the_stream_with_an_error(
 async def test_a_disconnected_client_frees_its_slot(
     talking: RunningBalancer, keyless: ollama.AsyncClient
 ) -> None:
-    stream = await keyless.chat("smollm2", QUESTION, options={"num_predict": 1500}, stream=True)
+    stream = await keyless.chat(
+        "chatty", QUESTION, options={"num_predict": ENDLESS_CONTEXT - 100}, stream=True
+    )
     await anext(aiter(stream))
     assert busy_slots(talking) == 1
     # It is a generator, although its type does not say so.
@@ -364,7 +380,7 @@ async def test_keepalives_do_not_break_a_stream(
     original = keepalive.SseKeepalive
     monkeypatch.setattr(dispatcher, "SseKeepalive", lambda sink, **_options: original(sink, interval_s=0.01))
     # The model is not loaded, so the stream starts with a wait.
-    body = {"model": "smollm2", "messages": QUESTION, "options": OPTIONS}
+    body = {"model": "chatty", "messages": QUESTION, "options": OPTIONS}
     async with httpx.AsyncClient(trust_env=False, timeout=60) as plain:
         answer = await plain.post(f"http://127.0.0.1:{fresh.ollama_port}/api/chat", json=body)
     assert answer.headers["content-type"] == "application/x-ndjson"
@@ -380,10 +396,10 @@ async def test_openais_dialect_at_ollamas_port(talking: RunningBalancer) -> None
         assert (await plain.head("/")).status_code == 200
         answer = await plain.post(
             "/v1/chat/completions",
-            json={"model": "smollm2:latest", "messages": QUESTION, "max_tokens": 2},
+            json={"model": "chatty:latest", "messages": QUESTION, "max_tokens": 2},
             headers={"Authorization": "Bearer ollama"},
         )
-        assert answer.json()["model"] == "smollm2"
+        assert answer.json()["model"] == "chatty"
         refused = await plain.post("/v1/chat/completions", json={"model": "nothing", "messages": QUESTION})
         assert refused.json()["error"]["code"] == "model_not_found"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import signal
@@ -10,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,30 +17,33 @@ import psutil
 import pytest
 
 from tests import prefork
+from tests.conftest import ENDLESS_CONTEXT
 from tests.harness import write_catalog
-from tests.hub import HubStandIn
+from tests.hub import HubStandIn, tiny_gguf
 from tests.processes import ROOT, LlbProcess, clean_environment, wait_until
 
-QUESTION = {"model": "smollm2", "messages": [{"role": "user", "content": "Count."}], "stream": True}
+QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Count."}], "stream": True}
+LARGE_BYTES = 12_000_000
 
 
 @pytest.fixture
-def served(hub: HubStandIn, smollm2: Path, chat_gguf: Path, tmp_path: Path) -> Iterator[LlbProcess]:
-    """Running process with SmolLM2 and a small model in its catalogue."""
-    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
-    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
+def served(hub: HubStandIn, endless_gguf: Path, tmp_path: Path) -> Iterator[LlbProcess]:
+    """Running process with a model that writes until it is stopped, and two that are headers only."""
+    hub.add_repo("test/chat", {"chat.gguf": endless_gguf})
+    hub.add_repo("test/large", {"large.gguf": tiny_gguf(LARGE_BYTES, seed="large")})
     catalog = write_catalog(
         tmp_path / "c.json",
-        {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "required_memory_bytes": 300_000_000},
+        {"id": "large", "size_bytes": LARGE_BYTES},
         {"id": "tiny", "size_bytes": 300_000},
-        {"id": "chat", "size_bytes": chat_gguf.stat().st_size},
+        {"id": "chat", "size_bytes": endless_gguf.stat().st_size},
     )
     process = LlbProcess(
         tmp_path / "home",
         "--catalog",
         str(catalog),
         HF_ENDPOINT=hub.url,
-        # On a busy machine SmolLM2 takes its time for thirty tokens.
+        LLB_CONTEXT=str(ENDLESS_CONTEXT),
+        # On a busy machine a few hundred tokens take their time.
         LLB_DRAIN_TIMEOUT="60s",
     )
     with process:
@@ -61,6 +64,18 @@ def is_listening(port: int) -> bool:
 
 def children_of(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
+
+
+@contextmanager
+def paused(engines: list[psutil.Process]) -> Iterator[None]:
+    """Stop the engines for a while, so that no stream comes to its end in it."""
+    for engine in engines:
+        engine.suspend()
+    try:
+        yield
+    finally:
+        for engine in engines:
+            engine.resume()
 
 
 def test_the_banner(served: LlbProcess) -> None:
@@ -120,12 +135,12 @@ def test_the_default_password_works_on_loopback_only(tmp_path: Path) -> None:
 def test_a_graceful_stop_finishes_streams_and_ends_engines_and_downloads(
     served: LlbProcess, hub: HubStandIn, number: signal.Signals
 ) -> None:
-    served.register_model("smollm2")
-    served.wait_for_status("smollm2", "Ready")
+    served.register_model("chat")
+    served.wait_for_status("chat", "Ready")
     hub.faults.stall(after=100_000)
     served.register_model("tiny")
     with served.http.stream(
-        "POST", "/v1/chat/completions", json={**QUESTION, "max_tokens": 30, "ignore_eos": True}
+        "POST", "/v1/chat/completions", json={**QUESTION, "max_tokens": 300, "ignore_eos": True}
     ) as answer:
         lines = answer.iter_lines()
         next(lines)
@@ -133,7 +148,11 @@ def test_a_graceful_stop_finishes_streams_and_ends_engines_and_downloads(
         assert len(engines) == 1
         process = served._process
         assert process is not None
-        process.send_signal(number)
+        port = int(served.url.rpartition(":")[2])
+        with paused(engines):
+            process.send_signal(number)
+            # The signal has arrived once the port is closed.
+            wait_until(lambda: not is_listening(port))
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
     assert process.wait(60) == 0
@@ -143,10 +162,12 @@ def test_a_graceful_stop_finishes_streams_and_ends_engines_and_downloads(
 
 
 def test_a_second_signal_ends_it_at_once(served: LlbProcess) -> None:
-    served.register_model("smollm2")
-    served.wait_for_status("smollm2", "Ready")
+    served.register_model("chat")
+    served.wait_for_status("chat", "Ready")
     with served.http.stream(
-        "POST", "/v1/chat/completions", json={**QUESTION, "max_tokens": 1900, "ignore_eos": True}
+        "POST",
+        "/v1/chat/completions",
+        json={**QUESTION, "max_tokens": ENDLESS_CONTEXT - 100, "ignore_eos": True},
     ) as answer:
         next(answer.iter_lines())
         engines = children_of(served.pid)
@@ -162,21 +183,21 @@ def test_a_second_signal_ends_it_at_once(served: LlbProcess) -> None:
     assert alive == []
 
 
-def test_kill_9_during_a_pull_loses_nothing(served: LlbProcess, hub: HubStandIn, smollm2: Path) -> None:
-    stall = hub.faults.stall(after=40_000_000)
-    served.register_model("smollm2")
-    hub.wait_until(lambda: hub.bytes_sent >= 40_000_000)
-    partial = next((served.home / "models" / "smollm2").glob("*.partial"))
-    wait_until(lambda: partial.stat().st_size >= 40_000_000)
+def test_kill_9_during_a_pull_loses_nothing(served: LlbProcess, hub: HubStandIn) -> None:
+    stall = hub.faults.stall(after=5_000_000)
+    served.register_model("large")
+    hub.wait_until(lambda: hub.bytes_sent >= 5_000_000)
+    partial = next((served.home / "models" / "large").glob("*.partial"))
+    wait_until(lambda: partial.stat().st_size >= 5_000_000)
     served.kill()
     arrived = partial.stat().st_size
     stall.clear()
     hub.clear_requests()
     served.start()
-    model = served.wait_for_status("smollm2", "Ready")
+    model = served.wait_for_status("large", "Ready")
     assert [request.range_start for request in hub.byte_requests()] == [arrived]
     path = Path(model["replicas"][0]["path"])
-    assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(smollm2.read_bytes()).digest()
+    assert path.read_bytes() == tiny_gguf(LARGE_BYTES, seed="large")
 
 
 def test_kill_9_ends_the_engines(served: LlbProcess) -> None:
@@ -194,15 +215,17 @@ def test_kill_9_ends_the_engines(served: LlbProcess) -> None:
 
 
 def test_sighup_reloads_and_interrupts_no_stream(served: LlbProcess) -> None:
-    served.register_model("smollm2")
-    served.wait_for_status("smollm2", "Ready")
+    served.register_model("chat")
+    served.wait_for_status("chat", "Ready")
     with served.http.stream(
-        "POST", "/v1/chat/completions", json={**QUESTION, "max_tokens": 60, "ignore_eos": True}
+        "POST", "/v1/chat/completions", json={**QUESTION, "max_tokens": 300, "ignore_eos": True}
     ) as answer:
         lines = answer.iter_lines()
         next(lines)
-        os.kill(served.pid, signal.SIGHUP)
-        wait_until(lambda: "the catalogue was read again: 3 models, 0 of them new" in served.log.read_text())
+        with paused(children_of(served.pid)):
+            os.kill(served.pid, signal.SIGHUP)
+            reloaded = "the catalogue was read again: 3 models, 0 of them new"
+            wait_until(lambda: reloaded in served.log.read_text())
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
     assert served.stop() == 0
