@@ -1,9 +1,9 @@
 """Connections that a server of asyncio accepts in the very turn of the loop in which it is closed.
 
-asyncio forgets such a connection: the transport is never attached to the closed server (python/cpython#109564),
-and its socket stays open until the garbage collector finds it, with a `ResourceWarning` in whatever test runs
-then. Hosts that dial again while another one stops meet this once in some hundred runs. uvloop, which serves in
-production, does not have the defect.
+asyncio forgets such a connection: the transport is never attached to the closed server
+(python/cpython#109564), and its socket stays open until the garbage collector finds it, with a
+`ResourceWarning` in whatever test runs then. Hosts that dial again while another one stops meet this now and
+then. uvloop, which serves in production, does not have the defect.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,21 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def statements_of(path: Path) -> tuple[ast.AST, ...]:
+    """All statements of a file, also inside functions. What is inside an expression is no statement."""
+    found: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    for node in found:
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            found += getattr(node, block, ())
+    return tuple(found)
+
+
+@cache
 def imports_of(path: Path) -> list[tuple[int, str]]:
     """Line and full name of every module that a file imports, also inside functions."""
     found: list[tuple[int, str]] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements_of(path):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -109,7 +121,7 @@ def test_folders_are_small() -> None:
 
 def planted_callbacks(path: Path) -> Iterator[tuple[int, str]]:
     """Assignments of a callable to an attribute of another object: wiring that does not show."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements_of(path):
         if not isinstance(node, ast.Assign):
             continue
         for target in node.targets:

@@ -214,7 +214,7 @@ def test_an_answer_in_a_schema(served: RunningLlb, client: Anthropic, field: str
     form = {"type": "json_schema", "schema": CITY}
     body = {field: {"format": form, "effort": "low"} if field == "output_config" else form, "temperature": 0}
     answer = client.messages.with_raw_response.create(
-        model="SmolLM2", max_tokens=100, messages=CITY_MESSAGES, extra_body=body
+        model="plain", max_tokens=400, messages=CITY_MESSAGES, extra_body=body
     )
     message = answer.parse()
     ignored = answer.headers.get("x-llb-ignored")
@@ -222,15 +222,15 @@ def test_an_answer_in_a_schema(served: RunningLlb, client: Anthropic, field: str
     [block] = message.content
     assert block.type == "text"
     assert json.loads(block.text)["city"] in ("Oslo", "Bergen")
-    assert (message.type, message.role, message.model) == ("message", "assistant", "smollm2")
+    assert (message.type, message.role, message.model) == ("message", "assistant", "plain")
     assert (message.stop_reason, message.stop_sequence) == ("end_turn", None)
     entry = served.wait_for_request(answer.headers["x-request-id"])
-    assert (entry["endpoint"], entry["model"], entry["status"]) == ("/v1/messages", "smollm2", 200)
+    assert (entry["endpoint"], entry["model"], entry["status"]) == ("/v1/messages", "plain", 200)
     cached = message.usage.cache_read_input_tokens or 0
     assert entry["prompt_tokens"] == message.usage.input_tokens + cached
     assert entry["completion_tokens"] == message.usage.output_tokens
     with client.messages.stream(
-        model="smollm2", max_tokens=100, messages=CITY_MESSAGES, extra_body=body
+        model="plain", max_tokens=400, messages=CITY_MESSAGES, extra_body=body
     ) as stream:
         streamed = stream.get_final_message()
         request_id = stream.response.headers["request-id"]

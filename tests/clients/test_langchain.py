@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def make_chat(served: RunningLlb) -> Any:
     from langchain_openai import ChatOpenAI
 
-    def make(**settings: Any) -> ChatOpenAI:
+    def make(model: str = "smollm2", **settings: Any) -> ChatOpenAI:
         return ChatOpenAI(
-            model="smollm2",
+            model=model,
             base_url=f"{served.url}/v1",
             api_key=lambda: served.key,
             max_retries=0,
@@ -51,7 +51,7 @@ def test_a_stream(make_chat: Any, responses: bool) -> None:
 
 @pytest.mark.parametrize("responses", [False, True])
 def test_structured_output(make_chat: Any, responses: bool) -> None:
-    chat = make_chat(max_tokens=60, use_responses_api=responses)
+    chat = make_chat("plain", max_tokens=400, use_responses_api=responses)
     answer = chat.with_structured_output({"title": "city", **CITY}, method="json_schema").invoke(
         "Name a city."
     )

@@ -37,7 +37,7 @@ def client(served: RunningLlb) -> Iterator[OpenAI]:
 
 
 def test_models(client: OpenAI) -> None:
-    assert {model.id for model in client.models.list()} == {"smollm2", "embed", "rank", "tools"}
+    assert {model.id for model in client.models.list()} == {"smollm2", "embed", "rank", "plain", "tools"}
     assert client.models.retrieve("Test/SmolLM2").id == "smollm2"
 
 
@@ -88,13 +88,13 @@ def test_embeddings(client: OpenAI) -> None:
 
 def test_a_json_schema(client: OpenAI) -> None:
     answer = client.chat.completions.create(
-        model="smollm2",
+        model="plain",
         messages=[{"role": "user", "content": "Name a city and how many people live there."}],
         response_format={
             "type": "json_schema",
             "json_schema": {"name": "city", "schema": CITY, "strict": True},
         },
-        max_tokens=60,
+        max_tokens=400,
     )
     document = json.loads(answer.choices[0].message.content or "")
     assert set(document) == {"city", "people"}
@@ -177,10 +177,10 @@ def test_streamed_responses(served: RunningLlb, client: OpenAI) -> None:
 def test_the_response_format_of_responses(client: OpenAI) -> None:
     """The engine supports it for chats only, so llb translates it."""
     answer = client.responses.create(
-        model="smollm2",
+        model="plain",
         input="Name a city and how many people live there.",
         text={"format": {"type": "json_schema", "name": "city", "schema": CITY, "strict": True}},
-        max_output_tokens=60,
+        max_output_tokens=400,
     )
     assert set(json.loads(answer.output_text)) == {"city", "people"}
 

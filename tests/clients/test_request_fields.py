@@ -21,12 +21,12 @@ EMBEDDINGS, MESSAGES, COUNTING = "/v1/embeddings", "/v1/messages", "/v1/messages
 QUESTION = [{"role": "user", "content": "Invent a story about a dragon."}]
 # A request of each route that is answered.
 PLAIN: Mapping[str, dict[str, Any]] = {
-    CHAT: {"model": "smollm2", "messages": QUESTION, "max_tokens": 6},
-    COMPLETIONS: {"model": "smollm2", "prompt": "A dragon", "max_tokens": 6},
-    RESPONSES: {"model": "smollm2", "input": QUESTION, "max_output_tokens": 6},
+    CHAT: {"model": "plain", "messages": QUESTION, "max_tokens": 6},
+    COMPLETIONS: {"model": "plain", "prompt": "A dragon", "max_tokens": 6},
+    RESPONSES: {"model": "plain", "input": QUESTION, "max_output_tokens": 6},
     EMBEDDINGS: {"model": "embed", "input": "A dragon"},
-    MESSAGES: {"model": "smollm2", "messages": QUESTION, "max_tokens": 6},
-    COUNTING: {"model": "smollm2", "messages": QUESTION},
+    MESSAGES: {"model": "plain", "messages": QUESTION, "max_tokens": 6},
+    COUNTING: {"model": "plain", "messages": QUESTION},
 }
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9}}, "required": ["a"]}
 # A value that asks for something, of each field that is refused, ignored or meaningless.
@@ -249,11 +249,17 @@ OPENAI_SAMPLING: dict[str, Proof] = {
     "frequency_penalty": setting("frequency_penalty", 0.5),
     "presence_penalty": setting("presence_penalty", 0.5),
     "seed": setting("seed", 77),
-    "logit_bias": ({"logit_bias": {"28": 100}, "max_tokens": 3}, lambda answer: text_of(answer) == ",,,"),
+    "logit_bias": (
+        {"logit_bias": {str(ord(",")): 100}, "max_tokens": 3},
+        lambda answer: text_of(answer) == ",,,",
+    ),
     "max_tokens": ({"max_tokens": 2}, tokens_are(2)),
     "model": ({"model": "Test/SmolLM2"}, lambda answer: answer["model"] == "smollm2"),
     "n": ({"n": 3}, lambda answer: len(answer["choices"]) == 3),
-    "stop": ({"stop": [" "], "temperature": 0}, lambda answer: " " not in text_of(answer).strip()),
+    "stop": (
+        {"model": "smollm2", "stop": [" "], "temperature": 0},
+        lambda answer: " " not in text_of(answer).strip(),
+    ),
     "stream": ({"stream": True}, is_stream),
     "stream_options": ({"stream": True, "stream_options": {"include_usage": True}}, has_counts),
 }
@@ -270,7 +276,7 @@ PROOFS: Mapping[str, Mapping[str, Proof]] = {
             {"logprobs": True, "top_logprobs": 2},
             lambda answer: len(answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2,
         ),
-        "response_format": ({"response_format": JSON_FORMAT, "max_tokens": 60}, is_object),
+        "response_format": ({"response_format": JSON_FORMAT, "max_tokens": 400}, is_object),
         "tools": (
             {"model": "tools", "tools": [{"type": "function", "function": TOOL}], "max_tokens": 1},
             lambda answer: answer["usage"]["prompt_tokens"] > 60,
@@ -299,7 +305,7 @@ PROOFS: Mapping[str, Mapping[str, Proof]] = {
         "text": (
             {
                 "text": {"format": {"type": "json_schema", "name": "a", "schema": SCHEMA}},
-                "max_output_tokens": 60,
+                "max_output_tokens": 400,
             },
             is_object,
         ),
@@ -329,14 +335,14 @@ PROOFS: Mapping[str, Mapping[str, Proof]] = {
         **SAMPLING,
         "top_k": greedy(top_k=1),
         "max_tokens": ({"max_tokens": 2}, tokens_are(2)),
-        "output_config": ({"output_config": {"format": OUTPUT_FORMAT}, "max_tokens": 60}, is_object),
+        "output_config": ({"output_config": {"format": OUTPUT_FORMAT}, "max_tokens": 400}, is_object),
         "messages": (
             {"messages": [{"role": "user", "content": "x " * 50}]},
             lambda answer: sum(v for k, v in answer["usage"].items() if k != "output_tokens") > 55,
         ),
         "model": OPENAI_SAMPLING["model"],
         "stop_sequences": (
-            {"stop_sequences": [" "], "temperature": 0},
+            {"model": "smollm2", "stop_sequences": [" "], "temperature": 0},
             lambda answer: " " not in text_of(answer).strip(),
         ),
         "stream": ({"stream": True}, is_stream),

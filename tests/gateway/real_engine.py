@@ -22,7 +22,7 @@ WORKER_SOURCE = """
 import os, sys, xllamacpp
 p = xllamacpp.CommonParams()
 p.model.path, p.api_keys = sys.argv[1], [sys.argv[2]]
-p.n_ctx, p.n_parallel, p.n_batch, p.port = 4096, int(sys.argv[3]), 64, 0
+p.n_ctx, p.n_parallel, p.n_batch, p.port = int(sys.argv[4]), int(sys.argv[3]), 64, 0
 # One thread: a second one would wait for a core that other tests hold.
 p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1
 p.warmup = False
@@ -57,11 +57,11 @@ class RealEngine:
 
 
 @contextmanager
-def real_engine(model: Path, log: Path, *, slots: int = 1) -> Iterator[RealEngine]:
+def real_engine(model: Path, log: Path, *, slots: int, context: int) -> Iterator[RealEngine]:
     """llama-server for `model`."""
     with log.open("wb") as errors:
         child = subprocess.Popen(
-            [sys.executable, "-c", WORKER_SOURCE, str(model), API_KEY, str(slots)],
+            [sys.executable, "-c", WORKER_SOURCE, str(model), API_KEY, str(slots), str(context)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=engine_environment(os.environ),
         )  # fmt: skip
     with child:

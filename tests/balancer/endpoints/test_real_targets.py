@@ -112,7 +112,7 @@ async def test_a_mapped_model_is_one_of_the_catalogue(front: RunningBalancer) ->
 
 
 async def test_llama_server(front: RunningBalancer, tmp_path: Path, chat_gguf: Path) -> None:
-    with real_engine(chat_gguf, tmp_path / "engine.log", slots=2) as engine:
+    with real_engine(chat_gguf, tmp_path / "engine.log", slots=2, context=4096) as engine:
         target = engine.target
         added = await front.http.post(
             "/api/endpoints",

@@ -43,6 +43,7 @@ SCHEMA = {
     "required": ["city", "people"],
     "additionalProperties": False,
 }
+CONTEXT = 4096
 HELLO = [{"role": "user", "content": "Say hello to Zoë 👋."}]
 # Of two answers to the same question: who they are, when, and how long it took.
 THEIR_OWN = ("id", "created", "created_at", "completed_at", "timings", "call_id")
@@ -51,13 +52,20 @@ THEIR_OWN = ("id", "created", "created_at", "completed_at", "timings", "call_id"
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_scripted_model(
-        tmp_path_factory.mktemp("tools") / "tools.gguf", {"get_weather": {"city": "Oslo"}}, "Hi", context=4096
+        tmp_path_factory.mktemp("tools") / "tools.gguf",
+        {"get_weather": {"city": "Oslo"}},
+        "Hi",
+        context=CONTEXT,
     )
 
 
 @pytest.fixture
-def real(request: pytest.FixtureRequest, engines: Engines, tools: Path, smollm2: Path) -> RealEngine:
-    return engines(tools if request.param == "tools" else smollm2, 1)
+def real(
+    request: pytest.FixtureRequest, engines: Engines, tools: Path, chat_gguf: Path, smollm2: Path
+) -> RealEngine:
+    """SmolLM2 where characters of several tokens matter."""
+    models = {"tools": tools, "chat": chat_gguf, "smollm2": smollm2}
+    return engines(models[request.param], 1, CONTEXT)
 
 
 def comparable(document: Any) -> Any:
@@ -93,10 +101,10 @@ async def put_together(
     ("real", "path", "body"),
     [
         ("smollm2", CHAT, {"messages": HELLO, "max_tokens": 12}),
-        ("smollm2", CHAT, {"messages": HELLO, "max_tokens": 5, "logprobs": True, "top_logprobs": 2}),
+        ("chat", CHAT, {"messages": HELLO, "max_tokens": 5, "logprobs": True, "top_logprobs": 2}),
         ("smollm2", CHAT, {"messages": HELLO, "max_tokens": 12, "stream": False, "stop": ["\n"]}),
         (
-            "smollm2",
+            "chat",
             CHAT,
             {
                 "messages": HELLO,
@@ -105,9 +113,9 @@ async def put_together(
             },
         ),
         ("smollm2", TEXT, {"prompt": "One, two,", "max_tokens": 8}),
-        ("smollm2", TEXT, {"prompt": "One, two,", "max_tokens": 8, "logprobs": 2, "echo": True}),
+        ("chat", TEXT, {"prompt": "One, two,", "max_tokens": 8, "logprobs": 2, "echo": True}),
         ("smollm2", RESPONSES, {"model": "m", "input": "Say hello.", "max_output_tokens": 8}),
-        ("smollm2", MESSAGES, {"messages": HELLO, "max_tokens": 8}),
+        ("chat", MESSAGES, {"messages": HELLO, "max_tokens": 8}),
         ("smollm2", MESSAGES, {"messages": HELLO, "max_tokens": 40, "stop_sequences": ["!"]}),
         (
             "tools",

@@ -1,4 +1,8 @@
-"""The relay in front of the real llama-server with the real SmolLM2."""
+"""The relay in front of the real llama-server.
+
+The model has a few hundred kilobytes and a long context, and a token is a byte: a prompt that fills the
+context is computed, and an answer is written, for longer than any of these tests waits.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,16 @@ from llb.gateway.http.engine_errors import translate_engine_error
 from llb.gateway.stream.aggregator import ChatAggregator
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.relay import EventRelay, relay_aggregated, relay_response
+from tests.conftest import ENDLESS_CONTEXT
 from tests.gateway.conftest import Engines
 from tests.gateway.real_engine import RealEngine, chat_body, post_json
 
+LONG_PROMPT = "word " * 12_000
+
 
 @pytest.fixture
-def real(engines: Engines, smollm2: Path) -> RealEngine:
-    return engines(smollm2, 1)
+def real(engines: Engines, endless_gguf: Path) -> RealEngine:
+    return engines(endless_gguf, 1, ENDLESS_CONTEXT)
 
 
 class Sink:
@@ -58,9 +65,9 @@ async def test_what_it_refuses(http_client: HttpClient, real: RealEngine) -> Non
         return translate_engine_error(response.status, await response.read(1 << 20, 60))
 
     for stream in (True, False):
-        too_long = await refused(chat_body("word " * 5000, stream=stream))
+        too_long = await refused(chat_body("word " * 14_000, stream=stream))
         assert isinstance(too_long, ContextLengthExceeded)
-        assert too_long.details["context_length"] == 4096
+        assert too_long.details["context_length"] == ENDLESS_CONTEXT
     for body, path in (
         (chat_body("a", temperature="hot"), b"/v1/chat/completions"),
         ({}, b"/v1/chat/completions"),
@@ -76,9 +83,7 @@ async def test_leaving_in_prefill_frees_the_slot(
     sink = Sink()
 
     async def client() -> None:
-        await relay_response(
-            await post_json(http_client, real, chat_body("word " * 3500, stream=stream)), sink
-        )
+        await relay_response(await post_json(http_client, real, chat_body(LONG_PROMPT, stream=stream)), sink)
 
     task = asyncio.ensure_future(client())
     await real.wait_for_log("prompt processing")
@@ -96,7 +101,7 @@ async def test_leaving_in_prefill_frees_the_slot(
 async def test_leaving_in_the_stream_frees_the_slot(http_client: HttpClient, real: RealEngine) -> None:
     sink = Sink()
     response = await post_json(
-        http_client, real, chat_body("Count", stream=True, max_tokens=4000, ignore_eos=True)
+        http_client, real, chat_body("Count", stream=True, max_tokens=60_000, ignore_eos=True)
     )
     task = asyncio.ensure_future(relay_response(response, sink))
     await sink.wrote.wait()
@@ -108,20 +113,20 @@ async def test_leaving_in_the_stream_frees_the_slot(http_client: HttpClient, rea
 
 @pytest.mark.parametrize("at", ["the prompt", "a stream's prompt", "the answer"])
 async def test_leaving_beside_somebody_elses_stream(
-    http_client: HttpClient, engines: Engines, smollm2: Path, at: str
+    http_client: HttpClient, engines: Engines, endless_gguf: Path, at: str
 ) -> None:
     """llama-server by itself would go on: it looks for the client only when a second brings no result to
     anybody.
     """
-    real = engines(smollm2, 2)
+    real = engines(endless_gguf, 2, 2 * ENDLESS_CONTEXT)
     other = Sink()
-    forever = chat_body("Count", stream=True, max_tokens=2000, ignore_eos=True)
+    forever = chat_body("Count", stream=True, max_tokens=60_000, ignore_eos=True)
     beside = asyncio.ensure_future(relay_response(await post_json(http_client, real, forever), other))
     await other.wrote.wait()
 
     stream = at == "a stream's prompt"
-    text = "Count to a hundred" if at == "the answer" else "word " * 1500
-    body = chat_body(text, max_tokens=2000, ignore_eos=True)
+    text = "Count to a hundred" if at == "the answer" else LONG_PROMPT
+    body = chat_body(text, max_tokens=60_000, ignore_eos=True)
     if stream:
         body["stream"] = True
     asked = json.loads(request_progress(json.dumps(body).encode(), stream=stream))
