@@ -142,7 +142,7 @@ def broad_handlers(path: Path) -> Iterator[str]:
     """Handlers of any exception that neither raise it again nor say in a comment why they may not."""
     source = path.read_text(encoding="utf-8")
     lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
+    for node in statements_of(path):
         if not isinstance(node, ast.ExceptHandler):
             continue
         caught = "everything" if node.type is None else ast.unparse(node.type)

@@ -28,7 +28,6 @@ def make_chatting(
     hub: HubStandIn,
     chat_gguf: Path,
     endless_gguf: Path,
-    smollm2: Path,
     tmp_path: Path,
 ) -> BalancerFactory:
     """Factory of balancers for `start_chatting`."""
@@ -36,13 +35,11 @@ def make_chatting(
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     hub.add_repo("test/endless", {"endless.gguf": endless_gguf})
     hub.add_repo("test/embed", {"embed.gguf": embedding})
-    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
     catalog = write_catalog(
         tmp_path / "chatting.json",
         {"id": "chat", "size_bytes": chat_gguf.stat().st_size},
         {"id": "endless", "size_bytes": endless_gguf.stat().st_size},
         {"id": "embed", "size_bytes": embedding.stat().st_size, "capabilities": ["Embedding"]},
-        {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "required_memory_bytes": 300_000_000},
     )
     return lambda **settings: make_llb(catalog=catalog, context=ENDLESS_CONTEXT, **settings)
 
@@ -242,13 +239,13 @@ async def test_history_survives_a_restart_with_the_requests_that_ran_at_the_stop
 
 
 async def test_text_is_recorded_with_history_text_only(make_chatting: BalancerFactory) -> None:
-    llb = await start_chatting(make_chatting(history_text=True), "smollm2")
-    complete = (await ask(llb, model="smollm2", max_tokens=8)).json()["choices"][0]["message"]["content"]
+    llb = await start_chatting(make_chatting(history_text=True))
+    complete = (await ask(llb, max_tokens=8)).json()["choices"][0]["message"]["content"]
     streamed_text = ""
     async with llb.http.stream(
         "POST",
         "/v1/chat/completions",
-        json={"model": "smollm2", "messages": QUESTION, "stream": True, "max_tokens": 8},
+        json={"model": "chat", "messages": QUESTION, "stream": True, "max_tokens": 8},
     ) as answer:
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):

@@ -29,59 +29,47 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @asynccontextmanager
-async def talking_balancer(
-    folder: Path, smollm2: Path, *, context: int = 2048
-) -> AsyncIterator[RunningBalancer]:
-    """Balancer with SmolLM2 and a small embedding model, both Ready."""
+async def talking_balancer(folder: Path, chatty: Path) -> AsyncIterator[RunningBalancer]:
+    """Balancer with a model that writes until it is stopped, and one for embeddings, both small and Ready."""
     embedding = write_embedding_model(folder / "embedding.gguf")
     catalog = write_catalog(
         folder / "talking.json",
-        {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "quantization": "Q4_1",
-         "required_memory_bytes": 300_000_000},
+        {"id": "chatty", "size_bytes": chatty.stat().st_size},
         {"id": "embed", "size_bytes": embedding.stat().st_size, "capabilities": ["Embedding"]},
         {"id": "absent", "size_bytes": 1000},
-    )  # fmt: skip
+    )
     with HubStandIn() as hub:
-        hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
+        hub.add_repo("test/chatty", {"chatty.gguf": chatty})
         hub.add_repo("test/embed", {"embed.gguf": embedding})
         async with balancer_factory(folder / "home", hub, catalog) as make:
-            llb = await make(context=context).start()
+            llb = await make(context=ENDLESS_CONTEXT).start()
             await llb.wait_until_online()
-            await llb.pull_model("smollm2")
+            await llb.pull_model("chatty")
             await llb.pull_model("embed")
             yield llb
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def talking(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> AsyncIterator[RunningBalancer]:
-    async with talking_balancer(tmp_path_factory.mktemp("talking"), smollm2) as llb:
+async def talking(
+    tmp_path_factory: pytest.TempPathFactory, endless_gguf: Path
+) -> AsyncIterator[RunningBalancer]:
+    async with talking_balancer(tmp_path_factory.mktemp("talking"), endless_gguf) as llb:
         yield llb
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def fresh(tmp_path: Path, smollm2: Path) -> AsyncIterator[RunningBalancer]:
+async def fresh(tmp_path: Path, endless_gguf: Path) -> AsyncIterator[RunningBalancer]:
     """As `talking`, for one test: nothing was loaded or asked."""
-    async with talking_balancer(tmp_path, smollm2) as llb:
-        yield llb
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def small(tmp_path: Path, endless_gguf: Path) -> AsyncIterator[RunningBalancer]:
-    """As `fresh`, with a model that is loaded at once and writes until it is stopped, in SmolLM2's name: for
-    what does not depend on the model.
-    """
-    async with talking_balancer(tmp_path, endless_gguf, context=ENDLESS_CONTEXT) as llb:
+    async with talking_balancer(tmp_path, endless_gguf) as llb:
         yield llb
 
 
 async def chat(llb: RunningBalancer, **body: Any) -> httpx.Response:
-    return await llb.http.post(
-        "/v1/chat/completions", json={"model": "smollm2", "messages": QUESTION, **body}
-    )
+    return await llb.http.post("/v1/chat/completions", json={"model": "chatty", "messages": QUESTION, **body})
 
 
 async def test_headers_of_any_bytes_pass_through(talking: RunningBalancer) -> None:
-    body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 1}
+    body = {"model": "chatty", "messages": QUESTION, "max_tokens": 1}
     answer = await talking.http.post(
         "/v1/chat/completions", json=body, headers={b"Accept": "漢字".encode(), b"Traceparent": b"\xff"}
     )
@@ -131,25 +119,25 @@ async def test_error_codes(
 
 
 async def test_a_prompt_that_is_too_long_names_both_numbers(talking: RunningBalancer) -> None:
-    answer = await chat(talking, messages=[{"role": "user", "content": "word " * 4000}])
+    answer = await chat(talking, messages=[{"role": "user", "content": "word " * 14_000}])
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
-    assert error["context_length"] == 2048
-    assert error["prompt_tokens"] > 4000
+    assert error["context_length"] == ENDLESS_CONTEXT
+    assert error["prompt_tokens"] > 70_000
     assert str(error["prompt_tokens"]) in error["message"]
 
 
 async def test_a_chat_model_does_not_embed(talking: RunningBalancer) -> None:
-    answer = await talking.http.post("/v1/embeddings", json={"model": "smollm2", "input": "x"})
+    answer = await talking.http.post("/v1/embeddings", json={"model": "chatty", "input": "x"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
 
 
-async def test_concurrent_first_requests_cause_one_load(small: RunningBalancer) -> None:
-    answers = await asyncio.gather(*(chat(small, max_tokens=2) for _ in range(6)))
+async def test_concurrent_first_requests_cause_one_load(fresh: RunningBalancer) -> None:
+    answers = await asyncio.gather(*(chat(fresh, max_tokens=2) for _ in range(6)))
     assert [answer.status_code for answer in answers] == [200] * 6
-    [engine] = small.app.local_node.engine_pool.engine_reports()
-    assert engine.model_id == "smollm2"
-    node = (await small.http.get("/api/nodes")).json()["nodes"][0]
+    [engine] = fresh.app.local_node.engine_pool.engine_reports()
+    assert engine.model_id == "chatty"
+    node = (await fresh.http.get("/api/nodes")).json()["nodes"][0]
     assert node["slots"] == 4
 
 
@@ -164,10 +152,10 @@ async def test_a_disconnected_client_frees_its_slot(talking: RunningBalancer) ->
         "POST",
         "/v1/chat/completions",
         json={
-            "model": "smollm2",
+            "model": "chatty",
             "messages": QUESTION,
             "stream": True,
-            "max_tokens": 1500,
+            "max_tokens": ENDLESS_CONTEXT - 100,
             "ignore_eos": True,
         },
     ) as answer:
@@ -178,16 +166,22 @@ async def test_a_disconnected_client_frees_its_slot(talking: RunningBalancer) ->
     await wait_until(lambda: upstream.open_connections == upstream.idle_connections)
 
 
-async def test_a_killed_engine_fails_one_request_and_restarts(small: RunningBalancer) -> None:
-    await chat(small, max_tokens=1)
+def engine_pid(llb: RunningBalancer) -> int:
+    """Process id of the only engine."""
     [pid] = [
-        engine.process.pid for engine in small.app.local_node.engine_pool._all_engines() if engine.process.pid
+        engine.process.pid for engine in llb.app.local_node.engine_pool._all_engines() if engine.process.pid
     ]
-    stream = small.http.stream(
+    return pid
+
+
+async def test_a_killed_engine_fails_one_request_and_restarts(fresh: RunningBalancer) -> None:
+    await chat(fresh, max_tokens=1)
+    pid = engine_pid(fresh)
+    stream = fresh.http.stream(
         "POST",
         "/v1/chat/completions",
         json={
-            "model": "smollm2",
+            "model": "chatty",
             "messages": QUESTION,
             "stream": True,
             "max_tokens": 100_000,
@@ -203,7 +197,7 @@ async def test_a_killed_engine_fails_one_request_and_restarts(small: RunningBala
     assert last["error"]["code"] == "engine_failed"
     # During the backoff requests fail.
     async with asyncio.timeout(20):
-        while (answer := await chat(small, max_tokens=1)).status_code != 200:
+        while (answer := await chat(fresh, max_tokens=1)).status_code != 200:
             assert answer.json()["error"]["code"] == "engine_failed"
             await asyncio.sleep(0.05)
 
@@ -212,37 +206,41 @@ async def test_deleting_a_model_lets_a_running_answer_finish(fresh: RunningBalan
     async with fresh.http.stream(
         "POST",
         "/v1/chat/completions",
-        json={"model": "smollm2", "messages": QUESTION, "stream": True, "max_tokens": 20, "ignore_eos": True},
+        json={"model": "chatty", "messages": QUESTION, "stream": True, "max_tokens": 300, "ignore_eos": True},
     ) as answer:
         lines = answer.aiter_lines()
         await anext(lines)
-        assert (await fresh.http.delete("/api/models/smollm2")).status_code == 204
+        # The answer does not end before the model is deleted.
+        pid = engine_pid(fresh)
+        os.kill(pid, signal.SIGSTOP)
+        assert (await fresh.http.delete("/api/models/chatty")).status_code == 204
         assert (await chat(fresh)).status_code == 404
+        os.kill(pid, signal.SIGCONT)
         rest = [line async for line in lines if line]
     assert rest[-1] == "data: [DONE]"
-    await fresh.wait_until(lambda: "smollm2" not in fresh.app.cluster.view.registrations)
+    await fresh.wait_until(lambda: "chatty" not in fresh.app.cluster.view.registrations)
     assert fresh.app.local_node.engine_pool.engine_reports() == ()
-    assert not (fresh.home / "models" / "smollm2").exists()
+    assert not (fresh.home / "models" / "chatty").exists()
 
 
-async def test_unloading_frees_the_memory_of_a_pinned_model(small: RunningBalancer) -> None:
-    await chat(small, max_tokens=1)
-    assert (await small.http.patch("/api/models/smollm2", json={"pinned": True})).status_code == 200
-    assert (await small.http.get("/api/models/smollm2")).json()["pinned"]
-    await small.wait_until(lambda: small.app.local_node.engine_pool.engine_reports()[0].pinned)
-    assert (await small.http.post("/api/models/smollm2/unload")).status_code == 204
-    assert small.app.local_node.engine_pool.memory_used_bytes == 0
-    assert (await chat(small, max_tokens=1)).status_code == 200
-    answer = await small.http.post("/api/models/absent/unload")
+async def test_unloading_frees_the_memory_of_a_pinned_model(fresh: RunningBalancer) -> None:
+    await chat(fresh, max_tokens=1)
+    assert (await fresh.http.patch("/api/models/chatty", json={"pinned": True})).status_code == 200
+    assert (await fresh.http.get("/api/models/chatty")).json()["pinned"]
+    await fresh.wait_until(lambda: fresh.app.local_node.engine_pool.engine_reports()[0].pinned)
+    assert (await fresh.http.post("/api/models/chatty/unload")).status_code == 204
+    assert fresh.app.local_node.engine_pool.memory_used_bytes == 0
+    assert (await chat(fresh, max_tokens=1)).status_code == 200
+    answer = await fresh.http.post("/api/models/absent/unload")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_registered")
 
 
-async def test_traffic_of_a_node_is_counted(small: RunningBalancer) -> None:
-    node = small.app.agent.node_id
+async def test_traffic_of_a_node_is_counted(fresh: RunningBalancer) -> None:
+    node = fresh.app.agent.node_id
     totals = []
     for _ in range(2):
-        await chat(small, max_tokens=5)
-        totals.append(small.app.cluster.view.traffic.node_totals(node))
+        await chat(fresh, max_tokens=5)
+        totals.append(fresh.app.cluster.view.traffic.node_totals(node))
     assert [total.answered for total in totals] == [1, 2]
     assert 0 < totals[0].tokens < totals[1].tokens
 
@@ -251,16 +249,16 @@ async def test_the_performance_of_an_engine_is_measured(fresh: RunningBalancer) 
     node_id, performance = fresh.app.agent.node_id, fresh.app.gateway.dispatcher.performance
 
     def load_s() -> float:
-        return performance.estimate_load_s(node_id, "smollm2", size_bytes=None, progress=None)
+        return performance.estimate_load_s(node_id, "chatty", size_bytes=None, progress=None)
 
-    throughput, unknown_s = performance.throughput_of(node_id, "smollm2"), load_s()
+    throughput, unknown_s = performance.throughput_of(node_id, "chatty"), load_s()
     assert throughput == Throughput()
-    body = {"model": "smollm2", "messages": QUESTION, "max_tokens": 8}
+    body = {"model": "chatty", "messages": QUESTION, "max_tokens": 8}
     assert (await fresh.http.post("/v1/chat/completions", json=body)).status_code == 200
     assert throughput.grade is not None
     assert 0 < load_s() < unknown_s
-    uncached_tokens = performance.estimate_request("smollm2", 1000, None, None).prompt_tokens
+    uncached_tokens = performance.estimate_request("chatty", 1000, None, None).prompt_tokens
     # With the prompt cached, fewer tokens are processed.
     for _ in range(5):
         assert (await fresh.http.post("/v1/chat/completions", json=body)).status_code == 200
-    assert performance.estimate_request("smollm2", 1000, None, None).prompt_tokens < uncached_tokens
+    assert performance.estimate_request("chatty", 1000, None, None).prompt_tokens < uncached_tokens
