@@ -6,6 +6,7 @@ non-zero output row: replies are printable, never end by themselves (use `max_to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,6 +58,7 @@ ANSWERED_TOOL_CHAT_TEMPLATE = (
 )
 SPECIAL_TOKENS = ("<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
 BOS_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID = 256, 257, 261
+MAX_RANDOM_VALUES = 1_000_003
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS) + 1
 
 Array = npt.NDArray[np.float32]
@@ -297,7 +299,10 @@ class _ModelWriter:
         return rows
 
     def random_tensor(self, *shape: int) -> Array:
-        return self.rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+        """Large ones repeat themselves: random numbers take longer than all else of a model that is written."""
+        size = math.prod(shape)
+        values = self.rng.standard_normal(min(size, MAX_RANDOM_VALUES), dtype=np.float32) * np.float32(0.02)
+        return np.resize(values, shape)
 
     def add_matrix(self, name: str, *shape: int) -> None:
         self.add_tensor(name, self.random_tensor(*shape))
