@@ -299,7 +299,7 @@ class _ModelWriter:
         return rows
 
     def random_tensor(self, *shape: int) -> Array:
-        """Large ones repeat themselves: random numbers take longer than all else of a model that is written."""
+        """Large ones repeat themselves: random numbers take longer than the rest of a model."""
         size = math.prod(shape)
         values = self.rng.standard_normal(min(size, MAX_RANDOM_VALUES), dtype=np.float32) * np.float32(0.02)
         return np.resize(values, shape)
