@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llb.wire import EngineState, NodeStatus
-from tests.conftest import BalancerFactory, JoinedNodeFactory
+from tests.conftest import ENDLESS_CONTEXT, BalancerFactory, JoinedNodeFactory
 from tests.harness import RunningBalancer, RunningJoinedNode, wait_until, write_catalog
 from tests.hub import HubStandIn
 
@@ -20,9 +20,9 @@ BODY: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content"
 
 
 @pytest.fixture
-def settings(hub: HubStandIn, chat_gguf: Path, tmp_path: Path) -> dict[str, Any]:
-    hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
-    size_bytes = chat_gguf.stat().st_size
+def settings(hub: HubStandIn, endless_gguf: Path, tmp_path: Path) -> dict[str, Any]:
+    hub.add_repo("test/chat", {"chat.gguf": endless_gguf})
+    size_bytes = endless_gguf.stat().st_size
     return {"catalog": write_catalog(tmp_path / "chat.json", {"id": "chat", "size_bytes": size_bytes})}
 
 
@@ -34,7 +34,7 @@ async def balancer(make_llb: BalancerFactory, settings: dict[str, Any]) -> Runni
 @pytest.fixture
 async def node(balancer: RunningBalancer, make_node: JoinedNodeFactory) -> RunningJoinedNode:
     """A node with a working model; the local node is drained."""
-    node = await make_node(balancer, "cellar", advertise=UNREACHABLE_URL).start()
+    node = await make_node(balancer, "cellar", advertise=UNREACHABLE_URL, context=ENDLESS_CONTEXT).start()
     await node.wait_until_online()
     await balancer.pull_model("chat")
     await wait_until(lambda: balancer.app.cluster.view.status_of("chat").available_nodes == 2)
@@ -90,7 +90,7 @@ async def test_a_client_that_leaves_frees_its_slot(
         await anext(answer.aiter_lines())
         pool = node.app.agent.engine_pool
         assert [report.busy for report in pool.engine_reports()] == [1]
-    await wait_until(lambda: [report.busy for report in pool.engine_reports()] == [0], deadline_s=1.0)
+    await wait_until(lambda: [report.busy for report in pool.engine_reports()] == [0], deadline_s=5.0)
 
 
 async def test_it_is_found_again_when_either_was_away(

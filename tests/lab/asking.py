@@ -16,7 +16,7 @@ from tests.lab.cluster import LabCluster
 from tests.lab.host import HostTransport
 from tests.processes import wait_until
 
-DEADLINE_S = 90.0
+DEADLINE_S, POLL_S = 90.0, 0.005
 _prompts = itertools.count()
 
 
@@ -113,6 +113,25 @@ def looking_s(cluster: LabCluster) -> float:
     began_s = time.monotonic()
     busy_nodes(cluster)
     return time.monotonic() - began_s
+
+
+def wait_until_busy_soon(cluster: LabCluster, names: list[str], at_most_s: float) -> None:
+    """Wait until just these nodes answer something.
+
+    AssertionError if that takes longer than `at_most_s`, and what a busy machine takes to say so: four times
+    the slowest look meanwhile.
+    """
+    since_s, slowest_s = time.monotonic(), 0.0
+    while True:
+        began_s = time.monotonic()
+        busy = busy_nodes(cluster)
+        now_s = time.monotonic()
+        slowest_s = max(slowest_s, now_s - began_s)
+        if busy == names:
+            break
+        assert now_s - since_s < DEADLINE_S, busy
+        time.sleep(POLL_S)
+    assert now_s - since_s < at_most_s + 4 * slowest_s
 
 
 def busy_nodes(cluster: LabCluster) -> list[str]:

@@ -15,7 +15,15 @@ import pytest
 from llb.cluster.link.link_server import SILENCE_TIMEOUT_S
 from llb.node.agent import HEARTBEAT_INTERVAL_S
 from tests.lab import Lan
-from tests.lab.asking import BackgroundRequest, busy_nodes, chat_body, drain_nodes, looking_s, open_client
+from tests.lab.asking import (
+    BackgroundRequest,
+    busy_nodes,
+    chat_body,
+    drain_nodes,
+    looking_s,
+    open_client,
+    wait_until_busy_soon,
+)
 from tests.lab.cluster import BALANCER, LabCluster
 from tests.lab.conftest import TIME_SCALE, require_cables
 from tests.processes import wait_until
@@ -71,12 +79,8 @@ def test_a_request_that_waits_in_silence_moves_within_a_second(
         time.sleep(reading_s)  # meanwhile its engine says how far it is with the prompt
         [name] = busy_nodes(cluster)
         [other] = {*NODES} - {name}
-        late_s = looking_s(cluster)
         cabled.cut_cable(cluster.nodes[name].host)
-        cut_s = time.monotonic()
-        wait_until(lambda: busy_nodes(cluster) == [other])
-        moved_s = time.monotonic() - cut_s
-        assert moved_s < AT_MOST_S + 4 * max(late_s, looking_s(cluster))
+        wait_until_busy_soon(cluster, [other], AT_MOST_S)
         asking.wait_hurried(cluster, other)
         assert (asking.status, asking.error) == (200, None)
         assert asking.node in (
@@ -109,7 +113,7 @@ def test_a_vanished_host_delays_nobody_by_more_than_a_second(cabled: Lan, cluste
         # All of them at one node take a few times as long.
         took_s = max((asking.ended_s or 0) - asking.started_s for asking in many)
         assert took_s < AT_MOST_S + 4 * calm_s
-        assert slowest_s < AT_MOST_S
+        assert slowest_s < AT_MOST_S + 4 * calm_s
 
 
 def test_a_joined_host_says_soon_that_its_balancer_has_vanished(cabled: Lan, cluster: LabCluster) -> None:
@@ -118,13 +122,16 @@ def test_a_joined_host_says_soon_that_its_balancer_has_vanished(cabled: Lan, clu
         first = BackgroundRequest(client, chat_body("chat", max_tokens=1))
         first.wait()
         assert first.status == 200
+        calm = BackgroundRequest(client, chat_body("chat", max_tokens=1))
+        calm.wait()
+        calm_s = (calm.ended_s or 0) - calm.started_s
         cabled.cut_cable(cluster.balancer.host)
         for _ in range(2):
             asking = BackgroundRequest(client, chat_body("chat", max_tokens=1))
             asking.wait()
             assert asking.status == 503
             assert asking.answer["error"]["code"] == "no_node_available"
-            assert (asking.ended_s or 0) - asking.started_s < AT_MOST_S
+            assert (asking.ended_s or 0) - asking.started_s < AT_MOST_S + 4 * calm_s
         cabled.restore_cable(cluster.balancer.host)
         wait_until(lambda: client.get("/v1/models").status_code == 200)
         waiting = BackgroundRequest(client, chat_body("chat", LONG, max_tokens=4))
@@ -133,7 +140,7 @@ def test_a_joined_host_says_soon_that_its_balancer_has_vanished(cabled: Lan, clu
         cut_s = time.monotonic()
         waiting.wait()
         assert waiting.status == 503
-        assert time.monotonic() - cut_s < 3 * AT_MOST_S
+        assert time.monotonic() - cut_s < 3 * AT_MOST_S + 4 * calm_s
 
 
 def test_a_killed_node_ends_its_stream_with_an_error_event(cluster: LabCluster) -> None:
@@ -143,8 +150,9 @@ def test_a_killed_node_ends_its_stream_with_an_error_event(cluster: LabCluster) 
         [name] = busy_nodes(cluster)
         cluster.nodes[name].kill()
         killed_s = time.monotonic()
-        asking.wait(5.0)
-        assert time.monotonic() - killed_s < AT_MOST_S
+        asking.wait()
+        ended_s = time.monotonic()
+        assert ended_s - killed_s < AT_MOST_S + 4 * looking_s(cluster)
         assert (asking.status, asking.error) == (200, None)
         assert len(asking.events) > 1
         assert asking.events[-1]["error"]["code"] == "engine_failed"
@@ -219,9 +227,7 @@ def test_a_client_that_leaves_frees_its_slot_at_the_node(cluster: LabCluster, pr
         if prompt == 1:
             client.settimeout(60.0)
             assert client.recv(100).startswith(b"HTTP/1.1 200 ")
-    left_s = time.monotonic()
-    wait_until(lambda: not busy_nodes(cluster))
-    assert time.monotonic() - left_s < AT_MOST_S
+    wait_until_busy_soon(cluster, [], AT_MOST_S)
     wait_until(lambda: engine_busy(cluster, name) == 0, 10.0)
 
 

@@ -135,7 +135,7 @@ async def test_a_copy_is_cancelled_at_once_and_its_partial_kept(
     await wait_until(lambda: all(host.downloaded_bytes_of("big") == HALF for host in hosts))
     await cluster.registrations.delete("big")
     # Without the cancellation nothing would end for a minute.
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         await wait_until(lambda: all(host.replica("big") is None for host in hosts))
     for host in hosts:
         [partial] = host.file_path("big", "big.gguf").parent.iterdir()
