@@ -378,10 +378,10 @@ def permissions_of_an_ordinary_user() -> Iterator[None]:
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     # Effective, permitted and inheritable capabilities, 32 of each, then the next 32 of each.
-    before, without = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    before = (ctypes.c_uint32 * 6)()
     assert libc.capget(header, before) == 0
-    without[:] = before[:]
-    without[0] &= ~_CAP_DAC_OVERRIDE
+    without = type(before).from_buffer_copy(before)
+    without[0] = before[0] & ~_CAP_DAC_OVERRIDE
     assert libc.capset(header, without) == 0
     try:
         yield
