@@ -97,12 +97,8 @@ class OllamaHandler:
         body: EmbedRequest,
         engine_request: EngineRequest | None,
     ) -> HTTPResponse:
-        """Embed one or more texts; without any (`engine_request` None), load or unload the model."""
-        if engine_request is None:
-            answer = ollama_response.EMPTY_VECTORS
-            headers = await self._prepare_model(request, record, body)
-        else:
-            answer, headers = await self._complete(request, record, body, engine_request)
+        """Embed one or more texts."""
+        answer, headers = await self._compute_vectors(request, record, body, engine_request)
         translated = ollama_response.translate_embeddings(answer, body.model, _request_clock(record))
         return _ok_response(record, translated, headers)
 
@@ -114,12 +110,20 @@ class OllamaHandler:
         engine_request: EngineRequest | None,
     ) -> HTTPResponse:
         """Embed one text, in the format of older clients."""
-        if engine_request is None:
-            answer = ollama_response.EMPTY_VECTORS
-            headers = await self._prepare_model(request, record, body)
-        else:
-            answer, headers = await self._complete(request, record, body, engine_request)
+        answer, headers = await self._compute_vectors(request, record, body, engine_request)
         return _ok_response(record, ollama_response.translate_legacy_embedding(answer), headers)
+
+    async def _compute_vectors(
+        self,
+        request: IncomingRequest,
+        record: RequestRecord,
+        body: EmbedRequest | OldEmbedRequest,
+        engine_request: EngineRequest | None,
+    ) -> tuple[bytes, dict[str, str]]:
+        """Return the engine's answer; without a text (`engine_request` None), load or unload the model."""
+        if engine_request is None:
+            return ollama_response.EMPTY_VECTORS, await self._prepare_model(request, record, body)
+        return await self._complete(request, record, body, engine_request)
 
     async def _stream(
         self,
