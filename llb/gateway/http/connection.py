@@ -317,7 +317,10 @@ class Connection(asyncio.BufferedProtocol):
         if response.buffered_bytes > HIGH_WATER_BYTES and not self._is_reading_paused:
             self._is_reading_paused = True
             self._transport.pause_reading()
-        response.wake_reader()
+        if response.observer is not None:
+            response.observer(True)
+        else:
+            response.wake_reader()
 
     def _read_known(self, response: UpstreamResponse, known: KnownResponseHead, data: memoryview) -> bool:
         """Read a whole response whose head is known, past the parser; False for any other."""

@@ -36,7 +36,6 @@ class UpstreamResponse:
         "_consume",
         "_consume_error",
         "_consume_timeout_s",
-        "_observer",
         "_on_started",
         "_read_waiter",
         "_uncounted_bytes",
@@ -50,6 +49,7 @@ class UpstreamResponse:
         "first_byte_at",
         "headers",
         "is_complete",
+        "observer",
         "status",
         "total_bytes",
     )
@@ -78,7 +78,7 @@ class UpstreamResponse:
         # Received to its end.
         self.is_complete = False
         # Called instead of waking a task that reads.
-        self._observer: Callable[[bool], None] | None = None
+        self.observer: Callable[[bool], None] | None = None
         # Set while the body is piped; returns False when it can take no more for now.
         self._consume: Callable[[bytes], bool] | None = None
         self._consume_error: Exception | None = None
@@ -92,7 +92,7 @@ class UpstreamResponse:
 
         It gets False once nothing has come for `timeout_s`, or for what `extend_wait` said later.
         """
-        self._observer = observer
+        self.observer = observer
         self._connection.start_deadline(timeout_s)
 
     def extend_wait(self, timeout_s: float) -> None:
@@ -101,7 +101,7 @@ class UpstreamResponse:
 
     def stop_observing(self) -> None:
         """Leave the response to a task."""
-        self._observer = None
+        self.observer = None
 
     def take(self) -> bytes:
         """Return the bytes received and not yet read."""
@@ -267,7 +267,7 @@ class UpstreamResponse:
 
     @property
     def has_reader(self) -> bool:
-        return self._read_waiter is not None or self._observer is not None
+        return self._read_waiter is not None or self.observer is not None
 
     @property
     def has_started(self) -> bool:
@@ -276,8 +276,8 @@ class UpstreamResponse:
 
     def wake_reader(self, *, has_data: bool = True) -> None:
         """Pass what was received to the observer or the consumer, or wake the task that reads."""
-        if self._observer is not None:
-            self._observer(has_data)
+        if self.observer is not None:
+            self.observer(has_data)
             return
         waiter = self._read_waiter
         if self._consume is not None and has_data:
@@ -295,7 +295,7 @@ class UpstreamResponse:
             self.error = error
         if self._on_started is not None:
             self.mark_started()
-        if self._observer is not None:
-            self._observer(True)
+        if self.observer is not None:
+            self.observer(True)
         else:
             self.wake_reader()

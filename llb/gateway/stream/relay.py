@@ -284,7 +284,10 @@ class EventRelay:
         """Pass events on through the pipe; False if the client must catch up before the next ones."""
         if self._translator is not None:
             return self._translate(data, self._translator)
-        events = self.framer.feed(data)
+        framer = self.framer
+        # An engine usually writes whole events.
+        is_whole = data.endswith(EVENT_END) and not (framer.held or framer.is_mid_event)
+        events = data if is_whole else framer.feed(data)
         if not events:
             return True
         self.usage_parser.feed(events)

@@ -124,33 +124,33 @@ class SseFramer:
     An event over `MAX_EVENT_BYTES` is passed on in pieces; `is_mid_event` is true in between.
     """
 
-    __slots__ = ("_held", "is_mid_event")
+    __slots__ = ("held", "is_mid_event")
 
     def __init__(self) -> None:
         self.is_mid_event = False
-        self._held = b""
+        self.held = b""
 
     def feed(self, data: bytes) -> bytes:
         """The whole events that `data` completes; empty while none is complete."""
-        if self._held:
-            data, self._held = self._held + data, b""
+        if self.held:
+            data, self.held = self.held + data, b""
         if data.endswith((b"\n\n", b"\r\n\r\n")):
             self.is_mid_event = False
             return data
         end = _last_event_end(data)
         if end:
-            self._held = data[end:]
+            self.held = data[end:]
             self.is_mid_event = False
             return data[:end]
         if not self.is_mid_event and len(data) <= MAX_EVENT_BYTES:
-            self._held = data
+            self.held = data
             return b""
         self.is_mid_event = True
         return data
 
     def flush(self) -> bytes:
         """The bytes after the last event boundary, at the end of the stream."""
-        held, self._held = self._held, b""
+        held, self.held = self.held, b""
         return held
 
 
