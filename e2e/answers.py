@@ -59,14 +59,19 @@ async def fake_completions(page: Page, *answers: FakeCompletion) -> FakeCompleti
     return made
 
 
+# More tokens than a paced engine writes before the time limit of a test.
+ENDLESS_TOKENS = 100_000
+
+
 async def keep_answering(page: Page) -> None:
-    """A real model goes on until it is stopped; by itself it may be done after a few words."""
+    """A paced engine goes on until it is stopped; by itself it is done after a few words."""
 
-    async def ignore_end(route: Route) -> None:
+    async def ask_for_more(route: Route) -> None:
         body = route.request.post_data_json or {}
-        await route.continue_(post_data={**body, "request": {**body["request"], "ignore_eos": True}})
+        request = {**body["request"], "max_tokens": ENDLESS_TOKENS}
+        await route.continue_(post_data={**body, "request": request})
 
-    await page.route("**/answers", ignore_end)
+    await page.route("**/answers", ask_for_more)
 
 
 # --- the Playground as a person sees it --------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
+from llb.engine import process as engine_process
 from tests.conftest import (
     BalancerFactory,
     JoinedNodeFactory,
@@ -28,7 +30,7 @@ from tests.conftest import (
 )
 from tests.harness import PASSWORD, RunningBalancer
 from tests.hub import HubStandIn
-from tests.processes import wait_until
+from tests.processes import ROOT, wait_until
 
 __all__ = ["catalog", "chat_gguf", "hub", "smollm2"]
 
@@ -126,6 +128,17 @@ async def llb(make_llb: BalancerFactory) -> RunningBalancer:
     return await start_balancer(make_llb())
 
 
+@pytest.fixture
+def paced_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that count at a fixed pace, in the place of llama.cpp: for what happens while an answer is
+    written. What is asked of them decides how long that takes, however busy the machine is.
+
+    To be had before the models are pulled.
+    """
+    command = (sys.executable, "-I", "-S", str(ROOT / "tests" / "lab" / "paced_engine.py"))
+    monkeypatch.setattr(engine_process, "engine_command", lambda *arguments: (*command, *arguments))
+
+
 @async_fixture()
 async def make_node(tmp_path: Path) -> AsyncIterator[JoinedNodeFactory]:
     async with joined_node_factory(tmp_path) as make:
@@ -137,6 +150,25 @@ SAVE_DATA_SCRIPT = "Object.defineProperty(navigator.connection, 'saveData', { ge
 
 # What a browser says of an answer that the test wants to see refused.
 IGNORED_CONSOLE_PREFIXES = ("Failed to load resource", "WebSocket connection to")
+
+
+# Width of a page, once it has been laid out and drawn for the window that it has now.
+SETTLED_WIDTH = """async () => {
+  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+  return document.documentElement.scrollWidth;
+}"""
+
+
+GO_TO_SCRIPT = """async (address) => {
+  history.pushState(null, '', address);
+  dispatchEvent(new PopStateEvent('popstate'));
+  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+}"""
+
+
+async def go_to(page: Page, address: str) -> None:
+    """Go to another page of llb as through a link, without a new load; returns when the old one has gone."""
+    await page.evaluate(GO_TO_SCRIPT, address)
 
 
 # The llb that the pages of a browser context show.

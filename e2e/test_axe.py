@@ -13,7 +13,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from e2e.answers import STOP_CHUNK, delta_chunk, fake_completions, sse_completion
-from e2e.conftest import Visitor, VisitorFactory, async_fixture
+from e2e.conftest import Visitor, VisitorFactory, async_fixture, go_to
 from e2e.test_nodes import cluster
 from e2e.words import translate
 from tests.conftest import TINY_BYTES, BalancerFactory
@@ -41,12 +41,6 @@ RUN = """async ([part, options]) => {
   const hidden = ({ any }) => any.some(({ data }) => grounds.has(data?.messageKey));
   const unjudged = incomplete.map(({ id, nodes }) => ({ id, nodes: nodes.filter(hidden) }));
   return [...violations, ...unjudged].flatMap(told);
-}"""
-
-GO = """async (address) => {
-  history.pushState(null, '', address);
-  dispatchEvent(new PopStateEvent('popstate'));
-  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
 }"""
 
 ANSWER = """### An answer
@@ -151,15 +145,22 @@ class Inspector:
         return translate(self.locale, key, **values)
 
     async def open(self, address: str, *, reload: bool = False) -> Page:
-        """The page at `address`, when it shows what it is about; through a link, or with `reload` as a new load."""
+        """The page at `address`, when it shows what it is about; through a link, or with `reload` as a new load.
+
+        A new load costs more than a look, so one dialog is closed for the next page.
+        """
         pages = self.visitor.context.pages
-        if reload or not pages or await pages[0].get_by_role("dialog").count():
+        if reload or not pages:
             for page in pages:
                 await page.close()
             page = await self.visitor.open(address)
         else:
             [page] = pages
-            await page.evaluate(GO, address)
+            dialog = page.get_by_role("dialog")
+            if await dialog.count():
+                await page.keyboard.press("Escape")
+                await expect(dialog).to_have_count(0)
+            await go_to(page, address)
         await expect(page.locator("h1")).to_be_visible()
         await expect(page.locator(".skeletons")).to_have_count(0)
         return page
@@ -261,13 +262,11 @@ async def look_at_nodes(see: Inspector) -> None:
     await page.get_by_role("button", name=see.say("nodes.add")).click()
     await expect(page.get_by_role("dialog").locator("code").first).to_contain_text("--join")
     await see.look(page, "nodes, dialog that adds one")
-    await page.close()
-    page = await see.open("/nodes", reload=True)
+    page = await see.open("/nodes")
     await page.get_by_role("link", name=see.say("node.logs"), exact=True).click()
     await expect(page.get_by_role("region", name=see.say("logs.lines"))).to_be_visible()
     await see.look(page, "log of a node")
-    await page.close()
-    page = await see.open("/nodes/endpoints", reload=True)
+    page = await see.open("/nodes/endpoints")
     with ProviderStandIn("vllm") as vllm:
         new = {"base_url": vllm.base_url, "name": "box"}
         assert (await see.visitor.llb.http.post("/api/endpoints", json=new)).status_code == 201
@@ -284,7 +283,6 @@ async def look_at_nodes(see: Inspector) -> None:
     await page.keyboard.press("Escape")
     for endpoint in (await see.visitor.llb.http.get("/api/endpoints")).json()["endpoints"]:
         await see.visitor.llb.http.delete(f"/api/endpoints/{endpoint['id']}")
-    await page.close()
 
     async def answer(route: Route) -> None:
         real = await route.fetch()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.conftest import VisitorFactory
+from e2e.conftest import VisitorFactory, go_to
 from e2e.javascript import WEB
 from tests.conftest import BalancerFactory, start_balancer
 from tests.documented_proxies import nginx_command, read_config
@@ -17,7 +17,6 @@ from tests.harness import PASSWORD, RunningBalancer
 from tests.reverse_proxies import free_ports, run_proxy
 
 PAGES = (
-    "models",
     "models/local",
     "models/tiny",
     "playground",
@@ -26,6 +25,7 @@ PAGES = (
     "access",
     "settings",
     "docs",
+    "models",
 )
 
 
@@ -95,8 +95,7 @@ async def test_the_page_below_a_path(
             here = [link for link in links if link.startswith(origin)]
             assert here
             assert [link for link in here if not link.startswith(f"{origin}/llb/")] == [], name
-        # The WebSocket brings what happens.
-        await page.goto(f"{origin}/llb/models")
+        # The WebSocket brings what happens, to the last of them.
         await page.get_by_text("Connected", exact=False).first.wait_for(state="attached")
         await llb.register_model("tiny")
         await page.get_by_text("Ready").first.wait_for()
@@ -106,7 +105,7 @@ async def test_the_page_below_a_path(
         await page.go_back()
         await page.wait_for_url(f"{origin}/llb/models")
         # What is shown for other programs.
-        await page.goto(f"{origin}/llb/models/tiny")
+        await go_to(page, f"{origin}/llb/models/tiny")
         await page.get_by_text(f"{origin}/llb/v1").first.wait_for(state="attached")
         assert outside == []
 

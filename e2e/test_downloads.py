@@ -10,6 +10,7 @@ from playwright.async_api import expect
 from e2e.conftest import ENGINE_DEADLINE_MS, Visitor, VisitorFactory, async_fixture
 from e2e.shop import model_card, save_screenshot
 from tests.conftest import TINY_BYTES, BalancerFactory
+from tests.ggufs import write_chat_model
 from tests.harness import RunningBalancer, wait_until, write_catalog
 from tests.hub import HubStandIn, tiny_gguf
 
@@ -78,9 +79,11 @@ async def test_queue_order_rate_limit_and_pause_all(
 
 
 @async_fixture()
-async def chat(make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path) -> RunningBalancer:
-    hub.add_repo("test/chat", {"chat.gguf": smollm2})
-    entry = {"id": "chat", "name": "Chatterbox", "size_bytes": smollm2.stat().st_size, "context_length": 8192}
+async def chat(make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path) -> RunningBalancer:
+    """A small model that was trained for 8K tokens."""
+    file = write_chat_model(tmp_path / "chat.gguf", context=8192)
+    hub.add_repo("test/chat", {"chat.gguf": file})
+    entry = {"id": "chat", "name": "Chatterbox", "size_bytes": file.stat().st_size, "context_length": 8192}
     llb = await make_llb(catalog=write_catalog(tmp_path / "chat.json", entry)).start()
     await llb.wait_until_online()
     await llb.pull_model("chat")

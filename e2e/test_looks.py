@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.async_api import Page, expect
 
-from e2e.conftest import VisitorFactory, async_fixture
+from e2e.conftest import SETTLED_WIDTH, VisitorFactory, async_fixture, go_to
 from e2e.shop import CATALOG, SMOLLM2_NAME, add_catalog_repositories, model_card, save_screenshot
 from llb.api.routes.page import PAGE_PATHS
 from tests.conftest import BalancerFactory
@@ -14,11 +14,6 @@ from tests.harness import RunningBalancer
 from tests.hub import HubStandIn
 
 WIDTHS = (360, 768, 2560)
-# Once the page has been laid out and drawn for the window that it has now.
-SETTLED_WIDTH = """async () => {
-  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
-  return document.documentElement.scrollWidth;
-}"""
 PAGES = [address for address in PAGE_PATHS if address not in ("/", "/login")]
 
 
@@ -74,7 +69,7 @@ async def test_nothing_is_wider_than_the_window(shop: RunningBalancer, visitors:
     page = await visitor.open()
     too_wide: list[tuple[str, int, float]] = []
     for address in [*PAGES, "/models"]:
-        await page.goto(f"{shop.url}{address}")
+        await go_to(page, address)
         await settled(page)
         for width in WIDTHS:
             await page.set_viewport_size({"width": width, "height": 740})

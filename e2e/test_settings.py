@@ -45,7 +45,7 @@ async def test_the_language_holds_at_once_and_keeps_the_place(visitor: Visitor) 
     await expect(page.get_by_role("heading", level=1)).to_have_text("設定")
     await expect(page.locator("html")).to_have_attribute("lang", "ja")
     await expect(page.get_by_role("radio", name="日本語")).to_be_focused()
-    assert await page.evaluate("scrollY") == 120
+    await page.wait_for_function("scrollY === 120")
     await page.reload()
     await expect(page.get_by_role("heading", level=1)).to_have_text("設定")
     await expect(page.get_by_role("radio", name="日本語")).to_be_checked()

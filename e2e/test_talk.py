@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,8 +30,7 @@ from llb.engine.model_engine import ModelEngine
 from llb.engine.process import EngineProcess
 from llb.engine.spec import EngineSpec
 from llb.wire import EngineState
-from tests.conftest import BalancerFactory
-from tests.harness import RunningBalancer, wait_until, write_catalog
+from tests.harness import RunningBalancer, wait_until
 from tests.hub import HubStandIn
 
 __all__ = ["talker"]
@@ -62,23 +60,8 @@ def panel(page: Page) -> Any:
 # --- what breaks -------------------------------------------------------------------------------------
 
 
-@async_fixture()
-async def writer(
-    make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path, tmp_path: Path
-) -> RunningBalancer:
-    """SmolLM2, which writes for as long as one lets it."""
-    hub.add_repo("test/smollm2", {"smollm2.gguf": smollm2})
-    entry = {"id": "smollm2", "size_bytes": smollm2.stat().st_size, "required_memory_bytes": 300_000_000}
-    llb = await make_llb(catalog=write_catalog(tmp_path / "writer.json", entry), context=2048).start()
-    await llb.wait_until_online()
-    await llb.pull_model("smollm2")
-    return llb
-
-
-async def test_an_answer_goes_on_until_it_is_stopped(
-    writer: RunningBalancer, visitors: VisitorFactory
-) -> None:
-    page = await (await visitors(writer)).open("/playground")
+@pytest.mark.usefixtures("paced_engines")
+async def test_an_answer_goes_on_until_it_is_stopped(page: Page, talker: RunningBalancer) -> None:
     answer = conversation_log(page).locator(".answer").last
 
     await keep_answering(page)
@@ -95,7 +78,7 @@ async def test_an_answer_goes_on_until_it_is_stopped(
     await text_after(3)
     await expect(conversation_log(page)).to_have_attribute("aria-busy", "true")
     await page.keyboard.press("Escape")
-    await wait_until(lambda: busy_slots(writer) == 0)
+    await wait_until(lambda: busy_slots(talker) == 0)
     await expect(conversation_log(page)).to_have_attribute("aria-busy", "false")
     await expect(conversation_log(page)).to_contain_text("Stopped.")
     await expect(page.get_by_role("status").filter(has_text="Stopped.")).to_have_count(1)
@@ -109,7 +92,7 @@ async def test_an_answer_goes_on_until_it_is_stopped(
     later = await text_after(len(before.split()) + 3)
     assert later.startswith(before)
     await page.get_by_role("link", name="Nodes").click()
-    assert busy_slots(writer) == 1
+    assert busy_slots(talker) == 1
     await page.get_by_role("navigation").get_by_role("link", name="Playground").click()
     assert (await text_after(len(later.split()) + 3)).startswith(later)
     # In another conversation a dot says that it goes on.
@@ -120,16 +103,16 @@ async def test_an_answer_goes_on_until_it_is_stopped(
     await expect(conversation_log(page)).to_have_attribute("aria-busy", "true")
     await page.get_by_role("button", name="Stop").click()
     await expect(conversation_log(page)).to_contain_text("Stopped.")
-    await wait_until(lambda: busy_slots(writer) == 0)
+    await wait_until(lambda: busy_slots(talker) == 0)
 
     # The server goes away in the middle of an answer, and comes back.
     await answer.get_by_role("button", name="Regenerate").click()
     await text_after(3)
-    await writer.stop()
+    await talker.stop()
     broken = answer.get_by_role("alert")
     await expect(broken).to_contain_text("Interrupted.")
-    await writer.start(writer.port)
-    await writer.wait_until_online()
+    await talker.start(talker.port)
+    await talker.wait_until_online()
     await broken.get_by_role("button", name="Retry").click()
     await text_after(3)
     await expect(broken).to_have_count(0)
@@ -305,7 +288,8 @@ async def test_the_command_and_the_script_say_what_the_page_would(
     process = await asyncio.create_subprocess_exec(
         "sh", "-c", command.replace("sk-your-api-key", key), stdout=asyncio.subprocess.PIPE
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    async with asyncio.timeout(ENGINE_DEADLINE_MS / 1000):
+        output, _ = await process.communicate()
     answer = json.loads(output)
     assert answer["model"] == "chat"
     assert answer["usage"]["completion_tokens"] <= 5

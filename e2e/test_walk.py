@@ -121,12 +121,10 @@ async def test_the_quick_start(
     await expect(model_card(page, SMOLLM2_NAME).get_by_role("button", name="Pull")).to_be_visible()
 
 
-async def test_an_error_says_why_and_retry_mends_it(
-    shop: RunningBalancer, hub: HubStandIn, visitor_of_shop: Visitor
-) -> None:
+async def test_an_error_says_why_and_retry_mends_it(hub: HubStandIn, visitor: Visitor) -> None:
     corrupt = hub.faults.corrupt()
-    page = await visitor_of_shop.open()
-    model = model_card(page, SMOLLM2_NAME)
+    page = await visitor.open()
+    model = model_card(page, "tiny")
     await model.get_by_role("button", name="Pull").click()
     await expect(model.get_by_role("alert")).to_contain_text("sha256")
     await expect(model).to_contain_text("Error")
@@ -297,8 +295,3 @@ async def tab_to(page: Page, role: str, name: str) -> None:
         if found:
             return
     raise AssertionError(f"Tab never reaches the {role} {name!r}")
-
-
-@async_fixture()
-async def visitor_of_shop(shop: RunningBalancer, visitors: VisitorFactory) -> Visitor:
-    return await visitors(shop)
