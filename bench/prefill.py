@@ -16,8 +16,9 @@ import tempfile
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from bench.memory import (
     AMPLE_MEMORY_BYTES,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import errno
 import gc
 import logging
@@ -16,10 +15,10 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from typing import Any, cast
 
-from msgspec import structs
+from msgspec import Struct, field, structs
+from msgspec.structs import replace
 from sanic import Sanic
 
 from llb import __version__
@@ -51,8 +50,7 @@ STOP_DEADLINE_S = 14.0
 GC_THRESHOLDS = (10_000, 20, 20)
 
 
-@dataclass(frozen=True)
-class BoundPort:
+class BoundPort(Struct, frozen=True):
     """Sockets of one port: one, or one for each loopback address."""
 
     sockets: tuple[socket.socket, ...]
@@ -258,8 +256,7 @@ class Server:
             await listener.close()
 
 
-@dataclass(frozen=True)
-class Signals:
+class Signals(Struct, frozen=True):
     """What signals have asked for. A reload is cleared when it begins."""
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -281,7 +278,7 @@ async def _serve(config: Config, log_output: LogOutput) -> int:
     if running is not None:
         raise SetupError(f"llb is already running on {config.home}: process {running.pid}, at {running.url}.")
     while await _serve_once(config, signals, log_output):
-        config = dataclasses.replace(config, join=None, join_token=None)
+        config = replace(config, join=None, join_token=None)
     return 0
 
 

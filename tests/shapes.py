@@ -4,7 +4,7 @@ it needs.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from llb.policy.memory import MIB, Layer, ModelShape, estimate_memory
 

@@ -155,7 +155,7 @@ def test_a_misspelt_secret_is_not_repeated(tmp_path: Path) -> None:
 
 
 def test_every_setting_is_a_field_and_has_a_name_of_its_own() -> None:
-    fields = Config.__dataclass_fields__
+    fields = Config.__struct_fields__
     assert all(setting.field in fields for setting in SETTINGS)
     for values in zip(*((setting.field, setting.env, setting.key) for setting in SETTINGS), strict=True):
         assert len(set(values)) == len(values)

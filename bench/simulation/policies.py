@@ -7,7 +7,8 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from llb.policy.routing import RequestEstimate, RoutingCandidate, select_node
 

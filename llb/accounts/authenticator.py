@@ -6,9 +6,10 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from typing import Protocol
+
+from msgspec import Struct
 
 from llb.accounts.limit_policy import UNLIMITED, strictest_limits
 from llb.base.events import Topic
@@ -139,8 +140,7 @@ def principal_of_session(session: Session) -> Principal:
 PrincipalLookup = Callable[[str], Awaitable[Principal | None]]
 
 
-@dataclass(frozen=True)
-class _CachedPrincipal:
+class _CachedPrincipal(Struct, frozen=True):
     principal: Principal
     cached_at: float
 

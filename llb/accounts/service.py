@@ -6,8 +6,9 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
+
+from msgspec import Struct
 
 from llb.accounts.audit_actor import audit_actor_of
 from llb.accounts.authenticator import SESSION_IDLE_S, SESSION_MAX_S, AccountAuthenticator
@@ -42,16 +43,14 @@ MAX_CONCURRENT_HASHES = 2
 _DEVICE_SECRET = "device_secret"  # noqa: S105  # the name of the setting
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoginSource:
+class LoginSource(Struct, frozen=True, kw_only=True):
     """Where an attempt to sign in comes from, and the token by which its device is known, if it has one."""
 
     address: str
     device_token: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewSession:
+class NewSession(Struct, frozen=True, kw_only=True):
     """A session that was started; `expires_at` in Unix seconds.
 
     `device_token` is for the device if it has none for this account. `ended_keys` names the API keys that

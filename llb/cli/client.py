@@ -9,12 +9,12 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Struct
 
 from llb import __version__
 from llb.base import node_identity, runfile
@@ -30,8 +30,7 @@ CONNECT_TIMEOUT_S = 10.0
 RESPONSE_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True)
-class ServerAddress:
+class ServerAddress(Struct, frozen=True):
     """Server and the credential for it.
 
     `is_local`: the server holds the lock of this data directory. `trust_anchor` verifies its certificate.

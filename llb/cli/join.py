@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import getpass
 import sys
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from llb.base import node_identity, runfile
 from llb.cli import output

@@ -8,9 +8,8 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from llb import __version__, errors
 from llb.base.events import Topic
@@ -51,8 +50,7 @@ _TOKEN_REJECTION_MESSAGES = {
 }
 
 
-@dataclass(frozen=True)
-class IssuedJoinToken:
+class IssuedJoinToken(Struct, frozen=True):
     """A new join token, which is shown once. `expires_at` is Unix time in seconds."""
 
     token: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 
 class TrafficTotals(NamedTuple):
@@ -16,8 +17,7 @@ class TrafficTotals(NamedTuple):
     tokens: int
 
 
-@dataclass(slots=True)
-class _Counters:
+class _Counters(Struct):
     active: int = 0
     answered: int = 0
     tokens: int = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.cluster.view import ClusterView
 from llb.policy.distribution import ReplicaHolder, assign_peer_sources
@@ -19,8 +20,7 @@ log = logging.getLogger(__name__)
 MAX_PEER_SOURCES = 4
 
 
-@dataclass(frozen=True)
-class _BadSource:
+class _BadSource(Struct, frozen=True):
     """State of a replica when it was reported as a bad source."""
 
     attempt: int

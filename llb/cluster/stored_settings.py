@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from llb.base.events import Topic
 from llb.config import SECRET_FIELDS, SETTINGS, Config, Setting, effective_settings
@@ -137,7 +137,7 @@ class StoredSettings:
     def _apply(self) -> None:
         texts = {name: text for name, text in self._stored.items() if not is_secret(name)} | self._secrets
         values = {_setting_of(name).field: _parse(name, text) for name, text in texts.items()}
-        self.config = dataclasses.replace(self._given, **values)
+        self.config = replace(self._given, **values)
         self.changed.publish(self.config)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
-from msgspec import structs
+from msgspec import Struct, field, structs
 
 from llb.base.events import EventBus, Topic
 from llb.catalog import Catalog, index_by_name
@@ -48,8 +47,7 @@ from llb.wire import (
 FAILOVER_GRACE_S = 600.0
 
 
-@dataclass
-class Node:
+class Node(Struct):
     """One node with its last reports."""
 
     id: str

@@ -9,12 +9,12 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import msgspec
 import platformdirs
+from msgspec import Struct
 
 from llb.config.settings import (
     CLI_ENVIRONMENT,
@@ -36,8 +36,7 @@ DEFAULT_PORT = 8080
 DEFAULT_PASSWORD = "test"  # noqa: S105
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Struct, frozen=True, kw_only=True):
     """All settings of a process.
 
     Sizes in bytes, times in seconds; None stands for a value that llb determines.

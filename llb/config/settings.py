@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from llb.base.units import format_duration, parse_duration
 from llb.config.values import (
@@ -40,8 +41,7 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_HUB_ENDPOINT = "https://huggingface.co"
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One setting: its field in `Config`, its names, and how its value is parsed and formatted.
 
     A flag with `is_repeatable` may be given several times; one with `is_switch` has no value and means "on".

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from llb.policy.memory import MIB
 
@@ -41,8 +42,7 @@ class BufferPurpose(StrEnum):
     ENCODER = "encoder"
 
 
-@dataclass(frozen=True, slots=True)
-class EngineBuffer:
+class EngineBuffer(Struct, frozen=True):
     """One buffer. `device` is the name of a device of llama.cpp, None for the RAM of the host.
 
     `is_mapped`: a part of the model file, from the first to the last weight that is used there; what lies in

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from llb.engine.spec import EXIT_BAD_SPEC, EXIT_LOAD_REJECTED
 from llb.texts.coded_text import CodedText
@@ -27,8 +28,7 @@ class FailureKind(StrEnum):
     KILLED = "killed"
 
 
-@dataclass(frozen=True)
-class FailureDiagnosis:
+class FailureDiagnosis(Struct, frozen=True):
     """Kind of a failure, and a clause that describes it to a person."""
 
     kind: FailureKind

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
+
+from msgspec import Struct
 
 from llb.base.backoff import Backoff
 from llb.engine import watch_policy
@@ -45,8 +46,7 @@ class AnswerCounter(Protocol):
     def is_buffer_full(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class KeepAlive:
+class KeepAlive(Struct, frozen=True):
     """Keep-alive that a request asks for, negative for "never unload".
 
     Unless it `may_shorten`, it only lengthens the present one, up to the host's own.
@@ -64,8 +64,7 @@ class KeepAlive:
         return max(current_s, self.seconds)
 
 
-@dataclass(eq=False, slots=True)
-class LeaseRequest:
+class LeaseRequest(Struct, eq=False):
     """Pending `acquire_lease`; `requested_at` is in seconds of the pool's clock."""
 
     lease: asyncio.Future[Lease]

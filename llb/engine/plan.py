@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from llb import gguf
 from llb.engine.memory_limit import data_limit_bytes
@@ -40,8 +40,7 @@ def engine_kind_of(capabilities: Collection[Capability]) -> EngineKind:
     return EngineKind.CHAT
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineFiles:
+class EngineFiles(Struct, frozen=True, kw_only=True):
     """Files of one model on this host: the first shard, then further shards and a projector."""
 
     model_path: Path
@@ -53,8 +52,7 @@ class EngineFiles:
         return engine_kind_of(self.capabilities)
 
 
-@dataclass(frozen=True)
-class EnginePlan:
+class EnginePlan(Struct, frozen=True):
     """Specification of an engine that fits, and the memory that it will use, in total and by purpose."""
 
     spec: EngineSpec
@@ -62,8 +60,7 @@ class EnginePlan:
     estimate: MemoryEstimate | None = None
 
 
-@dataclass(frozen=True)
-class ModelMetadata:
+class ModelMetadata(Struct, frozen=True):
     """Result of reading the headers: the shape of the model, and which file is a projector.
 
     `calibration`: what engines of this model took beyond their plans. `llama_build`: that of the engine, None
@@ -77,8 +74,7 @@ class ModelMetadata:
     declares_pooling: bool = False
 
 
-@dataclass(frozen=True)
-class DraftModel:
+class DraftModel(Struct, frozen=True):
     """Model that may draft tokens for another one: its file and its shape."""
 
     path: Path

@@ -8,7 +8,6 @@ batch of its prompt and after every token.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 
 from msgspec import Struct
@@ -53,8 +52,7 @@ class EngineSpeed(Struct, frozen=True):
 UNKNOWN_SPEED = EngineSpeed()
 
 
-@dataclass(slots=True, eq=False)
-class RequestProgress:
+class RequestProgress(Struct, eq=False):
     """Progress of a running request. Times are of one monotonic clock, in seconds."""
 
     began_at: float

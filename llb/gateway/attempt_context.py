@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import quote
+
+from msgspec import Struct, field
 
 from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.view import ClusterView, Node
@@ -31,8 +32,7 @@ MAX_CONCURRENT_TOKEN_COUNTS = 4
 _engine_target = lru_cache(maxsize=256)(UpstreamTarget)
 
 
-@dataclass(frozen=True)
-class AttemptContext:
+class AttemptContext(Struct, frozen=True):
     """What every attempt of a process uses."""
 
     view: ClusterView

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -35,8 +34,7 @@ class _Prompts(Struct):
     prompt: Raw = Raw()
 
 
-@dataclass(frozen=True)
-class ChoicePlan:
+class ChoicePlan(Struct, frozen=True):
     """Choices of one request, and what is different in the body of each.
 
     A body may have many images, so it is copied only while its choice is generated.

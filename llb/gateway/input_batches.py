@@ -7,11 +7,10 @@ in admission like requests, so that a list delays others by one batch. Pure: the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from llb.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, LlbError
 from llb.gateway.dialects.embedding_vectors import shorten_vector
@@ -33,8 +32,7 @@ _FITTING_SHARE, _LARGEST_SHARE = 0.98, 0.9
 _MAX_CHARS_PER_TOKEN = 16
 
 
-@dataclass(frozen=True, slots=True)
-class InputBatch:
+class InputBatch(Struct, frozen=True):
     """Some inputs of a request; `offset` is the index of the first in the whole list."""
 
     offset: int

@@ -7,10 +7,9 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from llb.security.permissions import Principal
 from llb.wire import InferenceFields
@@ -27,16 +26,14 @@ MAX_EVENT_LOOP_BYTES = 512 * 1024
 _turns_decoder = msgspec.json.Decoder(list[Raw])
 
 
-@dataclass(frozen=True, slots=True)
-class OwnPrompt:
+class OwnPrompt(Struct, frozen=True):
     """A prompt of one owner to one engine: its digest, and the tokens that earlier prompts explain."""
 
     digest: bytes
     own_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class _KnownPrompt:
+class _KnownPrompt(Struct, frozen=True):
     tokens: int
     expires_at: float
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import BinaryIO, Final, NamedTuple
+
+from msgspec import Struct, field
 
 from llb.texts.coded_text import CodedText
 
@@ -93,8 +94,7 @@ class TensorInfo(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class GgufHeader:
+class GgufHeader(Struct, frozen=True):
     """Header: keys, tensor infos, and the offset of the tensor data."""
 
     keys: HeaderKeys
@@ -102,8 +102,7 @@ class GgufHeader:
     data_start: int
 
 
-@dataclass(slots=True)
-class HeaderKeys:
+class HeaderKeys(Struct):
     """Keys of a header: scalars, short texts and chat templates, short lists of integers, and the lengths of
     all arrays and texts.
     """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import BinaryIO, Final
+
+from msgspec import Struct, field
 
 from llb.gguf.header import (
     CHAT_TEMPLATE_KEY,
@@ -37,8 +38,7 @@ _OUTPUT_NORM_TENSORS = ("output_norm", "rope_")
 _OUTPUT_TENSORS = ("output", "cls")
 
 
-@dataclass(frozen=True, slots=True)
-class GgufBlock:
+class GgufBlock(Struct, frozen=True):
     """Tensors of one repeating layer in one file; `recurrent`: Mamba, RWKV or a short convolution."""
 
     size_bytes: int = 0
@@ -48,8 +48,7 @@ class GgufBlock:
     recurrent: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GgufMetadata:
+class GgufMetadata(Struct, frozen=True, kw_only=True):
     """Metadata of one file; a missing count is 0, a missing text None.
 
     The header cache stores it as JSON: another version reads the file again if a required field is missing.
@@ -126,8 +125,7 @@ def check_complete(metadata: GgufMetadata, file_size: int) -> None:
         )
 
 
-@dataclass(slots=True)
-class _TensorTotals:
+class _TensorTotals(Struct):
     """Totals over the tensor infos."""
 
     parameter_count: int = 0

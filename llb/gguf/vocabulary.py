@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llb.gguf.header import parse_header
 
@@ -13,8 +14,7 @@ _FIRST_COMPARED_TOKEN = 5
 _TOKENIZER = "tokenizer.ggml."
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
+class Vocabulary(Struct, frozen=True):
     """Kind of the tokenizer, the tokens that it adds by itself, and all tokens."""
 
     # What decides, for keys that are missing, which tokens are added.

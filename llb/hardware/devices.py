@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from llb.policy.memory import FreeMemory
 from llb.wire import Hardware
@@ -40,8 +40,7 @@ class EngineDevices(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[ComputeDevice, ...] = ()
 
 
-@dataclass(frozen=True)
-class MemoryBudget:
+class MemoryBudget(Struct, frozen=True):
     """Memory for all engines together: RAM, and VRAM per usable device.
 
     `is_shared`: the devices use the RAM of the host, and `vram_bytes` is the part of it that they may take.
@@ -74,8 +73,7 @@ def usual_cards() -> tuple[tuple[int, FreeMemory], ...]:
     )
 
 
-@dataclass(frozen=True)
-class HardwareInfo:
+class HardwareInfo(Struct, frozen=True):
     """Result of a probe. `problems` are sentences for people, with a remedy."""
 
     hardware: Hardware

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from llb.policy.engine_build.choice import CPU
 
@@ -57,8 +58,7 @@ def installed_version() -> str:
         return ""
 
 
-@dataclass(frozen=True)
-class EngineBuild:
+class EngineBuild(Struct, frozen=True):
     """Build of llama.cpp that engines run: the installed package, or one in a directory beside it.
 
     `import_path` comes before the installed packages; `library_paths` hold libraries that it needs.

@@ -11,8 +11,9 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from llb.policy.engine_build.choice import GpuFacts
 
@@ -23,8 +24,7 @@ _INTEGRATED, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 18, 75, 76
 _TEXT_BYTES = 128
 
 
-@dataclass(frozen=True)
-class NvidiaDriver:
+class NvidiaDriver(Struct, frozen=True):
     """`version` and `cuda` are None if no program can compute."""
 
     version: tuple[int, ...] | None = None

@@ -7,8 +7,9 @@ import logging
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from llb.hardware.devices import ComputeDevice
 from llb.texts.coded_text import CodedText
@@ -16,8 +17,7 @@ from llb.texts.coded_text import CodedText
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class NvidiaGpu:
+class NvidiaGpu(Struct, frozen=True):
     """GPU of the NVIDIA driver, whether or not the engine can use it."""
 
     name: str
@@ -37,8 +37,7 @@ class NvidiaGpu:
         return any(self.matches_device(device) for device in devices)
 
 
-@dataclass(frozen=True)
-class GpuUtilisation:
+class GpuUtilisation(Struct, frozen=True):
     """Means over all GPUs, between 0 and 1; None without a measurement."""
 
     usage: float | None = None

@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import psutil
+from msgspec.structs import replace
 
 from llb.hardware.description import advise_on_build, describe_engine, describe_hardware
 from llb.hardware.device_query import DeviceQueryError, query_devices

@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
+from msgspec import Struct
 
 from llb.config import DEFAULT_HUB_ENDPOINT
 from llb.hub.cache import find_cached_file
@@ -56,8 +56,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, kw_only=True)
-class HubFileInfo:
+class HubFileInfo(Struct, frozen=True, kw_only=True):
     """File at one commit; `sha256` has 64 lower-case hexadecimal digits."""
 
     repo: str

@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llb.base import platform_compat
 from llb.wire import FileSpec
@@ -32,8 +33,7 @@ class UnsafeFileName(ValueError):
     """A file name that could leave its directory, or that some operating system does not allow."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileStamp:
+class FileStamp(Struct, frozen=True):
     """Size and modification time, enough to detect that a verified file has changed."""
 
     size_bytes: int
@@ -44,8 +44,7 @@ def file_stamp_of(status: os.stat_result) -> FileStamp:
     return FileStamp(status.st_size, status.st_mtime_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class PartialFileInfo:
+class PartialFileInfo(Struct, frozen=True):
     """A partial download on disk; `age_s` is the time since its last byte."""
 
     model_id: str

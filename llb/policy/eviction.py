@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.policy.memory import FreeMemory, Memory
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedEngine:
+class LoadedEngine(Struct, frozen=True):
     """Engine that occupies memory. `last_used` is in seconds of any clock, the same for all engines."""
 
     model_id: str

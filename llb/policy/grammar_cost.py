@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
+
+from msgspec import Struct, field
 
 MAX_PATTERN_CHARS = 500
 # Ways to read `WINDOW_CHARS` characters, over all places where the grammar may be. `bench.request_bounds`
@@ -54,8 +55,7 @@ class TooComplex(ValueError):
         self.keyword = keyword
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """Part of an expression: the positions at which it begins and ends."""
 
     first: frozenset[int] = frozenset()
@@ -66,8 +66,7 @@ class _Part:
     has_variable_length: bool = False
 
 
-@dataclass
-class _Automaton:
+class _Automaton(Struct):
     """Position automaton (Glushkov's): one position for each set of characters in the expression."""
 
     chars: list[CharSet] = field(default_factory=list)

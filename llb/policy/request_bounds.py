@@ -9,9 +9,10 @@ each bound.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct, field
 
 from llb.policy.grammar_cost import MAX_GRAMMAR_CHARS, check_grammar
 from llb.policy.schema_cost import SchemaChecker
@@ -37,8 +38,7 @@ class BoundExceeded(ValueError):
     """A value is outside of the bound of its field. The message is a clause that follows the name."""
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(Struct, frozen=True):
     """Bound of one field."""
 
     # A phrase for the reference.

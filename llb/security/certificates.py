@@ -10,7 +10,6 @@ import re
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +52,7 @@ class CertificateAuthority(Struct, frozen=True):
     key: str
 
 
-@dataclass(frozen=True)
-class _CertificateFiles:
+class _CertificateFiles(Struct, frozen=True):
     """Paths of the user's certificate chain and of its private key."""
 
     certificate: Path

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
+
+from msgspec import Struct
 
 from llb.errors import RateLimited
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoginAttempt:
+class LoginAttempt(Struct, frozen=True, kw_only=True):
     """An attempt to sign in: the name that was typed, and where from.
 
     `user_id` is None for a name that no account has. `device_id` is given if the device has signed in to this
@@ -25,8 +25,7 @@ class LoginAttempt:
     is_known_address: bool = False
 
 
-@dataclass
-class _AttemptRecord:
+class _AttemptRecord(Struct):
     """Failed attempts of one kind; times in seconds of the limiter's clock."""
 
     failures: int = 0

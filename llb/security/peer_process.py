@@ -29,9 +29,10 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from msgspec import Struct
 
 # IP address and port.
 Endpoint = tuple[str, int]
@@ -61,8 +62,7 @@ class Doubt(StrEnum):
     SERVES = "the program that calls is serving a client of its own, as proxies do"
 
 
-@dataclass(frozen=True)
-class PeerReport:
+class PeerReport(Struct, frozen=True):
     """Result of `examine_peer`. `pids` are the processes that hold the socket."""
 
     doubt: Doubt | None
@@ -71,8 +71,7 @@ class PeerReport:
     reaches_outside: bool = False
 
 
-@dataclass(frozen=True)
-class _Socket:
+class _Socket(Struct, frozen=True):
     """Row of /proc/net/tcp or /proc/net/udp."""
 
     local: Endpoint

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+
+from msgspec import Struct
 
 from llb.wire import KeyLimits, Role, Scope
 
@@ -27,16 +28,14 @@ def expand_scopes(scopes: frozenset[Scope]) -> frozenset[Scope]:
     return ALL_SCOPES if Scope.ADMIN in scopes else scopes
 
 
-@dataclass(frozen=True)
-class KeyAllowance:
+class KeyAllowance(Struct, frozen=True):
     """Limits of one key, which the keys that come from it use up too."""
 
     key_id: str
     limits: KeyLimits
 
 
-@dataclass(frozen=True, kw_only=True)
-class Principal:
+class Principal(Struct, frozen=True, kw_only=True):
     """Authenticated sender of a request.
 
     `id` is that of the session, key or node; a key made on the host has no user.

@@ -20,13 +20,13 @@ import secrets
 import stat
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec import Struct
 
 from llb.base import platform_compat
 from llb.texts.coded_text import CodedText
@@ -61,8 +61,7 @@ class SecretUnreadable(Exception):
         self.message = message
 
 
-@dataclass(frozen=True)
-class SecretOwner:
+class SecretOwner(Struct, frozen=True):
     """Row that a sealed secret belongs to, and the only address that it may be sent to."""
 
     table: str
@@ -75,8 +74,7 @@ class SecretOwner:
         return msgspec.json.encode([FORMAT_PREFIX, self.table, self.row_id, self.base_url])
 
 
-@dataclass(frozen=True)
-class SealedSecret:
+class SealedSecret(Struct, frozen=True):
     """Sealed secret of one row."""
 
     owner: SecretOwner

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.base.runfile import LOCAL_TOKEN_PREFIX
 
@@ -15,8 +16,7 @@ NODE_CREDENTIAL_PREFIX = "llbn-"
 _SHOWN_KEY_CHARS = len(API_KEY_PREFIX) + 7
 
 
-@dataclass(frozen=True)
-class NewApiKey:
+class NewApiKey(Struct, frozen=True):
     """New API key: `key` is shown once, `prefix` identifies it in lists, `hash` is stored."""
 
     key: str

@@ -7,10 +7,10 @@ import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiosqlite
+from msgspec import Struct
 
 from llb.base import platform_compat
 from llb.errors import SetupError
@@ -67,8 +67,7 @@ def find_database_defect(path: Path) -> str | None:
         return str(error)
 
 
-@dataclass(frozen=True)
-class Restored:
+class Restored(Struct, frozen=True):
     """Result of a restore. `kept` is the previous database; `has_checksum` is False for an old backup."""
 
     kept: Path | None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llb.store.backup import restore_database
 from llb.store.database import Database
@@ -13,8 +14,7 @@ from llb.store.tables import endpoints, keys, nodes, registrations, request_hist
 from llb.store.tables.endpoints import EndpointRecord
 
 
-@dataclass(frozen=True)
-class RehearsedBackup:
+class RehearsedBackup(Struct, frozen=True):
     """Contents of a backup. `unreadable_endpoints`: names of those whose key cannot be read."""
 
     has_checksum: bool

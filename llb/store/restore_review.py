@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from llb.errors import SetupError
 
@@ -14,8 +15,7 @@ from llb.errors import SetupError
 _REMOVABLE = (("user", "users", "username"), ("key", "api_keys", "name"))
 
 
-@dataclass
-class RestoreReview:
+class RestoreReview(Struct):
     """Changes by a restore for accounts, nodes and models, as clauses such as "key phone"."""
 
     # Revoked, removed or changed since the backup, and kept so.

@@ -6,12 +6,12 @@ import io
 import struct
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llb import gguf
 from llb.gguf import GgufError, GgufMetadata, NeedMoreData

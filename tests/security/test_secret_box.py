@@ -6,12 +6,12 @@ import base64
 import multiprocessing
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llb.security.secret_box import (
     KEY_FILE_NAME,

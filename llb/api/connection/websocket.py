@@ -11,9 +11,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from msgspec import Struct
 from sanic import Request
 from sanic.exceptions import RequestCancelled, SanicException, WebsocketClosed
 from sanic.server.protocols.base_protocol import SanicProtocol
@@ -42,8 +42,7 @@ INVALID_UTF8, POLICY_VIOLATION = 1007, 1008
 _BOUNDS_MARK = "__llb_websocket_bounds__"
 
 
-@dataclass(frozen=True)
-class WebSocketBounds:
+class WebSocketBounds(Struct, frozen=True):
     """Limits of the messages of a client."""
 
     max_message_bytes: int

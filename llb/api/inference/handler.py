@@ -6,8 +6,10 @@ The body passes through to the engine. Only the fields that need a check are dec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llb import errors
 from llb.api.error_mapping import http_status_of
@@ -63,8 +65,7 @@ class ReroutedRequest(Protocol):
 Rerouter = Callable[[bytes, Callable[[bytes], None]], ReroutedRequest | None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DialectHooks:
+class DialectHooks(Struct, frozen=True, kw_only=True):
     """Differences of a dialect from OpenAI's."""
 
     # Route of the engine, where it is not the one that was called.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from msgspec import Struct
 from sanic import Sanic
 from sanic.response import BaseHTTPResponse, HTTPResponse
 from sanic_routing import Route
@@ -39,8 +39,7 @@ from llb.wire import OLLAMA_PORT_KEY_ID, Scope
 SESSION_COOKIE = "llb_session"
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(Struct, frozen=True):
     """Result of the guard, which holds for the next request with the same head on the same connection."""
 
     client: ClientInfo

@@ -10,9 +10,10 @@ import logging
 import re
 import socket
 import time
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from llb.api.incoming_request import IncomingRequest
 from llb.config import Config, parse_base_path
@@ -97,8 +98,7 @@ _PORT_PATTERN = re.compile("[0-9]{1,5}")
 _HOST_PATTERN = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
-@dataclass(frozen=True)
-class HostHeader:
+class HostHeader(Struct, frozen=True):
     """A parsed Host header; `port` None means the default of the scheme."""
 
     name: str
@@ -107,8 +107,7 @@ class HostHeader:
     is_loopback: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClientInfo:
+class ClientInfo(Struct, frozen=True, kw_only=True):
     """The client of a request.
 
     `origin` is the one of this server, as the client called it.

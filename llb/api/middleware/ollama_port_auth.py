@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
+
+from msgspec.structs import replace
 
 from llb.accounts.authenticator import BalancerAuthenticator
 from llb.api.incoming_request import IncomingRequest
@@ -37,7 +38,7 @@ class OllamaPortAuth(AuthMiddleware):
         """Raises `SetupError` as `AuthMiddleware` does."""
         # Allowed web origins and trusted proxies assume that clients send a key: here they would let in
         # anyone behind them. An extension or a desktop program is a program of this host.
-        stricter = dataclasses.replace(
+        stricter = replace(
             config,
             allowed_origins=tuple(text for text in config.allowed_origins if is_program_origin(text)),
             trusted_proxies=(),

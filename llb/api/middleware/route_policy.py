@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from msgspec import Struct
 from sanic import Sanic
 from sanic_routing import Route
 
@@ -24,8 +24,7 @@ _JSON_MEDIA_TYPES = ("application/json",)
 ANY_MEDIA_TYPE = "*/*"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RoutePolicy:
+class RoutePolicy(Struct, frozen=True, kw_only=True):
     """Who may call a route, and with what kind of body."""
 
     public: bool = False

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
-from msgspec import UNSET, structs
+from msgspec import UNSET, Struct, structs
 
 from llb.base.timestamps import from_iso, to_iso
 from llb.errors import ConversationLimitReached, InvalidRequest, NotFound
@@ -47,8 +46,7 @@ MAX_PARALLEL_READS, MAX_PARALLEL_SEARCHES = 2, 2
 SEARCH_BATCH_BYTES = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class PreparedConversation:
+class PreparedConversation(Struct, frozen=True):
     """Conversation of an import, checked and encoded."""
 
     id: str

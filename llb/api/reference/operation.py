@@ -28,8 +28,7 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 _OPERATION_ATTRIBUTE = "__llb_documented__"
 
 
-@dataclass(frozen=True)
-class RequestParameter:
+class RequestParameter(Struct, frozen=True):
     """Query parameter or header of an operation."""
 
     name: str
@@ -40,8 +39,7 @@ class RequestParameter:
     location: str = "query"
 
 
-@dataclass(frozen=True)
-class ErrorFormat:
+class ErrorFormat(Struct, frozen=True):
     """Error format of a dialect other than llb's own."""
 
     schema_type: type[Struct]
@@ -87,8 +85,7 @@ class ApiOperation:
         return (self.status, *self.extra_statuses)
 
 
-@dataclass(frozen=True)
-class InternalRoute:
+class InternalRoute(Struct, frozen=True):
     """Mark of a route that the reference leaves out, with the reason."""
 
     reason: str

@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from msgspec import Struct
 from sanic import Request
 from sanic.response import HTTPResponse
 
@@ -62,8 +62,7 @@ _CSS_IMPORT = re.compile(rb"@import '\./((?:[\w-]+/)*[\w-]+\.css)';")
 _IMMUTABLE_CACHE_CONTROL = "public, max-age=31536000, immutable"
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(Struct, frozen=True):
     """The files of the page, in memory."""
 
     version: str

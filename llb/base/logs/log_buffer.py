@@ -14,8 +14,9 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from llb.base.logs import log_setup
 from llb.base.logs.visible_text import make_visible
@@ -33,8 +34,7 @@ _ENGINE_LEVELS = {"D": LogLevel.DEBUG, "I": LogLevel.INFO, "W": LogLevel.WARNING
 _ORDER = {level: number for number, level in enumerate(LogLevel)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogQuery:
+class LogQuery(Struct, frozen=True, kw_only=True):
     """Which lines: after `after`, at least as severe as `level`, of `source`, with `text` in them.
 
     `text` is also compared with request ids. None stands for all.

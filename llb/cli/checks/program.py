@@ -9,10 +9,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 
 import msgspec
+from msgspec import Struct
 
 from llb import __version__
 from llb.base import platform_compat, runfile
@@ -194,8 +194,7 @@ def _is_home_locked(config: Config) -> bool:
 # --- the catalogue -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class CatalogCheck:
+class CatalogCheck(Struct, frozen=True):
     finding: Finding
     models: tuple[Model, ...]
 

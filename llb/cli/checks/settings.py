@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from llb.base.runfile import RunInfo
 from llb.cli.checks import Finding, ok
@@ -45,7 +45,7 @@ def with_settings_of_server(config: Config, info: RunInfo, finding: Finding) -> 
         different.append(setting.env)
     if not different:
         return config, finding
-    return replace(config, **changes), ok(  # type: ignore[arg-type]
+    return replace(config, **changes), ok(
         "settings",
         "those of the running server are checked; this shell would start it with another "
         f"{', '.join(different)}",

@@ -7,8 +7,9 @@ completed, and nothing is completed for them while no server runs.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
 from shlex import quote
+
+from msgspec import Struct, field
 
 from llb.cli import output
 from llb.cli.grammar.parser import build_parser
@@ -19,8 +20,7 @@ _VALUE_COMMANDS = {"ID": "models", "NODE": "nodes", "KEY": "keys"}
 _FILES = frozenset({"FILE", "DIR", "BACKUP", "ID|FILE.gguf"})
 
 
-@dataclass
-class _Word:
+class _Word(Struct):
     """Command or action: its summary, flags with help, words that may follow, and what its arguments are."""
 
     summary: str = ""

@@ -10,8 +10,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llb.base import installation, platform_compat, runfile
 from llb.base.installation import InstallKind
@@ -42,8 +43,7 @@ _SHOWN_PROPERTIES = (
 )
 
 
-@dataclass(frozen=True)
-class ServiceScope:
+class ServiceScope(Struct, frozen=True):
     """Where the unit of the system, or of one user, and its environment file are."""
 
     is_user: bool

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llb.cli.errors import CommandError
 
@@ -49,8 +50,7 @@ RemoveIPC=yes
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServiceUnit:
+class ServiceUnit(Struct, frozen=True, kw_only=True):
     """Contents of a unit. `groups` and `writable_paths` are for the system's unit only.
 
     `nvidia_modprobe` makes the devices of NVIDIA's driver, which no unprivileged process can after a reboot.

@@ -7,11 +7,11 @@ import secrets
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
+from msgspec import Struct
 
 from llb.base.node_identity import Membership
 from llb.cluster.join.dial import root_cause_message
@@ -42,8 +42,7 @@ class _ProofResponse(msgspec.Struct):
     proof: str
 
 
-@dataclass(frozen=True)
-class _HttpResponse:
+class _HttpResponse(Struct, frozen=True):
     status: int
     headers: Mapping[str, str]
     body: bytes

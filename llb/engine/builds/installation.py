@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llb.base.installation import pip_command, pip_environment
 from llb.engine.builds.overlays import Overlay, OverlayStore
@@ -37,8 +38,7 @@ class InstallFailed(Exception):
     """A build could not be installed; the text says why."""
 
 
-@dataclass(frozen=True)
-class BuildSource:
+class BuildSource(Struct, frozen=True):
     """Where a build comes from. Without `lock` nothing says that its files are the expected ones."""
 
     variant: str

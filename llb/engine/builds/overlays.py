@@ -11,9 +11,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from msgspec import Struct
 
 from llb.base import platform_compat
 from llb.hardware import EngineBuild
@@ -34,8 +35,7 @@ class OverlayState(StrEnum):
     OUTDATED = "outdated"
 
 
-@dataclass(frozen=True)
-class Overlay:
+class Overlay(Struct, frozen=True):
     """Build in a directory of its own. `reason` says why it is refused; `devices` are what it computes on."""
 
     directory: Path

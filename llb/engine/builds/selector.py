@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from llb.engine.builds.overlays import OverlayStore
 from llb.hardware import EngineBuild

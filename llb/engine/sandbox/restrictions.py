@@ -13,10 +13,10 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from llb.base import platform_compat
 from llb.engine.sandbox import engine_user, landlock, seccomp
@@ -67,8 +67,7 @@ class SandboxReport(msgspec.Struct, kw_only=True):
     seccomp: bool = False
 
 
-@dataclass(frozen=True)
-class EngineAccess:
+class EngineAccess(Struct, frozen=True):
     """Files of an engine's model, and whether it uses GPUs."""
 
     paths: tuple[str, ...] = ()

@@ -10,7 +10,8 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.engine.sandbox.syscalls import GPU, GPU_LOADING, LOADING, SERVING, Numbers
 
@@ -45,8 +46,7 @@ _IOCTL_COMMANDS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _IOCTL_TERMINAL, _IOCTL_SOCKET = (0x5400, 0x54FF), (0x8900, 0x89FF)
 
 
-@dataclass(frozen=True)
-class OneOf:
+class OneOf(Struct, frozen=True):
     """Condition: the lower 32 bits of an argument are one of `values`."""
 
     argument: int
@@ -61,8 +61,7 @@ class OneOf:
         return [_load_argument(self.argument), *jumps]
 
 
-@dataclass(frozen=True)
-class NoBits:
+class NoBits(Struct, frozen=True):
     """Condition: no bit of `mask` is set in an argument."""
 
     argument: int
@@ -72,8 +71,7 @@ class NoBits:
         return [_load_argument(self.argument), _Step(_JUMP_IF_ANY_BIT, self.mask, _DENY, 0)]
 
 
-@dataclass(frozen=True)
-class AllBits:
+class AllBits(Struct, frozen=True):
     """Condition: all bits of `mask` are set in an argument."""
 
     argument: int
@@ -87,8 +85,7 @@ class AllBits:
         ]
 
 
-@dataclass(frozen=True)
-class OutsideOf:
+class OutsideOf(Struct, frozen=True):
     """Condition: an argument is not in the range, unless it is one of `exceptions`."""
 
     argument: int
@@ -111,8 +108,7 @@ Condition = OneOf | NoBits | AllBits | OutsideOf
 _DENY = -1
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(Struct, frozen=True):
     code: int
     value: int
     # Steps that are skipped.

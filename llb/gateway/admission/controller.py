@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.errors import NoNodeAvailable, QueueFull, QueueTimeout
 from llb.gateway.admission.model_queue import (
@@ -24,8 +25,7 @@ from llb.policy.routing import DEFAULT_LOAD_S, RequestEstimate, SharedSlots, Thr
 MAX_QUEUED_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSlotUsage:
+class NodeSlotUsage(Struct, frozen=True):
     """Slots of one node for one model, and how many of them are busy."""
 
     node_id: str
@@ -33,8 +33,7 @@ class NodeSlotUsage:
     busy: int
 
 
-@dataclass(frozen=True, slots=True)
-class ModelQueueSnapshot:
+class ModelQueueSnapshot(Struct, frozen=True):
     """Queue depth and slot usage of one model, for metrics."""
 
     model_id: str

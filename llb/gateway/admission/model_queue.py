@@ -11,7 +11,6 @@ import asyncio
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 
 from llb.errors import NoNodeAvailable, QueueFull
@@ -33,8 +32,7 @@ DRAIN_EWMA_WEIGHT = 0.2
 MIN_RECHECK_DELAY_S = 1.0
 
 
-@dataclass(slots=True, eq=False)
-class NodeSlots(RoutingCandidate):
+class NodeSlots(RoutingCandidate, eq=False):
     """Slots of one node for one model. The object outlives the node's removal while slots are reserved."""
 
     slots: int = 0

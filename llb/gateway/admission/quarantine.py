@@ -11,8 +11,9 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from hashlib import blake2b
+
+from msgspec import Struct, field
 
 from llb.errors import RequestCrashesEngine, TooManyCrashes
 from llb.security.permissions import Principal
@@ -32,8 +33,7 @@ MAX_CALLERS = 1000
 _CAUSE = MAX_SUSPICIONS
 
 
-@dataclass(slots=True)
-class _Caller:
+class _Caller(Struct):
     """Times of the crashes that a caller caused, and until when it waits."""
 
     crashes: list[float] = field(default_factory=list)
@@ -41,8 +41,7 @@ class _Caller:
     waits_until: float = -math.inf
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Struct):
     suspicions: int
     expires_at: float
 

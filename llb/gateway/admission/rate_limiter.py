@@ -12,8 +12,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
+
+from msgspec import Struct
 
 from llb.errors import RateLimited
 from llb.gateway.observability.request_log import RequestRecord
@@ -31,8 +32,7 @@ _PARENT_SUBJECT = "The key that made this one, and all keys that come from it,"
 EVICT_ABOVE_KEYS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class TokenReservation:
+class TokenReservation(Struct, frozen=True):
     """Tokens that a request may use: its estimated prompt, and the maximum or usual completion."""
 
     prompt_tokens: int

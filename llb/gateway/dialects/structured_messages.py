@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,8 +40,7 @@ class _Head(Struct):
     output_format: Any = None
 
 
-@dataclass(frozen=True)
-class StructuredMessages:
+class StructuredMessages(Struct, frozen=True):
     """A request of Messages as a chat."""
 
     path = dialects.CHAT

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from llb import errors
 from llb.gateway.http.engine_errors import safe_message
@@ -31,8 +32,7 @@ class Effect(Enum):
     REFUSED_KEY = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointError:
+class EndpointError(Struct, frozen=True):
     """Error for the client, and what the response says about the endpoint."""
 
     error: errors.LlbError

@@ -11,7 +11,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from llb import errors
 from llb.base.tasks import TaskSupervisor

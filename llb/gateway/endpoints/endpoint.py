@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.gateway.http.client import UpstreamTarget
 from llb.policy.endpoints import names
@@ -21,8 +22,7 @@ ANTHROPIC_VERSION = b"2023-06-01"
 AZURE_HOST_SUFFIXES = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointKey:
+class EndpointKey(Struct, frozen=True):
     """Key of an endpoint, or the `fault` for which a stored one cannot be read."""
 
     secret: str | None = None

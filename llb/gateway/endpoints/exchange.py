@@ -6,8 +6,8 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from llb import errors
@@ -51,8 +51,7 @@ _LIMIT_PREFIXES = (b"anthropic-ratelimit-", b"x-ratelimit-")
 _VERSION_HEADER = b"anthropic-version"
 
 
-@dataclass(frozen=True)
-class EndpointContext:
+class EndpointContext(Struct, frozen=True):
     """Parts that every exchange uses.
 
     `redact` removes keys from text; `ensure_listed` reads the list of the cloud again that a name belongs to.

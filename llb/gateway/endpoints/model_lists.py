@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from llb import errors
 from llb.gateway.endpoints.probe_client import ProbeClient, ProbeResult
@@ -30,8 +31,7 @@ REDIRECTED = CodedText("endpoint_redirected", "The endpoint redirects. Enter the
 _NO_LIST = CodedText("endpoint_no_list", "The endpoint does not answer with a list of models")
 
 
-@dataclass(frozen=True, slots=True)
-class ModelListing:
+class ModelListing(Struct, frozen=True):
     """Models of an endpoint; `slots` and `waiting` are requests, as far as it reports them."""
 
     models: tuple[ListedModel, ...]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from llb.gateway.endpoints.endpoint import Endpoint
 from llb.gateway.endpoints.request_body import build_body
@@ -40,8 +39,7 @@ _MESSAGE_MARKERS = (b'"reasoning', b'"thinking_blocks"', b'"tool_calls"')
 DocumentTranslator = Callable[[bytes], tuple[bytes, TokenUsage]]
 
 
-@dataclass(frozen=True)
-class OutgoingRequest:
+class OutgoingRequest(Struct, frozen=True):
     """Path and body of a request; without translators the answer passes as it is.
 
     `adds_usage`: the stream has a chunk with the counts that the client did not ask for. `ignored` are the

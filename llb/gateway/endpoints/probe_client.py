@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.upstream_errors import ConnectError
@@ -19,8 +20,7 @@ TIMEOUT_S = 10.0
 MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
+class ProbeResult(Struct, frozen=True):
     """Answer to a probe: `document` is the JSON of its `body`, None if it is none."""
 
     status: int

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from llb import errors
 from llb.base.events import Topic
@@ -27,8 +27,7 @@ from llb.wire import Capability, EndpointKind, EndpointStatus, EndpointStatusCha
 _LISTED_STATUSES = frozenset({EndpointStatus.HEALTHY, EndpointStatus.BUSY, EndpointStatus.RATE_LIMITED})
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A model at an endpoint: `served_as` is its name there."""
 
     endpoint: Endpoint

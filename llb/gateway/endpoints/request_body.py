@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from llb.policy.endpoints import dialects
 from llb.wire import EndpointKind
@@ -16,8 +15,7 @@ from llb.wire.decoding import DECODE_ERRORS
 _USAGE_PATHS = frozenset({dialects.CHAT, dialects.COMPLETIONS})
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingBody:
+class OutgoingBody(Struct, frozen=True):
     """Encoded body; `adds_usage`: the stream has a chunk with the usage that the client did not ask for."""
 
     body: bytes

@@ -9,8 +9,9 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+
+from msgspec import Struct
 
 from llb.gateway.http.connection import HOP_BY_HOP_HEADERS, Connection, PoolKey
 from llb.gateway.http.response import UpstreamResponse
@@ -41,8 +42,7 @@ NON_FORWARDED_HEADERS = HOP_BY_HOP_HEADERS | {
 }
 
 
-@dataclass(frozen=True)
-class UpstreamTarget:
+class UpstreamTarget(Struct, frozen=True, dict=True):
     """Server that requests are sent to, with the headers and the Bearer credential of every request.
 
     With `tunnel_id` nothing is dialled: requests use the connections that the other end has dialled

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
@@ -34,8 +35,7 @@ WRONG_CREDENTIAL_REASON = (
 )
 
 
-@dataclass(frozen=True)
-class _DisconnectedNode:
+class _DisconnectedNode(Struct, frozen=True):
     """Node whose control link has ended: its responses may continue until it was silent for too long."""
 
     instance: str

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import secrets
 import time
-from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llb.base.net_addresses import build_base_url, port_of_url
 from llb.gateway.http.client import HttpClient, UpstreamTarget
@@ -36,8 +36,7 @@ class _Proof(Struct):
     proof: str
 
 
-@dataclass(eq=False)
-class NodeRoute:
+class NodeRoute(Struct, eq=False):
     """Verified route to a node."""
 
     kind: ReachWay

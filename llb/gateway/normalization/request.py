@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from llb.gateway.normalization.anthropic_messages import normalize_blocks, normalize_system
 from llb.gateway.normalization.chat_messages import normalize_messages
@@ -26,8 +25,7 @@ from llb.gateway.normalization.tools import ToolsForm, normalize_tools
 from llb.wire import TemplateSupport
 
 
-@dataclass(frozen=True)
-class NormalizedBody:
+class NormalizedBody(Struct, frozen=True):
     """Body for the engine, None for the one that the client sent, and what the client does not get."""
 
     body: bytes | None

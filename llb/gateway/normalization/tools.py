@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct
 
 from llb.errors import ToolsNotSupported
 from llb.gateway.normalization.content import invalid
@@ -27,16 +28,14 @@ class ToolsForm(Enum):
     ANTHROPIC = "anthropic"
 
 
-@dataclass(frozen=True)
-class _Tool:
+class _Tool(Struct, frozen=True):
     name: str
     description: str
     schema: dict[str, Any]
     strict: bool | None = None
 
 
-@dataclass(frozen=True)
-class _Choice:
+class _Choice(Struct, frozen=True):
     """Choice of tools: its mode, and the names that it allows, None for all."""
 
     mode: str = "auto"

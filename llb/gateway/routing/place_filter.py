@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from llb import errors
 from llb.gateway.endpoints.registry import EndpointRegistry, Place
@@ -21,8 +22,7 @@ class _Reason(Enum):
     DIALECT = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedPlaces:
+class RefusedPlaces(Struct, frozen=True):
     """Ids of the refused endpoints, and the reason for the first of them."""
 
     ids: frozenset[str] = frozenset()

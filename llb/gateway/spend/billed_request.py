@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from llb.gateway.choices import count_prompts
 from llb.gateway.routing.affinity import BYTES_PER_TOKEN
@@ -86,8 +85,7 @@ _CONTENT_FIELDS = ("modalities", "speed", "service_tier")
 _CONTENT_MARKERS = (_AUDIO_PART, b"image", b'"ttl"')
 
 
-@dataclass(frozen=True, slots=True)
-class BilledRequest:
+class BilledRequest(Struct, frozen=True):
     """The most tokens that a request can have, and what else its price depends on.
 
     `unusual_field` is one that makes its price unknown. `likely_prompt_tokens` is an estimate, not a bound.

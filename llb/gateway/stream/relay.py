@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec import Struct
@@ -28,8 +27,7 @@ COUNTS_TIMEOUT_S = 0.5
 _INCOMPLETE_MESSAGE = "The engine stopped before its answer was complete"
 
 
-@dataclass(frozen=True, slots=True)
-class RelayTimeouts:
+class RelayTimeouts(Struct, frozen=True):
     """How long an answer may be silent."""
 
     # Then the client gets a comment, so that no proxy gives up.

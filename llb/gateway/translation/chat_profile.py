@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from msgspec import Struct
 
 # OpenAI's reasoning models, which refuse `max_tokens` and any temperature but 1.
 _REASONING_MODEL = re.compile(r"(o\d|gpt-([5-9]|\d\d))")
 
 
-@dataclass(frozen=True)
-class ChatProfile:
+class ChatProfile(Struct, frozen=True):
     """Fields and values that an endpoint accepts in a chat."""
 
     # `max_completion_tokens` in place of `max_tokens`.

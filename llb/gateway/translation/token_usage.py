@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from llb.gateway.stream.usage_parser import MediaUsage, Usage, plausible_count
 
@@ -52,8 +52,7 @@ class MessagesUsage(Struct):
     cache_creation: CacheCreation | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
+class TokenUsage(Struct, frozen=True):
     """Tokens of one answer. `prompt_tokens` includes cached and cache-write tokens; None is unknown."""
 
     prompt_tokens: int | None = None
@@ -67,7 +66,7 @@ class TokenUsage:
 
     def updated(self, later: TokenUsage) -> TokenUsage:
         """Return these counts with those of a later, cumulative report."""
-        fields = {name: getattr(later, name) for name in self.__slots__}
+        fields = asdict(later)
         return replace(self, **{name: value for name, value in fields.items() if value is not None})
 
     @property

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -30,8 +29,7 @@ class ToolCallDelta(Struct, omit_defaults=True):
     extra_content: Any | UnsetType = UNSET
 
 
-@dataclass
-class StreamedCall:
+class StreamedCall(Struct):
     """One call; `position` is its place among the calls of the answer."""
 
     position: int

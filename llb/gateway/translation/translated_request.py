@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
 from llb.errors import InvalidRequest
 
 
-@dataclass(frozen=True)
-class TranslatedRequest:
+class TranslatedRequest(Struct, frozen=True):
     """Request in the dialect of its target.
 
     `ignored` are the fields without a counterpart there, which the client is told. `tool_names` are the

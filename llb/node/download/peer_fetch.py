@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from llb.hub import HubError, HubUnreachable, describe_network_error, unreachable_text
 from llb.node.download.hub_fetch import DownloadBody, validate_range_response
@@ -78,8 +79,7 @@ class PeerClient:
             client.close()
 
 
-@dataclass(frozen=True)
-class PeerFetchContext:
+class PeerFetchContext(Struct, frozen=True):
     """Client and sources of one model's files; `get_sources` returns the current sources, best first."""
 
     model_id: str

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.base.backoff import Backoff
 from llb.node.download.peer_fetch import PeerCopyFailed
@@ -16,32 +17,28 @@ from llb.texts.coded_text import CodedText
 from llb.wire import PeerSource
 
 
-@dataclass(frozen=True, slots=True)
-class PeerChoice:
+class PeerChoice(Struct, frozen=True):
     """A node to fetch from. `may_wait`: it may delay its response until its own download has the bytes."""
 
     source: PeerSource
     may_wait: bool
 
 
-@dataclass(frozen=True, slots=True)
-class WaitChoice:
+class WaitChoice(Struct, frozen=True):
     """A wait, because no source can be used now. `reason` is the last failure."""
 
     delay_s: float
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class HashMismatchCause:
+class HashMismatchCause(Struct, frozen=True):
     """Cause of a wrong sha256: nodes that are excluded from now on, or the Hub if it sent every byte."""
 
     bad_sources: tuple[str, ...]
     is_hub_only: bool
 
 
-@dataclass(slots=True)
-class _SourceState:
+class _SourceState(Struct):
     backoff: Backoff
     retry_at: float = 0.0
     # Time from which other nodes may be used instead.

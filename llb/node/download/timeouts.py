@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class DownloadTimeouts:
+class DownloadTimeouts(Struct, frozen=True, kw_only=True):
     """Seconds and bytes after which a download retries or changes its source."""
 
     connect_timeout_s: float = 10.0

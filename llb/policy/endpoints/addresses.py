@@ -6,9 +6,10 @@ Addresses of the private network are allowed: engines run there.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct
 
 from llb.texts.coded_text import CodedText
 
@@ -39,8 +40,7 @@ class ForbiddenAddress(InvalidBaseUrl):
     """Address that no endpoint may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class BaseUrl:
+class BaseUrl(Struct, frozen=True):
     """Scheme, host, port and path of an endpoint. The path has no `/` at its end."""
 
     scheme: str

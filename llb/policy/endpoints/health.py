@@ -7,7 +7,9 @@ close a breaker that requests have opened: the server may be up and fail at ever
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llb.wire import EndpointStatus
 
@@ -27,8 +29,7 @@ FIRST_RETRY_S, MAX_CHECK_INTERVAL_S = 2.0, 60.0
 JITTER = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointHealth:
+class EndpointHealth(Struct, frozen=True):
     """Health of one endpoint. Times are monotonic."""
 
     # Result of the last check: None before the first.

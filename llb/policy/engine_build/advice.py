@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.policy.engine_build.choice import CPU, DOWNLOAD_BYTES, GpuFacts, HostFacts, choose_builds
 from llb.texts.coded_text import CodedText, respelled
@@ -11,8 +12,7 @@ from llb.texts.coded_text import CodedText, respelled
 INSTALL_COMMAND = "llb engine install"
 
 
-@dataclass(frozen=True)
-class InstalledBuild:
+class InstalledBuild(Struct, frozen=True):
     """Build in use. `kind` is cpu, cuda, rocm, vulkan or metal; `gpu_count` devices that it computes on.
 
     `rejected` are the builds that were tried here and do not work, with the reason. `is_fixed`: the user
@@ -26,8 +26,7 @@ class InstalledBuild:
     is_fixed: bool = False
 
 
-@dataclass(frozen=True)
-class BuildAdvice:
+class BuildAdvice(Struct, frozen=True):
     """`reason`: why a better build is not in use. `problem`: the same, for a person who can fix it."""
 
     reason: str | None = None

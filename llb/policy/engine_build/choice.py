@@ -7,7 +7,6 @@ libraries with which they start.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from msgspec import Struct
 
@@ -79,8 +78,7 @@ class HostFacts(Struct, frozen=True, kw_only=True):
         return tuple(gpu for gpu in self.gpus if not gpu.hidden)
 
 
-@dataclass(frozen=True)
-class BuildChoice:
+class BuildChoice(Struct, frozen=True):
     """Builds to try, best first, CPU last; a sentence if the best one needs something of the user."""
 
     builds: tuple[str, ...]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llb.policy.memory.estimate import MemoryEstimate
 from llb.policy.memory.free_memory import Memory

@@ -7,7 +7,8 @@ Their size depends on llama.cpp's allocator; the formulas were fitted to the siz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.policy.memory.engine_parameters import choose_ubatch_tokens, mixed_input_rows, pad_context
 from llb.policy.memory.gpu_share import GpuShare
@@ -20,8 +21,7 @@ PROJECTOR_COMPUTE_BYTES = 128 * MIB
 PIPELINE_COPIES = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
+class Workload(Struct, frozen=True, kw_only=True):
     """Scratch memory of the graph for one ubatch, with flash attention.
 
     Counted in rows of f32 per token, and masks of f16. On the CPU (fitted; exact for the architectures of

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llb.policy.memory.engine_parameters import DRAFT_TOKENS, PROMPT_CACHE_LIMIT_BYTES
 from llb.policy.memory.estimate import VOCABULARY_BYTES_PER_ENTRY, MemoryEstimate, estimate_memory
@@ -13,8 +15,7 @@ from llb.policy.memory.model_shape import F32_BYTES, ModelShape
 from llb.wire import KvCacheType
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftPlan:
+class DraftPlan(Struct, frozen=True, kw_only=True):
     """Place of a draft model, and the memory of the engine with it. `gpu` is None for RAM."""
 
     gpu: int | None

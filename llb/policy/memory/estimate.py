@@ -6,8 +6,9 @@ The formulas follow the llama.cpp of xllamacpp 2026.10. The GPU constants are no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from llb.policy.memory.compute_buffers import PROJECTOR_COMPUTE_BYTES, Workload, offloaded_compute_bytes
 from llb.policy.memory.engine_parameters import choose_ubatch_tokens, count_context_checkpoints, pad_context
@@ -28,8 +29,7 @@ GPU_DEVICE_BYTES = 512 * MIB
 GPU_HOST_BYTES = 256 * MIB
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryEstimate:
+class MemoryEstimate(Struct, frozen=True, kw_only=True):
     """Peak memory of an engine with full slots, by purpose."""
 
     weights: Memory

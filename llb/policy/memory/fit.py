@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.errors import format_gigabytes
 from llb.policy.memory.calibration import NEUTRAL, MemoryCalibration
@@ -24,8 +25,7 @@ from llb.wire import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FitRequest:
+class FitRequest(Struct, frozen=True):
     """Model and engine that a report is about; `context_length` in tokens per slot, None for the default."""
 
     model: str

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 # After a load that ran out of memory: the share of it that the next plan uses, and the loads on GPUs.
 FAILED_LOAD_SHARE = 0.85
 MAX_FAILED_GPU_LOADS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Struct, frozen=True):
     """Amount of RAM, and of VRAM of each GPU, that something needs or holds."""
 
     ram_bytes: int = 0
@@ -29,8 +30,7 @@ class Memory:
         return Memory(self.ram_bytes + other.ram_bytes, _add(self.vram_bytes, other.vram_bytes))
 
 
-@dataclass(frozen=True, slots=True)
-class FreeMemory:
+class FreeMemory(Struct, frozen=True):
     """Memory that is free; negative if more is reserved than exists.
 
     `is_shared`: the GPU uses the RAM of the host (Apple silicon, GB10, Jetson, integrated GPUs). VRAM is then

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llb.policy.memory.model_shape import Layer, ModelShape
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuShare:
+class GpuShare(Struct, frozen=True, kw_only=True):
     """Part of a model on one GPU. A GPU without layers is used too where llama.cpp splits over several."""
 
     layers: tuple[Layer, ...] = ()

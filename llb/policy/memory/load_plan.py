@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llb.policy.memory.calibration import NEUTRAL, MemoryCalibration
 from llb.policy.memory.compute_buffers import most_gpu_compute_bytes
@@ -23,8 +25,7 @@ from llb.policy.memory.model_shape import MIB, ModelShape
 from llb.wire import KvCacheType, Verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadPlan:
+class LoadPlan(Struct, frozen=True, kw_only=True):
     """Parameters of an engine, and the memory it needs; `context_length` is in tokens per slot."""
 
     context_length: int
@@ -131,8 +132,7 @@ def _candidate_contexts(shape: ModelShape, requested: int | None, *, pooled: boo
     return contexts
 
 
-@dataclass(frozen=True, slots=True)
-class _Placement:
+class _Placement(Struct, frozen=True):
     """Layers of each GPU, and the first layers whose experts stay in RAM."""
 
     gpu_layers: tuple[int, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from llb.wire import KvCacheType
 
@@ -18,8 +18,7 @@ def kv_bytes(values: int, cache_type: KvCacheType) -> int:
     return values * F16_BYTES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class Layer(Struct, frozen=True, kw_only=True):
     """One repeating block; widths are values per token in the KV cache (heads × length), or 0."""
 
     weight_bytes: int
@@ -36,8 +35,7 @@ class Layer:
         return kv_bytes(self.key_width + self.value_width, cache_type)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelShape:
+class ModelShape(Struct, frozen=True, kw_only=True):
     """Properties of a model that determine its memory; `gguf.build_model_shape` makes it from the headers."""
 
     layers: tuple[Layer, ...]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 DEFAULT_LOAD_S = 10.0
 
@@ -17,8 +18,7 @@ PREFILL_DECODE_RATIO = 10.0
 REFERENCE_TOKENS = 200
 
 
-@dataclass(slots=True)
-class Throughput:
+class Throughput(Struct):
     """Measured throughput of a model on a node: tokens per second of all its slots together.
 
     `grade` is its logarithm in half octaves.
@@ -49,16 +49,14 @@ class Throughput:
         return prompt_tokens / prefill + completion_tokens / self.decode_tokens_per_s
 
 
-@dataclass(slots=True, eq=False)
-class SharedSlots:
+class SharedSlots(Struct, eq=False):
     """Requests at a time that an endpoint takes, of all its models together."""
 
     slots: int
     busy: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class RoutingCandidate:
+class RoutingCandidate(Struct, eq=False):
     """Node or endpoint that has the model. Unless it is `loaded`, its engine takes `load_s` to load it.
 
     Candidates of a lower `priority` get requests only while those of a higher one have no free slot. A
@@ -88,8 +86,7 @@ class RoutingCandidate:
         return free if self.shared is None else min(free, self.shared.slots - self.shared.busy)
 
 
-@dataclass(slots=True)
-class RequestEstimate:
+class RequestEstimate(Struct):
     """Estimate of a request before it is answered.
 
     `prompt_tokens` and `completion_tokens` are still to compute; `context_tokens` must fit into the context.

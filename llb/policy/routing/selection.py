@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from typing import Self, overload
+
+from msgspec import Struct
 
 from llb.policy.routing.candidate import UNKNOWN_REQUEST, RequestEstimate, RoutingCandidate
 from llb.policy.routing.columns import LOAD_BOUND_FACTOR, CandidateColumns
@@ -28,8 +29,7 @@ def select_node(
     return table.select(request)
 
 
-@dataclass(frozen=True, slots=True)
-class _PriorityGroup:
+class _PriorityGroup(Struct, frozen=True):
     loaded: CandidateColumns
     cold: tuple[RoutingCandidate, ...]
 

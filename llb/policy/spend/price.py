@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 MILLION = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Struct, frozen=True):
     """Price of a kind of token: the one of the highest tier that the prompt exceeds counts for all tokens."""
 
     usd: float
@@ -32,8 +33,7 @@ class Rate:
 FREE_RATE = Rate(0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class MediaRates:
+class MediaRates(Struct, frozen=True):
     """Prices of tokens of audio or images, where they differ from those of text; None for one not known."""
 
     input: Rate | None = None
@@ -43,8 +43,7 @@ class MediaRates:
 NO_MEDIA_RATES = MediaRates()
 
 
-@dataclass(frozen=True, slots=True)
-class WorstRates:
+class WorstRates(Struct, frozen=True):
     """The most that a request, a token of its prompt and one of its answer can cost."""
 
     request_usd: float
@@ -95,8 +94,7 @@ FAST_TIER = "fast"
 USUAL_TIERS = frozenset({"auto", "default", "standard", "standard_only"})
 
 
-@dataclass(frozen=True, slots=True)
-class BilledTokens:
+class BilledTokens(Struct, frozen=True):
     """Tokens of an answer; all others are part of `prompt` and `completion`, None for what is not known."""
 
     prompt: int | None = None
@@ -112,8 +110,7 @@ class BilledTokens:
     completion_image: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BilledContent:
+class BilledContent(Struct, frozen=True):
     """Billed content of a request beside text, and the service tier that it asks for or has got."""
 
     has_audio: bool = False

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest_asyncio
 from msgspec import structs
+from msgspec.structs import replace
 
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.endpoint import Endpoint

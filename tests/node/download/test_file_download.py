@@ -8,10 +8,10 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from llb.base import platform_compat
 from llb.node.download.download_errors import DownloadCancelled, DownloadFailed

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from llb.node.download.download_errors import DownloadCancelled, DownloadFailed
 from llb.wire import PeerSource

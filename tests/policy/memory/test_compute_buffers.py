@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from llb.policy.memory import MIB, Layer, estimate_memory
 from tests.shapes import TINY

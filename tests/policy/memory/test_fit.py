@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from llb.policy.memory import FitRequest, FreeMemory, report_fit
 from tests.shapes import LLAMA_8B
