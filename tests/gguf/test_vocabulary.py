@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from llb.gguf import GgufError, Vocabulary, read_vocabulary
 from tests.ggufs import write_chat_model

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from llb.policy.memory import DraftPlan, FreeMemory, Layer, can_draft, plan_draft, plan_load
 from tests.shapes import LLAMA_8B, TINY
