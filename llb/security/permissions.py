@@ -35,7 +35,7 @@ class KeyAllowance(Struct, frozen=True):
     limits: KeyLimits
 
 
-class Principal(Struct, frozen=True, kw_only=True):
+class Principal(Struct, frozen=True, kw_only=True, dict=True):
     """Authenticated sender of a request.
 
     `id` is that of the session, key or node; a key made on the host has no user.
