@@ -169,7 +169,9 @@ def test_a_second_signal_ends_it_at_once(served: LlbProcess) -> None:
         "/v1/chat/completions",
         json={**QUESTION, "max_tokens": ENDLESS_CONTEXT - 100, "ignore_eos": True},
     ) as answer:
-        next(answer.iter_lines())
+        # Without its iterator the client would close the connection.
+        lines = answer.iter_lines()
+        next(lines)
         engines = children_of(served.pid)
         process = served._process
         assert process is not None
