@@ -20,16 +20,16 @@ from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.engine.buffer_report import EngineBuffer
 from llb.engine.calibration import CalibrationStore, compare_with_plan
+from llb.engine.drafts import Drafts
 from llb.engine.model_engine import KeepAlive, Lease, LeaseRequest, ModelEngine
-from llb.engine.plan import DraftModel, EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
+from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.process import EngineProcess
-from llb.engine.spec import EngineKind
 from llb.engine.watchdog import HEALTH_CHECK_TIMEOUT_S, HEALTH_INTERVAL_S, PROGRESS_INTERVAL_S, EngineWatchdog
 from llb.errors import EngineFailed, InsufficientMemory, ModelFailed, NoNodeAvailable, format_gigabytes
 from llb.hardware import EngineBuild, MemoryBudget
 from llb.policy.eviction import select_victims
-from llb.policy.memory import NEUTRAL, FreeMemory, Memory, MemoryCalibration, ModelShape, can_draft
-from llb.wire import DraftState, EngineReport, EngineState, LoadOptions
+from llb.policy.memory import NEUTRAL, FreeMemory, Memory, MemoryCalibration, ModelShape
+from llb.wire import EngineReport, EngineState, LoadOptions
 
 __all__ = ["EngineFiles", "EnginePool", "KeepAlive", "Lease"]
 
@@ -92,8 +92,7 @@ class EnginePool:
         self._removed: list[ModelEngine] = []
         self._pinned_ids: set[str] = set()
         self._options: dict[str, LoadOptions] = {}
-        # Draft models by the id of the model that they draft for.
-        self._draft_ids: dict[str, str] = {}
+        self._drafts = Drafts(self._engines, self._planner)
         self._reconcile_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -147,10 +146,10 @@ class EnginePool:
             )
             engine.pinned = model_id in self._pinned_ids
             engine.set_options(self._options.get(model_id))
-            engine.set_draft(self._draft_ids.get(model_id))
+            engine.set_draft(self._drafts.draft_of(model_id))
         if engine.files != files:
             engine.files, engine.metadata = files, None
-        for other in self._drafted_by(model_id):
+        for other in self._drafts.engines_drafted_by(model_id):
             other.forget_draft()
         engine.reset_failures()
         self._schedule()
@@ -164,7 +163,7 @@ class EnginePool:
             # Those for which it drafts have its file open.
             users = [
                 other
-                for other in self._drafted_by(model_id)
+                for other in self._drafts.engines_drafted_by(model_id)
                 if other.plan is not None and other.plan.spec.draft_path is not None
             ]
             await asyncio.gather(*(self._drain_uncancelled(each, grace_s) for each in (engine, *users)))
@@ -202,13 +201,7 @@ class EnginePool:
 
     def set_draft(self, model_id: str, draft_id: str | None) -> None:
         """Set which model drafts for this one, from its next load on."""
-        if draft_id is None:
-            self._draft_ids.pop(model_id, None)
-        else:
-            self._draft_ids[model_id] = draft_id
-        engine = self._engines.get(model_id)
-        if engine is not None:
-            engine.set_draft(draft_id)
+        self._drafts.set_draft(model_id, draft_id)
 
     def is_loaded_otherwise(self, model_id: str) -> bool:
         """Whether a model is in memory with other slots or another context than its options ask for."""
@@ -324,7 +317,7 @@ class EnginePool:
                 engine.is_task_running = True
                 self._tasks.spawn(self._read_metadata(engine), f"{engine.model_id}.read_metadata")
                 continue
-            if self._is_draft_unread(engine):
+            if self._drafts.is_unread(engine):
                 engine.is_task_running = True
                 self._tasks.spawn(self._read_draft(engine), f"{engine.model_id}.read_draft")
                 continue
@@ -349,7 +342,7 @@ class EnginePool:
                     or plan
                 )
             if free.covers(plan.memory):
-                plan = self._with_draft(engine, engine.metadata, plan, free)
+                plan = self._drafts.add_draft(engine, self._calibrated(engine, engine.metadata), plan, free)
                 free -= plan.memory
                 self._start_load(engine, plan)
                 continue
@@ -446,25 +439,8 @@ class EnginePool:
             self._schedule()
 
     async def _read_draft(self, engine: ModelEngine) -> None:
-        """Read the header of the draft model, and whether its tokens are those of the model."""
-        drafter, files = self._drafter_of(engine), engine.files
         try:
-            if drafter is None:
-                return
-            draft_files = drafter.files
-            metadata = await asyncio.to_thread(self._planner.read_metadata, draft_files)
-            draft = DraftModel(draft_files.model_path, metadata.shape)
-            is_same = await asyncio.to_thread(self._planner.has_same_vocabulary, files, draft)
-            if (engine.files, drafter.files) == (files, draft_files):
-                engine.is_draft_compatible, drafter.metadata = is_same, metadata
-        except ModelFailed as error:
-            # It is not leased, but would be refused for the same reason.
-            log.info("draft model %s: %s", engine.draft_id, error.text)
-            engine.is_draft_compatible = False
-        except Exception:
-            # A defect of llb, which must not be repeated at once.
-            engine.is_draft_compatible = False
-            raise
+            await self._drafts.read(engine)
         finally:
             engine.is_task_running = False
             self._schedule()
@@ -551,53 +527,6 @@ class EnginePool:
             return None
         metadata = self._calibrated(engine, engine.metadata)
         return self._planner.plan_engine(engine.model_id, engine.files, metadata, free, engine.options)
-
-    # --- drafts --------------------------------------------------------------------------------------
-
-    def _drafted_by(self, model_id: str) -> list[ModelEngine]:
-        return [engine for engine in self._engines.values() if engine.draft_id == model_id]
-
-    def _drafter_of(self, engine: ModelEngine) -> ModelEngine | None:
-        """Return the engine of the draft model, which need not run; None if this node does not serve it."""
-        drafter = self._engines.get(engine.draft_id) if engine.draft_id is not None else None
-        return None if drafter is None or drafter.rejection_reason is not None else drafter
-
-    def _is_draft_unread(self, engine: ModelEngine) -> bool:
-        return (
-            engine.is_draft_compatible is None
-            and not engine.has_draft_failed
-            and self._drafter_of(engine) is not None
-        )
-
-    def _with_draft(
-        self, engine: ModelEngine, metadata: ModelMetadata, plan: EnginePlan, free: FreeMemory
-    ) -> EnginePlan:
-        """Return `plan` with the draft model of the engine, if it has one that can be used."""
-        drafter = self._drafter_of(engine)
-        engine.draft_state = None
-        if engine.draft_id is None or engine.files.kind is not EngineKind.CHAT:
-            return plan
-        if drafter is None or drafter.metadata is None:
-            engine.draft_state = DraftState.MISSING
-        elif engine.has_draft_failed or engine.plan_failures:
-            engine.draft_state = DraftState.FAILED
-        elif not engine.is_draft_compatible:
-            engine.draft_state = DraftState.VOCABULARY
-        elif not can_draft(metadata.shape, drafter.metadata.shape):
-            engine.draft_state = DraftState.UNSUITABLE
-        else:
-            draft = DraftModel(drafter.files.model_path, drafter.metadata.shape)
-            both = self._planner.add_draft(plan, self._calibrated(engine, metadata), draft, free)
-            engine.draft_state = DraftState.MEMORY if both is None else DraftState.USED
-            plan = both or plan
-        if engine.draft_state is not DraftState.USED:
-            log.info(
-                "model %s is loaded without its draft model %s: %s",
-                engine.model_id,
-                engine.draft_id,
-                engine.draft_state,
-            )
-        return plan
 
     def _calibrated(self, engine: ModelEngine, metadata: ModelMetadata) -> ModelMetadata:
         return replace(

@@ -1,0 +1,108 @@
+"""Models that draft tokens for other models of the same node."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from llb.engine.model_engine import ModelEngine
+from llb.engine.plan import DraftModel, EnginePlan, EnginePlanner, ModelMetadata
+from llb.engine.spec import EngineKind
+from llb.errors import ModelFailed
+from llb.policy.memory import FreeMemory, can_draft
+from llb.wire import DraftState
+
+log = logging.getLogger(__name__)
+
+
+class Drafts:
+    """Which model drafts for which, and whether it can; `engines` are those of the pool, by model id."""
+
+    def __init__(self, engines: Mapping[str, ModelEngine], planner: EnginePlanner) -> None:
+        self._engines = engines
+        self._planner = planner
+        # Draft models by the id of the model that they draft for.
+        self._draft_ids: dict[str, str] = {}
+
+    def set_draft(self, model_id: str, draft_id: str | None) -> None:
+        """Set which model drafts for `model_id`, from its next load on."""
+        if draft_id is None:
+            self._draft_ids.pop(model_id, None)
+        else:
+            self._draft_ids[model_id] = draft_id
+        if model_id in self._engines:
+            self._engines[model_id].set_draft(draft_id)
+
+    def draft_of(self, model_id: str) -> str | None:
+        return self._draft_ids.get(model_id)
+
+    def engines_drafted_by(self, model_id: str) -> list[ModelEngine]:
+        return [engine for engine in self._engines.values() if engine.draft_id == model_id]
+
+    def is_unread(self, engine: ModelEngine) -> bool:
+        """Whether `read` has to run before the engine can be planned with its draft model."""
+        return (
+            engine.is_draft_compatible is None
+            and not engine.has_draft_failed
+            and self._drafter_of(engine) is not None
+        )
+
+    async def read(self, engine: ModelEngine) -> None:
+        """Read the header of the draft model, and whether its tokens are those of the model."""
+        drafter, files = self._drafter_of(engine), engine.files
+        try:
+            if drafter is None:
+                return
+            draft_files = drafter.files
+            metadata = await asyncio.to_thread(self._planner.read_metadata, draft_files)
+            draft = DraftModel(draft_files.model_path, metadata.shape)
+            is_same = await asyncio.to_thread(self._planner.has_same_vocabulary, files, draft)
+            if (engine.files, drafter.files) == (files, draft_files):
+                engine.is_draft_compatible, drafter.metadata = is_same, metadata
+        except ModelFailed as error:
+            # It is not leased, but would be refused for the same reason.
+            log.info("draft model %s: %s", engine.draft_id, error.text)
+            engine.is_draft_compatible = False
+        except Exception:
+            # A defect of llb, which must not be repeated at once.
+            engine.is_draft_compatible = False
+            raise
+
+    def add_draft(
+        self, engine: ModelEngine, metadata: ModelMetadata, plan: EnginePlan, free: FreeMemory
+    ) -> EnginePlan:
+        """Return `plan` with the draft model of the engine, if it has one that can be used.
+
+        `metadata` are those of the engine's own model, with its calibration.
+        """
+        drafter = self._drafter_of(engine)
+        engine.draft_state = None
+        if engine.draft_id is None or engine.files.kind is not EngineKind.CHAT:
+            return plan
+        if drafter is None or drafter.metadata is None:
+            engine.draft_state = DraftState.MISSING
+        elif engine.has_draft_failed or engine.plan_failures:
+            engine.draft_state = DraftState.FAILED
+        elif not engine.is_draft_compatible:
+            engine.draft_state = DraftState.VOCABULARY
+        elif not can_draft(metadata.shape, drafter.metadata.shape):
+            engine.draft_state = DraftState.UNSUITABLE
+        else:
+            draft = DraftModel(drafter.files.model_path, drafter.metadata.shape)
+            both = self._planner.add_draft(plan, metadata, draft, free)
+            engine.draft_state = DraftState.MEMORY if both is None else DraftState.USED
+            plan = both or plan
+        if engine.draft_state is not DraftState.USED:
+            log.info(
+                "model %s is loaded without its draft model %s: %s",
+                engine.model_id,
+                engine.draft_id,
+                engine.draft_state,
+            )
+        return plan
+
+    def _drafter_of(self, engine: ModelEngine) -> ModelEngine | None:
+        """Return the engine of the draft model, which need not run; None if this node does not serve it."""
+        drafter = self._engines.get(engine.draft_id) if engine.draft_id is not None else None
+        return None if drafter is None or drafter.rejection_reason is not None else drafter
