@@ -24,7 +24,7 @@ from llb.base import platform_compat
 from llb.base.units import parse_size
 from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
-from llb.node.download.file_download import FileDownload
+from llb.node.download.resumable_download import FileDownload
 from llb.wire import FileSpec, HubSource
 from tests.hub import HubProcess, tiny_gguf
 

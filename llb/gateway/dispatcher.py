@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from llb import errors
 from llb.accounts.principal_watch import PrincipalWatch
+from llb.gateway.admission.crash_quarantine import Quarantine
 from llb.gateway.admission.deadlines import DeadlineTimer
-from llb.gateway.admission.quarantine import Quarantine
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter, RateLimitHold, TokenReservation
 from llb.gateway.attempt import MAX_REQUEST_DURATION_S, Attempt
 from llb.gateway.attempt_context import AttemptContext
@@ -32,7 +32,7 @@ from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.input_batches import BatchAnswer, InputBatch, InputList, read_input_list
 from llb.gateway.readiness import ModelReadiness
-from llb.gateway.routing.affinity import compute_affinity_key, estimate_prompt_tokens
+from llb.gateway.routing.affinity_key import compute_affinity_key, estimate_prompt_tokens
 from llb.gateway.routing.place_filter import PlaceFilter, RefusedPlaces
 from llb.gateway.running_call import RunningCall
 from llb.gateway.spill.dispatch import dispatch_with_spill

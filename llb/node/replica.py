@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from llb.base.lifecycle import check_transition
-from llb.node.download.file_download import FileDownload
+from llb.node.download.resumable_download import FileDownload
 from llb.node.files import FileStamp
 from llb.node.sharing.growing_file import GrowingFile
 from llb.store.tables.replicas import FileFingerprint, ReplicaRecord

@@ -15,9 +15,9 @@ from llb.engine.pool import EngineFiles, EnginePool
 from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
 from llb.node.download.download_errors import UNEXPECTED_FAILURE, DownloadFailed
-from llb.node.download.file_download import MIN_FREE_BYTES, FileDownload
 from llb.node.download.gate import DownloadGate
 from llb.node.download.peer_fetch import PeerClient, PeerFetchContext
+from llb.node.download.resumable_download import MIN_FREE_BYTES, FileDownload
 from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import ModelFiles
 from llb.node.replica import UNVERIFIED_MTIME_NS, Replica, expected_fingerprints

@@ -6,8 +6,8 @@ from llb.base.events import Topic
 from llb.catalog import Catalog
 from llb.cluster.download_settings import DownloadSettings
 from llb.cluster.link.link_server import LinkServer
-from llb.cluster.members import Members
 from llb.cluster.memory_estimates import MemoryEstimates
+from llb.cluster.node_membership import Members
 from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.peer_sources import PeerSources
 from llb.cluster.registrations import Registrations

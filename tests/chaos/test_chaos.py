@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from llb.policy.endpoints import health
 from llb.wire import EndpointStatus
 from tests.chaos.clients import CLIENT_COUNT, Clients
 from tests.chaos.site import ENGINE_SLOTS, MODEL, ChaosSite, run_site
@@ -25,7 +24,7 @@ BUDGET_USD, CENT_USD = 0.5, 0.01
 async def site(tmp_path_factory: pytest.TempPathFactory, chat_gguf: Path) -> AsyncIterator[ChaosSite]:
     with pytest.MonkeyPatch.context() as patch:
         for name, seconds in QUICK_HEALTH_S.items():
-            patch.setattr(health, name, seconds)
+            patch.setattr(circuit_breaker, name, seconds)
         async with run_site(tmp_path_factory.mktemp("chaos"), chat_gguf) as made:
             yield made
 

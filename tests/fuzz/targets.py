@@ -27,7 +27,7 @@ from llb.errors import InvalidFileToken, InvalidRequest, LlbError, SetupError
 from llb.gateway.dialects import ollama_request, ollama_response
 from llb.gateway.dialects.ollama_response import RequestClock, ResponseShape, ResponseTranslator
 from llb.gateway.http.engine_errors import error_from_engine_response, translate_engine_error
-from llb.gateway.routing.affinity import compute_affinity_key, estimate_prompt_tokens
+from llb.gateway.routing.affinity_key import compute_affinity_key, estimate_prompt_tokens
 from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH
 from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
 from llb.gateway.stream.start_event import ChatStartEvent, MessagesStartEvent

@@ -10,7 +10,7 @@ import msgspec
 
 from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
-from llb.node.download.file_download import FileDownload
+from llb.node.download.resumable_download import FileDownload
 from llb.node.download.timeouts import DownloadTimeouts
 from llb.wire import FileSpec
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
-from llb.node.download.file_download import FileDownload
 from llb.node.download.peer_fetch import PeerClient, PeerFetchContext
+from llb.node.download.resumable_download import FileDownload
 from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import partial_file_name
 from llb.wire import FileSpec, HubSource, PeerSource

@@ -25,7 +25,7 @@ from llb.base.timestamps import to_iso
 from llb.cluster.join.dial import enable_dead_peer_detection
 from llb.cluster.link.link_server import LinkServer
 from llb.cluster.link.websocket_link import WebSocketLink, decode_node_message
-from llb.cluster.members import Members
+from llb.cluster.node_membership import Members
 from llb.config import Config
 from llb.security import tls_trust, tokens
 from llb.security.certificates import ServerTls

@@ -14,7 +14,7 @@ from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.api.request_body import parse_body
 from llb.api.responses import json_response, no_content
-from llb.cluster.members import Members
+from llb.cluster.node_membership import Members
 from llb.cluster.view import ClusterView
 from llb.config import NODE_NAME_PATTERN
 from llb.security.permissions import has_scope

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from msgspec import structs
 
-from llb.cluster.members import protocol_incompatibility
+from llb.cluster.node_membership import protocol_incompatibility
 from llb.cluster.view import ClusterView
 from llb.node.agent import HEARTBEAT_INTERVAL_S
 from llb.store.tables.nodes import NodeRecord

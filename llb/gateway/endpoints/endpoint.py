@@ -10,8 +10,8 @@ from msgspec import Struct
 from llb.gateway.http.client import UpstreamTarget
 from llb.policy.endpoints import names
 from llb.policy.endpoints.addresses import BaseUrl, parse_base_url
+from llb.policy.endpoints.circuit_breaker import EndpointHealth, limit_beside_others
 from llb.policy.endpoints.dialects import DEFAULT_CONCURRENCY
-from llb.policy.endpoints.health import EndpointHealth, limit_beside_others
 from llb.policy.routing import SharedSlots
 from llb.security import tls_trust
 from llb.store.tables.endpoints import EndpointRecord, ListedModel

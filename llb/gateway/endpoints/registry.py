@@ -19,7 +19,7 @@ from llb.gateway.endpoints.endpoint import Endpoint
 from llb.gateway.endpoints.model_lists import ModelListing
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.policy.endpoints import names
-from llb.policy.endpoints.health import EndpointHealth
+from llb.policy.endpoints.circuit_breaker import EndpointHealth
 from llb.security import tokens
 from llb.store.tables.endpoints import ListedModel
 from llb.wire import Capability, EndpointKind, EndpointStatus, EndpointStatusChanged, Model, ModelObject

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from llb.gateway.choices import count_prompts
-from llb.gateway.routing.affinity import BYTES_PER_TOKEN
+from llb.gateway.routing.affinity_key import BYTES_PER_TOKEN
 from llb.policy.endpoints import dialects
 from llb.policy.spend.price import TEXT_ONLY, BilledContent
 from llb.wire.decoding import DECODE_ERRORS

@@ -16,7 +16,7 @@ from llb.gateway.engine_routes import Operation, require_capability
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.normalization.request import normalize_request
 from llb.gateway.readiness import ModelReadiness
-from llb.gateway.routing.affinity import estimate_prompt_tokens
+from llb.gateway.routing.affinity_key import estimate_prompt_tokens
 from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.relay import RelayResult
 from llb.policy.endpoints.spill import busy_wait_s, matching_rules, trigger_of

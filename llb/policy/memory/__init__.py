@@ -23,7 +23,7 @@ from llb.policy.memory.engine_parameters import (
     choose_ubatch_tokens,
 )
 from llb.policy.memory.estimate import MemoryEstimate, estimate_memory
-from llb.policy.memory.fit import FitRequest, card_contexts, report_fit
+from llb.policy.memory.fit_report import FitRequest, card_contexts, report_fit
 from llb.policy.memory.free_memory import FreeMemory, Memory
 from llb.policy.memory.load_plan import LoadPlan, estimate_least_memory, plan_load
 from llb.policy.memory.model_shape import MIB, Layer, ModelShape

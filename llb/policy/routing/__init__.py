@@ -6,6 +6,7 @@ consistent hashing with bounded loads (V. Mirrokni, M. Thorup, M. Zadimoghaddam,
 Without a key, the earliest expected finish decides.
 """
 
+from llb.policy.routing.affinity_ring import RING_POSITIONS, hash64, ring_samples
 from llb.policy.routing.candidate import (
     DEFAULT_LOAD_S,
     UNKNOWN_REQUEST,
@@ -14,7 +15,6 @@ from llb.policy.routing.candidate import (
     SharedSlots,
     Throughput,
 )
-from llb.policy.routing.ring import RING_POSITIONS, hash64, ring_samples
 from llb.policy.routing.selection import LOAD_BOUND_FACTOR, CandidateTable, select_node
 
 __all__ = [

@@ -10,8 +10,8 @@ import math
 from array import array
 from collections.abc import Sequence
 
+from llb.policy.routing.affinity_ring import RING_POSITIONS, ring_divisors, ring_samples, ring_scores
 from llb.policy.routing.candidate import GRADES_PER_OCTAVE, RequestEstimate, RoutingCandidate
-from llb.policy.routing.ring import RING_POSITIONS, ring_divisors, ring_samples, ring_scores
 
 # Bound of the load, relative to the mean: a node above it gets no request for its affinity keys.
 LOAD_BOUND_FACTOR = 1.25

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from llb.policy.endpoints import health
+from llb.policy.endpoints import circuit_breaker
 from llb.wire import EndpointStatus
 from tests.conftest import balancer_factory
 from tests.gateway.real_engine import real_engine
@@ -156,8 +156,8 @@ async def test_two_that_are_endpoints_of_one_another(front: RunningBalancer, bac
 async def test_an_endpoint_that_goes_and_returns(
     front: RunningBalancer, back: RunningBalancer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "OPEN_S", 1.0)
-    monkeypatch.setattr(health, "FIRST_RETRY_S", 0.5)
+    monkeypatch.setattr(circuit_breaker, "OPEN_S", 1.0)
+    monkeypatch.setattr(circuit_breaker, "FIRST_RETRY_S", 0.5)
     [endpoint] = (await front.http.get("/api/endpoints")).json()["endpoints"]
     body = {"model": "cellar/chat", "messages": QUESTION, "max_tokens": 1}
     port = back.port

@@ -20,9 +20,9 @@ from llb.policy.routing import (
     hash64,
     select_node,
 )
+from llb.policy.routing.affinity_ring import ring_divisors, ring_samples, ring_scores
 from llb.policy.routing.candidate import GRADE_HYSTERESIS
 from llb.policy.routing.columns import CandidateColumns
-from llb.policy.routing.ring import ring_divisors, ring_samples, ring_scores
 from tests.policy.routing.candidates import KEYS, NODE_IDS, candidates_of, named, requests, speed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llb.policy.endpoints.health import (
+from llb.policy.endpoints.circuit_breaker import (
     MAX_CHECK_INTERVAL_S,
     MAX_FAILURES,
     OPEN_S,

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from llb.base import platform_compat
 from llb.node.download.download_errors import DownloadCancelled, DownloadFailed
-from llb.node.download.file_download import FileDownload
 from llb.node.download.partial_file import PartialFile
+from llb.node.download.resumable_download import FileDownload
 from llb.node.download.timeouts import DownloadTimeouts
 from llb.wire import FileSpec
 from tests.node.replica_fixture import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llb.errors import RequestCrashesEngine, TooManyCrashes
-from llb.gateway.admission import quarantine as module
-from llb.gateway.admission.quarantine import CALLER_WAIT_S, REQUEST_QUARANTINE_S, Quarantine
+from llb.gateway.admission import crash_quarantine as module
+from llb.gateway.admission.crash_quarantine import CALLER_WAIT_S, REQUEST_QUARANTINE_S, Quarantine
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import Role
 

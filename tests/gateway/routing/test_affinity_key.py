@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llb.gateway.routing.affinity import (
+from llb.gateway.routing.affinity_key import (
     IMAGE_SCAN_ABOVE_BYTES,
     MAX_IMAGE_PROMPT_TOKENS,
     compute_affinity_key,
