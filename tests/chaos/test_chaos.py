@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from llb.policy.endpoints import circuit_breaker
 from llb.wire import EndpointStatus
 from tests.chaos.clients import CLIENT_COUNT, Clients
 from tests.chaos.site import ENGINE_SLOTS, MODEL, ChaosSite, run_site
