@@ -16,7 +16,7 @@ from llb.api.middleware.route_policy import node_only, requires_scope
 from llb.api.query_params import MAX_ROW_ID, enum_query_param, float_query_param, int_query_param
 from llb.api.reference.operation import ApiOperation, RequestParameter, positive_int_up_to
 from llb.api.responses import json_response
-from llb.base.logs.log_buffer import MAX_PAGE_LINES, LogBuffer, LogQuery
+from llb.base.logs.log_buffer import DEFAULT_PAGE_LINES, MAX_PAGE_LINES, LogBuffer, LogQuery
 from llb.base.logs.visible_text import make_visible
 from llb.base.timestamps import from_iso, to_iso
 from llb.cluster.view import ClusterView, Node
@@ -101,7 +101,7 @@ def _query_of(request: Request) -> tuple[LogQuery, float]:
     after = request.args.get("after")
     query = LogQuery(
         after=0 if after == "0" else int_query_param(request, "after", MAX_ROW_ID),
-        limit=int_query_param(request, "limit", MAX_PAGE_LINES) or LogQuery.limit,
+        limit=int_query_param(request, "limit", MAX_PAGE_LINES) or DEFAULT_PAGE_LINES,
         level=enum_query_param(request, "level", LogLevel) or LogLevel.DEBUG,
         source=request.args.get("source"),
         text=text,

@@ -27,7 +27,7 @@ SERVER = "server"
 MAX_SERVER_LINES, MAX_ENGINE_LINES = 4000, 1000
 MAX_SOURCES = 32
 MAX_LINE_CHARS = 2000
-MAX_PAGE_LINES = 1000
+DEFAULT_PAGE_LINES, MAX_PAGE_LINES = 500, 1000
 # "0.00.121.635 E llama_model_load: …"
 _ENGINE_LINE = re.compile(r"\d+\.\d\d\.\d{3}\.\d{3} (?P<level>[DIWE]) ")
 _ENGINE_LEVELS = {"D": LogLevel.DEBUG, "I": LogLevel.INFO, "W": LogLevel.WARNING, "E": LogLevel.ERROR}
@@ -41,7 +41,7 @@ class LogQuery(Struct, frozen=True, kw_only=True):
     """
 
     after: int | None = None
-    limit: int = 500
+    limit: int = DEFAULT_PAGE_LINES
     level: LogLevel = LogLevel.DEBUG
     source: str | None = None
     text: str | None = None
