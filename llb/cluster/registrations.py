@@ -263,7 +263,8 @@ class Registrations:
                     copies=self._peer_sources.sources_for(node_id, registration, assigned),
                     pinned=registration.pinned,
                     options=registration.options,
-                    draft=model.draft,
+                    # The list in use decides, not the entry of the pull: `draft` can be added and removed.
+                    draft=(self._view.get_model(model_id) or model).draft,
                 )
             )
         return DesiredState(

@@ -11,7 +11,7 @@ from llb.engine.plan import DraftModel, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.spec import EngineKind
 from llb.errors import ModelFailed
 from llb.policy.memory import FreeMemory, can_draft
-from llb.wire import DraftState
+from llb.wire import DraftReport, DraftState
 
 log = logging.getLogger(__name__)
 
@@ -76,31 +76,28 @@ class Drafts:
 
         `metadata` are those of the engine's own model, with its calibration.
         """
-        drafter = self._drafter_of(engine)
-        engine.draft_state = None
-        if engine.draft_id is None or engine.files.kind is not EngineKind.CHAT:
+        engine.draft_report = None
+        draft_id, drafter = engine.draft_id, self._drafter_of(engine)
+        if draft_id is None or engine.files.kind is not EngineKind.CHAT:
             return plan
+        both: EnginePlan | None = None
         if drafter is None or drafter.metadata is None:
-            engine.draft_state = DraftState.MISSING
-        elif engine.has_draft_failed or engine.plan_failures:
-            engine.draft_state = DraftState.FAILED
+            state = DraftState.MISSING
+        elif engine.has_draft_failed:
+            state = DraftState.FAILED
         elif not engine.is_draft_compatible:
-            engine.draft_state = DraftState.VOCABULARY
+            state = DraftState.VOCABULARY
         elif not can_draft(metadata.shape, drafter.metadata.shape):
-            engine.draft_state = DraftState.UNSUITABLE
+            state = DraftState.UNSUITABLE
         else:
             draft = DraftModel(drafter.files.model_path, drafter.metadata.shape)
-            both = self._planner.add_draft(plan, metadata, draft, free)
-            engine.draft_state = DraftState.MEMORY if both is None else DraftState.USED
-            plan = both or plan
-        if engine.draft_state is not DraftState.USED:
-            log.info(
-                "model %s is loaded without its draft model %s: %s",
-                engine.model_id,
-                engine.draft_id,
-                engine.draft_state,
-            )
-        return plan
+            # A plan that has failed already is made smaller, not larger.
+            both = None if engine.plan_failures else self._planner.add_draft(plan, metadata, draft, free)
+            state = DraftState.MEMORY if both is None else DraftState.USED
+        engine.draft_report = DraftReport(model_id=draft_id, state=state)
+        if both is None:
+            log.info("model %s is loaded without its draft model %s: %s", engine.model_id, draft_id, state)
+        return both or plan
 
     def _drafter_of(self, engine: ModelEngine) -> ModelEngine | None:
         """Return the engine of the draft model, which need not run; None if this node does not serve it."""

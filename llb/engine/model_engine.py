@@ -20,7 +20,7 @@ from llb.policy.eviction import LoadedEngine
 from llb.policy.memory import FreeMemory, Memory
 from llb.policy.memory.free_memory import MAX_FAILED_GPU_LOADS
 from llb.texts.coded_text import CodedText
-from llb.wire import DraftReport, DraftState, EngineReport, EngineState, LoadOptions
+from llb.wire import DraftReport, EngineReport, EngineState, LoadOptions
 
 BACKOFF_INITIAL_S = 1.0
 BACKOFF_MAX_S = 60.0
@@ -189,12 +189,12 @@ class ModelEngine:
         self.options: LoadOptions | None = None
         # Model that the catalogue names to draft for this one.
         self.draft_id: str | None = None
-        # Of that model: whether its vocabulary is the same, None while that was not read.
+        # Whether the vocabulary of that model is the same; None while that was not read.
         self.is_draft_compatible: bool | None = None
         # An engine with it has failed; the next ones are without it.
         self.has_draft_failed = False
-        # Of the present plan.
-        self.draft_state: DraftState | None = None
+        # What became of the draft model in the present plan, also when another one is named meanwhile.
+        self.draft_report: DraftReport | None = None
         # Why these files can never be loaded.
         self.rejection_reason: str | None = None
         # Why the load has not started.
@@ -595,14 +595,9 @@ class ModelEngine:
             progress=self.load_progress(),
             error=self.rejection_reason or (failure.message if failure is not None else None),
             pinned=self.pinned,
-            draft=self._draft_report() if process.ready is not None else None,
+            draft=self.draft_report if process.ready is not None else None,
             template=process.ready.template if process.ready is not None else None,
         )
-
-    def _draft_report(self) -> DraftReport | None:
-        if self.draft_id is None or self.draft_state is None:
-            return None
-        return DraftReport(model_id=self.draft_id, state=self.draft_state)
 
     def measure_memory(self) -> None:
         """Measure what the process occupies, for the next reports. What is on a GPU cannot be measured."""

@@ -160,13 +160,17 @@ class EnginePool:
         if engine is not None:
             self._removed.append(engine)
             engine.reject_lease_requests(lambda: NoNodeAvailable(f"Model '{model_id}' is being removed"))
-            # Those for which it drafts have its file open.
+            # Engines for which it drafts have its file open. Their own requests have the usual time to end.
+            path = str(engine.files.model_path)
             users = [
                 other
-                for other in self._drafts.engines_drafted_by(model_id)
-                if other.plan is not None and other.plan.spec.draft_path is not None
+                for other in self._all_engines()
+                if other.plan is not None and other.plan.spec.draft_path == path
             ]
-            await asyncio.gather(*(self._drain_uncancelled(each, grace_s) for each in (engine, *users)))
+            await asyncio.gather(
+                self._drain_uncancelled(engine, grace_s),
+                *(self._drain_uncancelled(user, max(grace_s, UNLOAD_GRACE_S)) for user in users),
+            )
 
     async def unload(self, model_id: str, *, grace_s: float = UNLOAD_GRACE_S) -> None:
         """Unload a model after its running requests, at most `grace_s`; the next request loads it again."""
@@ -405,7 +409,8 @@ class EnginePool:
             return
         measured, engine.memory_ratio = compare_with_plan(engine.plan.estimate, buffers)
         self._publish_report(engine)
-        if measured != NEUTRAL:
+        # The buffers of an engine with a draft are those of both models.
+        if measured != NEUTRAL and engine.plan.spec.draft_path is None:
             key = self._calibration_key(model_id, engine.metadata.shape)
             self._calibrations.put(key, self._calibrations.get(key).after(measured))
             self._tasks.spawn(asyncio.to_thread(self._calibrations.save), "calibrations.save")

@@ -495,7 +495,7 @@ class Attempt:
 
     def release(self) -> None:
         """Give back what was taken, in the opposite order. Nothing here awaits or fails."""
-        # It counts tokens here: each would keep the other.
+        # The relay refers to this attempt, for the count of tokens; the cycle would outlive the request.
         self._events = None
         if self._begun is not None:
             self._begun.close()

@@ -124,8 +124,6 @@ class Dispatcher:
         assert attempt is not None  # noqa: S101  # it has answered
         self._quarantine.record_success(running.call.model.id, running.call.body)
         attempt.release()
-        if running.rate_limit is not None:
-            running.rate_limit.end()
         self._end(running)
 
     async def resume(self, running: RunningCall) -> RelayResult | None:
@@ -159,6 +157,9 @@ class Dispatcher:
             self._end(running)
 
     def _end(self, running: RunningCall) -> None:
+        if running.rate_limit is not None:
+            # A call may have ended between its begin and the block of `resume`.
+            running.rate_limit.end()
         self._principal_watch.end(running)
         self._deadline_timer.cancel_deadline(running)
         # What interrupts it refers to it.

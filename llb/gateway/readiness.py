@@ -20,7 +20,7 @@ ETA_UNKNOWN_RETRY_S = 5
 MAX_DOWNLOAD_RETRY_S = 60
 # Most suggestions in the error about an unknown name.
 MAX_SIMILAR_NAMES = 3
-# Of models of the catalogue, as clients write them.
+# Names of models, as clients write them, whose model is remembered.
 MAX_KNOWN_NAMES = 1000
 
 

@@ -17,7 +17,7 @@ _TOKENIZER = "tokenizer.ggml."
 class Vocabulary(Struct, frozen=True):
     """Kind of the tokenizer, the tokens that it adds by itself, and all tokens."""
 
-    # What decides, for keys that are missing, which tokens are added.
+    # Tokenizer model and pre-tokenizer: they decide about added tokens where the file has no key for them.
     kind: tuple[str | None, str | None]
     # Whether it is added, None where the kind decides; and its number.
     bos: tuple[bool | None, int]

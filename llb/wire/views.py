@@ -136,7 +136,7 @@ class FitReport(Struct, frozen=True, kw_only=True):
     kv_cache_type: KvCacheType = KvCacheType.F16
     host: HostFit
     devices: tuple[DeviceFit, ...]
-    # Of GPUs of usual sizes, those that hold the whole model, with the context of one conversation on each.
+    # GPUs of usual sizes that hold the whole model, with the context of one conversation on each.
     cards: tuple[CardContext, ...] = ()
 
 

@@ -13,7 +13,7 @@ import pytest
 from llb.security import tls_trust
 from llb.security.certificates import create_authority, issue_certificate
 from tests.conftest import TINY_BYTES, BalancerFactory, start_balancer
-from tests.harness import RunningBalancer, write_catalog
+from tests.harness import RunningBalancer, wait_until, write_catalog
 
 TINY, OTHER = ({"id": name, "size_bytes": TINY_BYTES} for name in ("tiny", "other"))
 
@@ -36,6 +36,26 @@ async def test_new_entries_appear_and_used_ones_stay(make_llb: BalancerFactory, 
     assert await model_ids(llb) == ["other", "tiny"]
     assert (await llb.get_model("tiny"))["supported"] is False
     await llb.pull_model("other")
+
+
+async def test_a_draft_model_is_named_and_taken_back_without_another_pull(
+    make_llb: BalancerFactory, tmp_path: Path
+) -> None:
+    catalog = write_catalog(tmp_path / "c.json", TINY, OTHER)
+    llb = await start_balancer(make_llb(catalog=catalog))
+    await llb.pull_model("tiny")
+
+    def draft_on_node() -> str | None:
+        desired = llb.app.agent._replicas["tiny"].desired_model
+        return None if desired is None else desired.draft
+
+    assert draft_on_node() is None
+    write_catalog(catalog, TINY | {"draft": "other"}, OTHER)
+    await llb.app.reload()
+    await wait_until(lambda: draft_on_node() == "other")
+    write_catalog(catalog, TINY, OTHER)
+    await llb.app.reload()
+    await wait_until(lambda: draft_on_node() is None)
 
 
 async def test_a_broken_catalogue_leaves_the_old_one_in_force(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest_asyncio
 
@@ -12,7 +14,7 @@ from llb.engine.pool import EnginePool
 from llb.engine.spec import EngineSpec
 from llb.engine.worker import build_llama_params
 from llb.hardware import MemoryBudget
-from llb.wire import DraftReport, DraftState
+from llb.wire import DraftReport, DraftState, EngineState
 from tests.engine.test_worker import ask
 from tests.engine.workers import fake_worker
 from tests.ggufs import write_chat_model
@@ -84,6 +86,30 @@ async def test_a_draft_that_is_removed_is_left_and_one_that_comes_is_used(
     assert await draft_of(pool) == report(DraftState.USED)
 
 
+async def test_a_draft_that_is_no_longer_named_is_told_until_the_engine_ends(make_pool: MakePool) -> None:
+    pool = make_pool()
+    assert await draft_of(pool) == report(DraftState.USED)
+    pool.set_draft("big", "other")
+    assert await draft_of(pool) == report(DraftState.USED)
+    # Its file is open.
+    await pool.remove_model("small", grace_s=0)
+    assert not pool.engine_reports()
+    assert await draft_of(pool) == DraftReport(model_id="other", state=DraftState.MISSING)
+
+
+async def test_requests_of_a_model_end_before_its_draft_is_removed(make_pool: MakePool) -> None:
+    pool = make_pool()
+    async with await pool.acquire_lease("big", deadline_s=WAIT_S):
+        removal = asyncio.create_task(pool.remove_model("small", grace_s=0))
+        # Turns of the loop, in which the removal begins.
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert [each.state for each in pool.engine_reports() if each.model_id == "big"] == [EngineState.BUSY]
+        assert not removal.done()
+    await removal
+    assert not pool.engine_reports()
+
+
 async def test_an_engine_that_fails_with_a_draft_is_loaded_without(make_pool: MakePool) -> None:
     assert await draft_of(make_pool("--refuse-draft")) == report(DraftState.FAILED)
 
@@ -119,7 +145,7 @@ async def test_the_real_engine_drafts_and_answers_the_same(make_pool: MakePool) 
     assert drafted["content"] == plain["content"]
 
 
-def test_the_parameters_of_a_draft() -> None:
+def draft_parameters(gpu_layers: tuple[int, ...], draft_gpu: int) -> Any:
     spec = EngineSpec(
         model_path="m.gguf",
         alias="m",
@@ -130,10 +156,19 @@ def test_the_parameters_of_a_draft() -> None:
         prompt_cache_bytes=0,
         threads=1,
         api_key="k",
-        gpu_layers=(9,),
+        gpu_layers=gpu_layers,
         draft_path="d.gguf",
-        draft_gpu=0,
+        draft_gpu=draft_gpu,
     )
-    draft = build_llama_params(spec).speculative.draft
+    return build_llama_params(spec).speculative.draft
+
+
+def test_the_parameters_of_a_draft() -> None:
+    draft = draft_parameters((9,), 0)
     assert (draft.mparams.path, draft.n_max) == ("d.gguf", 3)
     assert draft.n_gpu_layers > 1000
+
+
+def test_a_draft_beside_a_model_on_one_of_several_gpus_inherits_its_place() -> None:
+    # llama.cpp would look for the model's `main_gpu` in a list of devices of the draft.
+    assert not draft_parameters((0, 9), 1).devices

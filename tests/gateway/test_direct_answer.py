@@ -8,12 +8,18 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 from msgspec.structs import replace
 
+from llb.errors import TooManyCrashes
+from llb.gateway.admission.crash_quarantine import Quarantine
 from llb.gateway.direct_answer import DirectAnswer
 from llb.gateway.http.client import HttpClient
+from llb.gateway.inference_call import InferenceCall
 from llb.gateway.running_call import RunningCall
 from llb.node.agent import NodeAgent
+from llb.security.permissions import KeyAllowance
+from llb.wire import KeyLimits
 from tests.gateway.fake_engine import SSE_HEAD, Exchange, FakeEngine, ResponseHandler, run_fake_engine
 from tests.gateway.test_dispatcher import DOCUMENT, LOCAL, FakeLease, FakeSink, Gateway, make_call
 
@@ -59,9 +65,10 @@ class DirectGateway(Gateway):
     def __init__(self, http_client: HttpClient, engine: FakeEngine) -> None:
         super().__init__(LOCAL)
         self._engine = engine
+        self.is_loaded = True
         agent = SimpleNamespace(
             node_id=LOCAL,
-            lease_loaded=lambda _model_id, _keep_alive: self._lease(),
+            lease_loaded=lambda _model_id, _keep_alive: self._lease() if self.is_loaded else None,
             acquire_lease=self._acquire_lease,
         )
         self.context = replace(self.context, http_client=http_client, agent=cast(NodeAgent, agent))
@@ -201,3 +208,29 @@ async def test_a_task_asks_again_where_the_engine_has_not_begun() -> None:
         assert await answer.outcome == "stopped"
         assert await gateway.dispatcher.resume(answer.running)
         assert answer.sink.body == DOCUMENT
+
+
+async def test_a_call_that_a_task_refuses_no_longer_counts_against_its_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def limited_call() -> InferenceCall:
+        call = make_call(fits_any_template=True)
+        allowance = KeyAllowance("key", KeyLimits(concurrent=1))
+        call.record.principal = replace(call.record.principal, allowances=(allowance,))
+        return call
+
+    def refuse(*_arguments: object) -> None:
+        raise TooManyCrashes("Your requests have crashed an engine", retry_after_s=1)
+
+    async with gateway_of(lambda exchange: exchange.send_json(DOCUMENT)) as gateway:
+        gateway.is_loaded = False
+        running = gateway.dispatcher.begin(limited_call(), FakeSink())
+        assert not gateway.dispatcher.send_directly(running)
+        with monkeypatch.context() as patch:
+            # Another request of this caller has crashed the engine before the task of this one begins.
+            patch.setattr(Quarantine, "check", refuse)
+            with pytest.raises(TooManyCrashes):
+                await gateway.dispatcher.resume(running)
+        sink = FakeSink()
+        await gateway.dispatcher.dispatch(limited_call(), sink)
+        assert sink.body == DOCUMENT

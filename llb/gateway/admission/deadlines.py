@@ -53,7 +53,7 @@ class DeadlineTimer:
         return deadline
 
     def add(self, deadline: Deadline) -> None:
-        """As `start_deadline`, for a deadline that the caller has made."""
+        """Start a deadline that the caller has made, like `start_deadline`."""
         deadline.due_at = self._clock() + self._timeout_s
         self._deadlines[deadline] = None
         if self._timer is None:

@@ -100,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         self._in_interim_response = False
         self._is_message_complete = False
         self._is_reusable = False
-        # Of the last response that came in one piece.
+        # Head of the last response that came in one piece.
         self._known_head: KnownResponseHead | None = None
         # The rest of a body that is sent in pieces is still to come.
         self._is_body_pending = False

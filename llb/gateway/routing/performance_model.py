@@ -114,7 +114,7 @@ class NodePerformance:
             rates.add_prefill(uncached_tokens, prefill_ms / 1000)
         self._speed = None
         self._updated_at = now
-        # As `_update_throughput`.
+        # `_update_throughput`, written out: its calls took longer than its arithmetic.
         prefill, decode = rates.estimated_prefill, rates.estimated_decode
         self.throughput.update(
             prefill.numerator / prefill.denominator

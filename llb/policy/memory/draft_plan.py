@@ -19,7 +19,7 @@ class DraftPlan(Struct, frozen=True, kw_only=True):
     """Place of a draft model, and the memory of the engine with it. `gpu` is None for RAM."""
 
     gpu: int | None
-    # Of both models together.
+    # Memory of both models together.
     estimate: MemoryEstimate
 
 

@@ -12,7 +12,7 @@ UBATCH_TOKENS = 512
 CPU_UBATCH_TOKENS = 128
 # Copies of windowed and recurrent state that a slot keeps for going back (`n_ctx_checkpoints`).
 MAX_CONTEXT_CHECKPOINTS = 2
-# Of a draft model, verified together: the default of llama.cpp.
+# Tokens that a draft model proposes at once: the default of llama.cpp.
 DRAFT_TOKENS = 3
 PROMPT_CACHE_LIMIT_BYTES = 512 * MIB
 
