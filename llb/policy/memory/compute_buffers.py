@@ -39,6 +39,32 @@ class Workload(Struct, frozen=True, kw_only=True):
     cache_type: KvCacheType = KvCacheType.F16
     llama_build: int | None = None
 
+    @classmethod
+    def of_engine(
+        cls,
+        shape: ModelShape,
+        *,
+        context_length: int,
+        slots: int,
+        is_offloaded: bool,
+        pooled: bool,
+        cache_type: KvCacheType,
+        llama_build: int | None,
+    ) -> Workload:
+        """Return the workload of an engine with `context_length` tokens in each slot."""
+        ubatch = choose_ubatch_tokens(
+            shape, context_length=context_length, slots=slots, is_offloaded=is_offloaded, pooled=pooled
+        )
+        return cls(
+            shape=shape,
+            cells=0 if shape.is_encoder else pad_context(context_length),
+            ubatch=ubatch,
+            slots=slots,
+            pooled=pooled,
+            cache_type=cache_type,
+            llama_build=llama_build,
+        )
+
     def cpu_bytes(self) -> int:
         """Return the buffer of an engine without layers on a GPU."""
         shape, embd, feed_forward = self.shape, self.shape.embedding_length, self.shape.feed_forward_width
@@ -241,15 +267,11 @@ def most_gpu_compute_bytes(
     `gpus` is the number of GPUs that share the model, `is_first` whether this is the one that computes
     prompts for what is in RAM, `is_whole` whether nothing but the input and experts is in RAM.
     """
-    ubatch = choose_ubatch_tokens(
-        shape, context_length=context_length, slots=slots, is_offloaded=True, pooled=pooled
-    )
-    cells = 0 if shape.is_encoder else pad_context(context_length)
-    work = Workload(
-        shape=shape,
-        cells=cells,
-        ubatch=ubatch,
+    work = Workload.of_engine(
+        shape,
+        context_length=context_length,
         slots=slots,
+        is_offloaded=True,
         pooled=pooled,
         cache_type=cache_type,
         llama_build=llama_build,

@@ -11,7 +11,7 @@ from functools import partial
 from msgspec import Struct
 
 from llb.policy.memory.compute_buffers import PROJECTOR_COMPUTE_BYTES, Workload, offloaded_compute_bytes
-from llb.policy.memory.engine_parameters import choose_ubatch_tokens, count_context_checkpoints, pad_context
+from llb.policy.memory.engine_parameters import count_context_checkpoints
 from llb.policy.memory.free_memory import Memory
 from llb.policy.memory.gpu_share import assign_layers
 from llb.policy.memory.kv_cache import checkpoint_bytes, converted_kv_bytes, kv_cache_bytes
@@ -84,21 +84,17 @@ def estimate_memory(
     gpus = assign_layers(shape, gpu_layers, expert_layers_on_host)
     in_ram = shape.layers[: len(shape.layers) - sum(len(gpu.layers) for gpu in gpus)]
     is_offloaded = any(gpu.is_used for gpu in gpus)
-    cells = 0 if shape.is_encoder else pad_context(context_length)
-    ubatch = choose_ubatch_tokens(
-        shape, context_length=context_length, slots=slots, is_offloaded=is_offloaded, pooled=pooled
-    )
-    work = Workload(
-        shape=shape,
-        cells=cells,
-        ubatch=ubatch,
+    work = Workload.of_engine(
+        shape,
+        context_length=context_length,
         slots=slots,
+        is_offloaded=is_offloaded,
         pooled=pooled,
         cache_type=cache_type,
         llama_build=llama_build,
     )
     layers_kv_bytes = partial(
-        kv_cache_bytes, shape, cells=cells, ubatch=ubatch, slots=slots, cache_type=cache_type
+        kv_cache_bytes, shape, cells=work.cells, ubatch=work.ubatch, slots=slots, cache_type=cache_type
     )
     overhead_bytes = (
         PROCESS_BYTES
@@ -115,7 +111,7 @@ def estimate_memory(
                 shape,
                 gpu.layers,
                 context_length=context_length,
-                ubatch=ubatch,
+                ubatch=work.ubatch,
                 slots=slots,
                 cache_type=cache_type,
             )
@@ -136,10 +132,10 @@ def estimate_memory(
             tuple(layers_kv_bytes(gpu.layers) for gpu in gpus),
         ),
         compute=Memory(host_compute, gpu_compute),
-        output_bytes=_output_bytes(shape, ubatch=ubatch, slots=slots, pooled=pooled),
-        checkpoint_bytes=checkpoint_bytes(shape, cells=cells, cache_type=cache_type)
+        output_bytes=_output_bytes(shape, ubatch=work.ubatch, slots=slots, pooled=pooled),
+        checkpoint_bytes=checkpoint_bytes(shape, cells=work.cells, cache_type=cache_type)
         * slots
-        * count_context_checkpoints(context_length, ubatch=ubatch, pooled=pooled),
+        * count_context_checkpoints(context_length, ubatch=work.ubatch, pooled=pooled),
         prompt_cache_bytes=prompt_cache_bytes,
         overhead=overhead,
     )
