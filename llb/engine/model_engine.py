@@ -17,6 +17,7 @@ from llb.engine.process import EngineProcess
 from llb.engine.watch_policy import Blame, EngineSpeed, RequestProgress
 from llb.errors import EngineFailed, LlbError, ModelFailed, ModelLoading
 from llb.policy.eviction import LoadedEngine
+from llb.policy.keep_alive import KeepAlive
 from llb.policy.memory import FreeMemory, Memory
 from llb.policy.memory.free_memory import MAX_FAILED_GPU_LOADS
 from llb.texts.coded_text import CodedText
@@ -44,24 +45,6 @@ class AnswerCounter(Protocol):
 
     @property
     def is_buffer_full(self) -> bool: ...
-
-
-class KeepAlive(Struct, frozen=True):
-    """Keep-alive that a request asks for, negative for "never unload".
-
-    Unless it `may_shorten`, it only lengthens the present one, up to the host's own.
-    """
-
-    seconds: float
-    may_shorten: bool = True
-
-    def apply(self, current_s: float, default_s: float) -> float:
-        """Return the keep-alive that follows `current_s`, where the host's own is `default_s`."""
-        if self.may_shorten or current_s < 0:
-            return self.seconds if self.may_shorten else current_s
-        if self.seconds < 0 or 0 <= default_s < self.seconds:
-            return max(current_s, default_s) if default_s >= 0 else default_s
-        return max(current_s, self.seconds)
 
 
 class LeaseRequest(Struct, eq=False):

@@ -21,13 +21,14 @@ from llb.base.tasks import TaskSupervisor
 from llb.engine.buffer_report import EngineBuffer
 from llb.engine.calibration import CalibrationStore, compare_with_plan
 from llb.engine.drafts import Drafts
-from llb.engine.model_engine import KeepAlive, Lease, LeaseRequest, ModelEngine
+from llb.engine.model_engine import Lease, LeaseRequest, ModelEngine
 from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.process import EngineProcess
 from llb.engine.watchdog import HEALTH_CHECK_TIMEOUT_S, HEALTH_INTERVAL_S, PROGRESS_INTERVAL_S, EngineWatchdog
 from llb.errors import EngineFailed, InsufficientMemory, ModelFailed, NoNodeAvailable, format_gigabytes
 from llb.hardware import EngineBuild, MemoryBudget
 from llb.policy.eviction import select_victims
+from llb.policy.keep_alive import KeepAlive
 from llb.policy.memory import NEUTRAL, FreeMemory, Memory, MemoryCalibration, ModelShape
 from llb.wire import EngineReport, EngineState, LoadOptions
 

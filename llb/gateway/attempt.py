@@ -15,15 +15,11 @@ from llb import errors
 from llb.cluster.view import Node
 from llb.engine.model_engine import Lease
 from llb.gateway.admission.controller import SlotReservation
-from llb.gateway.attempt_context import (
-    ENGINE_CONNECT_TIMEOUT_S,
-    AttemptContext,
-    begin_engine_request,
-    target_of,
-)
+from llb.gateway.attempt_context import AttemptContext
 from llb.gateway.endpoints.exchange import EndpointExchange
 from llb.gateway.endpoints.outgoing import OutgoingRequest
 from llb.gateway.endpoints.registry import Place
+from llb.gateway.engine_request import ENGINE_CONNECT_TIMEOUT_S, begin_engine_request, target_of
 from llb.gateway.http.client import JSON_HEADER, BegunRequest
 from llb.gateway.http.engine_errors import error_from_blame, error_from_engine_response
 from llb.gateway.http.response import UpstreamResponse

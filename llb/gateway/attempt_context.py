@@ -1,35 +1,26 @@
-"""Attempt context: the parts of a process that its attempts use, and the request to an engine."""
+"""Attempt context: the parts of a process that its attempts use."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import lru_cache
-from urllib.parse import quote
 
 from msgspec import Struct, field
 
 from llb.cluster.node_traffic import NodeTraffic
-from llb.cluster.view import ClusterView, Node
-from llb.engine.model_engine import Lease
+from llb.cluster.view import ClusterView
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.exchange import EndpointContext
-from llb.gateway.http.client import JSON_HEADER, BegunRequest, HttpClient, UpstreamTarget
-from llb.gateway.inference_call import InferenceCall
-from llb.gateway.nodes.node_connections import BegunNodeRequest, NodeConnections
+from llb.gateway.http.client import HttpClient
+from llb.gateway.nodes.node_connections import NodeConnections
 from llb.gateway.prompt_owners import PromptOwners
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.spend.attempt_spend import SpendControl
 from llb.gateway.spill.book import SpillBook
 from llb.node.agent import NodeAgent
 
-# Connecting to an engine of this host.
-ENGINE_CONNECT_TIMEOUT_S = 5.0
 # Requests without a slot that one process sends at the same time. Each takes a thread of its engine.
 MAX_CONCURRENT_TOKEN_COUNTS = 4
-
-# The target of an engine is needed again at every request.
-_engine_target = lru_cache(maxsize=256)(UpstreamTarget)
 
 
 class AttemptContext(Struct, frozen=True):
@@ -49,56 +40,4 @@ class AttemptContext(Struct, frozen=True):
     prompt_owners: PromptOwners = field(default_factory=PromptOwners)
     token_count_permits: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(MAX_CONCURRENT_TOKEN_COUNTS)
-    )
-
-
-def target_of(lease: Lease) -> UpstreamTarget:
-    """Return the engine of a lease."""
-    return _engine_target(lease.host, lease.port, lease.api_key)
-
-
-def begin_engine_request(
-    context: AttemptContext,
-    call: InferenceCall,
-    node: Node,
-    lease: Lease | None,
-    path: bytes,
-    body: bytes,
-    header_timeout_s: float,
-) -> BegunRequest | BegunNodeRequest:
-    """Begin to ask the leased engine of this host, or another host, whose hop route leases one of its own.
-
-    Raises `ConnectError`.
-    """
-    # The body was read as JSON, whatever content type the client gave it.
-    headers = (JSON_HEADER, *call.record.trace_headers)
-    if lease is not None:
-        return context.http_client.begin_request(
-            target_of(lease),
-            b"POST",
-            path,
-            headers,
-            body,
-            connect_timeout_s=ENGINE_CONNECT_TIMEOUT_S,
-            header_timeout_s=header_timeout_s,
-        )
-    query = f"?model={quote(call.model.id)}&load_s={context.get_load_timeout_s():g}&blame=1"
-    if call.keep_alive is not None:
-        # A node of an older version does not know the second name, and then keeps its own keep-alive.
-        name = "keep_alive_s" if call.keep_alive.may_shorten else "min_keep_alive_s"
-        query += f"&{name}={call.keep_alive.seconds:g}"
-    speed = context.performance.speed_of(node.id, call.model.id)
-    if speed.prefill_tokens_per_s is not None:
-        query += f"&prefill_tokens_per_s={speed.prefill_tokens_per_s:g}"
-    if speed.decode_tokens_per_s is not None:
-        query += f"&decode_tokens_per_s={speed.decode_tokens_per_s:g}"
-    # For the log of that host.
-    request_id = (b"x-request-id", call.record.request_id.encode("ascii"))
-    return context.node_connections.begin_request(
-        node.id,
-        b"POST",
-        b"/hop" + path + query.encode("ascii"),
-        (*headers, request_id),
-        body,
-        header_timeout_s=header_timeout_s,
     )

@@ -11,11 +11,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llb import errors
-from llb.engine.model_engine import KeepAlive
 from llb.gateway.engine_routes import Operation
 from llb.gateway.normalization.request import normalize_request
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.stream.sse import format_error_event
+from llb.policy.keep_alive import KeepAlive
 from llb.wire import InferenceFields, Model, TemplateSupport
 
 

@@ -21,7 +21,7 @@ from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.config import Config
 from llb.engine.builds.selector import BuildSelector
-from llb.engine.pool import EnginePool, KeepAlive, Lease
+from llb.engine.pool import EnginePool, Lease
 from llb.hardware import ComputeDevice, HardwareInfo, HardwareProbe, MemoryBudget
 from llb.hub import HubClient
 from llb.node.download.peer_fetch import PeerClient
@@ -32,6 +32,7 @@ from llb.node.replica import Replica
 from llb.node.replica_worker import DISK_RESERVE_BYTES, ReplicaWorker
 from llb.node.sharing.growing_file import GrowingFile
 from llb.node.sharing.peer_file_server import PeerFileServer
+from llb.policy.keep_alive import KeepAlive
 from llb.store.database import Database
 from llb.store.sqlite_errors import describe_sqlite_error
 from llb.store.tables import replicas as store

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from llb.engine.model_engine import KeepAlive
 from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.pool import EnginePool
 from llb.engine.spec import EngineSpec
 from llb.errors import LlbError, ModelFailed
 from llb.hardware import MemoryBudget
+from llb.policy.keep_alive import KeepAlive
 from llb.policy.memory import FreeMemory, Memory
 from llb.wire import EngineReport, EngineState, LoadOptions
 from tests.engine.workers import fake_worker

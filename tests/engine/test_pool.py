@@ -10,10 +10,10 @@ import pytest
 
 from llb.base.tasks import TaskSupervisor
 from llb.engine import process as process_module
-from llb.engine.model_engine import KeepAlive
 from llb.engine.pool import EnginePool, Lease
 from llb.errors import InsufficientMemory, ModelLoading, NoNodeAvailable
 from llb.hardware import MemoryBudget
+from llb.policy.keep_alive import KeepAlive
 from llb.policy.memory import Memory
 from llb.wire import EngineReport, EngineState, LoadOptions
 from tests.engine.pool_fixture import GB, SOON_S, WAIT_S, PoolFixture, error_of, state, use
@@ -178,28 +178,6 @@ async def test_a_request_says_how_long_the_engine_stays(
         pool_fixture.now += 10_000
     await use(pool, "b")
     assert state(pool) is EngineState.READY
-
-
-@pytest.mark.parametrize(
-    ("default_s", "current_s", "asked_s", "expected_s"),
-    [
-        (60.0, 60.0, 0.0, 60.0),
-        (60.0, 60.0, -1.0, 60.0),
-        (60.0, 10.0, 30.0, 30.0),
-        (60.0, 10.0, 1e308, 60.0),
-        (60.0, 10.0, -1.0, 60.0),
-        (60.0, -1.0, 0.0, -1.0),
-        (60.0, 900.0, 1000.0, 900.0),
-        (-1.0, 60.0, -1.0, -1.0),
-        (-1.0, 60.0, 600.0, 600.0),
-        (0.0, 0.0, 600.0, 0.0),
-    ],
-)
-def test_a_keep_alive_that_only_lengthens(
-    default_s: float, current_s: float, asked_s: float, expected_s: float
-) -> None:
-    assert KeepAlive(asked_s, may_shorten=False).apply(current_s, default_s) == expected_s
-    assert KeepAlive(asked_s).apply(current_s, default_s) == asked_s
 
 
 async def test_a_pinned_engine_stays_until_it_is_unpinned(pool_fixture: PoolFixture) -> None:

@@ -22,7 +22,6 @@ from llb.api.inference.body_size import require_fitting_text, strip_images
 from llb.api.inference.request_validation import check_sizes, validate_request
 from llb.api.request_body import LargeBodyWorker, RawFields, decode_json
 from llb.base.units import parse_duration
-from llb.engine.model_engine import KeepAlive
 from llb.gateway.dialects.request_fields import check_request_fields
 from llb.gateway.engine_routes import OPERATION_OF_PATH, Operation, require_capability
 from llb.gateway.inference_call import InferenceCall
@@ -31,6 +30,7 @@ from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_error_event
 from llb.policy.endpoints.dialects import CHAT
+from llb.policy.keep_alive import KeepAlive
 from llb.policy.request_bounds import MAX_INT32, MAX_MESSAGES
 from llb.security.permissions import Principal, has_scope
 from llb.wire import InferenceFields, Model, Scope, TemplateSupport

@@ -18,7 +18,6 @@ from llb.api.query_params import float_query_param
 from llb.api.request_body import parse_body
 from llb.api.responses import error_response, json_response, no_content
 from llb.base.node_identity import Membership
-from llb.engine.model_engine import KeepAlive
 from llb.engine.watch_policy import Blame, EngineSpeed
 from llb.gateway.attempt import ENGINE_END_TIMEOUT_S
 from llb.gateway.http.client import HttpClient, UpstreamTarget
@@ -26,6 +25,7 @@ from llb.gateway.http.engine_errors import NODE_ERROR_HEADER, error_from_blame
 from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.stream.relay import error_from_transport_error
 from llb.node.agent import NodeAgent
+from llb.policy.keep_alive import KeepAlive
 from llb.security import tokens
 from llb.wire import LoadOptions
 

@@ -18,10 +18,10 @@ from llb.api.connection.body_budget import BodyBudget
 from llb.api.inference import body_size, call_builder, request_validation
 from llb.api.inference.call_builder import build_call, parse_keep_alive
 from llb.api.request_body import MAX_PARALLEL_LARGE_BODIES, LargeBodyWorker
-from llb.engine.model_engine import KeepAlive
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.readiness import ModelReadiness
+from llb.policy.keep_alive import KeepAlive
 from llb.policy.request_bounds import MAX_LOOKBACK_TOKENS
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import Model, Role, TemplateSupport
