@@ -140,6 +140,99 @@ def write_chat_model(
     return model.close()
 
 
+def write_hybrid_model(
+    path: Path,
+    *,
+    layers: int = 4,
+    attention_interval: int = 2,
+    mtp_layers: int = 0,
+    embd: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    ff: int = 128,
+    state: int = 16,
+    context: int = 512,
+    vocab: int = 320,
+    quantization: str = "F16",
+    cyclic: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write a `qwen35` that chats: linear attention with recurrent state, and every `attention_interval` layers
+    one with attention; then `mtp_layers` heads for multi-token prediction. Where it is `cyclic`, each printable
+    token follows the one before it, and the heads foresee that. Returns `path`.
+    """
+    head, inner, groups, kernel = embd // heads, 4 * state, 2, 4
+    model = _ModelWriter(path, "qwen35", "hybrid", quantization, seed)
+    writer = model.gguf_writer
+    model.add_shape(
+        layers=layers + mtp_layers, embd=embd, heads=heads, kv_heads=kv_heads, ff=ff, context=context
+    )
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(vocab)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_count(head)
+    writer.add_rope_dimension_sections([head // 4, head // 8, head // 8, 0])
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(inner // state)
+    writer.add_ssm_group_count(groups)
+    writer.add_full_attention_interval(attention_interval)
+    if mtp_layers:
+        writer.add_nextn_predict_layers(mtp_layers)
+    model.add_tokenizer(vocab, pre="gpt-2")
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+    embeddings = model.random_tensor(vocab, embd)
+    outputs = model.printable_output_rows(vocab, embd)
+    if cyclic:
+        outputs[:] = 0
+        outputs[[*range(33, 127), 32]] = 2000 * embeddings[32:127]
+    model.add_tensor("token_embd.weight", embeddings)
+    model.add_ones("output_norm.weight", embd)
+    model.add_tensor("output.weight", outputs)
+    # What a layer adds to its input; a cyclic model is decided by the input alone.
+    effect = np.float32(0 if cyclic else 1)
+    for layer in range(layers + mtp_layers):
+        block = f"blk.{layer}."
+        model.add_ones(block + "attn_norm.weight", embd)
+        model.add_ones(block + "post_attention_norm.weight", embd)
+        if layer >= layers or (layer + 1) % attention_interval == 0:
+            model.add_matrix(block + "attn_q.weight", 2 * heads * head, embd)
+            model.add_matrix(block + "attn_k.weight", kv_heads * head, embd)
+            model.add_matrix(block + "attn_v.weight", kv_heads * head, embd)
+            model.add_tensor(block + "attn_output.weight", effect * model.random_tensor(embd, heads * head))
+            model.add_ones(block + "attn_q_norm.weight", head)
+            model.add_ones(block + "attn_k_norm.weight", head)
+        else:
+            channels = 2 * groups * state + inner
+            model.add_matrix(block + "attn_qkv.weight", channels, embd)
+            model.add_matrix(block + "attn_gate.weight", inner, embd)
+            model.add_tensor(
+                block + "ssm_conv1d.weight", model.random_tensor(channels, kernel), quantize=False
+            )
+            model.add_ones(block + "ssm_dt.bias", inner // state)
+            model.add_tensor(block + "ssm_a", np.full(inner // state, -1, dtype=np.float32), quantize=False)
+            model.add_matrix(block + "ssm_beta.weight", inner // state, embd)
+            model.add_matrix(block + "ssm_alpha.weight", inner // state, embd)
+            model.add_ones(block + "ssm_norm.weight", state)
+            model.add_tensor(block + "ssm_out.weight", effect * model.random_tensor(embd, inner))
+        model.add_matrix(block + "ffn_gate.weight", ff, embd)
+        model.add_matrix(block + "ffn_up.weight", ff, embd)
+        model.add_tensor(block + "ffn_down.weight", effect * model.random_tensor(embd, ff))
+        if layer >= layers:
+            fused = model.random_tensor(embd, 2 * embd)
+            if cyclic:
+                # The token alone, of token and state.
+                fused = np.eye(embd, 2 * embd, dtype=np.float32)
+            model.add_tensor(block + "nextn.eh_proj.weight", fused)
+            model.add_ones(block + "nextn.enorm.weight", embd)
+            model.add_ones(block + "nextn.hnorm.weight", embd)
+            model.add_ones(block + "nextn.shared_head_norm.weight", embd)
+    return model.close()
+
+
 def write_embedding_model(
     path: Path,
     *,

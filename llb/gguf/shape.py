@@ -12,9 +12,17 @@ from llb.texts.coded_text import CodedText
 # llama.cpp switches flash attention off for the first; of the others the keys hold the values (MLA).
 _WITHOUT_QUANTIZED_KV_CACHE = frozenset({"grok", "deepseek2", "deepseek4", "minicpm3"})
 _QUANTIZATION_BLOCK = 32
+# The only ones whose recurrent layers have a KV cache, too (`filter_attn` of `llama_memory_hybrid`): linear
+# attention has tensors of the same names, but none.
+_ATTENDS_IN_RECURRENT_LAYERS = frozenset({"falcon-h1"})
 # Architectures whose heads for multi-token prediction llama.cpp skips without `load_mtp` (`nextn_flags`). The
 # heads count as layers for `n_gpu_layers`, but have no weights in memory and no KV cache.
-_SKIPS_MTP_LAYERS = frozenset({"qwen3next", "qwen35", "qwen35moe", "glm4moe", "mimo2", "step35"})
+_SKIPS_MTP_LAYERS = frozenset(
+    {
+        "bailingmoe3", "cohere2moe", "deepseek2", "deepseek32", "deepseek4", "glm-dsa", "glm4moe", "glm5-next",
+        "hy_v3", "mimo2", "nemotron_h", "nemotron_h_moe", "qwen3next", "qwen35", "qwen35moe", "step35",
+    }
+)  # fmt: skip
 
 
 def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
@@ -34,7 +42,7 @@ def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
             continue
         # A block with unknown tensor names counts as attention: an estimate should rather be too large.
         is_recurrent = any(part.recurrent for part in parts)
-        has_attention = any(part.attention for part in parts) or not is_recurrent
+        has_attention = not is_recurrent or head.architecture in _ATTENDS_IN_RECURRENT_LAYERS
         heads = head.kv_heads[index] if has_attention and index < kv_layer_count else 0
         is_windowed = head.windowed[index]
         layers.append(

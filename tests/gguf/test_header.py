@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from llb import gguf
 from llb.gguf import GgufError, GgufMetadata, NeedMoreData
-from tests.ggufs import write_chat_model, write_embedding_model
+from tests.ggufs import write_chat_model, write_embedding_model, write_hybrid_model
 
 
 def metadata_of(path: Path) -> GgufMetadata:
@@ -128,6 +128,21 @@ def test_heads_may_differ_from_layer_to_layer_and_recurrent_ones_keep_a_state() 
         (64, 0),
         (0, state_bytes),
     ]
+
+
+def test_linear_attention_has_a_state_and_no_kv_cache(tmp_path: Path) -> None:
+    metadata = metadata_of(write_hybrid_model(tmp_path / "m.gguf"))
+    layers = gguf.build_model_shape([metadata]).layers
+    # What llama.cpp reports for this file: 2 of 4 layers in its KV cache, 5632 bytes of state in the others.
+    assert [(layer.key_width, layer.value_width, layer.state_bytes) for layer in layers] == [
+        (0, 0, 5632),
+        (32, 32, 0),
+        (0, 0, 5632),
+        (32, 32, 0),
+    ]
+    # The only architecture with both in one layer.
+    both = gguf.build_model_shape([replace(metadata, architecture="falcon-h1")]).layers[0]
+    assert (both.key_width, both.state_bytes) == (32, 5632)
 
 
 def test_heads_for_multi_token_prediction_are_not_loaded(tmp_path: Path) -> None:
