@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import logging
 import threading
 from collections.abc import Iterator
@@ -56,6 +58,31 @@ def test_what_is_asked_for(buffer: LogBuffer) -> None:
     assert len(texts(buffer, LogQuery(level=LogLevel.WARNING))) == 2
     assert texts(buffer, LogQuery(text="request-7")) == ["llb.test_log_buffer: a pear"]
     assert texts(buffer, LogQuery(limit=1)) == ["llb.test_log_buffer: a pear"]
+
+
+def test_a_finalizer_logs_while_a_line_is_kept(buffer: LogBuffer) -> None:
+    collections = itertools.count()
+
+    def log_collection(phase: str, _details: object) -> None:
+        # Each line that is kept brings the next collection.
+        if phase == "stop" and next(collections) < 200:
+            log.error("collected")
+
+    usual = gc.get_threshold()
+    gc.callbacks.append(log_collection)
+    try:
+        gc.set_threshold(1, 1000, 1000)
+        for _ in range(20):
+            buffer.add_engine_line("qwen3", "a line")
+            buffer.read(LogQuery())
+    finally:
+        gc.set_threshold(*usual)
+        gc.callbacks.remove(log_collection)
+    assert next(collections) > 200
+    assert len(texts(buffer, LogQuery(source="qwen3"))) == 20
+    lines = buffer.read(LogQuery()).lines
+    assert len(lines) == 220
+    assert [line.seq for line in lines] == list(range(1, 221))
 
 
 def test_pages_miss_nothing(buffer: LogBuffer) -> None:

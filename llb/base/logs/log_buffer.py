@@ -58,6 +58,14 @@ class LogQuery(Struct, frozen=True, kw_only=True):
         )
 
 
+class _IncomingLine(Struct):
+    source: str
+    level: LogLevel
+    text: str
+    request_id: str | None
+    at: float
+
+
 class LogBuffer(logging.Handler):
     """Handler of the root logger that keeps lines; engines add theirs directly. Any thread may log."""
 
@@ -67,7 +75,8 @@ class LogBuffer(logging.Handler):
         self._redact = redact
         self._rings: OrderedDict[str, deque[LogLine]] = OrderedDict()
         self._seq = 0
-        self._write_lock = threading.Lock()
+        self._incoming: deque[_IncomingLine] = deque()
+        self._rings_lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._grown = asyncio.Event()
 
@@ -108,7 +117,8 @@ class LogBuffer(logging.Handler):
 
     def read(self, query: LogQuery) -> LogPage:
         """Lines that match, oldest first: the first after `query.after`, or without it the last ones."""
-        with self._write_lock:
+        with self._rings_lock:
+            self._number_incoming_lines()
             rings = [tuple(ring) for ring in self._rings.values()]
             last, sources = self._seq, tuple(self._rings)
         if query.after is None:
@@ -140,25 +150,15 @@ class LogBuffer(logging.Handler):
     def _add(self, source: str, level: LogLevel, text: str, request_id: str | None, at: float) -> None:
         # One line, whatever a client or an engine wrote.
         shown = make_visible(self._redact(text[: 2 * MAX_LINE_CHARS]))[:MAX_LINE_CHARS]
-        with self._write_lock:
-            ring = self._rings.get(source)
-            if ring is None:
-                if len(self._rings) >= MAX_SOURCES:
-                    oldest = next(name for name in self._rings if name != SERVER)
-                    del self._rings[oldest]
-                size = MAX_SERVER_LINES if source == SERVER else MAX_ENGINE_LINES
-                ring = self._rings[source] = deque(maxlen=size)
-            self._seq += 1
-            ring.append(
-                LogLine(
-                    seq=self._seq,
-                    time=to_iso(at),
-                    level=level,
-                    source=source,
-                    text=shown,
-                    request_id=request_id,
-                )
-            )
+        self._incoming.append(_IncomingLine(source, level, shown, request_id, at))
+        # Whoever holds the lock, or takes it next, numbers the line. To wait for it would deadlock: the
+        # garbage collector may run while this thread holds it, and finalizers log, such as that of a task
+        # whose exception nobody retrieved.
+        if self._rings_lock.acquire(blocking=False):
+            try:
+                self._number_incoming_lines()
+            finally:
+                self._rings_lock.release()
         loop = self._loop
         if loop is not None and not self._grown.is_set():
             try:
@@ -166,3 +166,26 @@ class LogBuffer(logging.Handler):
             except RuntimeError:
                 # The loop has ended, and nobody follows.
                 self._loop = None
+
+    def _number_incoming_lines(self) -> None:
+        """Move the lines that have come to the rings, in their order. Under `_rings_lock`."""
+        while self._incoming:
+            line = self._incoming.popleft()
+            ring = self._rings.get(line.source)
+            if ring is None:
+                if len(self._rings) >= MAX_SOURCES:
+                    oldest = next(name for name in self._rings if name != SERVER)
+                    del self._rings[oldest]
+                size = MAX_SERVER_LINES if line.source == SERVER else MAX_ENGINE_LINES
+                ring = self._rings[line.source] = deque(maxlen=size)
+            self._seq += 1
+            ring.append(
+                LogLine(
+                    seq=self._seq,
+                    time=to_iso(line.at),
+                    level=line.level,
+                    source=line.source,
+                    text=line.text,
+                    request_id=line.request_id,
+                )
+            )
