@@ -157,9 +157,9 @@ def write_hybrid_model(
     cyclic: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Write a `qwen35` that chats: linear attention with recurrent state, and every `attention_interval` layers
-    one with attention; then `mtp_layers` heads for multi-token prediction. Where it is `cyclic`, each printable
-    token follows the one before it, and the heads foresee that. Returns `path`.
+    """Write a `qwen35` that chats: linear attention with recurrent state, and every `attention_interval`
+    layers one with attention; then `mtp_layers` heads for multi-token prediction. Where it is `cyclic`, each
+    printable token follows the one before it, and the heads foresee that. Returns `path`.
     """
     head, inner, groups, kernel = embd // heads, 4 * state, 2, 4
     model = _ModelWriter(path, "qwen35", "hybrid", quantization, seed)

@@ -19,8 +19,9 @@ _ATTENDS_IN_RECURRENT_LAYERS = frozenset({"falcon-h1"})
 # heads count as layers for `n_gpu_layers`, but have no weights in memory and no KV cache.
 _SKIPS_MTP_LAYERS = frozenset(
     {
-        "bailingmoe3", "cohere2moe", "deepseek2", "deepseek32", "deepseek4", "glm-dsa", "glm4moe", "glm5-next",
-        "hy_v3", "mimo2", "nemotron_h", "nemotron_h_moe", "qwen3next", "qwen35", "qwen35moe", "step35",
+        "bailingmoe3", "cohere2moe", "deepseek2", "deepseek32", "deepseek4", "glm-dsa", "glm4moe",
+        "glm5-next", "hy_v3", "mimo2", "nemotron_h", "nemotron_h_moe", "qwen3next", "qwen35",
+        "qwen35moe", "step35",
     }
 )  # fmt: skip
 
