@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from llb import __version__
+from llb.cli.grammar.parser import parse_arguments
 from tests.cli.conftest import ROOT, CommandHost
 
 
@@ -47,6 +48,9 @@ def test_version(host: CommandHost, arguments: tuple[str, ...]) -> None:
         (("nodes", "rename", "attic"), "NEW"),
         (("nodes", "frobnicate"), "'frobnicate' is not a command of 'llb nodes'"),
         (("models", "--foo"), "llb models: unknown option --foo"),
+        (("models", "--foo", "x"), "llb models: unknown option --foo"),
+        (("show", "m", "n"), "llb show: unexpected argument n"),
+        (("logs", "m", "--json", "n", "o"), "llb logs: unexpected arguments n o"),
         (("chat", "m", "x", "--temperature", "hot"), "'hot' is not between 0 and 2"),
     ],
 )
@@ -57,6 +61,26 @@ def test_wrong_usage(host: CommandHost, arguments: tuple[str, ...], message: str
     assert len(done.stderr.splitlines()) <= 2
     assert done.stdout == ""
     assert not host.home.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        ("chat m --image f.png What is this?", "prompt", ["What", "is", "this?"]),
+        ("chat --image f.png m What", "prompt", ["What"]),
+        ("chat m --seed -5 -", "prompt", ["-"]),
+        ("chat m --image f.png -- --help me", "prompt", ["--help", "me"]),
+        ("--home h chat m --temperature 0 Why", "prompt", ["Why"]),
+        ("chat m Why --temperature 0", "temperature", 0.0),
+        ("chat m", "prompt", []),
+        ("rm a --yes b", "model_ids", ["a", "b"]),
+        ("models qwen --json coder", "words", ["qwen", "coder"]),
+        ("backup verify --keep 3 file", "verified", "file"),
+        ("logs --json attic", "node", "attic"),
+    ],
+)
+def test_options_stand_anywhere_between_arguments(arguments: str, field: str, value: object) -> None:
+    assert getattr(parse_arguments(arguments.split()), field) == value
 
 
 def test_help_is_one_screen_of_commands(host: CommandHost) -> None:

@@ -33,7 +33,7 @@ def chat(options: argparse.Namespace) -> int:
     for image in options.images:
         conversation.attach_image(Path(image).expanduser())
     _require_model_ready(client, options.model_id)
-    prompt = _read_prompt(options.prompt)
+    prompt = _read_prompt(" ".join(options.prompt) if options.prompt else None)
     if prompt is None:
         if options.json:
             raise CommandError("--json needs a prompt: give PROMPT, or pipe one to standard input.")

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
@@ -37,6 +37,23 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **options,  # type: ignore[arg-type]
         )
+        self._parses_intermixed = False
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As in `argparse`, but a command takes options anywhere between its arguments.
+
+        `argparse` alone accepts an argument that may be left out only directly after the one before it: it
+        refuses `llb chat MODEL --image FILE PROMPT`.
+        """
+        if self._parses_intermixed or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._parses_intermixed = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._parses_intermixed = False
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2 after one sentence; an unknown command gets a suggestion in place of the list."""

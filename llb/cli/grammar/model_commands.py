@@ -99,7 +99,7 @@ def _add_chat(commands: CommandAdder) -> None:
         aliases=("run",),
     )
     add_model_argument(chat)
-    chat.add_argument("prompt", nargs="?", metavar="PROMPT", default=None)
+    chat.add_argument("prompt", nargs="*", metavar="PROMPT", default=[], help="words of the prompt")
     chat.add_argument("--system", metavar="TEXT", default=None, help="system prompt")
     chat.add_argument(
         "--max-tokens",

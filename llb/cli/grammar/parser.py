@@ -61,8 +61,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(argv)
     command: CommandParser = options.parser
     if unknown:
-        word = "options" if len(unknown) > 1 else "option"
-        command.error(f"unknown {word} {' '.join(unknown)}")
+        # The value of an unknown option stands behind it, where it looks like an argument too many.
+        kind = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
+        command.error(f"{kind}{'s' if len(unknown) > 1 else ''} {' '.join(unknown)}")
     name = options.command or "serve"
     if name in PULLED_ALIASES:
         options.pulled = True
