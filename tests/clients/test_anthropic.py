@@ -175,7 +175,7 @@ def test_images(client: Anthropic, media: dict[str, str]) -> None:
     if media["type"] == "base64":
         media = {**media, "media_type": "image/png", "data": base64.b64encode(b"no image").decode()}
     block: Any = {"type": "image", "source": media}
-    message = "data: URLs" if media["type"] == "url" else "not supported"
+    message = "data: URLs" if media["type"] == "url" else "does not support image input"
     with pytest.raises(anthropic.BadRequestError, match=message):
         client.messages.create(model="smollm2", messages=[{"role": "user", "content": [block]}], max_tokens=2)
 

@@ -45,6 +45,7 @@ _INPUT_TOO_LARGE = re.compile(
 # How llama-server reports the failure of a chat template: a page of its source, and the reason at the end.
 _TEMPLATE_TRACE, _TEMPLATE_REASON = "While executing ", "\nError: "
 _TEMPLATE_OWN_REASON = "Jinja Exception: "
+_MEDIA_NOT_SUPPORTED = re.compile(r"(image|audio|video) input is not supported")
 _JSON_EXCEPTION = re.compile(r"\[json\.exception\.(\w+)\.\d+\] ")
 _PARAM = re.compile(r"""^(?:Field |Expected |Missing |key )?['"](\w+)['"]""")
 # URLs, absolute paths of Unix and of Windows, IPv4 addresses
@@ -121,6 +122,8 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
         return ContextLengthExceeded(error.n_prompt_tokens, error.n_ctx)
     if (too_large := _INPUT_TOO_LARGE.match(error.message)) is not None:
         return ContextLengthExceeded(int(too_large[1]), int(too_large[2]))
+    if (media := _MEDIA_NOT_SUPPORTED.match(error.message)) is not None:
+        return InvalidRequest(f"This model does not support {media[1]} input")
     if status == 501:
         return InvalidRequest(f"This model does not support {_operation_name(error.message)}")
     if status == 503 and "loading" in error.message.lower():

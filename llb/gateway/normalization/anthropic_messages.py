@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llb.gateway.normalization.content import image_url_of, invalid, part_type, read_text
+from llb.gateway.normalization.content import image_url_of, invalid, part_type, read_text, read_text_file
 from llb.gateway.normalization.document import RequestDocument
 from llb.gateway.normalization.tool_calls import CallIds, arguments_object, result_text
 
@@ -128,9 +128,12 @@ def _read_document(path: str, block: Any) -> list[dict[str, Any]]:
             content = source.get("content")
             is_text = isinstance(content, str)
             texts = _read_text_blocks(f"{path}.source.content", [content] if is_text else content or [])
+        case "base64":
+            data = read_text(f"{path}.source.data", source.get("data"))
+            texts = [{"type": "text", "text": read_text_file(f"{path}.source.data", data)}]
         case _:
             raise invalid(
-                f"{path}.source.type", "must be text or content: the engine cannot read other documents"
+                f"{path}.source.type", "must be text, content or base64: llb fetches and stores no documents"
             )
     heads = [block[name] for name in ("title", "context") if isinstance(block.get(name), str) and block[name]]
     return [*({"type": "text", "text": head} for head in heads), *texts]

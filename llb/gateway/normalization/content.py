@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from llb.errors import InvalidRequest
+from llb.gateway.normalization.text_files import decode_text_file
 
 TEXT_TYPES = frozenset(("text", "input_text", "output_text", "summary_text", "reasoning_text"))
 REASONING_TYPES = frozenset(("thinking", "reasoning"))
@@ -56,7 +57,7 @@ def read_content(path: str, value: Any) -> tuple[str | list[dict[str, Any]], str
         if kind in REASONING_TYPES:
             reasoning.append(read_text(at, part.get("thinking", part.get("text"))))
         else:
-            parts.append(_read_part(at, kind, part))
+            parts += _read_part(at, kind, part)
     return parts or "", "".join(reasoning)
 
 
@@ -83,18 +84,50 @@ def part_text(path: str, part: Any) -> str:
     return read_text(f"{path}.text", part.get("text"))
 
 
-def _read_part(path: str, kind: str, part: Any) -> dict[str, Any]:
+def _read_part(path: str, kind: str, part: Any) -> list[dict[str, Any]]:
     if kind in TEXT_TYPES:
         text = part_text(path, part)
         # The other fields (`cache_control`, `annotations`) say nothing to the model.
-        return {"type": "text", "text": text}
+        return [{"type": "text", "text": text}]
     if kind == "refusal":
-        return {"type": "text", "text": read_text(f"{path}.refusal", part.get("refusal"))}
+        return [{"type": "text", "text": read_text(f"{path}.refusal", part.get("refusal"))}]
     if kind in ("image", "input_image", "image_url"):
-        return {"type": "image_url", "image_url": {"url": image_url_of(path, part)}}
+        return [{"type": "image_url", "image_url": {"url": image_url_of(path, part)}}]
     if kind in _MEDIA_TYPES:
-        return dict(part)
-    raise invalid(f"{path}.type", f"'{kind[:64]}' is not supported: send text, image_url or input_audio")
+        return [dict(part)]
+    if kind in ("file", "input_file"):
+        at, file = (f"{path}.file", part.get("file")) if kind == "file" else (path, part)
+        return [{"type": "text", "text": text} for text in read_file_part(at, file)]
+    raise invalid(
+        f"{path}.type", f"'{kind[:64]}' is not supported: send text, image_url, input_audio or text as file"
+    )
+
+
+def read_file_part(path: str, file: Any) -> list[str]:
+    """Return the name and the text of a file of OpenAI's chat (`file`) or Responses API (`input_file`).
+
+    Raises `InvalidRequest` for a file that is not sent in the request, or is not a text.
+    """
+    if not isinstance(file, dict):
+        raise invalid(path, "must be an object")
+    data = file.get("file_data")
+    if not isinstance(data, str) or not data:
+        if file.get("file_url"):
+            raise invalid(f"{path}.file_url", "is not supported: llb fetches no files; send file_data")
+        if file.get("file_id"):
+            raise invalid(f"{path}.file_id", "is not supported: llb stores no files; send file_data")
+        raise invalid(f"{path}.file_data", "is required")
+    text = read_text_file(f"{path}.file_data", data)
+    name = read_text(f"{path}.filename", file.get("filename"))
+    return [name, text] if name else [text]
+
+
+def read_text_file(path: str, data: str) -> str:
+    """Return the text of a file, given as a data URL or as bare Base64. Raises `InvalidRequest`."""
+    try:
+        return decode_text_file(data)
+    except ValueError as error:
+        raise invalid(path, str(error)) from None
 
 
 def image_url_of(path: str, part: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from llb.gateway.normalization.content import (
     invalid,
     part_text,
     part_type,
+    read_file_part,
     read_text,
 )
 from llb.gateway.normalization.document import RequestDocument
@@ -94,8 +95,9 @@ def _read_message(path: str, item: dict[str, Any]) -> dict[str, Any]:
         content = [content]
     if isinstance(content, list):
         content = [
-            _read_part(f"{path}.content[{index}]", part, is_answer=is_answer)
+            read
             for index, part in enumerate(content)
+            for read in _read_part(f"{path}.content[{index}]", part, is_answer=is_answer)
         ]
     elif not isinstance(content, str):
         raise invalid(f"{path}.content", "must be a text or a list of parts")
@@ -103,16 +105,21 @@ def _read_message(path: str, item: dict[str, Any]) -> dict[str, Any]:
     return {"type": "message", "role": role, "content": content}
 
 
-def _read_part(path: str, part: Any, *, is_answer: bool) -> dict[str, Any]:
+def _read_part(path: str, part: Any, *, is_answer: bool) -> list[dict[str, Any]]:
     kind = part_type(path, part)
     text_type = "output_text" if is_answer else "input_text"
     if kind in TEXT_TYPES or kind in REASONING_TYPES:
-        return {"type": text_type, "text": part_text(path, part)}
+        return [{"type": text_type, "text": part_text(path, part)}]
     if kind == "refusal":
-        return {"type": text_type, "text": read_text(f"{path}.refusal", part.get("refusal"))}
+        return [{"type": text_type, "text": read_text(f"{path}.refusal", part.get("refusal"))}]
     if kind in ("input_image", "image_url", "image") and not is_answer:
-        return {"type": "input_image", "image_url": image_url_of(path, part)}
-    raise invalid(f"{path}.type", f"'{kind[:64]}' is not supported: send input_text or input_image")
+        return [{"type": "input_image", "image_url": image_url_of(path, part)}]
+    if kind == "input_file" and not is_answer:
+        return [{"type": "input_text", "text": text} for text in read_file_part(path, part)]
+    raise invalid(
+        f"{path}.type",
+        f"'{kind[:64]}' is not supported: send input_text, input_image or text as input_file",
+    )
 
 
 def _read_call(path: str, kind: str, item: dict[str, Any], ids: CallIds) -> dict[str, Any]:
@@ -136,8 +143,9 @@ def _read_result(path: str, item: dict[str, Any], ids: CallIds) -> dict[str, Any
         )
         output = (
             [
-                _read_part(f"{path}.output[{index}]", part, is_answer=False)
+                read
                 for index, part in enumerate(output)
+                for read in _read_part(f"{path}.output[{index}]", part, is_answer=False)
             ]
             if has_parts
             else as_text(output)

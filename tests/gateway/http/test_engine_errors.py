@@ -48,6 +48,12 @@ def test_a_text_longer_than_a_batch() -> None:
     assert error.details == {"prompt_tokens": 4003, "context_length": 512}
 
 
+def test_media_that_the_model_does_not_take() -> None:
+    message = "audio input is not supported - hint: if this is unexpected, you may need to provide the mmproj"
+    error = translate_engine_error(500, error_body(message, "server_error"))
+    assert error.message == "This model does not support audio input"
+
+
 @pytest.mark.parametrize(
     ("status", "message", "code", "param"),
     [

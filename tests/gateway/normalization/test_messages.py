@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -72,6 +73,41 @@ def test_images_of_every_dialect(part: dict[str, Any]) -> None:
     assert block["source"] in (PNG, {"type": "url", "url": DATA})
 
 
+def test_text_files_of_every_dialect() -> None:
+    data = "data:text/plain;base64," + base64.b64encode("Tür\n".encode()).decode()
+    file = {"filename": "a.txt", "file_data": data}
+    assert content_of([{"type": "file", "file": file}]) == [
+        {"type": "text", "text": "a.txt"},
+        {"type": "text", "text": "Tür\n"},
+    ]
+    parts = [{"type": "input_file", **file}]
+    texts = [{"type": "input_text", "text": "a.txt"}, {"type": "input_text", "text": "Tür\n"}]
+    items = [
+        {"role": "user", "content": parts},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": parts},
+    ]
+    message, _, result = normalize(RESPONSES, {"input": items})["input"]
+    assert message["content"] == result["output"] == texts
+    source = {"type": "base64", "media_type": "text/plain", "data": data.partition(",")[2]}
+    document = {"type": "document", "title": "a.txt", "source": source}
+    answers = {"type": "tool_result", "tool_use_id": "c", "content": [document]}
+    call = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    asked, _, answered = normalize(
+        ANTHROPIC,
+        {
+            "messages": [
+                {"role": "user", "content": [document]},
+                {"role": "assistant", "content": [call]},
+                {"role": "user", "content": [answers]},
+            ]
+        },
+    )["messages"]
+    assert (
+        asked["content"] == answered["content"][0]["content"] == content_of([{"type": "file", "file": file}])
+    )
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
@@ -79,7 +115,16 @@ def test_images_of_every_dialect(part: dict[str, Any]) -> None:
         ({"content": "x"}, "messages[0].role"),
         ({"role": "user", "content": 5}, "messages[0].content"),
         ({"role": "user", "content": [5]}, "messages[0].content[0]"),
-        ({"role": "user", "content": [{"type": "file", "file": {}}]}, "messages[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "hologram"}]}, "messages[0].content[0].type"),
+        (
+            {"role": "user", "content": [{"type": "file", "file": {}}]},
+            "messages[0].content[0].file.file_data",
+        ),
+        ({"role": "user", "content": [{"type": "file"}]}, "messages[0].content[0].file"),
+        (
+            {"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]},
+            "messages[0].content[0].file.file_id",
+        ),
         ({"role": "user", "content": [{}]}, "messages[0].content[0].type"),
         ({"role": "user", "content": ["a", {"type": "text", "text": 5}]}, "messages[0].content[1].text"),
         ({"role": "assistant", "tool_calls": 5}, "messages[0].tool_calls"),
@@ -209,7 +254,11 @@ def test_items_of_responses() -> None:
         ({"type": "item_reference", "id": "m"}, "input[0]"),
         ({"type": "unheard_of"}, "input[0].type"),
         ({"role": "critic", "content": "x"}, "input[0].role"),
-        ({"role": "user", "content": [{"type": "input_file"}]}, "input[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "input_file"}]}, "input[0].content[0].file_data"),
+        (
+            {"role": "user", "content": [{"type": "input_file", "file_url": "http://x"}]},
+            "input[0].content[0].file_url",
+        ),
         ({"type": "function_call", "call_id": "c"}, "input[0].name"),
     ],
 )
@@ -270,6 +319,9 @@ def test_documents_with_text_are_text() -> None:
     assert [block["text"] for block in message["content"]] == ["T", "hello"]
     with pytest.raises(InvalidRequest) as refused:
         blocks({"type": "document", "source": {"type": "base64", "data": "x"}})
+    assert refused.value.details["param"] == "messages[0].content[0].source.data"
+    with pytest.raises(InvalidRequest) as refused:
+        blocks({"type": "document", "source": {"type": "url", "url": "http://x"}})
     assert refused.value.details["param"] == "messages[0].content[0].source.type"
 
 
