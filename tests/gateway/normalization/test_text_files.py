@@ -1,0 +1,45 @@
+"""Text files in messages: every encoding, and what is no text."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from llb.gateway.normalization.text_files import decode_text_file
+
+TEXT = "Grüße >>> ??? ~~~"
+ENCODED = base64.b64encode(TEXT.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ENCODED,
+        ENCODED.rstrip("="),
+        ENCODED[:8] + "\r\n" + ENCODED[8:],
+        base64.urlsafe_b64encode(TEXT.encode()).decode(),
+        base64.b64encode(b"\xef\xbb\xbf" + TEXT.encode()).decode(),
+        f"data:text/plain;base64,{ENCODED}",
+        f"DATA:application/json;charset=utf-8;BASE64,{ENCODED}",
+        "data:,Gr%C3%BC%C3%9Fe%20>>> ??? ~~~",
+    ],
+)
+def test_text_is_decoded(data: str) -> None:
+    assert decode_text_file(data) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (base64.b64encode(b"%PDF-1.7 text").decode(), "PDF"),
+        (base64.b64encode(b"PK\x03\x04\x00\x00").decode(), "not a text in UTF-8"),
+        (base64.b64encode(b"\xff\xfea\x00").decode(), "not a text in UTF-8"),
+        ("not base64!", "Base64"),
+        ("a", "Base64"),
+        ("data:text/plain", "data URL"),
+    ],
+)
+def test_what_is_no_text_is_refused(data: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        decode_text_file(data)
