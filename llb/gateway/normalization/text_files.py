@@ -13,13 +13,13 @@ def decode_text_file(data: str) -> str:
     """Return the text of a file, a data URL or bare Base64. Raises `ValueError` with the problem."""
     content = _decode(data)
     if content.startswith(_PDF_SIGNATURE):
-        raise ValueError("is a PDF, which the engine cannot read: send its text")
+        raise ValueError("is a PDF, which this model cannot read: send its text")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise ValueError("is not a text in UTF-8: the engine reads no other files")
+        raise ValueError("is not text in UTF-8: this model reads no other files")
     return text
 
 

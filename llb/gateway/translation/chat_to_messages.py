@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from llb.errors import InvalidRequest
+from llb.gateway.normalization.text_files import decode_text_file
 from llb.gateway.translation.content import (
     image_source_of_url,
     is_empty_text,
     normalize_tool_id,
     shorten_tool_name,
     shortened_names,
-    split_data_url,
 )
 from llb.gateway.translation.thinking_blocks import blocks_of_chat_message, insert_thinking
 from llb.gateway.translation.translated_request import TranslatedRequest, require_list
@@ -42,6 +42,8 @@ _EFFORTS = {
 }
 # Models that think by a budget; later ones by an effort.
 _BUDGET_MODEL = re.compile(r"claude-(3|(opus|sonnet|haiku)-4(-[0-5])?(-2\d{7})?$)")
+# Base64 of "%PDF"
+_PDF_IN_BASE64 = "JVBERi"
 _SERVER_TOOL_TYPE = re.compile(r"[a-z_]+_20\d{6}")
 # Anthropic's own fields, which clients of both dialects send.
 _PASSED_FIELDS = ("top_k", "cache_control", "context_management", "stream")
@@ -180,10 +182,8 @@ def _translate_part(part: dict[str, Any]) -> dict[str, Any] | None:
             return None if is_empty_text(text) else {"type": "text", "text": text}
         case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
             return {"type": "image", "source": image_source_of_url(url)}
-        case {"type": "file", "file": {"file_data": str(url), **file}}:
-            media_type, data = split_data_url(url)
-            source = {"type": "base64", "media_type": media_type or "application/pdf", "data": data}
-            document = {"type": "document", "source": source}
+        case {"type": "file", "file": {"file_data": str(data), **file}}:
+            document = {"type": "document", "source": _document_source(data)}
             return document | ({"title": file["filename"]} if isinstance(file.get("filename"), str) else {})
         # Anthropic's own parts, from clients that mix both.
         case {"type": "image" | "document", "source": dict()}:
@@ -191,6 +191,17 @@ def _translate_part(part: dict[str, Any]) -> dict[str, Any] | None:
     raise InvalidRequest(
         f"This model does not support content of type {part.get('type')!r}", param="messages"
     )
+
+
+def _document_source(data: str) -> dict[str, Any]:
+    """Anthropic's source of a file: a PDF as it is, any other as text. Raises `InvalidRequest`."""
+    encoded = data.partition(",")[2] if data[:5].lower() == "data:" else data
+    if encoded.lstrip().startswith(_PDF_IN_BASE64):
+        return {"type": "base64", "media_type": "application/pdf", "data": encoded.strip()}
+    try:
+        return {"type": "text", "media_type": "text/plain", "data": decode_text_file(data)}
+    except ValueError as error:
+        raise InvalidRequest(f"A file {error}", param="messages") from None
 
 
 def _assistant_blocks(message: dict[str, Any]) -> list[dict[str, Any]]:

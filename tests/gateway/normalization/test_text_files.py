@@ -33,8 +33,8 @@ def test_text_is_decoded(data: str) -> None:
     ("data", "problem"),
     [
         (base64.b64encode(b"%PDF-1.7 text").decode(), "PDF"),
-        (base64.b64encode(b"PK\x03\x04\x00\x00").decode(), "not a text in UTF-8"),
-        (base64.b64encode(b"\xff\xfea\x00").decode(), "not a text in UTF-8"),
+        (base64.b64encode(b"PK\x03\x04\x00\x00").decode(), "not text in UTF-8"),
+        (base64.b64encode(b"\xff\xfea\x00").decode(), "not text in UTF-8"),
         ("not base64!", "Base64"),
         ("a", "Base64"),
         ("data:text/plain", "data URL"),

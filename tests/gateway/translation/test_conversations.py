@@ -215,6 +215,30 @@ def test_what_anthropic_cannot_do_is_refused(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("data", "source"),
+    [
+        ("data:application/pdf;base64,JVBERi0xLjc=", "application/pdf"),
+        ("JVBERi0xLjc=", "application/pdf"),
+        ("data:text/csv;base64,YSxi", "text/plain"),
+        ("YSxi", "text/plain"),
+    ],
+)
+def test_files_are_documents(data: str, source: str) -> None:
+    part = {"type": "file", "file": {"filename": "name", "file_data": data}}
+    translated = translate_chat_request({"messages": [{"role": "user", "content": [part]}]}, MODEL)
+    [document] = translated.document["messages"][0]["content"]
+    assert document["title"] == "name"
+    assert document["source"]["media_type"] == source
+    assert document["source"]["data"] == ("a,b" if source == "text/plain" else "JVBERi0xLjc=")
+
+
+def test_a_file_of_another_kind_is_refused() -> None:
+    part = {"type": "file", "file": {"file_data": "UEsDBAAA"}}
+    with pytest.raises(InvalidRequest, match="not text in UTF-8"):
+        translate_chat_request({"messages": [{"role": "user", "content": [part]}]}, MODEL)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("mcp_servers", [{"type": "url", "url": "https://x", "name": "x"}]),
