@@ -49,6 +49,13 @@ async def test_an_endpoint_from_adding_to_removing(
     await card.locator("summary").click()
     await expect(card.get_by_role("listitem").first).to_contain_text("box/")
     await save_screenshot(page, "endpoints")
+    model = card.get_by_role("listitem").first
+    await model.get_by_role("button", name="Map…").click()
+    await dialog.get_by_label("Model of the catalogue").select_option("other")
+    await dialog.get_by_role("button", name="Map", exact=True).click()
+    await expect(model).to_contain_text("Also answers as")
+    await model.get_by_role("button", name="Separate").click()
+    await expect(model).not_to_contain_text("Also answers as")
     await card.get_by_role("button", name="Edit").click()
     await dialog.get_by_label("Maximum concurrent requests").fill("a few")
     await dialog.get_by_role("button", name="Save").click()

@@ -6,6 +6,7 @@ import { askForBudgets, subjectOf } from '../../components/forms/budgets.js';
 import { confirmDialog } from '../../components/forms/dialog.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
 import { editEndpoint } from './edit-endpoint.js';
+import { mapModel } from './map-model.js';
 
 export function createEndpointActions(app, reload, spend) {
   // Endpoint id → {busy, error}.
@@ -80,15 +81,20 @@ export function createEndpointActions(app, reload, spend) {
         ${error ? alertBox(errorMessage(error)) : null}`;
     },
 
-    /** Whether a model of the endpoint is one of the catalogue. */
-    mapping(endpoint, { id, mapped_to: mapped, suggestion }) {
+    /** Which model of the catalogue a model of the endpoint is: the suggested one, another, or none. */
+    mapping(endpoint, { id, served_as: servedAs, mapped_to: mapped, suggestion }, models) {
       const { busy = false } = states.get(endpoint.id) ?? {};
-      if (!mapped && !suggestion) return null;
-      return button(
-        t(mapped ? 'endpoints.unmap' : 'endpoints.map'),
-        () => change(endpoint, { mapped: { [id]: mapped ? null : suggestion } }),
-        busy,
-      );
+      const toPatch = (target) => ({ mapped: { [id]: target } });
+      if (mapped) return button(t('endpoints.unmap'), () => change(endpoint, toPatch(null)), busy);
+      const choose = async () => {
+        const save = (target) => app.api.patch(path(endpoint), toPatch(target));
+        if (await mapModel({ endpoint, servedAs, models, suggestion, save })) await reload();
+      };
+      return html`
+        <div class="endpoint-mapping">
+          ${suggestion ? button(t('endpoints.map'), () => change(endpoint, toPatch(suggestion)), busy) : null}
+          ${models.size ? button(t('endpoints.map.choose'), choose) : null}
+        </div>`;
     },
   };
 }
