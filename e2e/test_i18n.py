@@ -21,7 +21,15 @@ from e2e.shop import catalog_entries
 from e2e.unit.bare import bare_context
 from e2e.words import OTHER_LOCALES, SOURCE_LOCALE, Text, load_languages
 from llb import errors
-from llb.wire import Capability, DraftState, EngineState, ModelStatus, ReplicaState, Verdict
+from llb.wire import (
+    Capability,
+    DraftState,
+    EngineState,
+    ModelStatus,
+    ReplicaState,
+    Speculation,
+    Verdict,
+)
 from tests.coded_sentences import coded_sentences
 from tests.retired_words import find_retired_words
 
@@ -266,6 +274,7 @@ def test_every_key_is_used() -> None:
         ("capability", Capability),
         ("fit", Verdict),
         ("node.engines.draft", DraftState),
+        ("speculation", Speculation),
         ("engine", EngineState),
         ("replica", ReplicaState),
     ],

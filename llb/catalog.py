@@ -15,7 +15,7 @@ import msgspec
 
 from llb.base.resources import resource_path
 from llb.errors import SetupError
-from llb.wire import Capability, Model, Platform
+from llb.wire import Capability, Model, Platform, Speculation
 from llb.wire.models import SHA256_PATTERN
 
 MAX_FILE_BYTES = 16 * 2**20
@@ -175,7 +175,14 @@ def _parse_models(entries: list[Any]) -> tuple[Model, ...]:
 
 
 def _draft_violations(model: Model, by_id: Mapping[str, Model]) -> Iterator[str]:
-    """Yield the rules that `model.draft` violates; whether the vocabularies are the same, the files tell."""
+    """Yield the rules that `model.draft` and `model.speculation` violate; the files tell whether the
+    vocabularies are the same, and whether there are heads for multi-token prediction.
+    """
+    if model.speculation is not None:
+        if model.draft is not None:
+            yield "draft and speculation exclude each other"
+        if not _generates_text(model):
+            yield "speculation is for models that generate text"
     if model.draft is None:
         return
     draft = by_id.get(model.draft)
@@ -282,6 +289,7 @@ def _is_text(value: str) -> bool:
 _ALLOWED_VALUES = {
     "capabilities": "an array of " + ", ".join(Capability),
     "platforms": "an array of " + ", ".join(Platform),
+    "speculation": " or ".join(Speculation),
     "format": get_args(get_type_hints(Model)["format"])[0],
     "engine": get_args(get_type_hints(Model)["engine"])[0],
 }

@@ -87,7 +87,8 @@ def test_every_field_is_read_in_the_order_of_the_file(tmp_path: Path) -> None:
     models = load_catalog(write(tmp_path, [full, entry()])).models
     assert [model.id for model in models] == ["big", "tiny-1.5b"]
     assert models[0].filenames == (*shards, "mmproj-F16.gguf")
-    assert json.loads(msgspec.json.encode(models[0])) == full
+    assert json.loads(msgspec.json.encode(models[0])) == full | {"speculation": None}
+    assert load_catalog(write(tmp_path, [entry(speculation="mtp")])).models[0].speculation == "mtp"
 
 
 def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
@@ -255,6 +256,24 @@ def test_a_draft_is_another_text_model(tmp_path: Path, drafts: dict[str, str], r
         return
     with pytest.raises(SetupError, match=re.escape(rule)):
         load_catalog(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"speculation": "mtp", "draft": "small"}, "draft and speculation exclude each other"),
+        (
+            {"speculation": "ngram", "capabilities": ["Embedding"]},
+            "speculation is for models that generate text",
+        ),
+        ({"speculation": "eagle"}, "speculation must be mtp or ngram"),
+    ],
+)
+def test_only_a_text_model_without_a_draft_model_drafts_for_itself(
+    tmp_path: Path, changes: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(SetupError, match=re.escape(rule)):
+        load_catalog(write(tmp_path, [entry(id="big", **changes), entry(id="small")]))
 
 
 @pytest.mark.parametrize(("changes", "rule"), RULES, ids=lambda value: ascii(value)[:60])

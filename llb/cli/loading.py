@@ -12,7 +12,16 @@ from llb.cli.models import describe_cards, format_status, model_path_of, require
 from llb.cli.nodes import find_node
 from llb.cli.options import client_of
 from llb.cli.tables import print_table
-from llb.wire import DraftState, LoadOptions, LoadRequest, ModelStatus, ModelWithStatus, NodeList, NodeView
+from llb.wire import (
+    DraftState,
+    LoadOptions,
+    LoadRequest,
+    ModelStatus,
+    ModelWithStatus,
+    NodeList,
+    NodeView,
+    Speculation,
+)
 
 # A large model on a slow disk.
 LOAD_TIMEOUT_S = 660.0
@@ -26,6 +35,8 @@ _DRAFT_STATES = {
     DraftState.MEMORY: "not used, it does not fit beside the model",
     DraftState.FAILED: "not used, an engine with it failed",
 }
+
+_SPECULATIONS = {Speculation.MTP: "multi-token prediction", Speculation.NGRAM: "n-grams"}
 
 
 def list_loaded(options: argparse.Namespace) -> int:
@@ -83,6 +94,7 @@ def show_model(options: argparse.Namespace) -> int:
         ("Context", "-" if model.context_length is None else f"{model.context_length} tokens"),
         ("On one GPU", describe_cards(model.card_contexts)),
         ("Draft model", _describe_draft(item)),
+        ("Speculation", _describe_speculation(item)),
         ("Capabilities", ", ".join(model.capabilities)),
         ("Size", output.format_size(item.total_bytes or model.size_bytes)),
         ("Memory", _describe_memory(item)),
@@ -96,15 +108,23 @@ def show_model(options: argparse.Namespace) -> int:
 
 def _describe_draft(item: ModelWithStatus) -> str:
     """Return the id of the draft model, and of each engine whether it is used there."""
-    if item.model.draft is None:
-        return ""
+    return "" if item.model.draft is None else item.model.draft + _describe_use(item)
+
+
+def _describe_speculation(item: ModelWithStatus) -> str:
+    """Return how the model drafts for itself, and of each engine whether it does there."""
+    speculation = item.model.speculation
+    return "" if speculation is None else _SPECULATIONS[speculation] + _describe_use(item)
+
+
+def _describe_use(item: ModelWithStatus) -> str:
     engines = [(each.node_name, each.engine) for each in item.replicas]
     drafts = [
         f"{node_name}: {_DRAFT_STATES[engine.draft.state]}"
         for node_name, engine in engines
         if engine is not None and engine.draft is not None
     ]
-    return f"{item.model.draft} ({', '.join(drafts)})" if drafts else item.model.draft
+    return f" ({', '.join(drafts)})" if drafts else ""
 
 
 def _describe_memory(item: ModelWithStatus) -> str:

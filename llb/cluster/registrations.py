@@ -263,8 +263,9 @@ class Registrations:
                     copies=self._peer_sources.sources_for(node_id, registration, assigned),
                     pinned=registration.pinned,
                     options=registration.options,
-                    # The list in use decides, not the entry of the pull: `draft` can be added and removed.
+                    # The list in use decides, not the entry of the pull: both can be added and removed.
                     draft=(self._view.get_model(model_id) or model).draft,
+                    speculation=(self._view.get_model(model_id) or model).speculation,
                 )
             )
         return DesiredState(

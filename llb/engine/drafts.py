@@ -1,4 +1,4 @@
-"""Models that draft tokens for other models of the same node."""
+"""Models that draft tokens, for other models of the same node or for themselves."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from llb.engine.model_engine import ModelEngine
 from llb.engine.plan import DraftModel, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.spec import EngineKind
 from llb.errors import ModelFailed
-from llb.policy.memory import FreeMemory, can_draft
-from llb.wire import DraftReport, DraftState
+from llb.policy.memory import FreeMemory, can_draft, can_speculate
+from llb.wire import DraftReport, DraftState, Speculation
 
 log = logging.getLogger(__name__)
 
@@ -22,20 +22,20 @@ class Drafts:
     def __init__(self, engines: Mapping[str, ModelEngine], planner: EnginePlanner) -> None:
         self._engines = engines
         self._planner = planner
-        # Draft models by the id of the model that they draft for.
-        self._draft_ids: dict[str, str] = {}
+        # Draft model, and how the model drafts for itself, by the id of the model.
+        self._drafting: dict[str, tuple[str | None, Speculation | None]] = {}
 
-    def set_draft(self, model_id: str, draft_id: str | None) -> None:
-        """Set which model drafts for `model_id`, from its next load on."""
-        if draft_id is None:
-            self._draft_ids.pop(model_id, None)
+    def set_draft(self, model_id: str, draft_id: str | None, speculation: Speculation | None) -> None:
+        """Set which model drafts for `model_id`, or how it drafts for itself, from its next load on."""
+        if draft_id is None and speculation is None:
+            self._drafting.pop(model_id, None)
         else:
-            self._draft_ids[model_id] = draft_id
+            self._drafting[model_id] = (draft_id, speculation)
         if model_id in self._engines:
-            self._engines[model_id].set_draft(draft_id)
+            self._engines[model_id].set_draft(draft_id, speculation)
 
-    def draft_of(self, model_id: str) -> str | None:
-        return self._draft_ids.get(model_id)
+    def drafting_of(self, model_id: str) -> tuple[str | None, Speculation | None]:
+        return self._drafting.get(model_id, (None, None))
 
     def engines_drafted_by(self, model_id: str) -> list[ModelEngine]:
         return [engine for engine in self._engines.values() if engine.draft_id == model_id]
@@ -72,13 +72,18 @@ class Drafts:
     def add_draft(
         self, engine: ModelEngine, metadata: ModelMetadata, plan: EnginePlan, free: FreeMemory
     ) -> EnginePlan:
-        """Return `plan` with the draft model of the engine, if it has one that can be used.
+        """Return `plan` with the draft model of the engine, if it has one that can be used, or with drafts of
+        the model itself.
 
         `metadata` are those of the engine's own model, with its calibration.
         """
         engine.draft_report = None
         draft_id, drafter = engine.draft_id, self._drafter_of(engine)
-        if draft_id is None or engine.files.kind is not EngineKind.CHAT:
+        if engine.files.kind is not EngineKind.CHAT:
+            return plan
+        if engine.speculation is not None:
+            return self._add_speculation(engine, engine.speculation, metadata, plan, free)
+        if draft_id is None:
             return plan
         both: EnginePlan | None = None
         if drafter is None or drafter.metadata is None:
@@ -98,6 +103,28 @@ class Drafts:
         if both is None:
             log.info("model %s is loaded without its draft model %s: %s", engine.model_id, draft_id, state)
         return both or plan
+
+    def _add_speculation(
+        self,
+        engine: ModelEngine,
+        speculation: Speculation,
+        metadata: ModelMetadata,
+        plan: EnginePlan,
+        free: FreeMemory,
+    ) -> EnginePlan:
+        drafting: EnginePlan | None = None
+        if engine.has_draft_failed:
+            state = DraftState.FAILED
+        elif not can_speculate(metadata.shape, speculation):
+            state = DraftState.UNSUITABLE
+        else:
+            if not engine.plan_failures:
+                drafting = self._planner.add_speculation(plan, metadata, speculation, free)
+            state = DraftState.MEMORY if drafting is None else DraftState.USED
+        engine.draft_report = DraftReport(model_id=engine.model_id, state=state, speculation=speculation)
+        if drafting is None:
+            log.info("model %s is loaded without drafts (%s): %s", engine.model_id, speculation, state)
+        return drafting or plan
 
     def _drafter_of(self, engine: ModelEngine) -> ModelEngine | None:
         """Return the engine of the draft model, which need not run; None if this node does not serve it."""

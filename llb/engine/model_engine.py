@@ -21,7 +21,7 @@ from llb.policy.keep_alive import KeepAlive
 from llb.policy.memory import FreeMemory, Memory
 from llb.policy.memory.free_memory import MAX_FAILED_GPU_LOADS
 from llb.texts.coded_text import CodedText
-from llb.wire import DraftReport, EngineReport, EngineState, LoadOptions
+from llb.wire import DraftReport, EngineReport, EngineState, LoadOptions, Speculation
 
 BACKOFF_INITIAL_S = 1.0
 BACKOFF_MAX_S = 60.0
@@ -172,6 +172,8 @@ class ModelEngine:
         self.options: LoadOptions | None = None
         # Model that the catalogue names to draft for this one.
         self.draft_id: str | None = None
+        # How the catalogue has the model draft for itself.
+        self.speculation: Speculation | None = None
         # Whether the vocabulary of that model is the same; None while that was not read.
         self.is_draft_compatible: bool | None = None
         # An engine with it has failed; the next ones are without it.
@@ -278,10 +280,10 @@ class ModelEngine:
         if default_s != self._default_keep_alive_s:
             self._default_keep_alive_s = self._keep_alive_s = default_s
 
-    def set_draft(self, draft_id: str | None) -> None:
-        """Set which model drafts for this one, from the next load on."""
-        if draft_id != self.draft_id:
-            self.draft_id = draft_id
+    def set_draft(self, draft_id: str | None, speculation: Speculation | None = None) -> None:
+        """Set which model drafts for this one, or how it drafts for itself, from the next load on."""
+        if (draft_id, speculation) != (self.draft_id, self.speculation):
+            self.draft_id, self.speculation = draft_id, speculation
             self.forget_draft()
 
     def forget_draft(self) -> None:
@@ -525,7 +527,7 @@ class ModelEngine:
             return
         if not while_loading and now - self._ready_at >= BACKOFF_RESET_AFTER_S:
             self._backoff.reset()
-        if self.plan is not None and self.plan.spec.draft_path is not None:
+        if self.plan is not None and self.plan.spec.drafts:
             # A draft is worth no failure: whatever the cause, the next engine is without it.
             self.has_draft_failed = True
             if while_loading:

@@ -24,9 +24,10 @@ from llb.policy.memory import (
     estimate_least_memory,
     plan_draft,
     plan_load,
+    plan_speculation,
 )
 from llb.texts.coded_text import CodedText
-from llb.wire import Capability, LoadOptions
+from llb.wire import Capability, LoadOptions, Speculation
 
 API_KEY_BYTES = 24
 
@@ -193,17 +194,29 @@ class EnginePlanner:
         )
         if made is None:
             return None
-        memory = made.estimate.memory
-        spec = msgspec.structs.replace(
-            spec,
-            draft_path=str(draft.path),
-            draft_gpu=made.gpu,
-            prompt_cache_bytes=made.estimate.prompt_cache_bytes,
-            data_limit_bytes=data_limit_bytes(memory.ram_bytes)
-            if spec.data_limit_bytes is not None
-            else None,
+        spec = msgspec.structs.replace(spec, draft_path=str(draft.path), draft_gpu=made.gpu)
+        return _with_estimate(spec, made.estimate)
+
+    def add_speculation(
+        self, plan: EnginePlan, metadata: ModelMetadata, speculation: Speculation, free: FreeMemory
+    ) -> EnginePlan | None:
+        """Return `plan` with a model that drafts for itself, None if that does not fit into `free`."""
+        spec = plan.spec
+        if plan.estimate is None:
+            return None
+        estimate = plan_speculation(
+            metadata.shape,
+            speculation,
+            estimate=plan.estimate,
+            context_length=spec.context_length,
+            slots=spec.slots,
+            gpu_layers=spec.gpu_layers,
+            free=free,
+            llama_build=metadata.llama_build,
         )
-        return EnginePlan(spec, memory, made.estimate)
+        if estimate is None:
+            return None
+        return _with_estimate(msgspec.structs.replace(spec, speculation=speculation), estimate)
 
     def min_memory_bytes(
         self, files: EngineFiles, metadata: ModelMetadata, options: LoadOptions | None = None
@@ -215,6 +228,16 @@ class EnginePlanner:
             pooled=files.kind is not EngineKind.CHAT,
         )
         return metadata.calibration.apply(estimate).total_bytes
+
+
+def _with_estimate(spec: EngineSpec, estimate: MemoryEstimate) -> EnginePlan:
+    """Return the plan of an engine that needs more than was planned at first."""
+    memory = estimate.memory
+    limit = None if spec.data_limit_bytes is None else data_limit_bytes(memory.ram_bytes)
+    spec = msgspec.structs.replace(
+        spec, prompt_cache_bytes=estimate.prompt_cache_bytes, data_limit_bytes=limit
+    )
+    return EnginePlan(spec, memory, estimate)
 
 
 def _read_gguf_metadata(path: Path) -> gguf.GgufMetadata:

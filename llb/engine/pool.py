@@ -30,7 +30,7 @@ from llb.hardware import EngineBuild, MemoryBudget
 from llb.policy.eviction import select_victims
 from llb.policy.keep_alive import KeepAlive
 from llb.policy.memory import NEUTRAL, FreeMemory, Memory, MemoryCalibration, ModelShape
-from llb.wire import EngineReport, EngineState, LoadOptions
+from llb.wire import EngineReport, EngineState, LoadOptions, Speculation
 
 __all__ = ["EngineFiles", "EnginePool", "KeepAlive", "Lease"]
 
@@ -147,7 +147,7 @@ class EnginePool:
             )
             engine.pinned = model_id in self._pinned_ids
             engine.set_options(self._options.get(model_id))
-            engine.set_draft(self._drafts.draft_of(model_id))
+            engine.set_draft(*self._drafts.drafting_of(model_id))
         if engine.files != files:
             engine.files, engine.metadata = files, None
         for other in self._drafts.engines_drafted_by(model_id):
@@ -204,9 +204,9 @@ class EnginePool:
             engine.set_options(options)
             self._schedule()
 
-    def set_draft(self, model_id: str, draft_id: str | None) -> None:
-        """Set which model drafts for this one, from its next load on."""
-        self._drafts.set_draft(model_id, draft_id)
+    def set_draft(self, model_id: str, draft_id: str | None, speculation: Speculation | None = None) -> None:
+        """Set which model drafts for this one, or how it drafts for itself, from its next load on."""
+        self._drafts.set_draft(model_id, draft_id, speculation)
 
     def is_loaded_otherwise(self, model_id: str) -> bool:
         """Whether a model is in memory with other slots or another context than its options ask for."""
@@ -410,8 +410,8 @@ class EnginePool:
             return
         measured, engine.memory_ratio = compare_with_plan(engine.plan.estimate, buffers)
         self._publish_report(engine)
-        # The buffers of an engine with a draft are those of both models.
-        if measured != NEUTRAL and engine.plan.spec.draft_path is None:
+        # The buffers of an engine with drafts are not those of the model alone.
+        if measured != NEUTRAL and not engine.plan.spec.drafts:
             key = self._calibration_key(model_id, engine.metadata.shape)
             self._calibrations.put(key, self._calibrations.get(key).after(measured))
             self._tasks.spawn(asyncio.to_thread(self._calibrations.save), "calibrations.save")

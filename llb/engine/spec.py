@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from llb.wire import KvCacheType, TemplateSupport
+from llb.wire import KvCacheType, Speculation, TemplateSupport
 
 # Exit statuses of the worker beside 0, which it returns when its stdin ends.
 EXIT_BAD_SPEC = 2
@@ -53,11 +53,18 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     # Model that drafts tokens, and the GPU that holds it; no GPU: it lies in RAM.
     draft_path: str | None = None
     draft_gpu: int | None = None
+    # How the model drafts tokens for itself.
+    speculation: Speculation | None = None
     mmap: bool = True
     threads: int
     # Private memory that the process may take; None for no limit.
     data_limit_bytes: int | None = None
     api_key: str
+
+    @property
+    def drafts(self) -> bool:
+        """Whether tokens are drafted, by another model or by this one."""
+        return self.draft_path is not None or self.speculation is not None
 
     def is_equivalent(self, other: EngineSpec) -> bool:
         """Return whether both have the same context, slots, KV cache and number of layers on GPUs."""

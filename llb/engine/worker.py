@@ -33,7 +33,8 @@ from llb.engine.spec import (
     WorkerReady,
 )
 from llb.engine.template_trial import try_template
-from llb.policy.memory import DRAFT_TOKENS
+from llb.policy.memory import DRAFT_TOKENS, NGRAM_DRAFT_TOKENS
+from llb.wire import Speculation
 
 # llama.cpp's `verbosity`: 1 errors, 2 warnings, 3 events, 4 everything about the model.
 LLAMA_LOG_VERBOSITY = 3
@@ -47,6 +48,8 @@ PROPS_TIMEOUT_S = 10.0
 REQUEST_READ_TIMEOUT_S = 15
 # As `--n-cpu-moe` of llama.cpp selects them.
 EXPERT_TENSORS = r"ffn_(up|down|gate_up|gate)_(ch|)exps"
+# Tokens that have to be the same before what followed them is drafted, and the least number to draft.
+NGRAM_MATCH_TOKENS, NGRAM_MIN_TOKENS = 16, 2
 # More than any model has.
 ALL_LAYERS = 9999
 # Even without layers on a GPU, llama.cpp creates a context on each (up to 1.5 GB of VRAM, which the plan does
@@ -142,6 +145,8 @@ def build_llama_params(spec: EngineSpec) -> Any:
     _place_layers(params, spec)
     if spec.draft_path is not None:
         _add_draft(params, spec, spec.draft_path)
+    if spec.speculation is not None:
+        _add_speculation(params, spec.speculation)
     # `policy.memory` has made the plan; llama.cpp's own fitting adds a second to the start.
     params.fit_params = False
     params.cpuparams.n_threads = spec.threads
@@ -203,6 +208,21 @@ def _add_draft(params: Any, spec: EngineSpec, path: str) -> None:
     if spec.draft_gpu is not None and sum(1 for count in spec.gpu_layers if count) > 1:
         gpus = [device["name"] for device in list_devices() if device["kind"] == "gpu"]
         speculative.draft.devices = gpus[spec.draft_gpu]
+
+
+def _add_speculation(params: Any, speculation: Speculation) -> None:
+    """Have the model draft tokens for itself, and verify them together."""
+    kinds = _import_xllamacpp().common_speculative_type
+    speculative = params.speculative
+    if speculation is Speculation.MTP:
+        # llama.cpp then loads the weights of the head.
+        speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_MTP]
+        speculative.draft.n_max = DRAFT_TOKENS
+    else:
+        speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_MOD]
+        speculative.ngram_mod.n_match = NGRAM_MATCH_TOKENS
+        speculative.ngram_mod.n_min = NGRAM_MIN_TOKENS
+        speculative.ngram_mod.n_max = NGRAM_DRAFT_TOKENS
 
 
 def list_devices() -> list[dict[str, object]]:

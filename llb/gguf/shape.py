@@ -25,6 +25,10 @@ _SKIPS_MTP_LAYERS = frozenset(
     }
 )  # fmt: skip
 
+# Architectures whose heads llb has llama.cpp draft with: those of which a synthetic model was tried. Their
+# graph takes exactly one head and ends the process for more.
+_MTP_ARCHITECTURES = frozenset({"qwen35", "qwen35moe", "glm4moe"})
+
 
 def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
     """Return the shape of a model from all its files (shards, a projector). Raises `GgufError`."""
@@ -34,28 +38,29 @@ def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
         raise GgufError(CodedText("gguf_no_language_model", "its header does not describe a language model"))
     blocks = [[file.blocks[index] for file in shards if index in file.blocks] for index in range(head.layers)]
     kv_layer_count = head.layers - min(head.shared_kv_layers, head.layers)
-    layers = []
+    layers: list[Layer] = []
+    mtp_layers: list[Layer] = []
     is_skipping_mtp = head.architecture in _SKIPS_MTP_LAYERS
     trunk_layer_count = head.layers - (head.mtp_layers if is_skipping_mtp else 0)
     for index, parts in enumerate(blocks):
-        if index >= trunk_layer_count:
-            layers.append(Layer(weight_bytes=0))
-            continue
         # A block with unknown tensor names counts as attention: an estimate should rather be too large.
         is_recurrent = any(part.recurrent for part in parts)
         has_attention = not is_recurrent or head.architecture in _ATTENDS_IN_RECURRENT_LAYERS
         heads = head.kv_heads[index] if has_attention and index < kv_layer_count else 0
         is_windowed = head.windowed[index]
-        layers.append(
-            Layer(
-                weight_bytes=sum(part.size_bytes for part in parts),
-                expert_bytes=sum(part.expert_bytes for part in parts),
-                key_width=heads * (head.key_length_windowed if is_windowed else head.key_length),
-                value_width=heads * (head.value_length_windowed if is_windowed else head.value_length),
-                uses_sliding_window=is_windowed,
-                state_bytes=head.state_bytes if is_recurrent else 0,
-            )
+        layer = Layer(
+            weight_bytes=sum(part.size_bytes for part in parts),
+            expert_bytes=sum(part.expert_bytes for part in parts),
+            key_width=heads * (head.key_length_windowed if is_windowed else head.key_length),
+            value_width=heads * (head.value_length_windowed if is_windowed else head.value_length),
+            uses_sliding_window=is_windowed,
+            state_bytes=head.state_bytes if is_recurrent else 0,
         )
+        if index < trunk_layer_count:
+            layers.append(layer)
+        else:
+            layers.append(Layer(weight_bytes=0))
+            mtp_layers.append(layer)
     weight_bytes = sum(file.tensor_bytes for file in shards)
     return ModelShape(
         layers=tuple(layers),
@@ -80,7 +85,15 @@ def build_model_shape(files: Sequence[GgufMetadata]) -> ModelShape:
         has_quantizable_kv_cache=_has_quantizable_kv_cache(head),
         has_repacked_weights=sum(file.repacked_bytes for file in shards) * 20 > weight_bytes,
         projector_bytes=sum(file.data_end for file in files if file.is_projector),
+        mtp_layer=_usable_mtp_layer(head, mtp_layers),
     )
+
+
+def _usable_mtp_layer(head: GgufMetadata, mtp_layers: Sequence[Layer]) -> Layer | None:
+    """Return the head with which the model can draft; a file may declare one and not have its tensors."""
+    if head.architecture not in _MTP_ARCHITECTURES or len(mtp_layers) != 1 or not mtp_layers[0].weight_bytes:
+        return None
+    return mtp_layers[0]
 
 
 def _has_quantizable_kv_cache(head: GgufMetadata) -> bool:

@@ -399,7 +399,7 @@ class NodeAgent:
                 replica.desired_model = model
                 self._replica_worker.on_sources_changed(replica)
             self.engine_pool.set_options(model_id, model.options)
-            self.engine_pool.set_draft(model_id, model.draft)
+            self.engine_pool.set_draft(model_id, model.draft, model.speculation)
             if model.pinned is not None and model.pinned != replica.pinned:
                 replica.pinned = model.pinned
                 self.engine_pool.set_pinned(model_id, model.pinned)

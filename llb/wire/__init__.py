@@ -153,6 +153,7 @@ from llb.wire.states import (
     NodeStatus,
     ReachWay,
     ReplicaState,
+    Speculation,
     Verdict,
 )
 from llb.wire.system import Liveness, Readiness, SettingList, SettingsPatch, SettingView, SystemView
@@ -338,6 +339,7 @@ __all__ = [
     "SettingsPatch",
     "SetupRequest",
     "SetupState",
+    "Speculation",
     "SpillRule",
     "SpillRuleList",
     "SpillRules",

@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 from llb.texts.text_codes import CodedError, TextCode
 from llb.wire.models import Capability, LoadOptions, PartialReport
 from llb.wire.nodes import EngineReport, Hardware, Meters, TemplateSupport
-from llb.wire.states import ReplicaState
+from llb.wire.states import ReplicaState, Speculation
 
 # A balancer also speaks the previous version, so that hosts can be upgraded one by one.
 PROTOCOL_VERSION = 2
@@ -52,7 +52,7 @@ class DesiredModel(Struct, frozen=True, kw_only=True):
 
     `copies` are the nodes to copy it from, best first; without them the node downloads from the Hub. `pinned`
     keeps its engine in memory; None, from a balancer of an earlier version, leaves that unchanged. `draft` is
-    the model that drafts for this one where the node holds both.
+    the model that drafts for this one where the node holds both, `speculation` how it drafts for itself.
     """
 
     model_id: str
@@ -65,6 +65,7 @@ class DesiredModel(Struct, frozen=True, kw_only=True):
     pinned: bool | None = None
     options: LoadOptions | None = None
     draft: str | None = None
+    speculation: Speculation | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -75,7 +76,12 @@ class DesiredModel(Struct, frozen=True, kw_only=True):
         if other is None:
             return False
         same: DesiredModel = structs.replace(
-            self, copies=other.copies, pinned=other.pinned, options=other.options, draft=other.draft
+            self,
+            copies=other.copies,
+            pinned=other.pinned,
+            options=other.options,
+            draft=other.draft,
+            speculation=other.speculation,
         )
         return same == other
 

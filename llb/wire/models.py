@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from llb.wire.states import Speculation
+
 SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 
@@ -63,6 +65,8 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     card_contexts: tuple[CardContext, ...] = ()
     # Id of a small model with the same vocabulary, which drafts tokens for this one.
     draft: str | None = None
+    # How it drafts tokens for itself.
+    speculation: Speculation | None = None
     sha256: str | None = None
     revision: str | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from llb.texts.text_codes import CodedError, TextCode
-from llb.wire.states import DraftState, EngineState, KvCacheType
+from llb.wire.states import DraftState, EngineState, KvCacheType, Speculation
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
@@ -77,10 +77,14 @@ class TemplateSupport(Struct, frozen=True, kw_only=True):
 
 
 class DraftReport(Struct, frozen=True, kw_only=True):
-    """Draft model of a loaded model, and whether it is used."""
+    """Draft model of a loaded model, and whether it is used.
+
+    `speculation` is how a model drafts for itself; then `model_id` is its own.
+    """
 
     model_id: str
     state: DraftState
+    speculation: Speculation | None = None
 
 
 class EngineReport(CodedError, frozen=True, kw_only=True):

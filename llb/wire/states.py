@@ -55,15 +55,25 @@ class KvCacheType(StrEnum):
     Q8_0 = "q8_0"
 
 
+class Speculation(StrEnum):
+    """How a model drafts tokens for itself."""
+
+    # With its heads for multi-token prediction.
+    MTP = "mtp"
+    # With what followed the same n-gram in earlier text of its engine.
+    NGRAM = "ngram"
+
+
 class DraftState(StrEnum):
-    """Whether the draft model of a loaded model drafts for it, or why not."""
+    """Whether the draft model of a loaded model drafts for it, or the model for itself; or why not."""
 
     USED = "used"
     # The node does not hold it, or its file cannot be read.
     MISSING = "missing"
     # Its vocabulary is another one.
     VOCABULARY = "vocabulary"
-    # One of both is no text model whose tokens can be taken back: an image projector, recurrent state.
+    # One of both is no text model whose tokens can be taken back: an image projector, recurrent state; or the
+    # model has no heads for multi-token prediction that llb can use.
     UNSUITABLE = "unsuitable"
     # It does not fit beside the model.
     MEMORY = "memory"

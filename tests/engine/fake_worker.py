@@ -47,7 +47,9 @@ def main() -> int:
         return 3
     if options.exit is not None:
         return int(options.exit)
-    if spec["alias"] == options.refuse_alias or (options.refuse_draft and spec["draft_path"]):
+    if spec["alias"] == options.refuse_alias or (
+        options.refuse_draft and (spec["draft_path"] or spec["speculation"])
+    ):
         print("0.00.000.001 E llama_model_load: error loading model: this one is not liked", file=sys.stderr)
         return 3
     if options.garbage:

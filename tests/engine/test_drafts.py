@@ -1,4 +1,4 @@
-"""Draft models: which engines get one, and what becomes of them."""
+"""Drafts: which engines get a draft model or draft for themselves, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from llb.engine.plan import EngineFiles, EnginePlanner
@@ -14,10 +15,10 @@ from llb.engine.pool import EnginePool
 from llb.engine.spec import EngineSpec
 from llb.engine.worker import build_llama_params
 from llb.hardware import MemoryBudget
-from llb.wire import DraftReport, DraftState, EngineState
+from llb.wire import DraftReport, DraftState, EngineState, Speculation
 from tests.engine.test_worker import ask
 from tests.engine.workers import fake_worker
-from tests.ggufs import write_chat_model
+from tests.ggufs import write_chat_model, write_hybrid_model
 
 GIB = 2**30
 WAIT_S = 60.0
@@ -51,6 +52,36 @@ async def make_pool(tmp_path: Path) -> AsyncIterator[MakePool]:
         await pool.close()
 
 
+@pytest_asyncio.fixture
+async def make_speculating_pool(tmp_path: Path) -> AsyncIterator[MakePool]:
+    """A pool of a model `big` that drafts for itself; with heads, it foresees its own answers."""
+    pools: list[EnginePool] = []
+
+    def make(
+        speculation: Speculation, *worker: str, is_real: bool = False, has_head: bool = True
+    ) -> EnginePool:
+        pool = EnginePool(
+            slots=1,
+            context=512,
+            keep_alive_s=-1,
+            budget=MemoryBudget(4 * GIB),
+            planner=EnginePlanner(slots=1, context=512),
+            command=None if is_real else fake_worker(*worker),
+        )
+        pools.append(pool)
+        pool.set_draft("big", None, speculation)
+        if has_head:
+            path = write_hybrid_model(tmp_path / "head.gguf", mtp_layers=1, cyclic=True)
+        else:
+            path = write_chat_model(tmp_path / "none.gguf")
+        pool.add_model("big", EngineFiles(model_path=path))
+        return pool
+
+    yield make
+    for pool in pools:
+        await pool.close()
+
+
 async def draft_of(pool: EnginePool) -> DraftReport | None:
     """Load `big` and return the report of its draft."""
     async with await pool.acquire_lease("big", deadline_s=WAIT_S):
@@ -60,6 +91,10 @@ async def draft_of(pool: EnginePool) -> DraftReport | None:
 
 def report(state: DraftState) -> DraftReport:
     return DraftReport(model_id="small", state=state)
+
+
+def own_report(speculation: Speculation, state: DraftState) -> DraftReport:
+    return DraftReport(model_id="big", state=state, speculation=speculation)
 
 
 async def test_a_draft_is_used_where_it_is_and_its_memory_is_counted(make_pool: MakePool) -> None:
@@ -126,23 +161,65 @@ async def test_a_damaged_draft_does_not_keep_the_model_from_loading(
     assert await draft_of(pool) == report(DraftState.MISSING)
 
 
+async def answer_of(pool: EnginePool, prompt: str) -> dict[str, Any]:
+    """Load `big`, return its answer, and unload it."""
+    body = {"prompt": prompt, "n_predict": 24, "temperature": 0, "ignore_eos": True}
+    async with await pool.acquire_lease("big", deadline_s=WAIT_S):
+        engine = pool._engines["big"]
+        assert engine.process.ready is not None
+        assert engine.process.spec is not None
+        headers = {"Authorization": f"Bearer {engine.process.spec.api_key}"}
+        answer: dict[str, Any] = ask(engine.process.ready, "POST", "/completion", body, headers).json()
+    await pool.unload("big")
+    return answer
+
+
 async def test_the_real_engine_drafts_and_answers_the_same(make_pool: MakePool) -> None:
     pool = make_pool(is_real=True)
-    body = {"prompt": "Once", "n_predict": 24, "temperature": 0, "ignore_eos": True}
-    answers = []
-    for draft_id in ("small", None):
-        pool.set_draft("big", draft_id)
-        async with await pool.acquire_lease("big", deadline_s=WAIT_S):
-            engine = pool._engines["big"]
-            assert engine.process.ready is not None
-            assert engine.process.spec is not None
-            headers = {"Authorization": f"Bearer {engine.process.spec.api_key}"}
-            answers.append(ask(engine.process.ready, "POST", "/completion", body, headers).json())
-        await pool.unload("big")
-    drafted, plain = answers
+    drafted = await answer_of(pool, "Once")
+    pool.set_draft("big", None)
+    plain = await answer_of(pool, "Once")
     assert drafted["timings"]["draft_n"] > 0
     assert "draft_n" not in plain["timings"]
     assert drafted["content"] == plain["content"]
+
+
+async def test_the_real_engine_drafts_with_the_head_of_its_model(make_speculating_pool: MakePool) -> None:
+    pool = make_speculating_pool(Speculation.MTP, is_real=True)
+    drafted = await answer_of(pool, "A")
+    assert drafted["content"] == "BCDEFGHIJKLMNOPQRSTUVWXY"
+    assert drafted["timings"]["draft_n_accepted"] == drafted["timings"]["draft_n"] > 0
+    pool.set_draft("big", None)
+    plain = await answer_of(pool, "A")
+    assert plain["content"] == drafted["content"]
+    assert "draft_n" not in plain["timings"]
+
+
+@pytest.mark.parametrize("speculation", Speculation)
+async def test_a_model_that_drafts_for_itself_has_more_memory_planned(
+    make_speculating_pool: MakePool, speculation: Speculation
+) -> None:
+    pool = make_speculating_pool(speculation, has_head=speculation is Speculation.MTP)
+    assert await draft_of(pool) == own_report(speculation, DraftState.USED)
+    drafting = pool.used_memory()
+    pool.set_draft("big", None)
+    await pool.unload("big")
+    assert await draft_of(pool) is None
+    assert pool.used_memory().ram_bytes < drafting.ram_bytes
+
+
+@pytest.mark.parametrize("speculation", Speculation)
+async def test_a_model_that_cannot_draft_for_itself_is_loaded_without(
+    make_speculating_pool: MakePool, speculation: Speculation
+) -> None:
+    # No head; and recurrent state, which goes back a few tokens only with one.
+    pool = make_speculating_pool(speculation, has_head=speculation is Speculation.NGRAM)
+    assert await draft_of(pool) == own_report(speculation, DraftState.UNSUITABLE)
+
+
+async def test_an_engine_that_fails_with_its_head_is_loaded_without(make_speculating_pool: MakePool) -> None:
+    pool = make_speculating_pool(Speculation.MTP, "--refuse-draft")
+    assert await draft_of(pool) == own_report(Speculation.MTP, DraftState.FAILED)
 
 
 def draft_parameters(gpu_layers: tuple[int, ...], draft_gpu: int) -> Any:

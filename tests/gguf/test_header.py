@@ -153,6 +153,9 @@ def test_heads_for_multi_token_prediction_are_not_loaded(tmp_path: Path) -> None
     assert (trunk.layers[2].weight_bytes, trunk.layers[2].key_width) == (0, 0)
     # llama.cpp counts them for `n_gpu_layers`.
     assert trunk.max_gpu_layers == whole.max_gpu_layers
+    assert trunk.mtp_layer == whole.layers[2]
+    # llama.cpp's graph of this architecture takes exactly one.
+    assert gguf.build_model_shape([replace(predicting, mtp_layers=2)]).mtp_layer is None
     # Of architectures that may load them they are counted.
     assert gguf.build_model_shape([replace(predicting, architecture="llama")]) == whole
 

@@ -18,6 +18,7 @@ from llb.wire import (
     Meters,
     NodeStatusChanged,
     ReplicaState,
+    Speculation,
 )
 from tests.conftest import TINY_BYTES, BalancerFactory
 from tests.harness import RunningBalancer, wait_until
@@ -99,11 +100,12 @@ async def test_another_draft_model_is_no_other_download(llb: RunningBalancer) ->
     agent = llb.app.agent
     desired = agent._replicas["tiny"].desired_model
     assert desired is not None
-    drafted: DesiredModel = structs.replace(desired, draft="small")
+    drafted: DesiredModel = structs.replace(desired, draft="small", speculation=Speculation.MTP)
     assert drafted.is_same_download(desired)
     agent._reconcile(DesiredState(cluster_id="", revision=1_000_003, models=(drafted,)))
     assert agent._replicas["tiny"].state is ReplicaState.READY
-    assert agent.engine_pool._engines["tiny"].draft_id == "small"
+    engine = agent.engine_pool._engines["tiny"]
+    assert (engine.draft_id, engine.speculation) == ("small", "mtp")
 
 
 async def test_when_a_model_was_used_is_stored_once(llb: RunningBalancer, tmp_path: Path) -> None:

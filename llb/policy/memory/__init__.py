@@ -12,12 +12,19 @@ from llb.policy.memory.calibration import (
     excess_factor,
 )
 from llb.policy.memory.compute_buffers import PROJECTOR_COMPUTE_BYTES
-from llb.policy.memory.draft_plan import DraftPlan, can_draft, plan_draft
+from llb.policy.memory.draft_plan import (
+    DraftPlan,
+    can_draft,
+    can_speculate,
+    plan_draft,
+    plan_speculation,
+)
 from llb.policy.memory.engine_parameters import (
     CPU_UBATCH_TOKENS,
     DEFAULT_CONTEXT,
     DRAFT_TOKENS,
     MIN_CONTEXT,
+    NGRAM_DRAFT_TOKENS,
     PROMPT_CACHE_LIMIT_BYTES,
     UBATCH_TOKENS,
     choose_ubatch_tokens,
@@ -36,6 +43,7 @@ __all__ = [
     "MIN_CONTEXT",
     "NEUTRAL",
     "NEUTRAL_GPU",
+    "NGRAM_DRAFT_TOKENS",
     "PROJECTOR_COMPUTE_BYTES",
     "PROMPT_CACHE_LIMIT_BYTES",
     "UBATCH_TOKENS",
@@ -50,6 +58,7 @@ __all__ = [
     "MemoryEstimate",
     "ModelShape",
     "can_draft",
+    "can_speculate",
     "card_contexts",
     "choose_ubatch_tokens",
     "estimate_least_memory",
@@ -57,5 +66,6 @@ __all__ = [
     "excess_factor",
     "plan_draft",
     "plan_load",
+    "plan_speculation",
     "report_fit",
 ]

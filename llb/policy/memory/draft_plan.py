@@ -1,4 +1,4 @@
-"""Draft plan: a model that drafts tokens, beside the engine of another one. Pure."""
+"""Draft plan: what drafts tokens for an engine, another model or its own. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llb.policy.memory.engine_parameters import DRAFT_TOKENS, PROMPT_CACHE_LIMIT_BYTES
+from llb.policy.memory.compute_buffers import PIPELINE_COPIES
+from llb.policy.memory.engine_parameters import (
+    DRAFT_TOKENS,
+    NGRAM_DRAFT_TOKENS,
+    PROMPT_CACHE_LIMIT_BYTES,
+    choose_ubatch_tokens,
+)
 from llb.policy.memory.estimate import VOCABULARY_BYTES_PER_ENTRY, MemoryEstimate, estimate_memory
 from llb.policy.memory.free_memory import FreeMemory, Memory
+from llb.policy.memory.gpu_share import assign_layers
 from llb.policy.memory.load_plan import prompt_cache_bytes
-from llb.policy.memory.model_shape import F32_BYTES, ModelShape
-from llb.wire import KvCacheType
+from llb.policy.memory.model_shape import F32_BYTES, MIB, Layer, ModelShape
+from llb.wire import KvCacheType, Speculation
+
+HEAD_COMPUTE_FACTOR = 1.25
+# Hash table of n-grams (`common_ngram_mod`): 4,194,304 entries of 4 bytes.
+NGRAM_TABLE_BYTES = 16 * MIB
 
 
 class DraftPlan(Struct, frozen=True, kw_only=True):
@@ -60,13 +71,97 @@ def plan_draft(
         entries_bytes = prompt_cache_bytes(
             draft, context_length, slots, 0, cache_type=KvCacheType.F16, spare_bytes=spare_bytes
         )
-        # An entry of the prompt cache has the KV cache of both.
-        cache_bytes = max(
-            estimate.prompt_cache_bytes,
-            min(estimate.prompt_cache_bytes + entries_bytes, PROMPT_CACHE_LIMIT_BYTES),
-        )
-        return DraftPlan(gpu=gpu, estimate=replace(both, prompt_cache_bytes=cache_bytes))
+        return DraftPlan(gpu=gpu, estimate=_with_larger_cache(both, entries_bytes))
     return None
+
+
+def can_speculate(shape: ModelShape, speculation: Speculation) -> bool:
+    """Return whether the model can draft for itself in this way."""
+    if speculation is Speculation.MTP:
+        return shape.mtp_layer is not None and not shape.projector_bytes
+    return can_draft(shape, shape)
+
+
+def plan_speculation(
+    shape: ModelShape,
+    speculation: Speculation,
+    *,
+    estimate: MemoryEstimate,
+    context_length: int,
+    slots: int,
+    gpu_layers: tuple[int, ...],
+    free: FreeMemory,
+    llama_build: int | None = None,
+) -> MemoryEstimate | None:
+    """Return the memory of an engine that is already planned with drafts of its own; None if it does not fit.
+
+    The head lies where its layer lies, on the last GPU, and has a context of its own there.
+    """
+    last = max((index for index, count in enumerate(gpu_layers) if count), default=None)
+    if speculation is Speculation.NGRAM or shape.mtp_layer is None:
+        with_logits = _add_logits(estimate, shape, NGRAM_DRAFT_TOKENS, slots=slots, gpu_layers=gpu_layers)
+        drafting = replace(with_logits, overhead=with_logits.overhead + Memory(NGRAM_TABLE_BYTES))
+        return drafting if free.covers(drafting.memory) else None
+    # The embeddings and the output matrix are those of the model.
+    head = replace(
+        shape, layers=(shape.mtp_layer,), input_bytes=0, output_bytes=0, output_norm_bytes=0, other_bytes=0
+    )
+    layers = tuple(head.max_gpu_layers if index == last else 0 for index in range(len(gpu_layers)))
+    alone = estimate_memory(
+        head, context_length=context_length, slots=slots, gpu_layers=layers, llama_build=llama_build
+    )
+    used_gpus = sum(1 for count in gpu_layers if count)
+    # Beside a model on several GPUs its context has the copies of a pipeline; on one it takes a little more
+    # than that of a layer (1.13 times, with a synthetic model).
+    factor = PIPELINE_COPIES if used_gpus > 1 else HEAD_COMPUTE_FACTOR if used_gpus else 1
+    compute = Memory(
+        int(factor * alone.compute.ram_bytes), tuple(int(factor * size) for size in alone.compute.vram_bytes)
+    )
+    alone = replace(alone, compute=compute)
+    drafting = _add_logits(
+        _add_context(estimate, alone), shape, DRAFT_TOKENS, slots=slots, gpu_layers=gpu_layers
+    )
+    # Each drafted token keeps the recurrent state before it (`n_rs_seq`), and both contexts keep the vectors
+    # of a batch, which the head continues.
+    states = Memory(
+        slots * DRAFT_TOKENS * sum(layer.state_bytes for layer in _layers_in_ram(shape, gpu_layers)),
+        tuple(
+            slots * DRAFT_TOKENS * sum(layer.state_bytes for layer in gpu.layers)
+            for gpu in assign_layers(shape, gpu_layers)
+        ),
+    )
+    ubatch = choose_ubatch_tokens(
+        shape, context_length=context_length, slots=slots, is_offloaded=last is not None, pooled=False
+    )
+    vector_bytes = 2 * ubatch * shape.embedding_length * F32_BYTES
+    drafting = replace(
+        drafting,
+        kv_cache=drafting.kv_cache + states,
+        output_bytes=drafting.output_bytes + vector_bytes,
+    )
+    if not free.covers(drafting.memory):
+        return None
+    spare_bytes = max(0, (free - drafting.memory).ram_bytes)
+    return _with_larger_cache(
+        drafting,
+        prompt_cache_bytes(
+            head, context_length, slots, 0, cache_type=KvCacheType.F16, spare_bytes=spare_bytes
+        ),
+    )
+
+
+def _layers_in_ram(shape: ModelShape, gpu_layers: tuple[int, ...]) -> tuple[Layer, ...]:
+    on_gpus = sum(len(gpu.layers) for gpu in assign_layers(shape, gpu_layers))
+    return shape.layers[: len(shape.layers) - on_gpus]
+
+
+def _with_larger_cache(estimate: MemoryEstimate, entries_bytes: int) -> MemoryEstimate:
+    """Return the estimate with a prompt cache whose entries have the KV cache of both contexts."""
+    cache_bytes = max(
+        estimate.prompt_cache_bytes,
+        min(estimate.prompt_cache_bytes + entries_bytes, PROMPT_CACHE_LIMIT_BYTES),
+    )
+    return replace(estimate, prompt_cache_bytes=cache_bytes)
 
 
 def _places(target: ModelShape, gpu_layers: tuple[int, ...]) -> Iterator[int | None]:
@@ -87,20 +182,35 @@ def _add(
     gpu_layers: tuple[int, ...],
 ) -> MemoryEstimate:
     """Return the memory of both. They have one process, and one context of the runtime on a GPU."""
-    # Each drafted token has a row of logits, in the graph and for the sampler.
-    logits_bytes = slots * DRAFT_TOKENS * target.vocabulary_size * F32_BYTES
+    both = _add_context(estimate, draft_estimate)
+    both = _add_logits(both, target, DRAFT_TOKENS, slots=slots, gpu_layers=gpu_layers)
+    vocabulary_bytes = (draft.vocabulary_size + draft.merge_count) * VOCABULARY_BYTES_PER_ENTRY
+    return replace(both, overhead=both.overhead + Memory(vocabulary_bytes))
+
+
+def _add_context(estimate: MemoryEstimate, other: MemoryEstimate) -> MemoryEstimate:
+    return replace(
+        estimate,
+        weights=estimate.weights + other.weights,
+        kv_cache=estimate.kv_cache + other.kv_cache,
+        compute=estimate.compute + other.compute,
+        output_bytes=estimate.output_bytes + other.output_bytes,
+    )
+
+
+def _add_logits(
+    estimate: MemoryEstimate, shape: ModelShape, tokens: int, *, slots: int, gpu_layers: tuple[int, ...]
+) -> MemoryEstimate:
+    """Add a row of logits for each drafted token of a slot, in the graph and for the sampler."""
+    logits_bytes = slots * tokens * shape.vocabulary_size * F32_BYTES
     last = max((index for index, count in enumerate(gpu_layers) if count), default=None)
-    more_logits = (
+    in_graph = (
         Memory(logits_bytes)
         if last is None
         else Memory(0, tuple(logits_bytes if index == last else 0 for index in range(len(gpu_layers))))
     )
-    vocabulary_bytes = (draft.vocabulary_size + draft.merge_count) * VOCABULARY_BYTES_PER_ENTRY
     return replace(
         estimate,
-        weights=estimate.weights + draft_estimate.weights,
-        kv_cache=estimate.kv_cache + draft_estimate.kv_cache,
-        compute=estimate.compute + draft_estimate.compute + more_logits,
-        output_bytes=estimate.output_bytes + draft_estimate.output_bytes + logits_bytes,
-        overhead=estimate.overhead + Memory(vocabulary_bytes),
+        compute=estimate.compute + in_graph,
+        output_bytes=estimate.output_bytes + logits_bytes,
     )

@@ -12,8 +12,11 @@ UBATCH_TOKENS = 512
 CPU_UBATCH_TOKENS = 128
 # Copies of windowed and recurrent state that a slot keeps for going back (`n_ctx_checkpoints`).
 MAX_CONTEXT_CHECKPOINTS = 2
-# Tokens that a draft model proposes at once: the default of llama.cpp.
+# Tokens that a draft model, or a head for multi-token prediction, proposes at once: the default of llama.cpp.
 DRAFT_TOKENS = 3
+# Tokens that are drafted at once from n-grams: from 8 tokens on K-quants have other kernels, which change
+# more answers (docs/performance.md).
+NGRAM_DRAFT_TOKENS = 7
 PROMPT_CACHE_LIMIT_BYTES = 512 * MIB
 
 # The last build of llama.cpp that is known to have no graph input of tokens and embeddings mixed in one batch

@@ -69,6 +69,9 @@ class ModelShape(Struct, frozen=True, kw_only=True):
     # llama.cpp copies some weights into another order for the CPU.
     has_repacked_weights: bool = False
     projector_bytes: int = 0
+    # Head for multi-token prediction, which is one of `layers`, too, there without weights: it is loaded only
+    # where the model drafts with it.
+    mtp_layer: Layer | None = None
 
     @property
     def weight_bytes(self) -> int:

@@ -5,7 +5,20 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from llb.policy.memory import DraftPlan, FreeMemory, Layer, can_draft, plan_draft, plan_load
+from llb.policy.memory import (
+    MIB,
+    DraftPlan,
+    FreeMemory,
+    Layer,
+    Memory,
+    ModelShape,
+    can_draft,
+    can_speculate,
+    plan_draft,
+    plan_load,
+    plan_speculation,
+)
+from llb.wire import Speculation
 from tests.shapes import LLAMA_8B, TINY
 
 GIB = 2**30
@@ -48,6 +61,81 @@ def test_there_is_none_beside_a_divided_model_or_a_full_memory() -> None:
     load = plan_load(LLAMA_8B, slots=2, requested_context=4096, free=FreeMemory(32 * GIB))
     assert load is not None
     assert plan(FreeMemory(load.memory.ram_bytes))[2] is None
+
+
+HEAD = Layer(weight_bytes=100 * MIB, key_width=64, value_width=64)
+# A head beside layers of which one has recurrent state.
+WITH_HEAD = replace(
+    LLAMA_8B,
+    layers=(
+        replace(LLAMA_8B.layers[0], key_width=0, value_width=0, state_bytes=MIB),
+        *LLAMA_8B.layers[1:],
+        Layer(weight_bytes=0),
+    ),
+    mtp_layer=HEAD,
+)
+
+
+def speculating_bytes(
+    shape: ModelShape, speculation: Speculation, vram_gib: tuple[int, ...]
+) -> Memory | None:
+    """Return what the drafts of the model itself take beside its plan, None if there is no place."""
+    free = FreeMemory(32 * GIB, tuple(size * GIB for size in vram_gib))
+    load = plan_load(shape, slots=2, requested_context=4096, free=free)
+    assert load is not None
+    without_cache = replace(load.estimate, prompt_cache_bytes=0)
+    made = plan_speculation(
+        shape,
+        speculation,
+        estimate=without_cache,
+        context_length=load.context_length,
+        slots=load.slots,
+        gpu_layers=load.gpu_layers,
+        free=free,
+    )
+    if made is None:
+        return None
+    needed, planned = replace(made, prompt_cache_bytes=0).memory, without_cache.memory
+    return Memory(
+        needed.ram_bytes - planned.ram_bytes,
+        tuple(more - less for more, less in zip(needed.vram_bytes, planned.vram_bytes, strict=True)),
+    )
+
+
+@pytest.mark.parametrize("vram_gib", [(), (12,), (2, 12)])
+def test_a_head_lies_with_its_layer_and_has_a_context_of_its_own(vram_gib: tuple[int, ...]) -> None:
+    more = speculating_bytes(WITH_HEAD, Speculation.MTP, vram_gib)
+    assert more is not None
+    # Keys and values of 2 slots of 4096 tokens.
+    head_bytes = HEAD.weight_bytes + 128 * 2 * 2 * 4096
+    where = more.vram_bytes[-1] if vram_gib else more.ram_bytes
+    assert head_bytes < where < head_bytes + 200 * MIB
+    # A state before each of 3 tokens, for 2 slots.
+    stateless = replace(WITH_HEAD, layers=(LLAMA_8B.layers[0], *WITH_HEAD.layers[1:]))
+    without_states = speculating_bytes(stateless, Speculation.MTP, vram_gib)
+    assert without_states is not None
+    assert more.total_bytes - without_states.total_bytes == 6 * MIB
+
+
+def test_a_gpu_that_is_full_of_layers_has_no_place_for_a_head() -> None:
+    assert speculating_bytes(WITH_HEAD, Speculation.MTP, (3,)) is None
+
+
+def test_ngrams_take_a_table_and_logits() -> None:
+    more = speculating_bytes(LLAMA_8B, Speculation.NGRAM, ())
+    assert more == Memory(16 * MIB + 2 * 2 * 7 * LLAMA_8B.vocabulary_size * 4)
+    assert speculating_bytes(LLAMA_8B, Speculation.NGRAM, (12,)) == Memory(
+        16 * MIB + 2 * 7 * LLAMA_8B.vocabulary_size * 4, (2 * 7 * LLAMA_8B.vocabulary_size * 4,)
+    )
+
+
+def test_who_can_draft_for_itself() -> None:
+    assert can_speculate(WITH_HEAD, Speculation.MTP)
+    assert not can_speculate(LLAMA_8B, Speculation.MTP)
+    assert not can_speculate(replace(WITH_HEAD, projector_bytes=1), Speculation.MTP)
+    # A head lets an engine take back tokens from recurrent state, n-grams do not.
+    assert not can_speculate(WITH_HEAD, Speculation.NGRAM)
+    assert can_speculate(LLAMA_8B, Speculation.NGRAM)
 
 
 def test_recurrent_state_and_images_allow_no_drafts() -> None:

@@ -177,6 +177,7 @@ function facts({ model, hf_stats: stats }, system) {
     ['context', model.context_length && t('model.tokens', { count: f.tokens(model.context_length) })],
     ['cards', model.card_contexts?.length && cardContexts(model)],
     ['draft', model.draft && draftLink(model.draft)],
+    ['speculation', model.speculation && t(`speculation.${model.speculation}`)],
     ['license', stats?.license],
     ['downloads', stats && f.compact(stats.downloads)],
     ['stars', stats && f.compact(stats.stars)],

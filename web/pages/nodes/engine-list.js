@@ -61,7 +61,9 @@ const isQuantized = ({ kv_cache_type: type }) => Boolean(type) && type !== 'f16'
 
 const cacheText = (engine) => t('node.engines.kv_cache', { type: engine.kv_cache_type });
 
-const draftText = ({ model_id: model, state }) => t(`node.engines.draft.${state}`, { model });
+/** Whether another model drafts, or the model itself. */
+const draftText = ({ model_id: id, state, speculation }) =>
+  t(`node.engines.draft.${state}`, { model: speculation ? t(`speculation.${speculation}`) : id });
 
 const slotsText = (engine) =>
   t('node.engines.slots', {
