@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from msgspec import Struct
 
 from llb.store.backup import restore_database
-from llb.store.database import Database
-from llb.store.tables import endpoints, keys, nodes, registrations, request_history, users
-from llb.store.tables.endpoints import EndpointRecord
+from llb.store.database import Database, Reader
+from llb.store.tables import keys, nodes, registrations, request_history, users
+
+
+class CheckedSecrets(Struct, frozen=True):
+    """Names of the encrypted values that a key file opens, and of the others."""
+
+    readable: list[str]
+    unreadable: list[str]
 
 
 class RehearsedBackup(Struct, frozen=True):
-    """Contents of a backup. `unreadable_endpoints`: names of those whose key cannot be read."""
+    """Contents of a backup."""
 
     has_checksum: bool
     users: int
@@ -23,14 +29,15 @@ class RehearsedBackup(Struct, frozen=True):
     nodes: int
     models: int
     requests: int
-    provider_keys: int
-    unreadable_endpoints: tuple[str, ...]
+    secrets: CheckedSecrets
 
 
-async def rehearse_restore(backup: Path, can_read_key: Callable[[EndpointRecord], bool]) -> RehearsedBackup:
+async def rehearse_restore(
+    backup: Path, check_secrets: Callable[[Reader], Awaitable[CheckedSecrets]]
+) -> RehearsedBackup:
     """Restore `backup` into a temporary directory, which is removed again, and read its tables.
 
-    `can_read_key` says whether the key of an endpoint can be decrypted: the key file is not in the backup.
+    `check_secrets` reads the encrypted values, whose key file is not in the backup.
     Raises what `restore_database` raises, for a backup that could not be restored.
     """
     with tempfile.TemporaryDirectory(prefix="llb-restore-", ignore_cleanup_errors=True) as directory:
@@ -39,7 +46,6 @@ async def rehearse_restore(backup: Path, can_read_key: Callable[[EndpointRecord]
         db = await Database.open(path)
         try:
             # Reading decodes each row: a value that this llb does not understand shows here.
-            with_key = [record for record in await endpoints.list_endpoints(db) if record.key is not None]
             return RehearsedBackup(
                 has_checksum=restored.has_checksum,
                 users=len(await users.list_users(db)),
@@ -47,8 +53,7 @@ async def rehearse_restore(backup: Path, can_read_key: Callable[[EndpointRecord]
                 nodes=len(await nodes.list_nodes(db)),
                 models=sum(each.is_active for each in await registrations.list_registrations(db)),
                 requests=await request_history.count_requests(db),
-                provider_keys=len(with_key),
-                unreadable_endpoints=tuple(each.name for each in with_key if not can_read_key(each)),
+                secrets=await check_secrets(db),
             )
         finally:
             await db.close()

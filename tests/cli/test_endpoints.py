@@ -6,6 +6,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,17 +97,26 @@ def test_a_key_comes_from_standard_input(served: CommandHost, program: str) -> N
     served.run_command("endpoints", "remove", "box", "--yes")
 
 
-def test_stored_keys_are_encrypted_anew_while_the_server_runs(served: CommandHost, program: str) -> None:
+def test_stored_keys_are_encrypted_anew_while_the_server_runs(
+    served: CommandHost, program: str, tmp_path: Path
+) -> None:
     key = "sk-provider-0123456789"
     served.run_command("endpoints", "add", program, "--name", "keyed", "--key-stdin", stdin=f"{key}\n")
     served.run_command("settings", "set", "hf_token", stdin="hf_0123456789\n")
     key_file = served.home / "secrets.key"
     before = key_file.read_bytes()
+    saved = str(tmp_path / "saved.db")
+    served.run_command("backup", saved)
+    verified = served.run_command("backup", "verify", saved).stdout
+    assert f"2 secrets are readable with {key_file}" in " ".join(verified.split())
     assert served.run_command("secrets").stdout.startswith("2 secrets stored")
     assert served.run_command("secrets", "rotate").stdout == "2 secrets are encrypted with a new key file.\n"
     after = key_file.read_bytes()
     assert before != after
     assert len(after.split()) == 1
+    verified = " ".join(served.run_command("backup", "verify", saved).stdout.split())
+    assert f"The key of endpoint 'keyed' is not readable with {key_file}: enter it again." in verified
+    assert f"The setting hf_token is not readable with {key_file}: enter it again." in verified
     # The server still has the key, and stores it under the new one with the next change.
     assert served.run_command("endpoints", "check", "keyed").stdout.startswith("keyed is healthy")
     assert served.run_command("secrets", "rotate").returncode == 0

@@ -10,11 +10,11 @@ from llb.accounts.audit_actor import audit_actor_of
 from llb.cli import output
 from llb.cli.client import require_not_joined
 from llb.cli.host.database import open_database, require_database
+from llb.cli.host.sealed_secrets import list_sealed
 from llb.cli.options import home_of
-from llb.cluster.stored_settings import format_secret_row, is_secret, parse_secret_row
+from llb.cluster.stored_settings import format_secret_row
 from llb.security.permissions import LOCAL_PRINCIPAL
-from llb.security.secret_box import KEY_FILE_NAME, SealedSecret, SecretBox, SecretOwner
-from llb.store.database import Reader
+from llb.security.secret_box import KEY_FILE_NAME, SecretBox
 from llb.store.tables import audit, endpoints, settings
 from llb.store.tables.endpoints import SECRET_TABLE
 
@@ -27,7 +27,7 @@ def show(options: argparse.Namespace) -> int:
 
     async def count() -> int:
         async with open_database(home) as db:
-            return len(await _list_sealed(db))
+            return len(await list_sealed(db))
 
     stored = asyncio.run(count())
     if not stored:
@@ -58,13 +58,13 @@ def rotate(options: argparse.Namespace) -> int:
 async def _rotate(home: Path) -> tuple[int, list[str]]:
     """Encrypt all stored secrets again; returns their number, and the names of those that cannot be read."""
     async with open_database(home) as db:
-        if not await _list_sealed(db):
+        if not await list_sealed(db):
             return 0, []
         box = SecretBox(home / KEY_FILE_NAME)
         box.begin_rotation()
         async with db.write() as tx:
             # Read in the transaction: a running server may have stored one meanwhile.
-            names = await _list_sealed(tx)
+            names = await list_sealed(tx)
             resealed, unreadable = box.reseal(names)
             stored_settings = await settings.get_stored(tx)
             for row in resealed:
@@ -82,18 +82,3 @@ async def _rotate(home: Path) -> tuple[int, list[str]]:
         # Only now: what was committed needs the new key alone.
         box.end_rotation()
     return len(resealed), [name for row, name in names.items() if row.owner in unreadable]
-
-
-async def _list_sealed(db: Reader) -> dict[SealedSecret, str]:
-    """The stored secrets with names for people."""
-    found = {
-        SealedSecret(SecretOwner(SECRET_TABLE, record.id, record.base_url), record.key): (
-            f"The key of endpoint '{record.name}'"
-        )
-        for record in await endpoints.list_endpoints(db)
-        if record.key is not None
-    }
-    for name, text in (await settings.get_stored(db)).items():
-        if is_secret(name):
-            found[parse_secret_row(name, text)] = f"The setting {name}"
-    return found

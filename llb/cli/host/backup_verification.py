@@ -8,12 +8,13 @@ from pathlib import Path
 
 from llb.cli import output
 from llb.cli.errors import CommandError, UsageError
+from llb.cli.host.sealed_secrets import list_sealed
 from llb.cli.options import home_of
 from llb.config import load_config
-from llb.security.secret_box import KEY_FILE_NAME, SecretBox, SecretOwner, SecretUnreadable
+from llb.security.secret_box import KEY_FILE_NAME, SecretBox, SecretUnreadable
 from llb.store.backup_rotation import list_backups
-from llb.store.restore_rehearsal import RehearsedBackup, rehearse_restore
-from llb.store.tables.endpoints import SECRET_TABLE, EndpointRecord
+from llb.store.database import Reader
+from llb.store.restore_rehearsal import CheckedSecrets, RehearsedBackup, rehearse_restore
 
 # The word after `llb backup`.
 VERIFY = "verify"
@@ -29,18 +30,22 @@ def verify_backup(options: argparse.Namespace) -> int:
         load_config({"home": str(home)}).backup_dir if given is None else Path(given).expanduser().absolute()
     )
     secret_box = SecretBox(home / KEY_FILE_NAME)
-
-    def can_read_key(record: EndpointRecord) -> bool:
-        try:
-            secret_box.open(record.key or "", SecretOwner(SECRET_TABLE, record.id, record.base_url))
-        except SecretUnreadable:
-            return False
-        return True
-
-    rehearsed = asyncio.run(rehearse_restore(backup, can_read_key))
+    rehearsed = asyncio.run(rehearse_restore(backup, lambda db: _check_secrets(db, secret_box)))
     for line in _describe(backup, rehearsed, home):
         output.print_line(line)
     return 0
+
+
+async def _check_secrets(db: Reader, secret_box: SecretBox) -> CheckedSecrets:
+    readable: list[str] = []
+    unreadable: list[str] = []
+    for secret, name in (await list_sealed(db)).items():
+        try:
+            secret_box.open(secret.sealed, secret.owner)
+            readable.append(name)
+        except SecretUnreadable:
+            unreadable.append(name)
+    return CheckedSecrets(readable, unreadable)
 
 
 def _find_backup(path: Path) -> Path:
@@ -69,14 +74,10 @@ def _describe(backup: Path, rehearsed: RehearsedBackup, home: Path) -> list[str]
     ]
     if not rehearsed.has_checksum:
         lines.append("It has no checksum, because an older llb wrote it: changes do not show.")
-    readable = rehearsed.provider_keys - len(rehearsed.unreadable_endpoints)
-    if readable:
-        lines.append(
-            f"Keys of providers: {readable}, readable with {home / KEY_FILE_NAME}; keep that file too."
-        )
-    if rehearsed.unreadable_endpoints:
-        names = ", ".join(rehearsed.unreadable_endpoints)
-        lines.append(
-            f"The keys of {names} cannot be read with {home / KEY_FILE_NAME}: they have to be entered again."
-        )
+    secrets, key_file = rehearsed.secrets, home / KEY_FILE_NAME
+    if secrets.readable:
+        count = len(secrets.readable)
+        noun = "secret is" if count == 1 else "secrets are"
+        lines.append(f"{count} {noun} readable with {key_file}, which is not in the backup: keep it too.")
+    lines += [f"{name} is not readable with {key_file}: enter it again." for name in secrets.unreadable]
     return lines
