@@ -18,6 +18,7 @@ from llb.cli.tables import print_table
 from llb.wire import (
     CardContext,
     DeviceFit,
+    DraftState,
     FitReport,
     HostFit,
     ModelList,
@@ -207,6 +208,12 @@ def _print_fit(report: FitReport) -> None:
         output.print_line(report.reason)
     if report.fits:
         _print_devices(report)
+    if report.draft is not None and report.draft.state is DraftState.USED:
+        output.print_line()
+        output.print_line(
+            f"Of this, {output.format_size(report.draft.total_bytes)} are for drafts by "
+            f"{report.draft.model_id if report.draft.speculation is None else 'the model itself'}."
+        )
     if report.cards:
         output.print_line()
         output.print_line(f"On one GPU, one conversation gets: {describe_cards(report.cards)}.")

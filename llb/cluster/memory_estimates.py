@@ -95,11 +95,13 @@ class MemoryEstimates:
         context_length: int | None,
         slots: int | None,
         lists_cards: bool = False,
+        counts_drafts: bool = True,
     ) -> FitReport:
         """What this host would do with the model, or a host with this RAM and these GPUs.
 
-        `lists_cards`: also on GPUs of usual sizes. Raises as `estimate_model`, and `NoNodeAvailable` before
-        the hardware of this host is known.
+        `lists_cards`: also on GPUs of usual sizes. `counts_drafts`: with its draft model, which changes
+        neither its context nor its layers. Raises as `estimate_model`, and `NoNodeAvailable` before the
+        hardware of this host is known.
         """
         capacity = self._get_own_capacity()
         if capacity is None:
@@ -121,6 +123,11 @@ class MemoryEstimates:
             calibration=self._get_calibration(model.id, shape) if is_own_host else NEUTRAL,
             llama_build=self._get_llama_build(),
             cards=usual_cards() if lists_cards else (),
+            draft_id=model.draft,
+            draft_shape=await self._find_draft_shape(model, is_own_host=is_own_host)
+            if counts_drafts
+            else None,
+            speculation=model.speculation,
         )
         return report_fit(request, budget.free_memory(), devices)
 
@@ -129,11 +136,26 @@ class MemoryEstimates:
         try:
             async with asyncio.timeout(METADATA_TIMEOUT_S):
                 report = await self.report_fit(
-                    model, ram_bytes=None, vram_bytes=None, context_length=None, slots=None
+                    model,
+                    ram_bytes=None,
+                    vram_bytes=None,
+                    context_length=None,
+                    slots=None,
+                    counts_drafts=False,
                 )
         except (TimeoutError, errors.LlbError):
             return None
         return report.context_length or None
+
+    async def _find_draft_shape(self, model: Model, *, is_own_host: bool) -> ModelShape | None:
+        """Return the shape of the draft model; None without one, and where its header cannot be read."""
+        draft = None if model.draft is None else self._view.get_model(model.draft)
+        if draft is None or (is_own_host and draft.id not in self._view.registrations):
+            return None
+        try:
+            return await self._get_shape(draft)
+        except errors.LlbError:
+            return None
 
     async def _get_shape(self, model: Model) -> ModelShape:
         files = await self._registrations.known_files(model)

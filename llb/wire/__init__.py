@@ -159,6 +159,7 @@ from llb.wire.states import (
 from llb.wire.system import Liveness, Readiness, SettingList, SettingsPatch, SettingView, SystemView
 from llb.wire.views import (
     DeviceFit,
+    DraftFit,
     Fit,
     FitReport,
     HfStats,
@@ -223,6 +224,7 @@ __all__ = [
     "DownloadList",
     "DownloadPatch",
     "DownloadView",
+    "DraftFit",
     "DraftReport",
     "DraftState",
     "Drain",

@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from llb.texts.text_codes import CodedError, TextCode
 from llb.wire.link import ReplicaReport
 from llb.wire.models import CardContext, LoadOptions, Model, PartialDownload, PartialReport, Placement
-from llb.wire.nodes import EngineReport, Hardware, Meters
+from llb.wire.nodes import DraftReport, EngineReport, Hardware, Meters
 from llb.wire.states import KvCacheType, ModelStatus, NodeStatus, ReachWay, ReplicaState, Verdict
 
 
@@ -120,6 +120,14 @@ class DeviceFit(Struct, frozen=True, kw_only=True):
     limit_bytes: int = 0
 
 
+class DraftFit(DraftReport, frozen=True, kw_only=True):
+    """Drafts of the model, and what they take of the sizes in the report; whether the vocabulary is the same
+    is known only where both files are.
+    """
+
+    total_bytes: int = 0
+
+
 class FitReport(Struct, frozen=True, kw_only=True):
     """What a host would do with a model: `context_length` in tokens per slot, 0 if the model does not fit.
 
@@ -136,6 +144,8 @@ class FitReport(Struct, frozen=True, kw_only=True):
     kv_cache_type: KvCacheType = KvCacheType.F16
     host: HostFit
     devices: tuple[DeviceFit, ...]
+    # None where the list of models names no draft model and no speculation.
+    draft: DraftFit | None = None
     # GPUs of usual sizes that hold the whole model, with the context of one conversation on each.
     cards: tuple[CardContext, ...] = ()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from llb.hardware.devices import VRAM_MARGIN_BYTES
+from llb.wire import DraftFit, DraftState
 from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer, write_catalog
 from tests.hub import HubStandIn
@@ -75,6 +77,32 @@ async def test_the_fit_on_this_host_and_on_a_described_one(llb: RunningBalancer)
     tiny = (await llb.http.get(f"{path}?ram=200MB")).json()
     assert (tiny["fits"], tiny["context_length"], tiny["devices"]) == (False, 0, [])
     assert "it needs" in tiny["reason"]
+
+
+async def test_a_draft_model_counts_where_it_is(llb: RunningBalancer) -> None:
+    estimates = llb.app.cluster.memory_estimates
+    model = llb.app.cluster.view.get_model("smollm2")
+    assert model is not None
+
+    async def report(**changes: object) -> tuple[DraftFit | None, int]:
+        made = await estimates.report_fit(
+            structs.replace(model, **changes),
+            ram_bytes=None,
+            vram_bytes=None,
+            context_length=512,
+            slots=1,
+        )
+        return made.draft, made.host.total_bytes
+
+    assert (plain := await report())[0] is None
+    # The model itself has the vocabulary.
+    missing, _ = await report(draft="smollm2")
+    assert missing == DraftFit(model_id="smollm2", state=DraftState.MISSING)
+    await llb.pull_model("smollm2")
+    draft, total_bytes = await report(draft="smollm2")
+    assert draft is not None
+    assert (draft.state, draft.total_bytes) == (DraftState.USED, total_bytes - plain[1])
+    assert draft.total_bytes > 100_000_000
 
 
 @pytest.mark.parametrize("query", ["vram=x", "ram=0", "ram=1GB,2GB", "vram=8GB,", "slots=99"])

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from msgspec import structs
 
 from llb.cli import output
-from llb.cli.models import _similar_ids
+from llb.cli.models import _print_fit, _similar_ids
+from llb.wire import DraftFit, DraftState, FitReport, HostFit, Speculation
 from tests.cli.conftest import TINY_BYTES, CommandHost
 from tests.hub import HubStandIn, tiny_gguf
 
@@ -142,6 +144,27 @@ def test_the_fit_of_a_file_and_of_a_model(served: CommandHost, chat_gguf: Path) 
     report = json.loads(served.run_command("fit", "chat", "--context", "256", "--json").stdout)
     assert (report["model"], report["fits"], report["context_length"]) == ("chat", True, 256)
     assert [card["vram_gb"] for card in report["cards"]] == [8, 16, 24]
+
+
+def test_a_fit_tells_what_is_for_drafts(capsys: pytest.CaptureFixture[str]) -> None:
+    fit = FitReport(
+        model="big",
+        fits=True,
+        reason=None,
+        context_length=512,
+        slots=1,
+        host=HostFit(total_bytes=3_000_000_000),
+        devices=(),
+        draft=DraftFit(model_id="small", state=DraftState.USED, total_bytes=1_000_000_000),
+    )
+    _print_fit(fit)
+    own = DraftFit(
+        model_id="big", state=DraftState.USED, speculation=Speculation.MTP, total_bytes=2_000_000_000
+    )
+    _print_fit(structs.replace(fit, draft=own))
+    lines = capsys.readouterr().out.splitlines()
+    assert "Of this, 1 GB are for drafts by small." in lines
+    assert "Of this, 2 GB are for drafts by the model itself." in lines
 
 
 def test_a_fit_that_cannot_be_told(served: CommandHost, tmp_path: Path) -> None:

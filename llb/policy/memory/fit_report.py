@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llb.errors import format_gigabytes
 from llb.policy.memory.calibration import NEUTRAL, MemoryCalibration
+from llb.policy.memory.draft_plan import can_draft, can_speculate, plan_draft, plan_speculation
 from llb.policy.memory.engine_parameters import DEFAULT_CONTEXT, MIN_CONTEXT
+from llb.policy.memory.estimate import MemoryEstimate
 from llb.policy.memory.free_memory import FreeMemory
 from llb.policy.memory.load_plan import LoadPlan, estimate_least_memory, plan_load
 from llb.policy.memory.model_shape import ModelShape
@@ -16,9 +19,12 @@ from llb.texts.coded_text import CodedText
 from llb.wire import (
     CardContext,
     DeviceFit,
+    DraftFit,
+    DraftState,
     FitReport,
     HostFit,
     KvCacheType,
+    Speculation,
     TextCode,
     Verdict,
     text_code_of,
@@ -39,6 +45,10 @@ class FitRequest(Struct, frozen=True):
     llama_build: int | None = None
     # GPUs of usual sizes to report about: 10⁹ bytes, and the memory of a host with one.
     cards: tuple[tuple[int, FreeMemory], ...] = ()
+    # Draft model, with its shape where the host has it; and how the model drafts for itself.
+    draft_id: str | None = None
+    draft_shape: ModelShape | None = None
+    speculation: Speculation | None = None
 
 
 def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, str], ...]) -> FitReport:
@@ -67,10 +77,11 @@ def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, 
             ),
             cards=_card_contexts(request),
         )
+    plan, draft = _add_drafts(request, plan, free)
     return FitReport(
         model=request.model,
         fits=True,
-        reason=" ".join(given_up := _given_up(request, plan)) or None,
+        reason=" ".join(given_up := [*_given_up(request, plan), *_missing_drafts(draft)]) or None,
         reason_codes=codes_of(given_up),
         context_length=plan.context_length,
         slots=plan.slots,
@@ -80,8 +91,69 @@ def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, 
             _device_fit(plan, index, name, kind, free.vram_bytes[index])
             for index, (name, kind) in enumerate(devices)
         ),
+        draft=draft,
         cards=_card_contexts(request),
     )
+
+
+def _add_drafts(request: FitRequest, plan: LoadPlan, free: FreeMemory) -> tuple[LoadPlan, DraftFit | None]:
+    """Return the plan with the drafts that an engine would have, as `engine.drafts` adds them."""
+    shape, draft_shape, speculation = request.shape, request.draft_shape, request.speculation
+    if request.pooled or (request.draft_id is None and speculation is None):
+        return plan, None
+    drafting: MemoryEstimate | None = None
+    is_suitable = False
+    if speculation is not None:
+        if is_suitable := can_speculate(shape, speculation):
+            drafting = plan_speculation(
+                shape,
+                speculation,
+                estimate=plan.estimate,
+                context_length=plan.context_length,
+                slots=plan.slots,
+                gpu_layers=plan.gpu_layers,
+                free=free,
+                llama_build=request.llama_build,
+            )
+    elif draft_shape is not None and (is_suitable := can_draft(shape, draft_shape)):
+        made = plan_draft(
+            shape,
+            draft_shape,
+            estimate=plan.estimate,
+            context_length=plan.context_length,
+            slots=plan.slots,
+            gpu_layers=plan.gpu_layers,
+            free=free,
+            llama_build=request.llama_build,
+        )
+        drafting = None if made is None else made.estimate
+    if drafting is not None:
+        state = DraftState.USED
+    elif speculation is None and draft_shape is None:
+        state = DraftState.MISSING
+    else:
+        state = DraftState.MEMORY if is_suitable else DraftState.UNSUITABLE
+    draft = DraftFit(
+        model_id=request.draft_id or request.model,
+        state=state,
+        speculation=speculation,
+        total_bytes=0 if drafting is None else drafting.total_bytes - plan.estimate.total_bytes,
+    )
+    return plan if drafting is None else replace(plan, estimate=drafting), draft
+
+
+def _missing_drafts(draft: DraftFit | None) -> list[CodedText]:
+    """Return why there are no drafts, as a sentence."""
+    if draft is None or draft.state is DraftState.USED:
+        return []
+    drafter = draft.model_id if draft.speculation is None else str(draft.speculation)
+    if draft.state is DraftState.MISSING:
+        return [CodedText("fit_draft_missing", "Its draft model, {drafter}, is not there.", drafter=drafter)]
+    if draft.state is DraftState.MEMORY:
+        return [CodedText("fit_draft_memory", "Drafts ({drafter}) do not fit beside it.", drafter=drafter)]
+    return [
+        CodedText("fit_draft_unsuitable", "Its architecture allows no drafts ({drafter}).", drafter=drafter)
+    ]
 
 
 def card_contexts(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from llb.policy.memory import FitRequest, FreeMemory, report_fit
-from tests.shapes import LLAMA_8B
+from llb.wire import DraftFit, DraftState, Speculation
+from tests.shapes import LLAMA_8B, TINY
 
 GIB = 2**30
 CARD = ("NVIDIA RTX 3060", "gpu")
@@ -68,3 +69,32 @@ def test_a_model_that_does_not_fit_has_the_numbers() -> None:
     assert (report.fits, report.context_length) == (False, 0)
     assert report.reason == ("With the shortest context, 512 tokens, it needs 5.1GB; 3.2GB can be used.")
     assert report.devices[0].limit_bytes == GIB
+
+
+def test_drafts_are_counted() -> None:
+    free = FreeMemory(32 * GIB, (12 * GIB,))
+    plain = report_fit(request(), free, (CARD,))
+    drafted = report_fit(replace(request(), draft_id="tiny", draft_shape=TINY), free, (CARD,))
+    assert plain.draft is None
+    assert drafted.draft is not None
+    assert (drafted.draft.model_id, drafted.draft.state, drafted.reason) == ("tiny", "used", None)
+    assert (drafted.context_length, drafted.devices[0].layers) == (8192, 33)
+    more = drafted.devices[0].total_bytes - plain.devices[0].total_bytes
+    more += drafted.host.total_bytes - plain.host.total_bytes
+    assert drafted.draft.total_bytes == more > TINY.weight_bytes
+    ngrams = report_fit(replace(request(), speculation=Speculation.NGRAM), free, (CARD,)).draft
+    assert ngrams is not None
+    assert (ngrams.model_id, ngrams.state, ngrams.speculation) == ("llama-8b", "used", "ngram")
+
+
+def test_why_there_are_no_drafts_is_told() -> None:
+    free = FreeMemory(32 * GIB)
+    missing = report_fit(replace(request(), draft_id="tiny"), free, ())
+    assert missing.draft == DraftFit(model_id="tiny", state=DraftState.MISSING)
+    assert missing.reason == "Its draft model, tiny, is not there."
+    headless = report_fit(replace(request(), speculation=Speculation.MTP), free, ())
+    assert headless.reason == "Its architecture allows no drafts (mtp)."
+    just_enough = FreeMemory(report_fit(request(512), free, ()).host.total_bytes)
+    beside = report_fit(replace(request(512), draft_id="tiny", draft_shape=TINY), just_enough, ())
+    assert beside.reason == "Drafts (tiny) do not fit beside it."
+    assert beside.reason_codes[0].code == "fit_draft_memory"

@@ -143,6 +143,7 @@ export default {
   'model.fit.loads': 'This machine can load it.',
   'model.fit.no': 'This machine cannot load it.',
   'model.fit.with': 'With {slots} × {context} tokens it reserves {size}.',
+  'model.fit.draft': '{size} of it are for drafts: {model}.',
   'model.nowhere': 'Not on any node yet.',
   'model.at_endpoint': 'Answered by an endpoint, too',
   'model.at_endpoints': 'Endpoints that answer for it',

@@ -134,6 +134,7 @@ export default {
   'model.fit.loads': 'このマシンでロードできます。',
   'model.fit.no': 'このマシンではロードできません。',
   'model.fit.with': '{slots} × {context} トークンで {size} を確保します。',
+  'model.fit.draft': 'そのうち {size} は下書き（{model}）の分です。',
   'model.nowhere': 'まだどのノードにもありません。',
   'model.at_endpoint': 'エンドポイントも応答します',
   'model.at_endpoints': 'このモデルとして応答するエンドポイント',

@@ -269,8 +269,12 @@ const fitAnswer = (fit) => html`
           })
         : null
     }
+    ${fit.draft?.state === 'used' ? draftShare(fit.draft) : null}
     ${fitReason(fit)}
   </p>`;
+
+const draftShare = ({ model_id: id, speculation, total_bytes: bytes }) =>
+  t('model.fit.draft', { size: f.bytes(bytes), model: speculation ? t(`speculation.${speculation}`) : id });
 
 const totalOf = ({ host, devices }) =>
   devices.reduce((sum, device) => sum + device.total_bytes, host.total_bytes);
