@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 # An engine may be silent for this many times as long as its measured throughput explains.
 SILENCE_FACTOR = 20.0
@@ -42,14 +42,11 @@ class Blame(StrEnum):
     CAUSE = "cause"
 
 
-class EngineSpeed(Struct, frozen=True):
+class EngineSpeed(Struct, gc=False):
     """Measured tokens per second of an engine, all its slots together; None while not measured."""
 
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
-
-
-UNKNOWN_SPEED = EngineSpeed()
 
 
 class RequestProgress(Struct, eq=False):
@@ -57,7 +54,7 @@ class RequestProgress(Struct, eq=False):
 
     began_at: float
     prompt_tokens: int
-    speed: EngineSpeed = UNKNOWN_SPEED
+    speed: EngineSpeed = field(default_factory=EngineSpeed)
     last_byte_at: float | None = None
     # The client reads more slowly than the engine writes.
     is_paused: bool = False

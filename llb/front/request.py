@@ -70,7 +70,10 @@ class KnownHead:
 
     __slots__ = (
         "_after",
+        "_after_bytes",
         "_before",
+        "_before_bytes",
+        "_search_end",
         "admission",
         "begin_direct",
         "facts",
@@ -96,6 +99,8 @@ class KnownHead:
         # The parser has found one.
         assert length is not None  # noqa: S101
         self._before, self._after = raw[: length.start(1)], raw[length.end(1) :]
+        self._before_bytes, self._after_bytes = len(self._before), len(self._after)
+        self._search_end = self._before_bytes + _MAX_LENGTH_DIGITS + self._after_bytes
         self.path = path
         self.headers = headers
         self.route = route
@@ -110,12 +115,13 @@ class KnownHead:
         """Return begin and end of the body of the request that `data` begins with; None for another head."""
         if not data.startswith(self._before):
             return None
-        at = len(self._before)
-        digits_end = data.find(self._after[:1], at, at + _MAX_LENGTH_DIGITS + 1)
-        digits = data[at:digits_end]
-        if digits_end < 0 or not digits.isdigit() or not data.startswith(self._after, digits_end):
+        digits_end = data.find(self._after, self._before_bytes, self._search_end)
+        if digits_end < 0:
             return None
-        begin = digits_end + len(self._after)
+        digits = data[self._before_bytes : digits_end]
+        if not digits.isdigit():
+            return None
+        begin = digits_end + self._after_bytes
         end = begin + int(digits)
         return (begin, end) if end - begin <= MAX_BODY_BYTES else None
 

@@ -72,12 +72,11 @@ class InferenceCall(Struct, frozen=True):
         if not self.operation.generates_text:
             return 0
         head = self.head
-        # Written out: every request asks twice.
-        least: int | None = None
-        for limit in (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict):
-            if limit is not None and (least is None or limit < least):
-                least = limit
-        return least
+        if head.max_completion_tokens is None and head.max_output_tokens is None and head.n_predict is None:
+            # The usual one alone: every request asks twice.
+            return head.max_tokens
+        limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)
+        return min(limit for limit in limits if limit is not None)
 
     @property
     def most_completion_tokens(self) -> int | None:

@@ -16,7 +16,16 @@ class KnownResponseHead:
     What begins with the same bytes, but for the digits of the length, is parsed in the same way.
     """
 
-    __slots__ = ("_after", "_before", "content_type", "headers", "keepalive_expiry_s")
+    __slots__ = (
+        "_after",
+        "_after_bytes",
+        "_before",
+        "_before_bytes",
+        "_search_end",
+        "content_type",
+        "headers",
+        "keepalive_expiry_s",
+    )
 
     def __init__(
         self,
@@ -29,6 +38,8 @@ class KnownResponseHead:
         """`before` ends before the digits of the length, `after` begins after them."""
         self._before = before
         self._after = after
+        self._before_bytes, self._after_bytes = len(before), len(after)
+        self._search_end = self._before_bytes + _MAX_LENGTH_DIGITS + self._after_bytes
         self.headers = headers
         self.content_type = content_type
         self.keepalive_expiry_s = keepalive_expiry_s
@@ -37,12 +48,13 @@ class KnownResponseHead:
         """Return the body of `data`, None unless it is this head and exactly one body."""
         if not data.startswith(self._before):
             return None
-        at = len(self._before)
-        digits_end = data.find(b"\r", at, at + _MAX_LENGTH_DIGITS + 1)
-        digits = data[at:digits_end]
-        if digits_end < 0 or not digits.isdigit() or not data.startswith(self._after, digits_end):
+        digits_end = data.find(self._after, self._before_bytes, self._search_end)
+        if digits_end < 0:
             return None
-        body = data[digits_end + len(self._after) :]
+        digits = data[self._before_bytes : digits_end]
+        if not digits.isdigit():
+            return None
+        body = data[digits_end + self._after_bytes :]
         return body if body and len(body) == int(digits) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily
@@ -27,12 +28,12 @@ class HistogramSeries:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
-    def observe_all(self, values: Iterable[float]) -> None:
+    def observe_all(self, values: Sequence[float]) -> None:
         """Count values as `observe` does."""
-        counts, bounds = self.counts, self._bounds
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-            self.total += value
+        counts = self.counts
+        for bucket in map(bisect_left, repeat(self._bounds), values):
+            counts[bucket] += 1
+        self.total += sum(values)
 
 
 class Histogram(Collector):

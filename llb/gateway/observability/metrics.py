@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter as Counts
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -69,7 +68,18 @@ _DOWNLOADING_STATES = (ReplicaState.DOWNLOADING, ReplicaState.VERIFYING)
 class _Observations:
     """Values of the requests of one batch with the same route, model and outcome."""
 
-    __slots__ = ("duration", "first_token", "model", "operation", "overhead", "per_token", "queue_wait")
+    __slots__ = (
+        "cached_tokens",
+        "completion_tokens",
+        "duration",
+        "first_token",
+        "model",
+        "operation",
+        "overhead",
+        "per_token",
+        "prompt_tokens",
+        "queue_wait",
+    )
 
     def __init__(self, operation: str, model: str) -> None:
         self.operation = operation
@@ -80,6 +90,7 @@ class _Observations:
         self.overhead: list[float] = []
         self.per_token: list[float] = []
         self.queue_wait: list[float] = []
+        self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
 
 
 class Metrics:
@@ -192,18 +203,15 @@ class Metrics:
 
     def record_requests(self, records: Iterable[RequestRecord]) -> None:
         """Count requests that have ended."""
-        tokens: Counts[tuple[str, str]] = Counts()
         found: dict[tuple[str, str | None, str | None], _Observations] = {}
         for record in records:
             key = (record.endpoint, record.model_id, record.error_code)
             observed = found.get(key)
             if observed is None:
                 observed = found[key] = self._new_observations(record.endpoint, record.model_id)
-            self._add_request(record, observed, tokens)
+            self._add_request(record, observed)
         for (_, _, error_code), observed in found.items():
             self._observe(observed, error_code or "")
-        for series, number in tokens.items():
-            self._tokens_of(*series).inc(number)
 
     def record_load(self, node_id: str, model_id: str, duration_s: float, failed: bool) -> None:
         """Count a load that has ended."""
@@ -238,17 +246,15 @@ class Metrics:
         """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
-    def _add_request(
-        self, record: RequestRecord, observed: _Observations, token_counts: Counts[tuple[str, str]]
-    ) -> None:
-        """Add a request to what is `observed`; its tokens to `token_counts`, by model and type."""
-        model, usage = observed.model, record.usage
+    def _add_request(self, record: RequestRecord, observed: _Observations) -> None:
+        """Add a request to what is `observed`."""
+        usage = record.usage
         observed.duration.append(record.ended_at - record.started_at)
         is_placed = record.node_id is not None or record.endpoint_id is not None
         if is_placed or (record.queued_s and record.error_code in _QUEUE_EXIT_ERRORS):
             observed.queue_wait.append(record.queued_s)
         if record.cost_usd:
-            self._cost.labels(model).inc(record.cost_usd)
+            self._cost.labels(observed.model).inc(record.cost_usd)
         if not is_placed:
             return
         if (ttft_s := record.ttft_s()) is not None:
@@ -256,12 +262,9 @@ class Metrics:
         completion_tokens = usage.completion_tokens or 0
         if usage.decode_ms is not None and completion_tokens > 1:
             observed.per_token.append(usage.decode_ms / 1000 / (completion_tokens - 1))
-        if usage.prompt_tokens:
-            token_counts[model, "prompt"] += usage.prompt_tokens
-        if usage.cached_tokens:
-            token_counts[model, "cached"] += usage.cached_tokens
-        if completion_tokens:
-            token_counts[model, "completion"] += completion_tokens
+        observed.prompt_tokens += usage.prompt_tokens or 0
+        observed.cached_tokens += usage.cached_tokens or 0
+        observed.completion_tokens += completion_tokens
         if record.sent_at is not None:
             waited_s = record.sent_at - record.started_at - record.queued_s - record.load_s
             observed.overhead.append(waited_s if waited_s > 0 else 0.0)
@@ -277,6 +280,13 @@ class Metrics:
         if observed.per_token:
             self._per_token.series(*labels).observe_all(observed.per_token)
         self._overhead.series().observe_all(observed.overhead)
+        for kind, tokens in (
+            ("prompt", observed.prompt_tokens),
+            ("cached", observed.cached_tokens),
+            ("completion", observed.completion_tokens),
+        ):
+            if tokens:
+                self._tokens_of(observed.model, kind).inc(tokens)
 
     def _new_observations(self, endpoint: str, model_id: str | None) -> _Observations:
         operation = _OPERATION_OF_ENDPOINT.get(endpoint, endpoint.removeprefix("/v1/"))

@@ -44,94 +44,92 @@ class DecayingRatio:
         self.numerator = DECAY * self.numerator + numerator
         self.denominator = DECAY * self.denominator + denominator
 
-    def value(self, min_numerator: float = 0.0) -> float | None:
-        """Return the quotient; None while the numerator is below `min_numerator`."""
-        if self.denominator <= 0 or self.numerator < min_numerator:
+    def value(self) -> float | None:
+        """Return the quotient; None before anything was added."""
+        return self.numerator / self.denominator if self.denominator > 0 else None
+
+
+class MeasuredRate:
+    """Tokens per second of one model on one node, from decaying sums."""
+
+    __slots__ = ("_estimated_s", "_min_tokens", "_seconds", "_tokens")
+
+    def __init__(self, min_tokens: float = 0.0) -> None:
+        """With fewer than `min_tokens`, nothing counts as measured."""
+        self._min_tokens = min_tokens
+        self._tokens = self._seconds = 0.0
+        # The seconds that the estimate explains the tokens with: fewer where it was raised.
+        self._estimated_s = 0.0
+
+    def add(self, tokens: float, seconds: float) -> tuple[float | None, float | None]:
+        """Add a measurement; returns the rate as it was measured, and the estimate.
+
+        None while too little was measured. The estimate has its growth while it was stale.
+        """
+        tokens = self._tokens = DECAY * self._tokens + tokens
+        measured_s = self._seconds = DECAY * self._seconds + seconds
+        estimated_s = self._estimated_s = DECAY * self._estimated_s + seconds
+        if tokens < self._min_tokens or estimated_s <= 0:
+            return None, None
+        return tokens / measured_s, tokens / estimated_s
+
+    def raise_towards(self, fastest: float | None) -> float | None:
+        """Raise the estimate one step towards `fastest`, and keep its weight; returns it."""
+        if self._estimated_s <= 0:
             return None
-        return self.numerator / self.denominator
-
-    def raise_to(self, value: float) -> None:
-        """Set the quotient and keep its weight."""
-        self.denominator = self.numerator / value
-
-
-class MeasuredRates:
-    """Tokens per second of one model on one node."""
-
-    __slots__ = ("decode", "estimated_decode", "estimated_prefill", "prefill")
-
-    def __init__(self) -> None:
-        self.prefill, self.decode = DecayingRatio(), DecayingRatio()
-        # Estimates that include the growth of stale ones.
-        self.estimated_prefill, self.estimated_decode = DecayingRatio(), DecayingRatio()
-
-    def add_decode(self, steps: float, seconds: float) -> None:
-        # Written out: every answer comes here.
-        decode, estimated = self.decode, self.estimated_decode
-        decode.numerator = DECAY * decode.numerator + steps
-        decode.denominator = DECAY * decode.denominator + seconds
-        estimated.numerator = DECAY * estimated.numerator + steps
-        estimated.denominator = DECAY * estimated.denominator + seconds
-
-    def add_prefill(self, tokens: int, seconds: float) -> None:
-        self.prefill.add(tokens, seconds)
-        self.estimated_prefill.add(tokens, seconds)
+        rate = self._tokens / self._estimated_s
+        if fastest is not None and rate < fastest:
+            rate = min(fastest, rate * STALE_GROWTH_FACTOR)
+            self._estimated_s = self._tokens / rate
+        return rate if self._tokens >= self._min_tokens else None
 
 
-_UNKNOWN_SPEED = EngineSpeed()
+_NOT_MEASURED = EngineSpeed()
 
 
 class NodePerformance:
     """Measurements of one model on one node. Endpoints have thousands of models, most of them never asked."""
 
-    __slots__ = ("_rates", "_speed", "_updated_at", "load_s", "throughput")
+    __slots__ = ("_decode", "_prefill", "_updated_at", "load_s", "speed", "throughput")
+
+    # Set with the first measurement.
+    _prefill: MeasuredRate
+    _decode: MeasuredRate
 
     def __init__(self, now: float) -> None:
         self.throughput = Throughput()
-        # None until it is asked for after a measurement.
-        self._speed: EngineSpeed | None = _UNKNOWN_SPEED
+        # What was measured, without the growth of stale estimates: an object that later measurements update.
+        self.speed = _NOT_MEASURED
         self.load_s: float | None = None
-        # None until an answer was measured.
-        self._rates: MeasuredRates | None = None
         self._updated_at = now
+
+    @property
+    def is_measured(self) -> bool:
+        return self.speed is not _NOT_MEASURED
 
     def record_completion(
         self, now: float, uncached_tokens: int, usage: Usage, mean_busy_slots: float
     ) -> None:
         """Record an answered request with `uncached_tokens` prompt tokens that were not in a cache."""
-        rates = self._rates = self._rates or MeasuredRates()
+        speed, throughput, decode_ms = self.speed, self.throughput, usage.decode_ms
+        if speed is _NOT_MEASURED:
+            speed = self.speed = EngineSpeed()
+            self._prefill, self._decode = MeasuredRate(TRUSTED_PREFILL_TOKENS), MeasuredRate()
+        prefill, decode = throughput.prefill_tokens_per_s, throughput.decode_tokens_per_s
         step_ms = 0.0
         # llama.cpp's clock starts with the first token: a single one gives no measurement.
         steps = (usage.completion_tokens or 0) - 1
-        if steps > 0 and usage.decode_ms:
-            step_ms = usage.decode_ms / steps
+        if steps > 0 and decode_ms:
+            step_ms = decode_ms / steps
             # Slots generate in parallel: the node's rate is that of one slot times the busy slots.
-            rates.add_decode(
-                steps * mean_busy_slots if mean_busy_slots > 1.0 else steps, usage.decode_ms / 1000
+            speed.decode_tokens_per_s, decode = self._decode.add(
+                steps * mean_busy_slots if mean_busy_slots > 1.0 else steps, decode_ms / 1000
             )
-        if usage.prefill_ms and uncached_tokens >= MIN_PREFILL_TOKENS:
+        if uncached_tokens >= MIN_PREFILL_TOKENS and usage.prefill_ms:
             prefill_ms = max(usage.prefill_ms - step_ms, usage.prefill_ms / 2)
-            rates.add_prefill(uncached_tokens, prefill_ms / 1000)
-        self._speed = None
+            speed.prefill_tokens_per_s, prefill = self._prefill.add(uncached_tokens, prefill_ms / 1000)
         self._updated_at = now
-        # `_update_throughput`, written out: its calls took longer than its arithmetic.
-        prefill, decode = rates.estimated_prefill, rates.estimated_decode
-        self.throughput.update(
-            prefill.numerator / prefill.denominator
-            if prefill.denominator > 0 and prefill.numerator >= TRUSTED_PREFILL_TOKENS
-            else None,
-            decode.numerator / decode.denominator if decode.denominator > 0 else None,
-        )
-
-    @property
-    def speed(self) -> EngineSpeed:
-        """What was measured, without the growth of stale estimates."""
-        speed, rates = self._speed, self._rates
-        if speed is None:
-            assert rates is not None  # noqa: S101  # set with the measurement
-            prefill = rates.prefill.value(TRUSTED_PREFILL_TOKENS)
-            speed = self._speed = EngineSpeed(prefill, rates.decode.value())
-        return speed
+        throughput.update(prefill, decode)
 
     def is_stale(self, now: float) -> bool:
         """Whether nothing was measured for `STALE_AFTER_S`."""
@@ -139,23 +137,12 @@ class NodePerformance:
 
     def raise_towards(self, now: float, fastest: Throughput) -> None:
         """Raise the estimate one step towards the fastest node, until the node gets a request again."""
-        rates = self._rates
-        if rates is None:
-            return
-        for ratio, fastest_rate in (
-            (rates.estimated_prefill, fastest.prefill_tokens_per_s),
-            (rates.estimated_decode, fastest.decode_tokens_per_s),
-        ):
-            rate = ratio.value()
-            if rate is not None and fastest_rate is not None and rate < fastest_rate:
-                ratio.raise_to(min(fastest_rate, rate * STALE_GROWTH_FACTOR))
-        self._update_throughput(now, rates)
-
-    def _update_throughput(self, now: float, rates: MeasuredRates) -> None:
-        self._updated_at = now
-        self.throughput.update(
-            rates.estimated_prefill.value(TRUSTED_PREFILL_TOKENS), rates.estimated_decode.value()
-        )
+        if self.is_measured:
+            self._updated_at = now
+            self.throughput.update(
+                self._prefill.raise_towards(fastest.prefill_tokens_per_s),
+                self._decode.raise_towards(fastest.decode_tokens_per_s),
+            )
 
 
 class ModelPerformance:
@@ -224,7 +211,10 @@ class PerformanceModel:
         self, node_id: str, model_id: str, request: RequestEstimate, usage: Usage, *, mean_busy_slots: float
     ) -> None:
         """Record an answered request, during which `mean_busy_slots` of the node were busy."""
-        model = self._models[model_id]
+        model, node = self._models[model_id], self._nodes[node_id, model_id]
+        if not node.is_measured:
+            self._models_of_node[node_id].add(model_id)
+            self._nodes_of_model[model_id].add(node_id)
         uncached_tokens = 0
         if usage.prompt_tokens is not None:
             uncached_tokens = usage.prompt_tokens - (usage.cached_tokens or 0)
@@ -233,10 +223,7 @@ class PerformanceModel:
             model.mean_completion_tokens = (
                 DECAY * model.mean_completion_tokens + (1 - DECAY) * usage.completion_tokens
             )
-        node = self._nodes[node_id, model_id]
         node.record_completion(self._clock(), uncached_tokens, usage, mean_busy_slots)
-        self._models_of_node[node_id].add(model_id)
-        self._nodes_of_model[model_id].add(node_id)
 
     def raise_stale_throughput(self, node_id: str) -> list[str]:
         """Raise the stale estimates of a node one step, and return the models that they are of.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from llb.gateway.stream.sse import parse_data_line
@@ -30,7 +30,7 @@ _END_PATTERN = re.compile(
 MAX_TOKENS, MAX_COST_USD = 1 << 40, 1e6
 
 
-class MediaUsage(Struct, frozen=True):
+class MediaUsage(Struct, frozen=True, gc=False):
     """Parts of the counts with prices of their own, such as audio and images, and the service tier."""
 
     prompt_audio_tokens: int | None = None
@@ -53,7 +53,7 @@ class MediaUsage(Struct, frozen=True):
 NO_MEDIA = MediaUsage()
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """Tokens of one request (`cached_tokens` are part of `prompt_tokens`) and the engine's own times."""
 
     prompt_tokens: int | None = None
@@ -185,11 +185,11 @@ class UsageParser:
 
 def read_document_usage(document: bytes) -> Usage:
     """Return the counts of a whole JSON answer."""
-    answer = _decode(document)
-    if answer is not None and (usage := _read_usual(answer)) is not None:
-        return usage
+    usual = _read_usual(document)
+    if usual is not None:
+        return usual
     counts = _UsageAccumulator()
-    if answer is not None:
+    if (answer := _decode(document)) is not None:
         counts.add_event(answer)
     return counts.build_usage()
 
@@ -247,7 +247,7 @@ class _UsageFields(Struct):
     service_tier: str | None = None
 
 
-class EngineTimings(Struct):
+class EngineTimings(Struct, gc=False):
     """Timings of llama.cpp: `prompt_n` counts only what was not in the cache."""
 
     cache_n: int = 0
@@ -311,44 +311,57 @@ def _decode_truncated(tail: bytes) -> _Event:
     return _decode(b"{" + b",".join(parts) + b"}") or _Event()
 
 
-def _read_usual(answer: _Event) -> Usage | None:
-    """Return the counts of a usual answer of llama-server, as `_UsageAccumulator` would; None for others."""
-    usage, timings = answer.usage, answer.timings
-    if (
-        usage is None
-        or timings is None
-        or usage.prompt_tokens is None
-        or usage.completion_tokens is None
-        or not 0 <= usage.prompt_tokens <= MAX_TOKENS
-        or not 0 <= usage.completion_tokens <= MAX_TOKENS
-        or usage.cost is not None
-        or usage.reasoning_tokens is not None
-        or usage.cache_creation is not None
-        or usage.service_tier is not None
-        or usage.completion_tokens_details is not None
-        or usage.output_tokens_details is not None
-        or usage.cache_read_input_tokens is not None
-        or usage.cache_creation_input_tokens is not None
-        or answer.service_tier is not None
-        or answer.response is not None
-        or answer.message is not None
-    ):
+_TokenCount = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+
+
+class _UsualDetails(Struct, forbid_unknown_fields=True, gc=False):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _UsualUsage(Struct, forbid_unknown_fields=True, gc=False):
+    prompt_tokens: _TokenCount
+    completion_tokens: _TokenCount
+    total_tokens: int | None = None
+    prompt_tokens_details: _UsualDetails | None = None
+
+
+class _UsualAnswer(Struct, gc=False):
+    """Answer of llama-server; the fields of `_Event` that it does not have must not have a value."""
+
+    usage: _UsualUsage
+    timings: EngineTimings
+    service_tier: None = None
+    response: None = None
+    message: None = None
+
+
+_usual_decoder = msgspec.json.Decoder(_UsualAnswer)
+
+
+def _read_usual(document: bytes) -> Usage | None:
+    """Return the counts of a usual answer of llama-server, as `_UsageAccumulator` would; None for others.
+
+    The decoder compares types and bounds, which in Python takes as long as the decoding.
+    """
+    try:
+        answer = _usual_decoder.decode(document)
+    except DECODE_ERRORS:
         return None
-    if usage.total_tokens is not None and usage.total_tokens > usage.prompt_tokens + usage.completion_tokens:
+    usage, timings, details = answer.usage, answer.timings, answer.usage.prompt_tokens_details
+    prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
+    if usage.total_tokens is not None and usage.total_tokens > prompt_tokens + completion_tokens:
         return None
-    details = usage.prompt_tokens_details or _NO_DETAILS
-    if details.audio_tokens is not None or details.image_tokens is not None:
-        return None
-    cached = details.cached_tokens
+    cached = None if details is None else details.cached_tokens
     if cached is None and timings.prompt_n is not None:
         cached = timings.cache_n
     return Usage(
-        usage.prompt_tokens,
-        usage.completion_tokens,
+        prompt_tokens,
+        completion_tokens,
         cached,
         timings.prompt_ms,
         timings.predicted_ms,
-        details.cache_write_tokens,
+        None if details is None else details.cache_write_tokens,
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -93,7 +94,8 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
         # Few sizes, so that each statement is prepared once. What fills one up is skipped: its id is taken.
         count = 1 << (len(part) - 1).bit_length()
         filled = (*part, *[part[-1]] * (count - len(part)))
-        values = [value for record in filled for value in _stored_values(record)]
+        # Without a loop here: its 19 turns for each request were a thirtieth of an answer.
+        values = list(chain.from_iterable(map(_stored_values, filled)))
         await tx.run(_insert_statement(count), values)
 
 

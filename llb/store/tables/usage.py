@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 from msgspec import Struct
@@ -42,18 +43,18 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
 
     `model` must be a model that exists, so that requests with invented names cannot fill the table.
     """
-    totals: dict[_TotalKey, _Total] = {}
+    groups: dict[_TotalKey, list[RequestRow]] = {}
     for record in records:
-        hour = record.id // _HOUR_US
-        key = (hour, record.model, record.key_id, record.user_id, record.node_id)
-        total = totals.get(key)
-        if total is None:
-            total = totals[key] = _Total()
-        total.add(record)
+        key = (record.id // _HOUR_US, *_key_names(record))
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = []
+        group.append(record)
+    totals = {key: _sum_up(group) for key, group in groups.items()}
     for bucket, width_s in BUCKET_WIDTH_S.items():
         rows = [
-            (hour * 3600 // width_s * width_s, *(name or "" for name in names), *total.sums())
-            for (hour, *names), total in totals.items()
+            (hour * 3600 // width_s * width_s, *(name or "" for name in names), *sums)
+            for (hour, *names), sums in totals.items()
         ]
         # One turn of the database's thread, whatever the number of rows.
         await tx.run(_ADD_STATEMENTS[bucket], (msgspec.json.encode(rows).decode(),))
@@ -63,31 +64,25 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
 _TotalKey = tuple[int, str | None, str | None, str | None, str | None]
 
 
-class _Total(Struct):
-    """Counts of some requests for the totals. Summed here: in SQL it takes ten times as long."""
+_key_names = attrgetter(*_KEY_COLUMNS[1:])
+_error_code, _duration, _cost = attrgetter("error_code"), attrgetter("duration_ms"), attrgetter("cost_usd")
+_token_counts = tuple(map(attrgetter, ("prompt_tokens", "cached_tokens", "completion_tokens")))
 
-    requests: int = 0
-    errors: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    duration_ms: int = 0
-    cost_usd: float | None = None
 
-    def add(self, record: RequestRow) -> None:
-        self.requests += 1
-        if record.error_code is not None:
-            self.errors += 1
-        self.prompt_tokens += record.prompt_tokens or 0
-        self.cached_tokens += record.cached_tokens or 0
-        self.completion_tokens += record.completion_tokens or 0
-        self.duration_ms += record.duration_ms
-        if record.cost_usd is not None:
-            self.cost_usd = (self.cost_usd or 0.0) + record.cost_usd
+def _sum_up(records: Sequence[RequestRow]) -> tuple[int | float | None, ...]:
+    """Return the values of `_SUM_COLUMNS`, and the cost.
 
-    def sums(self) -> tuple[int | float | None, ...]:
-        """The values of `_SUM_COLUMNS`, and the cost."""
-        return msgspec.structs.astuple(self)
+    Summed here, because in SQL it takes ten times as long; and column by column, because a loop over the
+    requests takes four times as long.
+    """
+    costs = [cost for cost in map(_cost, records) if cost is not None]
+    return (
+        len(records),
+        len(records) - [*map(_error_code, records)].count(None),
+        *(sum(filter(None, map(tokens, records))) for tokens in _token_counts),
+        sum(map(_duration, records)),
+        sum(costs) if costs else None,
+    )
 
 
 def _add_statement(bucket: UsageBucket) -> str:
