@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from llb.engine.plan import EngineFiles
+from llb.engine.planning.engine_plan import EngineFiles
 from llb.engine.pool import EnginePool
 from llb.hardware import MemoryBudget
 from tests.harness import write_catalog

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from llb.base.tasks import TaskSupervisor
-from llb.engine.plan import EngineFiles, EnginePlanner
+from llb.engine.planning.engine_plan import EngineFiles, EnginePlanner
 from llb.engine.process import EngineProcess
 from llb.policy.memory import FreeMemory
 from tests.fuzz.bounds import CASES

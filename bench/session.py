@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 from bench.memory import start_worker
 from bench.peers.cluster_fixture import require_smollm2
-from llb.engine.plan import EngineFiles, EnginePlanner
+from llb.engine.planning.engine_plan import EngineFiles, EnginePlanner
 from llb.engine.spec import EngineSpec
 from llb.hardware import MemoryBudget
 from tests.harness import write_catalog

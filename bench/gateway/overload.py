@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from bench.peers.cluster_fixture import require_smollm2
-from llb.engine.plan import EngineFiles
+from llb.engine.planning.engine_plan import EngineFiles
 from llb.engine.pool import EnginePool
 from llb.hardware import MemoryBudget
 from tests.harness import write_catalog

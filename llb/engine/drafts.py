@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from llb.engine.model_engine import ModelEngine
-from llb.engine.plan import DraftModel, EnginePlan, EnginePlanner, ModelMetadata
+from llb.engine.planning.engine_plan import DraftModel, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.spec import EngineKind
 from llb.errors import ModelFailed
 from llb.policy.memory import FreeMemory, can_draft, can_speculate

@@ -1,26 +1,21 @@
-"""Engine of one model: its process, its leases and lease requests, and its back-off after failures."""
+"""Engine of one model: its process, the requests for leases of it, and its back-off after failures."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol
-
-from msgspec import Struct
 
 from llb.base.backoff import Backoff
-from llb.engine import watch_policy
-from llb.engine.diagnosis import FailureDiagnosis, FailureKind
-from llb.engine.plan import EngineFiles, EnginePlan, ModelMetadata
+from llb.engine.diagnosis import FailureKind
+from llb.engine.lease import Lease, LeaseRequest
+from llb.engine.planning.engine_plan import EngineFiles, EnginePlan, ModelMetadata
 from llb.engine.process import EngineProcess
-from llb.engine.watch_policy import Blame, EngineSpeed, RequestProgress
+from llb.engine.request_watch import RequestWatch
 from llb.errors import EngineFailed, LlbError, ModelFailed, ModelLoading
 from llb.policy.eviction import LoadedEngine
 from llb.policy.keep_alive import KeepAlive
 from llb.policy.memory import FreeMemory, Memory
 from llb.policy.memory.free_memory import MAX_FAILED_GPU_LOADS
-from llb.texts.coded_text import CodedText
 from llb.wire import DraftReport, EngineReport, EngineState, LoadOptions, Speculation
 
 BACKOFF_INITIAL_S = 1.0
@@ -29,119 +24,8 @@ BACKOFF_MAX_S = 60.0
 BACKOFF_RESET_AFTER_S = 60.0
 # After this many crashes while loading, the file counts as the cause.
 MAX_LOAD_CRASHES = 3
-# Workers in a row that failed under requests without having answered one: then the cause is the engine.
-MAX_LIVES_WITHOUT_ANSWER = 4
-# Bytes of a request per token of its prompt, about.
-BYTES_PER_TOKEN = 4
 # A load is complete only when the worker reports it.
 MAX_LOAD_PROGRESS = 0.99
-
-
-class AnswerCounter(Protocol):
-    """Answer of an engine, as far as its watch reads it."""
-
-    @property
-    def total_bytes(self) -> int: ...
-
-    @property
-    def is_buffer_full(self) -> bool: ...
-
-
-class LeaseRequest(Struct, eq=False):
-    """Pending `acquire_lease`; `requested_at` is in seconds of the pool's clock."""
-
-    lease: asyncio.Future[Lease]
-    requested_at: float
-    keep_alive: KeepAlive | None
-
-    def abandon(self) -> None:
-        """Release a lease that was granted while the caller timed out or was cancelled."""
-        future = self.lease
-        if future.done() and not future.cancelled() and future.exception() is None:
-            future.result().release()
-
-
-class Lease:
-    """Right of one request to use a loaded engine, until `release()` or the end of the `async with` block."""
-
-    __slots__ = (
-        "_answer",
-        "_engine",
-        "_is_held",
-        "_seen_bytes",
-        "api_key",
-        "blame",
-        "context_length",
-        "generation",
-        "host",
-        "port",
-        "progress",
-        "slots",
-        "template",
-    )
-
-    def __init__(self, engine: ModelEngine) -> None:
-        ready, spec = engine.process.ready, engine.process.spec
-        if ready is None or spec is None:
-            raise RuntimeError("a lease of an engine that is not ready")
-        self.host = ready.host
-        self.port = ready.port
-        self.slots = ready.slots
-        self.context_length = ready.context_length
-        self.template = ready.template
-        self.api_key = spec.api_key
-        # Part of the request in the failure of the engine; None while it has not failed.
-        self.blame: Blame | None = None
-        # None for a lease that only keeps the engine loaded.
-        self.progress: RequestProgress | None = None
-        self.generation = engine.process.begin_request()
-        self._engine = engine
-        self._answer: AnswerCounter | None = None
-        self._seen_bytes = 0
-        self._is_held = True
-
-    def begin_request(self, body_bytes: int, speed: EngineSpeed) -> None:
-        """Have the engine's progress on a request watched, which is sent now."""
-        self._engine.watch(self, body_bytes // BYTES_PER_TOKEN, speed)
-
-    def follow_answer(self, answer: AnswerCounter) -> None:
-        """Take the bytes of `answer` for the progress of the request."""
-        self._answer, self._seen_bytes = answer, 0
-
-    def sample_progress(self, now: float) -> None:
-        """Record whether bytes have come since the last sample."""
-        progress, answer = self.progress, self._answer
-        if progress is None or answer is None:
-            return
-        progress.is_paused = answer.is_buffer_full
-        if answer.total_bytes > self._seen_bytes:
-            self._seen_bytes, progress.last_byte_at = answer.total_bytes, now
-
-    async def wait_for_blame(self, timeout_s: float) -> Blame | None:
-        """Return the part of this request in the failure of its engine; None if the engine has not failed.
-
-        The kernel closes the connections of a process before its parent learns of its end, so this waits.
-        """
-        await self._engine.process.wait_for_end(self.generation, timeout_s)
-        return self.blame
-
-    def release(self) -> None:
-        """Give the lease back; idempotent."""
-        if self._is_held:
-            self._is_held = False
-            self._engine.end_lease(self)
-
-    def report_suspected_failure(self) -> None:
-        """Have the pool check whether the engine still answers, and kill it if it does not."""
-        self._engine.on_suspected_failure(self._engine)
-
-    async def __aenter__(self) -> Lease:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
 
 class ModelEngine:
@@ -187,11 +71,11 @@ class ModelEngine:
         self.retry_at = 0.0
         # Set at each transition; a drain waits for it.
         self.state_changed = asyncio.Event()
-        self.on_suspected_failure = on_suspected_failure
         self._host_keep_alive_s = keep_alive_s
         self._default_keep_alive_s = self._keep_alive_s = keep_alive_s
         self._clock = clock
         self._on_changed = on_changed
+        self._on_suspected_failure = on_suspected_failure
         self._last_used = self._ready_at = 0.0
         self._backoff = Backoff(BACKOFF_INITIAL_S, BACKOFF_MAX_S, clock=clock)
         self._load_crashes = 0
@@ -204,18 +88,8 @@ class ModelEngine:
         self._used_bytes: int | None = None
         # What the present worker reports to have allocated, relative to its plan.
         self.memory_ratio: float | None = None
-        # Leases of the present worker, in the order of their begin.
-        self._leases: dict[Lease, None] = {}
-        self._last_progress_at = 0.0
-        # When the worker was first found to be silent, and its processor time then.
-        self._silent_since: tuple[float, float] | None = None
-        # Time of the last byte before a hang, for which the worker is being killed.
-        self._hung_at: float | None = None
-        self._has_answered = False
-        self._lives_without_answer = 0
-        # Time since which the worker has had no request, and its processor time then.
-        self._idle_since: tuple[float, float] | None = None
         self.process = make_process(self._on_transition)
+        self.watch = RequestWatch(self.process, clock)
 
     # --- input of the pool's decisions ---------------------------------------------------------------
 
@@ -302,26 +176,22 @@ class ModelEngine:
         if keep_alive is not None:
             self._keep_alive_s = keep_alive.apply(self._keep_alive_s, self._default_keep_alive_s)
         self._last_used = self._clock()
-        lease = Lease(self)
-        self._leases[lease] = None
-        return lease
+        return Lease(
+            self.process,
+            self.watch,
+            on_released=self._on_lease_released,
+            on_suspected_failure=self._report_suspected_failure,
+        )
 
-    def end_lease(self, lease: Lease) -> None:
-        """Count a lease as released."""
+    def _on_lease_released(self, lease: Lease) -> None:
+        now = self._clock()
         if lease.generation == self.process.generation:
-            self._last_used = self._clock()
-        if lease in self._leases:
-            del self._leases[lease]
-            progress = lease.progress
-            if progress is not None:
-                lease.sample_progress(self._last_used)
-                if progress.last_byte_at is not None:
-                    # As `_record_progress`, if it is the last one.
-                    if progress.last_byte_at > self._last_progress_at:
-                        self._last_progress_at = progress.last_byte_at
-                    self._silent_since = None
-                    self._has_answered, self._lives_without_answer = True, 0
+            self._last_used = now
+        self.watch.remove(lease, now)
         self.process.end_request(lease.generation)
+
+    def _report_suspected_failure(self) -> None:
+        self._on_suspected_failure(self)
 
     def resolve_lease_requests(self, now: float) -> None:
         """Grant the pending leases if the engine is ready, or reject them if it cannot be loaded now."""
@@ -367,126 +237,6 @@ class ModelEngine:
         )
         return ModelLoading(f"Model '{self.model_id}' {reason}", loading=loading)
 
-    # --- watch ---------------------------------------------------------------------------------------
-
-    def watch(self, lease: Lease, prompt_tokens: int, speed: EngineSpeed) -> None:
-        """Begin to watch the progress of a request."""
-        now = self._clock()
-        for other in self._leases:
-            if other.progress is not None:
-                break
-        else:
-            # Until now there was nothing to do.
-            self._record_progress(now)
-        lease.progress = RequestProgress(now, prompt_tokens, speed)
-
-    def forgive_silence(self) -> None:
-        """Take the present for the time of the last progress: this process did not run itself."""
-        now = self._clock()
-        self._record_progress(now)
-        self._idle_since = None
-        for progress in self._watched_requests():
-            progress.began_at = now
-            if progress.last_byte_at is not None:
-                progress.last_byte_at = now
-
-    def check_progress(self) -> FailureDiagnosis | None:
-        """Sample the progress of the running requests; returns why the engine must be killed, or None."""
-        now = self._clock()
-        for lease in self._leases:
-            lease.sample_progress(now)
-        requests = self._watched_requests()
-        if any(progress.last_byte_at == now for progress in requests):
-            self._record_progress(now)
-        if not requests or self._last_progress_at == now:
-            return None
-        cpu_s = self.process.cpu_s()
-        since, cpu_s_then = self._silent_since = self._silent_since or (now, cpu_s)
-        silent_s = now - self._last_progress_at
-        if not watch_policy.is_hanging(
-            requests,
-            now,
-            silent_s=silent_s,
-            allowed_s=self._allowed_silence_s(requests),
-            computing_share=(cpu_s - cpu_s_then) / max(now - since, 0.001),
-        ):
-            return None
-        self._hung_at = self._last_progress_at
-        return FailureDiagnosis(
-            FailureKind.TIMEOUT,
-            CodedText(
-                "engine_hung",
-                "the engine was busy for {seconds} s without any progress",
-                seconds=round(silent_s),
-            ),
-        )
-
-    def blame_stuck_request(self) -> bool:
-        """Blame a request that gets nothing while others do; returns whether there is one."""
-        requests = self._watched_requests()
-        stuck = watch_policy.find_stuck(requests, self._clock(), allowed_s=self._allowed_silence_s(requests))
-        if stuck is None:
-            return False
-        for lease in self._leases:
-            lease.blame = Blame.CAUSE if lease.progress is stuck else Blame.NONE
-        return True
-
-    def is_computing_for_nobody(self) -> bool:
-        """Whether the engine has long been computing without a request, for a client that has left."""
-        if self.process.state is not EngineState.READY or self.is_stopping:
-            self._idle_since = None
-            return False
-        now = self._clock()
-        if self._idle_since is not None and now - self._idle_since[0] < watch_policy.IDLE_COMPUTING_S:
-            return False
-        cpu_s = self.process.cpu_s()
-        since, cpu_s_then = self._idle_since or (now, cpu_s)
-        self._idle_since = (now, cpu_s)
-        return now > since and cpu_s - cpu_s_then > watch_policy.MIN_COMPUTING_SHARE * (now - since)
-
-    def _allowed_silence_s(self, requests: list[RequestProgress]) -> float:
-        spec = self.process.spec
-        if spec is None:
-            return watch_policy.MIN_SILENCE_WITH_PROJECTOR_S
-        return watch_policy.allowed_silence_s(
-            requests,
-            batch_tokens=spec.batch_tokens,
-            slots=spec.slots,
-            has_projector=spec.projector_path is not None,
-        )
-
-    def _watched_requests(self) -> list[RequestProgress]:
-        return [lease.progress for lease in self._leases if lease.progress is not None]
-
-    def _record_progress(self, now: float) -> None:
-        self._last_progress_at, self._silent_since = now, None
-
-    def _blame_requests(self, now: float, failure: FailureDiagnosis) -> bool:
-        """Set the blame of every running request; returns whether they explain the failure."""
-        requests = self._watched_requests()
-        for lease in self._leases:
-            lease.blame = Blame.NONE
-        if not requests:
-            return False
-        if not self._has_answered:
-            self._lives_without_answer += 1
-        if self._lives_without_answer >= MAX_LIVES_WITHOUT_ANSWER:
-            return False
-        if self._hung_at is not None:
-            suspects = watch_policy.find_suspects(requests, self._hung_at, is_exact=False)
-        elif failure.kind in (FailureKind.CRASHED, FailureKind.MEMORY):
-            for lease in self._leases:
-                lease.sample_progress(now)
-            suspects = watch_policy.find_suspects(requests, now, is_exact=True)
-        else:
-            # Something else killed it, or its threads for HTTP are occupied.
-            suspects = []
-        blame = Blame.CAUSE if len(suspects) == 1 else Blame.SUSPECT
-        for lease in self._leases:
-            if lease.progress in suspects:
-                lease.blame = blame
-        return True
-
     # --- transitions and failures --------------------------------------------------------------------
 
     def begin_load(self, plan: EnginePlan) -> None:
@@ -501,8 +251,9 @@ class ModelEngine:
     def reset_failures(self) -> None:
         """Forget all failures, for new files or a manual retry."""
         self.rejection_reason, self._load_crashes, self.retry_at = None, 0, 0.0
-        self._lives_without_answer = self.plan_failures = 0
+        self.plan_failures = 0
         self._failed_memory = Memory()
+        self.watch.reset_failures()
         self.forget_draft()
         self._backoff.reset()
 
@@ -512,12 +263,12 @@ class ModelEngine:
             self._ready_at = self._last_used = now
             self._load_crashes = 0
             self._keep_alive_s = self._default_keep_alive_s
-            self._has_answered, self._idle_since = False, None
+            self.watch.on_worker_ready()
         if new_state is EngineState.FAILED:
             self._record_failure(now, while_loading=old_state is EngineState.STARTING)
         if new_state in (EngineState.STOPPED, EngineState.FAILED):
-            self.plan, self._hung_at = None, None
-            self._leases.clear()
+            self.plan = None
+            self.watch.on_worker_ended()
         self.state_changed.set()
         self._on_changed(self)
 
@@ -533,7 +284,7 @@ class ModelEngine:
             if while_loading:
                 self.retry_at = now
                 return
-        if not while_loading and self._blame_requests(now, failure):
+        if not while_loading and self.watch.blame_requests(failure, now):
             # The next load is not to blame: other requests need not wait.
             self.retry_at = now
             return

@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
-from llb.engine.buffer_report import EngineBuffer
-from llb.engine.calibration import CalibrationStore, compare_with_plan
 from llb.engine.drafts import Drafts
-from llb.engine.model_engine import Lease, LeaseRequest, ModelEngine
-from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
+from llb.engine.lease import Lease, LeaseRequest
+from llb.engine.model_engine import ModelEngine
+from llb.engine.planning.buffer_report import EngineBuffer
+from llb.engine.planning.calibration import CalibrationStore, compare_with_plan
+from llb.engine.planning.engine_plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.process import EngineProcess
 from llb.engine.watchdog import HEALTH_CHECK_TIMEOUT_S, HEALTH_INTERVAL_S, PROGRESS_INTERVAL_S, EngineWatchdog
 from llb.errors import EngineFailed, InsufficientMemory, ModelFailed, NoNodeAvailable, format_gigabytes

@@ -14,8 +14,8 @@ import psutil
 
 from llb.base.lifecycle import check_transition
 from llb.base.tasks import TaskSupervisor
-from llb.engine.buffer_report import EngineBuffer, is_end_of_load, is_load_detail, parse_buffer
 from llb.engine.diagnosis import FailureDiagnosis, FailureKind, diagnose_exit
+from llb.engine.planning.buffer_report import EngineBuffer, is_end_of_load, is_load_detail, parse_buffer
 from llb.engine.spec import EngineSpec, WorkerReady
 from llb.errors import EngineFailed
 from llb.hardware import EngineBuild, engine_command, engine_environment

@@ -105,20 +105,20 @@ class EngineWatchdog:
             is_late = time.monotonic() > planned_at + MAX_LATENESS_S
             for engine in tuple(self._get_engines()):
                 if is_late:
-                    engine.forgive_silence()
+                    engine.watch.forgive_silence()
                 else:
                     await self._check_progress(engine)
 
     async def _check_progress(self, engine: ModelEngine) -> None:
-        if engine.is_computing_for_nobody():
+        if not engine.is_stopping and engine.watch.is_computing_for_nobody():
             log.warning("model %s: its engine computes without a request and is restarted", engine.model_id)
             self._on_looping(engine)
         if engine.process.state is not EngineState.BUSY:
             return
-        diagnosis = engine.check_progress()
+        diagnosis = engine.watch.check_progress()
         if diagnosis is not None:
             log.error("model %s: %s; it is killed", engine.model_id, diagnosis.message)
             await engine.process.kill(diagnosis)
-        elif not engine.is_stopping and engine.blame_stuck_request():
+        elif not engine.is_stopping and engine.watch.blame_stuck_request():
             log.warning("model %s: a request loops in its engine, which is restarted", engine.model_id)
             self._on_looping(engine)

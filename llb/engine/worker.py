@@ -22,8 +22,8 @@ import msgspec
 
 from llb.base import platform_compat
 from llb.engine.builds.kind import build_kind
-from llb.engine.memory_limit import apply_data_limit
 from llb.engine.sandbox import restrictions
+from llb.engine.sandbox.memory_limit import apply_data_limit
 from llb.engine.spec import (
     EXIT_BAD_SPEC,
     EXIT_LOAD_REJECTED,

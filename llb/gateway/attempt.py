@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from llb import errors
 from llb.cluster.view import Node
-from llb.engine.model_engine import Lease
+from llb.engine.lease import Lease
 from llb.gateway.admission.controller import SlotReservation
 from llb.gateway.attempt_context import AttemptContext
 from llb.gateway.endpoints.exchange import EndpointExchange

@@ -6,7 +6,7 @@ from functools import lru_cache
 from urllib.parse import quote
 
 from llb.cluster.view import Node
-from llb.engine.model_engine import Lease
+from llb.engine.lease import Lease
 from llb.gateway.attempt_context import AttemptContext
 from llb.gateway.http.client import JSON_HEADER, BegunRequest, UpstreamTarget
 from llb.gateway.inference_call import InferenceCall

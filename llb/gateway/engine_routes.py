@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
-from llb.engine.plan import engine_kind_of
+from llb.engine.planning.engine_plan import engine_kind_of
 from llb.engine.spec import EngineKind
 from llb.errors import InvalidRequest
 from llb.policy.endpoints import dialects

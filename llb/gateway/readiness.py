@@ -7,7 +7,7 @@ import difflib
 from llb import errors
 from llb.catalog import Catalog
 from llb.cluster.view import ClusterView
-from llb.engine.plan import engine_kind_of
+from llb.engine.planning.engine_plan import engine_kind_of
 from llb.engine.spec import EngineKind
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.exchange import EndpointContext

@@ -21,7 +21,8 @@ from llb.base.events import Topic
 from llb.base.tasks import TaskSupervisor
 from llb.config import Config
 from llb.engine.builds.selector import BuildSelector
-from llb.engine.pool import EnginePool, Lease
+from llb.engine.lease import Lease
+from llb.engine.pool import EnginePool
 from llb.hardware import ComputeDevice, HardwareInfo, HardwareProbe, MemoryBudget
 from llb.hub import HubClient
 from llb.node.download.peer_fetch import PeerClient

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from llb import gguf
-from llb.engine.pool import EngineFiles, EnginePool
+from llb.engine.planning.engine_plan import EngineFiles
+from llb.engine.pool import EnginePool
 from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
 from llb.node.download.download_errors import UNEXPECTED_FAILURE, DownloadFailed

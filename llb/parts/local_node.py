@@ -8,7 +8,7 @@ from llb.base.logs.log_buffer import LogBuffer
 from llb.config import Config
 from llb.engine.builds.overlays import overlay_store
 from llb.engine.builds.selector import BuildSelector
-from llb.engine.calibration import CALIBRATIONS_NAME, CalibrationStore
+from llb.engine.planning.calibration import CALIBRATIONS_NAME, CalibrationStore
 from llb.engine.pool import EnginePool
 from llb.hardware import HardwareProbe, installed_version
 from llb.hub import HubClient

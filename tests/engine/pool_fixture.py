@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llb.engine.plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
+from llb.engine.planning.engine_plan import EngineFiles, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.pool import EnginePool
 from llb.engine.spec import EngineSpec
 from llb.errors import LlbError, ModelFailed

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from llb.engine.plan import EngineFiles, EnginePlanner
+from llb.engine.planning.engine_plan import EngineFiles, EnginePlanner
 from llb.engine.pool import EnginePool
 from llb.engine.spec import EngineSpec
 from llb.engine.worker import build_llama_params

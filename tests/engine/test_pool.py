@@ -10,7 +10,8 @@ import pytest
 
 from llb.base.tasks import TaskSupervisor
 from llb.engine import process as process_module
-from llb.engine.pool import EnginePool, Lease
+from llb.engine.lease import Lease
+from llb.engine.pool import EnginePool
 from llb.errors import InsufficientMemory, ModelLoading, NoNodeAvailable
 from llb.hardware import MemoryBudget
 from llb.policy.keep_alive import KeepAlive

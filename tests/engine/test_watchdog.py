@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from llb.engine.model_engine import MAX_LIVES_WITHOUT_ANSWER, Lease
+from llb.engine.lease import Lease
 from llb.engine.pool import EnginePool
+from llb.engine.request_watch import MAX_LIVES_WITHOUT_ANSWER
 from llb.engine.watch_policy import Blame, EngineSpeed
 from llb.errors import EngineFailed
 from llb.wire import EngineState

@@ -19,8 +19,8 @@ import pytest_asyncio
 
 from llb import gguf
 from llb.base.tasks import TaskSupervisor
-from llb.engine.buffer_report import BufferPurpose, sum_buffers
 from llb.engine.diagnosis import FailureKind
+from llb.engine.planning.buffer_report import BufferPurpose, sum_buffers
 from llb.engine.process import EngineProcess
 from llb.engine.spec import EngineKind, EngineSpec, WorkerReady
 from llb.engine.worker import build_llama_params

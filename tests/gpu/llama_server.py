@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from llb.engine.buffer_report import BufferPurpose, EngineBuffer, parse_buffer
+from llb.engine.planning.buffer_report import BufferPurpose, EngineBuffer, parse_buffer
 from llb.engine.spec import EngineSpec
 from llb.hardware import EngineBuild, engine_command, engine_environment
 from llb.policy.memory import MIB

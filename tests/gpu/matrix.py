@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llb import gguf
-from llb.engine.buffer_report import BufferPurpose, EngineBuffer, sum_buffers
+from llb.engine.planning.buffer_report import BufferPurpose, EngineBuffer, sum_buffers
 from llb.engine.spec import EngineKind, EngineSpec, PoolingType
 from llb.engine.worker import EXPERT_TENSORS
 from llb.policy.memory import (

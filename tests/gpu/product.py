@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llb.engine.buffer_report import BufferPurpose, EngineBuffer, parse_buffer, sum_buffers
+from llb.engine.planning.buffer_report import BufferPurpose, EngineBuffer, parse_buffer, sum_buffers
 from llb.hardware import installed_version
 from llb.policy.engine_build.choice import VULKAN
 from llb.policy.memory import MIB

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llb.engine.plan import EngineFiles, EnginePlanner
+from llb.engine.planning.engine_plan import EngineFiles, EnginePlanner
 from llb.engine.pool import EnginePool
 from llb.engine.spec import EngineKind, EngineSpec, PoolingType, WorkerReady
 from llb.errors import InsufficientMemory, ModelFailed

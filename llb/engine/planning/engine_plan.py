@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from llb import gguf
-from llb.engine.memory_limit import data_limit_bytes
+from llb.engine.sandbox.memory_limit import data_limit_bytes
 from llb.engine.spec import EngineKind, EngineSpec, PoolingType
 from llb.errors import ModelFailed
 from llb.hardware import physical_core_count

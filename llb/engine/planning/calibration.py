@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from llb.base import platform_compat
-from llb.engine.buffer_report import BufferPurpose, EngineBuffer, sum_buffers
+from llb.engine.planning.buffer_report import BufferPurpose, EngineBuffer, sum_buffers
 from llb.policy.memory import (
     NEUTRAL,
     NEUTRAL_GPU,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llb.engine.buffer_report import (
+from llb.engine.planning.buffer_report import (
     BufferPurpose,
     EngineBuffer,
     is_end_of_load,

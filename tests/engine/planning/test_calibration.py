@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llb.engine.buffer_report import BufferPurpose, EngineBuffer
-from llb.engine.calibration import MAX_ENTRIES, CalibrationStore, compare_with_plan
-from llb.engine.plan import EngineFiles, EnginePlanner
+from llb.engine.planning.buffer_report import BufferPurpose, EngineBuffer
+from llb.engine.planning.calibration import MAX_ENTRIES, CalibrationStore, compare_with_plan
+from llb.engine.planning.engine_plan import EngineFiles, EnginePlanner
 from llb.engine.pool import EnginePool
 from llb.hardware import MemoryBudget
 from llb.policy.memory import (
