@@ -26,7 +26,8 @@ from llb.node.download.peer_fetch import PeerCopyFailed, PeerFetchContext, node_
 from llb.node.download.retry_policy import HubRetryPolicy
 from llb.node.download.source_selector import PeerChoice, SourceSelector, WaitChoice
 from llb.node.download.timeouts import DownloadTimeouts
-from llb.node.files import compute_sha256, file_stamp_of, partial_file_name, validate_file_name
+from llb.node.download.verification import DownloadVerifier
+from llb.node.files import partial_file_name, validate_file_name
 from llb.node.sharing.growing_file import GrowingFile
 from llb.texts.coded_text import CodedText
 from llb.wire import FileSpec, PeerSource
@@ -81,6 +82,7 @@ class FileDownload:
         # Name of the sender of the last chunk.
         self._current_sender = ""
         self._transfer_rate = TransferRate()
+        self._verifier = DownloadVerifier(spec)
         self._partial_file = PartialFile(directory / partial_file_name(spec), spec.size_bytes)
         self._cancelled = threading.Event()
         # Ends the wait for a source.
@@ -192,52 +194,36 @@ class FileDownload:
     def _download_file(self) -> None:
         self._raise_if_cancelled()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._verify_existing_file():
+        if self._has_verified_file():
             self._partial_file.path.unlink(missing_ok=True)
             return
         self._partial_file.open()
         self._resume_partial()
-        hub_mismatches = 0
         while True:
             self._fetch_until_complete()
-            if self._partial_file.sha256 == self.spec.sha256:
+            if self._verifier.accepts(self._partial_file.sha256):
                 break
             cause = self._source_selector.handle_hash_mismatch()
-            log.warning("%s: wrong sha256 %s", self.spec.name, self._partial_file.sha256)
             self.bad_sources += cause.bad_sources
             self._partial_file.discard()
             self.downloaded_bytes = 0
-            hub_mismatches += cause.is_hub_only
-            if hub_mismatches == 2:
-                text = CodedText(
-                    "sha256_mismatch",
-                    "The sha256 of {file} was wrong twice: the Hub, "
-                    "or a mirror or proxy in between, sends a damaged file",
-                    file=self.spec.name,
-                )
-                raise DownloadFailed(text, "sha256_mismatch")
+            if cause.is_hub_only:
+                self._verifier.record_hub_mismatch()
         self._raise_if_cancelled()
         self._partial_file.commit_to(self.path)
 
-    def _verify_existing_file(self) -> bool:
+    def _has_verified_file(self) -> bool:
         """Whether the finished file is already on disk with the right content."""
-        try:
-            stamp = file_stamp_of(self.path.stat())
-        except FileNotFoundError:
-            return False
-        if stamp.size_bytes != self.spec.size_bytes:
-            return False
-        self.waiting_reason = CodedText("checking_file", "checking the file on disk")
-        sha256 = compute_sha256(self.path, self._cancelled, self._on_hash_progress)
-        self._raise_if_cancelled()
+        stamp = self._verifier.find_verified_file(self.path, self._cancelled, self._on_hash_progress)
         self.waiting_reason = None
-        if sha256 == self.spec.sha256:
-            self.growing_file.mark_complete(self.path, stamp)
-            return True
-        self.downloaded_bytes = 0
-        return False
+        if stamp is None:
+            self.downloaded_bytes = 0
+            return False
+        self.growing_file.mark_complete(self.path, stamp)
+        return True
 
     def _on_hash_progress(self, size_bytes: int) -> None:
+        self.waiting_reason = CodedText("checking_file", "checking the file on disk")
         self.downloaded_bytes = size_bytes
 
     def _resume_partial(self) -> None:
