@@ -1,4 +1,4 @@
-"""Membership of nodes: admission, names, removal. Decisions are stored in SQLite before they take effect."""
+"""Membership of nodes: records, names and removal. Decisions are stored in SQLite before they take effect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from msgspec import Struct, structs
@@ -16,17 +16,14 @@ from llb.base.events import Topic
 from llb.cluster.view import ClusterView
 from llb.config import NODE_NAME_PATTERN
 from llb.security import tokens
-from llb.store.database import Database
-from llb.store.tables import join_tokens, nodes
-from llb.store.tables.join_tokens import TokenRejection
+from llb.store.database import Database, Transaction
+from llb.store.tables import nodes
 from llb.store.tables.nodes import NodeRecord
 from llb.texts.coded_text import CodedText
 from llb.wire import (
     MIN_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
     Hello,
-    JoinReply,
-    JoinRequest,
     NodePatch,
     ReplicaReport,
     ReplicaState,
@@ -34,27 +31,20 @@ from llb.wire import (
 
 log = logging.getLogger(__name__)
 
-JOIN_TOKEN_TTL_S = 3600.0
 # Precision of the stored time at which a node was last seen, which matters after the balancer was killed.
 LAST_SEEN_INTERVAL_S = 60.0
 # Changes within this time are written together.
 FLUSH_DELAY_S = 1.0
 NODE_NAME_MAX_LENGTH = 63
 
-_TOKEN_REJECTION_MESSAGES = {
-    TokenRejection.UNKNOWN: "The join token is not known here: "
-    "make one with 'llb join-token' on the balancer",
-    TokenRejection.USED: "The join token has already been used: each token admits one host; "
-    "make a new one with 'llb join-token'",
-    TokenRejection.EXPIRED: "The join token has expired: make a new one with 'llb join-token'",
-}
 
+class AddedNode(Struct, frozen=True):
+    """A new node, with its credentials, of which one is stored as a hash."""
 
-class IssuedJoinToken(Struct, frozen=True):
-    """A new join token, which is shown once. `expires_at` is Unix time in seconds."""
-
-    token: str
-    expires_at: float
+    node_id: str
+    name: str
+    credential: str
+    hop_credential: str
 
 
 class Members:
@@ -71,13 +61,12 @@ class Members:
         # Nodes whose hello the database did not take; `flush()` writes them.
         self._unsaved_node_ids: set[str] = set()
         self._local_node_id = ""
-        self._cluster_id = ""
         self.node_removed: Topic[str] = Topic()
         self.node_updated: Topic[str] = Topic()
 
-    async def start(self, cluster_id: str, local_node_id: str, local_node_name: str) -> None:
+    async def start(self, local_node_id: str, local_node_name: str) -> None:
         """Load the stored nodes; joined nodes are offline until their hello."""
-        self._cluster_id, self._local_node_id = cluster_id, local_node_id
+        self._local_node_id = local_node_id
         for record in await nodes.list_nodes(self._db):
             self._cache_record(record)
             if record.id != local_node_id:
@@ -112,58 +101,31 @@ class Members:
             return None
         return tokens.balancer_challenge_response(record.hop_credential, node_id, nonce)
 
-    # --- joining ------------------------------------------------------------------------------------
+    # --- changes ------------------------------------------------------------------------------------
 
-    async def create_join_token(self, created_by: str) -> IssuedJoinToken:
-        """Create a token with which one host can join within `JOIN_TOKEN_TTL_S`."""
-        token, now = tokens.new_join_token(), self._clock()
-        async with self._db.write() as tx:
-            await join_tokens.add(
-                tx,
-                tokens.hash_token(token),
-                created_by=created_by,
-                now=now,
-                expires_at=now + JOIN_TOKEN_TTL_S,
-            )
-        return IssuedJoinToken(token, now + JOIN_TOKEN_TTL_S)
+    async def add_node(
+        self, preferred_name: str, consume_token: Callable[[Transaction], Awaitable[None]]
+    ) -> AddedNode:
+        """Add a host that joins as a new node.
 
-    async def admit_node(self, request: JoinRequest) -> JoinReply:
-        """Admit a host as a node. Raises `Conflict` for a host that cannot join, `InvalidJoinToken`.
-
-        Its id is new, so that records of an earlier membership of the host are never mistaken for this one.
+        `consume_token` is called in the same transaction, and raises to refuse the node. The id is new, so
+        that records of an earlier membership of the host are never mistaken for this one.
         """
-        if request.cluster_id == self._cluster_id:
-            raise errors.Conflict(
-                "This is the same llb, or a copy of its home directory: a host cannot join itself"
-            )
-        if (refusal := protocol_incompatibility(request.protocol, request.version)) is not None:
-            raise errors.Conflict(refusal, code="protocol_not_supported")
         async with self._lock:
             credential, hop_credential = tokens.new_node_credential(), tokens.new_node_credential()
             record = NodeRecord(
                 id=tokens.new_random_id(),
-                name=self._make_unique_name(request.name),
+                name=self._make_unique_name(preferred_name),
                 credential_hash=tokens.hash_token(credential),
                 hop_credential=hop_credential,
                 created_at=self._clock(),
             )
             async with self._db.write() as tx:
-                spent = await join_tokens.consume(tx, tokens.hash_token(request.token), self._clock())
-                if spent is None:
-                    await nodes.put(tx, record)
-            if spent is not None:
-                raise errors.InvalidJoinToken(_TOKEN_REJECTION_MESSAGES[spent])
+                await consume_token(tx)
+                await nodes.put(tx, record)
             self._cache_record(record)
             self._view.restore_offline(record)
-        return JoinReply(
-            node_id=record.id,
-            name=record.name,
-            cluster_id=self._cluster_id,
-            credential=credential,
-            hop_credential=hop_credential,
-            protocol=PROTOCOL_VERSION,
-            version=__version__,
-        )
+        return AddedNode(record.id, record.name, credential, hop_credential)
 
     def _make_unique_name(self, preferred_name: str, except_node_id: str | None = None) -> str:
         """`preferred_name`, with a suffix `-2`, `-3`, … if a node other than `except_node_id` has it."""
@@ -173,8 +135,6 @@ class Members:
             suffix = f"-{number}"
             name, number = preferred_name[: NODE_NAME_MAX_LENGTH - len(suffix)] + suffix, number + 1
         return name
-
-    # --- changes ------------------------------------------------------------------------------------
 
     async def record_hello(self, hello: Hello) -> NodeRecord | None:
         """Store a node's hello, so that the node can be shown while it is offline; None if it was removed.

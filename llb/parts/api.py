@@ -32,7 +32,7 @@ from llb.api.routes.metrics import metrics_blueprint
 from llb.api.routes.models.catalog import models_blueprint
 from llb.api.routes.models.downloads import downloads_blueprint
 from llb.api.routes.models.imports import model_import_blueprint
-from llb.api.routes.node_join import node_join_blueprint
+from llb.api.routes.node_join import JoinInstructions, node_join_blueprint
 from llb.api.routes.nodes import nodes_blueprint
 from llb.api.routes.page import page_blueprint
 from llb.api.routes.requests import requests_blueprint
@@ -120,14 +120,17 @@ class ApiParts:
             nodes_blueprint(cluster.view, cluster.members, audit),
             logs_blueprint(base.log_buffer, cluster.view, agent, cluster.node_connections),
             node_join_blueprint(
-                base.config,
+                cluster.admission,
                 cluster.members,
                 cluster.link_server,
                 audit,
-                is_exposed=self._accounts.auth_middleware.is_exposed,
-                get_port=self._get_port,
+                JoinInstructions(
+                    base.config,
+                    is_exposed=self._accounts.auth_middleware.is_exposed,
+                    get_port=self._get_port,
+                    tls=base.tls,
+                ),
                 uses_default_password=self._accounts.uses_default_password,
-                tls=base.tls,
             ),
             tls_blueprint(base.tls),
             reverse_tunnel_blueprint(cluster.node_connections),

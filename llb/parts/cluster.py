@@ -5,6 +5,7 @@ from __future__ import annotations
 from llb.base.events import Topic
 from llb.catalog import Catalog
 from llb.cluster.download_settings import DownloadSettings
+from llb.cluster.join.node_admission import NodeAdmission
 from llb.cluster.link.link_server import LinkServer
 from llb.cluster.memory_estimates import MemoryEstimates
 from llb.cluster.node_membership import Members
@@ -51,6 +52,7 @@ class ClusterParts:
             traffic=self.traffic,
         )
         self.members = Members(db, self.view, clock=db.clock.now)
+        self.admission = NodeAdmission(db, self.members, clock=db.clock.now)
         self.download_settings = DownloadSettings(db)
         self.registrations = Registrations(
             db,
@@ -102,7 +104,8 @@ class ClusterParts:
         cluster_id = await settings.get_or_create(db, "cluster_id", tokens.new_random_id)
         # Stored under the name that it had in the first version.
         self.file_token_secret = await settings.get_or_create(db, "ticket_secret", tokens.new_session_token)
-        await self.members.start(cluster_id, node_id, name)
+        await self.members.start(node_id, name)
+        self.admission.start(cluster_id)
         self.link_server.start(cluster_id)
         await self.download_settings.start()
         await self.registrations.start(cluster_id)

@@ -23,6 +23,7 @@ from llb.base.installation import serve_commands
 from llb.base.net_addresses import build_base_url, list_host_addresses
 from llb.base.timestamps import to_iso
 from llb.cluster.join.dial import enable_dead_peer_detection
+from llb.cluster.join.node_admission import IssuedJoinToken, NodeAdmission
 from llb.cluster.link.link_server import LinkServer
 from llb.cluster.link.websocket_link import WebSocketLink, decode_node_message
 from llb.cluster.node_membership import Members
@@ -38,21 +39,57 @@ ONLY_LOOPBACK_HINT = (
 )
 
 
+class JoinInstructions:
+    """Builder of what an administrator is told about a new join token: the command for the other host."""
+
+    def __init__(
+        self, config: Config, *, is_exposed: bool, get_port: Callable[[], int], tls: ServerTls | None
+    ) -> None:
+        self._config = config
+        self._is_exposed = is_exposed
+        self._get_port = get_port
+        self._tls = tls
+
+    def describe(self, issued: IssuedJoinToken, client: ClientInfo) -> NewJoinToken:
+        """Return the token with the command that uses it, for hosts that reach llb as `client` does."""
+        token = issued.token
+        if self._tls is not None and self._tls.anchor:
+            fingerprint = tls_trust.certificate_fingerprint(self._tls.anchor)
+            token = tokens.join_token_with_fingerprint(token, fingerprint)
+        arguments = f"--join {shlex.quote(self._own_url(client))} --token {token}"
+        command, other_command = (f"{start} {arguments}" for start in serve_commands())
+        return NewJoinToken(
+            token=token,
+            expires_at=to_iso(issued.expires_at),
+            command=command,
+            other_command=other_command,
+            hint=None if self._is_exposed else ONLY_LOOPBACK_HINT,
+            hint_code=None if self._is_exposed else "only_loopback",
+        )
+
+    def _own_url(self, client: ClientInfo) -> str:
+        """Return the URL for other hosts: as configured, as the client called it, or by the first address."""
+        if self._config.advertise is not None:
+            return self._config.advertise
+        scheme, host, port = client.origin
+        # Nodes call llb itself: below the path of a reverse proxy, the address is that of the proxy.
+        is_elsewhere = client.on_loopback or client.base_path
+        if is_elsewhere and self._is_exposed and (addresses := list_host_addresses()):
+            scheme = "http" if self._tls is None else "https"
+            host, port = addresses[0], self._get_port()
+        return build_base_url(scheme, host, port)
+
+
 def node_join_blueprint(
-    config: Config,
+    admission: NodeAdmission,
     members: Members,
     link_server: LinkServer,
     audit_log: AuditLog,
+    instructions: JoinInstructions,
     *,
-    is_exposed: bool,
-    get_port: Callable[[], int],
     uses_default_password: Callable[[], Awaitable[bool]],
-    tls: ServerTls | None,
 ) -> Blueprint:
-    """`/api/nodes/join-tokens`, `/api/nodes/join`, `/api/nodes/proof`, `/api/nodes/leave`, `/ws/nodes`.
-
-    `is_exposed` says whether the server listens beyond loopback.
-    """
+    """`/api/nodes/join-tokens`, `/api/nodes/join`, `/api/nodes/proof`, `/api/nodes/leave`, `/ws/nodes`."""
     blueprint = Blueprint("joining")
 
     @blueprint.post("/api/nodes/join-tokens", name="token")
@@ -72,37 +109,9 @@ def node_join_blueprint(
                     "host may join while it is in use",
                 )
             )
-        join_token = await members.create_join_token(request.ctx.principal.label)
+        issued = await admission.create_join_token(request.ctx.principal.label)
         await audit_log.record(request, "node.token", "")
-        token = join_token.token
-        if tls is not None and tls.anchor:
-            token = tokens.join_token_with_fingerprint(token, tls_trust.certificate_fingerprint(tls.anchor))
-        arguments = f"--join {shlex.quote(_own_url(request))} --token {token}"
-        command, other_command = (f"{start} {arguments}" for start in serve_commands())
-        return json_response(
-            NewJoinToken(
-                token=token,
-                expires_at=to_iso(join_token.expires_at),
-                command=command,
-                other_command=other_command,
-                hint=None if is_exposed else ONLY_LOOPBACK_HINT,
-                hint_code=None if is_exposed else "only_loopback",
-            ),
-            201,
-        )
-
-    def _own_url(request: Request) -> str:
-        """Return the URL for other hosts: as configured, as the client called it, or by the first address."""
-        if config.advertise is not None:
-            return config.advertise
-        client: ClientInfo = request.ctx.client
-        scheme, host, port = client.origin
-        # Nodes call llb itself: below the path of a reverse proxy, the address is that of the proxy.
-        is_elsewhere = client.on_loopback or client.base_path
-        if is_elsewhere and is_exposed and (addresses := list_host_addresses()):
-            scheme = "http" if tls is None else "https"
-            host, port = addresses[0], get_port()
-        return build_base_url(scheme, host, port)
+        return json_response(instructions.describe(issued, request.ctx.client), 201)
 
     @blueprint.post("/api/nodes/join", name="join")
     @public
@@ -110,7 +119,7 @@ def node_join_blueprint(
     async def join(request: Request) -> HTTPResponse:
         join_request = parse_body(request, JoinRequest)
         validate_node_name(join_request.name)
-        reply = await members.admit_node(join_request)
+        reply = await admission.admit_node(join_request)
         # Failures are not recorded: anybody may send this request, and could fill the audit trail.
         await audit_log.record(request, "node.join", reply.name)
         return json_response(reply, 201)
