@@ -14,8 +14,9 @@ from llb.api.inference.ollama_pull import PullFollower
 from llb.api.inference.openai import openai_blueprint
 from llb.api.internode.peer_files import peer_files_blueprint
 from llb.api.internode.reverse_tunnel import reverse_tunnel_blueprint
+from llb.api.playground.answer_routes import answers_blueprint
+from llb.api.playground.conversation_routes import conversations_blueprint, presets_blueprint
 from llb.api.playground.conversation_service import ConversationService
-from llb.api.playground.routes import answers_blueprint, conversations_blueprint, presets_blueprint
 from llb.api.playground.running_answers import RunningAnswers
 from llb.api.reference.openapi import openapi_blueprint
 from llb.api.request_body import LargeBodyWorker

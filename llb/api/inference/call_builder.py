@@ -123,15 +123,13 @@ async def build_call(
     """
     operation = OPERATION_OF_PATH[path]
     # The part that has to be parsed. Its size decides whether a thread does the work.
-    stripped = body
+    stripped, plain = body, None
     if len(body) > MAX_EVENT_LOOP_BYTES:
         stripped = await worker.run(len(body), partial(strip_images, body))
-    is_small = len(stripped) <= MAX_EVENT_LOOP_BYTES
-    plain = read_plain_chat(stripped) if path == CHAT and stripped is body and is_small else None
+    elif path == CHAT:
+        plain = read_plain_chat(body)
     if plain is not None:
         name = plain.model
-    elif is_small:
-        name = decode_json(stripped, _ModelName).model
     else:
         name = (await worker.run(len(stripped), partial(decode_json, stripped, _ModelName))).model
     record.requested_model = requested_model or name
@@ -140,33 +138,14 @@ async def build_call(
     except errors.ModelNotFound:
         model = await readiness.resolve_listed_model(name)
     _require_usable(readiness, model, operation, record)
-    # A server elsewhere has a reader of its own, and may run what no engine can.
-    engine_path = "" if model.is_external else path
-    support = None if plain is not None else readiness.template_support(model)
-    context_length = None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
     if plain is not None:
-        require_fitting_text(body, operation, context_length)
+        support = None
+        require_fitting_text(body, operation, _context_limit(readiness, model))
         read = ReadBody(body, plain)
     else:
-        read_whole = partial(
-            read_body,
-            body,
-            stripped,
-            engine_path,
-            operation,
-            support,
-            # Clouds fetch images themselves, and honour fields that no engine has.
-            is_for_clouds=readiness.is_for_clouds_only(model),
-            context_length=context_length,
-        )
-        read = read_whole() if is_small else await worker.run(len(stripped), read_whole)
-    fields = read.fields
-    body = read.body
-    if read.needs_whole:
-        # The images, too.
-        given = body
-        whole = await worker.run(len(given), lambda: _normalize(given, engine_path, support)[1])
-        body = whole.body or given
+        support = readiness.template_support(model)
+        read = await _read_general(readiness, worker, body, stripped, path, model, support)
+    fields, body = read.fields, read.body
     record.stream = fields.stream and operation.generates_text
     replaced: Mapping[str, Any] = read.replaced
     if extra_fields is not None:
@@ -220,8 +199,7 @@ def build_plain_call(
     else:
         model = readiness.resolve_model(plain.model)
         _require_usable(readiness, model, Operation.CHAT, record)
-        may_spill = readiness.may_spill(model, "context")
-        context_length = None if may_spill else readiness.max_context_length(model)
+        context_length = _context_limit(readiness, model)
     require_fitting_text(body, Operation.CHAT, context_length)
     record.stream = plain.stream
     if plain.model != model.id:
@@ -253,6 +231,11 @@ def _require_usable(
     readiness.require_ready_or_spill(model)
 
 
+def _context_limit(readiness: ModelReadiness, model: Model) -> int | None:
+    """Return the tokens that a prompt may have; None where a longer one may go to another model."""
+    return None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
+
+
 class ReadBody(NamedTuple):
     """Contents of a body, which is normalized unless it `needs_whole`."""
 
@@ -264,6 +247,39 @@ class ReadBody(NamedTuple):
     ignored: tuple[str, ...] = ()
     # The images are still to be normalized with the rest.
     needs_whole: bool = False
+
+
+async def _read_general(
+    readiness: ModelReadiness,
+    worker: LargeBodyWorker,
+    body: bytes,
+    stripped: bytes,
+    path: str,
+    model: Model,
+    support: TemplateSupport | None,
+) -> ReadBody:
+    """Normalize and check a body that is no plain chat, in a thread if it is large."""
+    # A server elsewhere has a reader of its own, and may run what no engine can.
+    engine_path = "" if model.is_external else path
+    read = await worker.run(
+        len(stripped),
+        partial(
+            read_body,
+            body,
+            stripped,
+            engine_path,
+            OPERATION_OF_PATH[path],
+            support,
+            # Clouds fetch images themselves, and honour fields that no engine has.
+            is_for_clouds=readiness.is_for_clouds_only(model),
+            context_length=_context_limit(readiness, model),
+        ),
+    )
+    if not read.needs_whole:
+        return read
+    # The images, too.
+    whole = await worker.run(len(body), lambda: _normalize(body, engine_path, support)[1])
+    return read._replace(body=whole.body or body)
 
 
 def read_body(

@@ -26,6 +26,7 @@ from llb.gateway.dialects import ollama_request, ollama_response
 from llb.gateway.dialects.ollama_response import ResponseShape
 from llb.gateway.dispatcher import Dispatcher
 from llb.gateway.nodes.node_commands import NodeCommands
+from llb.gateway.readiness import ModelReadiness
 from llb.security.permissions import has_scope
 from llb.wire import Scope
 
@@ -64,7 +65,14 @@ def ollama_blueprint(
     """Routes of Ollama's API."""
     blueprint = Blueprint("ollama")
     handler = OllamaHandler(dispatcher, recorder, node_commands, audit_log, worker)
+    _add_model_routes(blueprint, dispatcher.readiness, models)
+    _add_inference_routes(blueprint, handler, recorder)
+    _add_pull_route(blueprint, dispatcher.readiness, pull_follower)
+    _add_unsupported_routes(blueprint)
+    return blueprint
 
+
+def _add_model_routes(blueprint: Blueprint, readiness: ModelReadiness, models: OllamaModels) -> None:
     @requires_scope(Scope.INFERENCE)
     @schemas.VERSION_OPERATION
     async def version(_request: Request) -> HTTPResponse:
@@ -87,10 +95,15 @@ def ollama_blueprint(
     @schemas.SHOW_OPERATION
     async def show(request: Request) -> HTTPResponse:
         body = parse_body(request, ollama_request.NamedModel)
-        model = dispatcher.readiness.resolve_model(body.requested_model)
-        dispatcher.readiness.require_ready(model)
+        model = readiness.resolve_model(body.requested_model)
+        readiness.require_ready(model)
         return json_response(await models.show(model))
 
+    blueprint.add_route(version, "/api/version", methods=["GET", "HEAD"], name="version")
+    blueprint.add_route(tags, "/api/tags", methods=["GET", "HEAD"], name="tags")
+
+
+def _add_inference_routes(blueprint: Blueprint, handler: OllamaHandler, recorder: RequestRecorder) -> None:
     @blueprint.post("/api/chat", name="chat")
     @requires_scope(Scope.INFERENCE, media_types=JSON_LIKE_MEDIA_TYPES)
     @schemas.CHAT_OPERATION
@@ -131,12 +144,14 @@ def ollama_blueprint(
             )
             return await handler.embed_one(request, record, body, engine_request)
 
+
+def _add_pull_route(blueprint: Blueprint, readiness: ModelReadiness, pull_follower: PullFollower) -> None:
     @blueprint.post(PULL_PATH, name="pull")
     @requires_scope(Scope.MODELS_WRITE, media_types=JSON_LIKE_MEDIA_TYPES)
     @schemas.PULL_OPERATION
     async def pull(request: Request) -> HTTPResponse | None:
         body = parse_body(request, ollama_request.PullRequest)
-        model = dispatcher.readiness.resolve_model(body.requested_model)
+        model = readiness.resolve_model(body.requested_model)
         await pull_follower.start_pull(request, model)
         if body.stream is False:
             return await _final_pull_response(pull_follower.follow(model, request.ctx.principal))
@@ -146,6 +161,8 @@ def ollama_blueprint(
         await response.eof()  # type: ignore[no-untyped-call]
         return None
 
+
+def _add_unsupported_routes(blueprint: Blueprint) -> None:
     @requires_scope(Scope.INFERENCE, media_types=JSON_LIKE_MEDIA_TYPES)
     @InternalRoute("routes of Ollama that llb does not support")
     async def unsupported(_request: Request, digest: str = "") -> HTTPResponse:
@@ -153,11 +170,8 @@ def ollama_blueprint(
             "The Model Hub manages models: pull or delete them on its page, or import them with 'llb import'"
         )
 
-    blueprint.add_route(version, "/api/version", methods=["GET", "HEAD"], name="version")
-    blueprint.add_route(tags, "/api/tags", methods=["GET", "HEAD"], name="tags")
     for number, (path, method) in enumerate(UNSUPPORTED_ROUTES):
         blueprint.add_route(unsupported, path, methods=[method], name=f"not_offered_{number}")
-    return blueprint
 
 
 def ollama_root_blueprint() -> Blueprint:

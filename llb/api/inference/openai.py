@@ -29,7 +29,7 @@ from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.readiness import ModelReadiness
 from llb.gateway.stream.sse import format_event
 from llb.policy.endpoints.dialects import CHAT
-from llb.security.permissions import has_scope
+from llb.security.permissions import Principal, has_scope
 from llb.wire import InferenceFields, Model, ModelObject, ModelObjects, Scope
 
 CloudListHeaders = Callable[[], Awaitable[dict[str, str]]]
@@ -52,37 +52,55 @@ def openai_blueprint(
     `plan_context_length` returns the context that a model would have, once it is loaded.
     """
     blueprint = Blueprint("openai")
-    dispatcher = handler.dispatcher
+    readiness = handler.dispatcher.readiness
+    _add_model_routes(blueprint, readiness, _ModelLists(readiness, cloud_list_headers, plan_context_length))
+    _add_inference_routes(blueprint, handler)
+    return blueprint
 
-    async def with_context_length(listed: ModelObject) -> ModelObject:
-        try:
-            model = dispatcher.readiness.resolve_model(listed.id)
-        except ModelNotFound:
-            return listed
-        if model.is_external:
-            return msgspec.structs.replace(
-                listed, context_length=model.context_length, max_model_len=model.context_length
-            )
-        length = dispatcher.readiness.loaded_context_length(model) or await plan_context_length(model)
-        length = length or model.context_length
-        return msgspec.structs.replace(listed, context_length=length, max_model_len=length)
 
-    async def model_list_response(request: Request) -> HTTPResponse:
-        with_clouds = has_scope(request.ctx.principal, Scope.CLOUD)
-        headers = await cloud_list_headers() if with_clouds else {}
-        readiness = dispatcher.readiness
+class _ModelLists:
+    """Lists of models as `/v1/models` shows them, with the context that each has or would have."""
+
+    def __init__(
+        self,
+        readiness: ModelReadiness,
+        cloud_list_headers: CloudListHeaders,
+        plan_context_length: ContextPlanner,
+    ) -> None:
+        self._readiness = readiness
+        self._cloud_list_headers = cloud_list_headers
+        self._plan_context_length = plan_context_length
+
+    async def response(self, principal: Principal) -> HTTPResponse:
+        """Return the list for `principal`, who may or may not use clouds."""
+        with_clouds = has_scope(principal, Scope.CLOUD)
+        headers = await self._cloud_list_headers() if with_clouds else {}
         data: list[ModelObject | Raw] = [
-            await with_context_length(each) for each in readiness.own_model_objects()
+            await self.with_context_length(each) for each in self._readiness.own_model_objects()
         ]
-        if elsewhere := readiness.encode_endpoint_models(with_clouds=with_clouds):
+        if elsewhere := self._readiness.encode_endpoint_models(with_clouds=with_clouds):
             data.append(Raw(elsewhere))
         return json_response({"object": "list", "data": data}, headers=headers)
 
+    async def with_context_length(self, listed: ModelObject) -> ModelObject:
+        """Return `listed` with the context of the loaded model, or of the plan of its next load."""
+        try:
+            model = self._readiness.resolve_model(listed.id)
+        except ModelNotFound:
+            return listed
+        length = model.context_length
+        if not model.is_external:
+            loaded = self._readiness.loaded_context_length(model)
+            length = loaded or await self._plan_context_length(model) or length
+        return msgspec.structs.replace(listed, context_length=length, max_model_len=length)
+
+
+def _add_model_routes(blueprint: Blueprint, readiness: ModelReadiness, model_lists: _ModelLists) -> None:
     @blueprint.get("/v1/models", name="models")
     @requires_scope(Scope.INFERENCE)
     @ApiOperation("List the Ready models", response=ModelObjects)
     async def list_models(request: Request) -> HTTPResponse:
-        return await model_list_response(request)
+        return await model_lists.response(request.ctx.principal)
 
     @blueprint.get("/v1/models/<model_id:path>", name="model")
     @requires_scope(Scope.INFERENCE)
@@ -90,14 +108,16 @@ def openai_blueprint(
     async def get_model(request: Request, model_id: str) -> HTTPResponse:
         if not model_id:
             # `/v1/models/`: for Sanic an empty path is a value of a path parameter, not a trailing slash.
-            return await model_list_response(request)
+            return await model_lists.response(request.ctx.principal)
         # Clients encode the slash of `org/repo` as %2F.
-        model = dispatcher.readiness.resolve_model(unquote(model_id))
-        dispatcher.readiness.require_ready(model)
+        model = readiness.resolve_model(unquote(model_id))
+        readiness.require_ready(model)
         with_clouds = has_scope(request.ctx.principal, Scope.CLOUD)
-        shown = dispatcher.readiness.model_object(model, with_clouds=with_clouds)
-        return json_response(await with_context_length(shown))
+        shown = readiness.model_object(model, with_clouds=with_clouds)
+        return json_response(await model_lists.with_context_length(shown))
 
+
+def _add_inference_routes(blueprint: Blueprint, handler: InferenceHandler) -> None:
     @requires_scope(Scope.INFERENCE)
     async def infer(request: Request) -> None:
         await handler.handle(request, _DEFAULT_HOOKS)
@@ -143,7 +163,6 @@ def openai_blueprint(
             name=_route_name(path),
             ctx_operation=INFERENCE_OPERATIONS[path],
         )
-    return blueprint
 
 
 def _route_name(path: str) -> str:

@@ -44,12 +44,13 @@ def accounts_blueprint(
 ) -> Blueprint:
     """`/api/auth/*` and `/api/users`. `auth_middleware` knows who may use the default password."""
     blueprint = Blueprint("accounts")
-    _add_session_routes(blueprint, db, account_service, auth_middleware)
+    _add_login_routes(blueprint, db, account_service, auth_middleware)
+    _add_own_account_routes(blueprint, db, account_service)
     _add_user_routes(blueprint, db, account_service)
     return blueprint
 
 
-def _add_session_routes(
+def _add_login_routes(
     blueprint: Blueprint, db: Database, account_service: AccountService, auth_middleware: AuthMiddleware
 ) -> None:
     @blueprint.post("/api/auth/login")
@@ -102,6 +103,8 @@ def _add_session_routes(
         session = await account_service.set_up(body.token, body.new_password, _source_of(request))
         return _session_response(request, session)
 
+
+def _add_own_account_routes(blueprint: Blueprint, db: Database, account_service: AccountService) -> None:
     @blueprint.post("/api/auth/logout")
     @authenticated
     @ApiOperation("Sign out", description="Ends the session. An API key stays valid.", status=204)

@@ -41,7 +41,12 @@ class KeyOrder(StrEnum):
 def keys_blueprint(db: Database, key_service: KeyService) -> Blueprint:
     """`/api/keys`. Users manage their own keys, administrators all keys."""
     blueprint = Blueprint("keys")
+    _add_list_route(blueprint, db)
+    _add_change_routes(blueprint, key_service)
+    return blueprint
 
+
+def _add_list_route(blueprint: Blueprint, db: Database) -> None:
     @blueprint.get("/api/keys")
     @authenticated
     @ApiOperation(
@@ -82,6 +87,8 @@ def keys_blueprint(db: Database, key_service: KeyService) -> Blueprint:
         )
         return json_response(page)
 
+
+def _add_change_routes(blueprint: Blueprint, key_service: KeyService) -> None:
     @blueprint.post("/api/keys")
     @authenticated
     @ApiOperation(
@@ -137,8 +144,6 @@ def keys_blueprint(db: Database, key_service: KeyService) -> Blueprint:
     async def revoke_key(request: Request, key_id: str) -> HTTPResponse:
         await key_service.revoke_key(request.ctx.principal, key_id, request.ctx.client.address)
         return no_content()
-
-    return blueprint
 
 
 def _format_cursor(key: ApiKey) -> str:

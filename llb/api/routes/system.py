@@ -51,8 +51,13 @@ def system_blueprint(
     `get_engine` the build of llama.cpp in use.
     """
     blueprint = Blueprint("system")
-    started_at = time.time()
+    _add_probe_routes(blueprint, view, storage_monitor)
+    _add_system_route(blueprint, config, view, storage_monitor, get_problems, get_engine, stored_settings)
+    _add_settings_route(blueprint, stored_settings, audit_log)
+    return blueprint
 
+
+def _add_probe_routes(blueprint: Blueprint, view: ClusterView, storage_monitor: StorageMonitor) -> None:
     @blueprint.get("/health", name="health")
     @probe
     @ApiOperation("Check that the process is alive", response=Liveness)
@@ -74,6 +79,18 @@ def system_blueprint(
             return json_response(Readiness(status="unsaved", reason=str(DATABASE_LOST)), 503)
         online = bool(view.online_nodes())
         return json_response(Readiness(status="ready" if online else "starting"), 200 if online else 503)
+
+
+def _add_system_route(
+    blueprint: Blueprint,
+    config: Config,
+    view: ClusterView,
+    storage_monitor: StorageMonitor,
+    get_problems: Callable[[], tuple[str, ...]],
+    get_engine: Callable[[], EngineInfo | None],
+    stored_settings: StoredSettings,
+) -> None:
+    started_at = time.time()
 
     @blueprint.get("/api/system", name="system")
     @requires_scope(Scope.MODELS_READ)
@@ -104,6 +121,8 @@ def system_blueprint(
             )
         return json_response(system_view)
 
+
+def _add_settings_route(blueprint: Blueprint, stored_settings: StoredSettings, audit_log: AuditLog) -> None:
     @blueprint.patch("/api/settings", name="settings")
     @requires_scope(Scope.ADMIN)
     @ApiOperation(
@@ -124,8 +143,6 @@ def system_blueprint(
             except ValueError as error:
                 raise InvalidRequest(error.args[0], param="values") from None
         return json_response(SettingList(settings=stored_settings.list_settings()))
-
-    return blueprint
 
 
 def _audited(name: str, value: str | None) -> str:

@@ -10,7 +10,13 @@ from llb.wire import EndpointKind
 
 
 def add_endpoint_commands(commands: CommandAdder) -> None:
-    """Add `endpoints`, `routes`."""
+    """Add `endpoints`, `secrets`, `routes`."""
+    _add_endpoints(commands)
+    _add_secrets(commands)
+    _add_routes(commands)
+
+
+def _add_endpoints(commands: CommandAdder) -> None:
     endpoints = commands.add(
         "endpoints",
         "list, add, check, map and remove engines elsewhere",
@@ -28,6 +34,29 @@ def add_endpoint_commands(commands: CommandAdder) -> None:
     actions.add_json(
         "list", "list endpoints and their state", "endpoints.management:list_endpoints", remote=True
     )
+    _add_endpoint_addition(actions)
+    check = actions.add_json(
+        "check", "ask an endpoint for its models now", "endpoints.management:check_endpoint", remote=True
+    )
+    _add_endpoint_argument(check)
+    mapping = actions.add(
+        "map",
+        "make a model of an endpoint one of the catalogue",
+        "endpoints.management:map_model",
+        remote=True,
+    )
+    _add_endpoint_argument(mapping)
+    mapping.add_argument("model", metavar="MODEL", nargs="?", default=None, help="its name at the endpoint")
+    mapping.add_argument("target", metavar="ID", nargs="?", default=None, help="id in the catalogue")
+    mapping.add_argument("--off", action="store_true", default=False, help="end the mapping")
+    remove = actions.add(
+        "remove", "remove an endpoint, with its key", "endpoints.management:remove_endpoint", remote=True
+    )
+    _add_endpoint_argument(remove)
+    add_yes_flag(remove)
+
+
+def _add_endpoint_addition(actions: CommandAdder) -> None:
     add = actions.add("add", "add an engine or a cloud", "endpoints.management:add_endpoint", remote=True)
     add.add_argument("base_url", metavar="BASE_URL", help="address, with or without /v1")
     add.add_argument("--name", metavar="NAME", default=None, help="prefix of its models (default: its host)")
@@ -64,26 +93,9 @@ def add_endpoint_commands(commands: CommandAdder) -> None:
         "--cloud", action="store_const", const=True, default=None, help="keys need the scope 'cloud'"
     )
     add_json_flag(add)
-    check = actions.add_json(
-        "check", "ask an endpoint for its models now", "endpoints.management:check_endpoint", remote=True
-    )
-    _add_endpoint_argument(check)
-    mapping = actions.add(
-        "map",
-        "make a model of an endpoint one of the catalogue",
-        "endpoints.management:map_model",
-        remote=True,
-    )
-    _add_endpoint_argument(mapping)
-    mapping.add_argument("model", metavar="MODEL", nargs="?", default=None, help="its name at the endpoint")
-    mapping.add_argument("target", metavar="ID", nargs="?", default=None, help="id in the catalogue")
-    mapping.add_argument("--off", action="store_true", default=False, help="end the mapping")
-    remove = actions.add(
-        "remove", "remove an endpoint, with its key", "endpoints.management:remove_endpoint", remote=True
-    )
-    _add_endpoint_argument(remove)
-    add_yes_flag(remove)
 
+
+def _add_secrets(commands: CommandAdder) -> None:
     secrets = add_actions(
         commands.add("secrets", "show and change the key file of provider keys", "endpoints.secrets:show")
     )
@@ -94,6 +106,8 @@ def add_endpoint_commands(commands: CommandAdder) -> None:
         details="llb may run meanwhile. An interrupted rotation loses nothing: run it again.",
     )
 
+
+def _add_routes(commands: CommandAdder) -> None:
     routes = commands.add(
         "routes",
         "show and set where requests go when a model cannot answer",

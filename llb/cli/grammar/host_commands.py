@@ -26,6 +26,15 @@ def add_host_commands(commands: CommandAdder) -> None:
     _add_settings_command(commands)
     _add_engine(commands)
     _add_service(commands)
+    _add_backup(commands)
+    _add_restore(commands)
+    _add_support_bundle(commands)
+    _add_upgrade(commands)
+    _add_completion(commands)
+    commands.add("version", "print the version", "main:version")
+
+
+def _add_backup(commands: CommandAdder) -> None:
     backup = commands.add(
         "backup",
         "save the database, also while the server runs",
@@ -53,6 +62,9 @@ def add_host_commands(commands: CommandAdder) -> None:
     backup.add_argument(
         "--models", metavar="DIR", default=None, help="also copy the verified model files to DIR"
     )
+
+
+def _add_restore(commands: CommandAdder) -> None:
     restore = commands.add(
         "restore", "replace the database by a backup; the previous one is kept", "host.database:restore"
     )
@@ -70,6 +82,9 @@ def add_host_commands(commands: CommandAdder) -> None:
         help="also bring back keys, users, nodes and passwords that were revoked since",
     )
     add_yes_flag(restore)
+
+
+def _add_support_bundle(commands: CommandAdder) -> None:
     bundle = commands.add(
         "support-bundle",
         "write what a maintainer needs to help, without secrets",
@@ -80,6 +95,9 @@ def add_host_commands(commands: CommandAdder) -> None:
         "file", nargs="?", metavar="FILE", default=None, help="default: llb-support-….txt here"
     )
     add_yes_flag(bundle)
+
+
+def _add_upgrade(commands: CommandAdder) -> None:
     upgrade = commands.add(
         "upgrade",
         "show how to upgrade, and newer versions",
@@ -92,6 +110,9 @@ def add_host_commands(commands: CommandAdder) -> None:
         help="ask the package index of pip for newer versions; nothing is downloaded",
     )
     add_json_flag(upgrade)
+
+
+def _add_completion(commands: CommandAdder) -> None:
     completion = commands.add(
         "completion",
         "print a completion script for bash, zsh or fish",
@@ -105,7 +126,6 @@ def add_host_commands(commands: CommandAdder) -> None:
     completion.add_argument(
         "shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish"
     )
-    commands.add("version", "print the version", "main:version")
 
 
 def _add_service(commands: CommandAdder) -> None:

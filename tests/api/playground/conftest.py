@@ -15,8 +15,9 @@ from sanic import Request
 
 from llb.accounts.principal_watch import PrincipalWatch
 from llb.api.connection.resources import ConnectionResources
+from llb.api.playground.answer_routes import answers_blueprint
+from llb.api.playground.conversation_routes import conversations_blueprint, presets_blueprint
 from llb.api.playground.conversation_service import ConversationService
-from llb.api.playground.routes import answers_blueprint, conversations_blueprint, presets_blueprint
 from llb.api.playground.running_answers import RunningAnswers
 from llb.api.request_body import LargeBodyWorker
 from llb.base.events import EventBus

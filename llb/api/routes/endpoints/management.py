@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sanic import Request
 from sanic.response import HTTPResponse
 
@@ -32,6 +34,7 @@ from llb.wire import (
     text_code_of,
 )
 
+_EndpointDescriber = Callable[[Request, Endpoint], EndpointView]
 _ADD_ERRORS = (
     errors.EndpointUnreachable,
     errors.EndpointUnknown,
@@ -47,6 +50,19 @@ def endpoints_blueprint(
     """`/api/endpoints`. Only administrators change endpoints, and see their addresses and keys."""
     blueprint = Blueprint("endpoints")
 
+    def describe(request: Request, endpoint: Endpoint) -> EndpointView:
+        return describe_endpoint(
+            endpoint, registry, view, is_admin=has_scope(request.ctx.principal, Scope.ADMIN)
+        )
+
+    _add_read_routes(blueprint, service, registry, describe)
+    _add_change_routes(blueprint, service, view, audit_log, describe)
+    return blueprint
+
+
+def _add_read_routes(
+    blueprint: Blueprint, service: EndpointService, registry: EndpointRegistry, describe: _EndpointDescriber
+) -> None:
     @blueprint.get("/api/endpoints", name="list")
     @requires_scope(Scope.MODELS_READ)
     @ApiOperation(
@@ -56,6 +72,20 @@ def endpoints_blueprint(
         listed = EndpointList(tuple(describe(request, endpoint) for endpoint in registry))
         return await compress_response(request, json_response(listed))
 
+    @blueprint.get("/api/endpoints/<endpoint_id:str>", name="get")
+    @requires_scope(Scope.MODELS_READ)
+    @ApiOperation("Show an endpoint", response=EndpointView, errors=(errors.NotFound,))
+    async def get_endpoint(request: Request, endpoint_id: str) -> HTTPResponse:
+        return json_response(describe(request, service.require(endpoint_id)))
+
+
+def _add_change_routes(
+    blueprint: Blueprint,
+    service: EndpointService,
+    view: ClusterView,
+    audit_log: AuditLog,
+    describe: _EndpointDescriber,
+) -> None:
     @blueprint.post("/api/endpoints", name="add")
     @requires_scope(Scope.ADMIN)
     @ApiOperation(
@@ -74,12 +104,6 @@ def endpoints_blueprint(
         async with audit_log.recording(request, "endpoint.add", new.name or ""):
             endpoint = await service.add(new, request.ctx.principal.label)
         return json_response(describe(request, endpoint), 201)
-
-    @blueprint.get("/api/endpoints/<endpoint_id:str>", name="get")
-    @requires_scope(Scope.MODELS_READ)
-    @ApiOperation("Show an endpoint", response=EndpointView, errors=(errors.NotFound,))
-    async def get_endpoint(request: Request, endpoint_id: str) -> HTTPResponse:
-        return json_response(describe(request, service.require(endpoint_id)))
 
     @blueprint.patch("/api/endpoints/<endpoint_id:str>", name="change")
     @requires_scope(Scope.ADMIN)
@@ -129,13 +153,6 @@ def endpoints_blueprint(
         async with audit_log.recording(request, "endpoint.check", endpoint.name):
             await service.check(endpoint)
         return json_response(describe(request, endpoint))
-
-    def describe(request: Request, endpoint: Endpoint) -> EndpointView:
-        return describe_endpoint(
-            endpoint, registry, view, is_admin=has_scope(request.ctx.principal, Scope.ADMIN)
-        )
-
-    return blueprint
 
 
 def describe_endpoint(

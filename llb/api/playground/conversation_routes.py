@@ -1,24 +1,21 @@
-"""Routes of the Playground: conversations and their messages, answers, presets."""
+"""Routes of the Playground: conversations and their messages, presets."""
 
 from __future__ import annotations
 
 import re
 
-import msgspec
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from llb.accounts.principal_watch import PrincipalWatch
 from llb.api.blueprint import Blueprint
 from llb.api.connection.http_exchange import ServerHttp
-from llb.api.inference.call_builder import append_fields
 from llb.api.middleware.compression import compress_response
-from llb.api.middleware.route_policy import authenticated, authenticated_up_to, requires_scope
+from llb.api.middleware.route_policy import authenticated, authenticated_up_to
 from llb.api.playground.conversation_service import ConversationService
-from llb.api.playground.running_answers import RunningAnswer, RunningAnswers
+from llb.api.playground.running_answers import RunningAnswers
 from llb.api.reference.operation import ApiOperation, RequestParameter
-from llb.api.request_body import LargeBodyWorker, decode_json, parse_body
-from llb.api.responses import JSON, PassthroughResponse, json_response, no_content
+from llb.api.request_body import LargeBodyWorker, parse_body
+from llb.api.responses import JSON, json_response, no_content
 from llb.errors import (
     Conflict,
     ConversationLimitReached,
@@ -29,29 +26,22 @@ from llb.errors import (
     RateLimited,
     ServerBusy,
 )
-from llb.gateway.stream.sse import SSE_KEEPALIVE, format_error_event, format_event
 from llb.security.permissions import Principal, PrincipalKind
 from llb.texts.coded_text import CodedText
 from llb.wire import (
-    AnswerEvent,
-    AnswerRequest,
     Conversation,
     ConversationImport,
     ConversationImportReply,
     ConversationList,
     ConversationMessage,
     ConversationPatch,
-    InferenceFields,
     Preset,
     PresetList,
-    Scope,
 )
-from llb.wire.conversations import ID_PATTERN, MAX_MODEL_CHARS
+from llb.wire.conversations import ID_PATTERN
 
 MAX_QUERY_CHARS = 200
 MAX_IMPORT_BYTES = 16 * 1024 * 1024
-_encoder = msgspec.json.Encoder()
-_STREAM_FIELDS = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def user_id_of(request: Request) -> str:
@@ -62,7 +52,7 @@ def user_id_of(request: Request) -> str:
     return principal.user_id
 
 
-def _check_id(text: str) -> str:
+def check_id(text: str) -> str:
     if re.fullmatch(ID_PATTERN, text) is None:
         raise InvalidRequest("An id has 1 to 64 letters, digits and hyphens", param="id")
     return text
@@ -75,7 +65,13 @@ def conversations_blueprint(
 ) -> Blueprint:
     """`/api/conversations`: a user's own, by session only."""
     blueprint = Blueprint("conversations")
+    _add_list_routes(blueprint, service, worker)
+    _add_conversation_routes(blueprint, service, answers)
+    _add_message_routes(blueprint, service, answers, worker)
+    return blueprint
 
+
+def _add_list_routes(blueprint: Blueprint, service: ConversationService, worker: LargeBodyWorker) -> None:
     @blueprint.get("/api/conversations", name="list")
     @authenticated
     @ApiOperation(
@@ -111,6 +107,10 @@ def conversations_blueprint(
         )
         return json_response(await service.import_all(user_id, prepared))
 
+
+def _add_conversation_routes(
+    blueprint: Blueprint, service: ConversationService, answers: RunningAnswers
+) -> None:
     @blueprint.get("/api/conversations/<conversation_id:str>", name="get")
     @authenticated
     @ApiOperation(
@@ -146,7 +146,7 @@ def conversations_blueprint(
     )
     async def change_conversation(request: Request, conversation_id: str) -> HTTPResponse:
         patch = parse_body(request, ConversationPatch)
-        await service.change(user_id_of(request), _check_id(conversation_id), patch)
+        await service.change(user_id_of(request), check_id(conversation_id), patch)
         return no_content()
 
     @blueprint.delete("/api/conversations/<conversation_id:str>", name="delete")
@@ -163,6 +163,10 @@ def conversations_blueprint(
         answers.stop(user_id, conversation_id)
         return no_content()
 
+
+def _add_message_routes(
+    blueprint: Blueprint, service: ConversationService, answers: RunningAnswers, worker: LargeBodyWorker
+) -> None:
     @blueprint.put("/api/conversations/<conversation_id:str>/messages/<message_id:str>", name="put_message")
     @authenticated
     @ApiOperation(
@@ -197,117 +201,6 @@ def conversations_blueprint(
         await service.remove_message(user_id, conversation_id, message_id)
         answers.stop(user_id, conversation_id, message_id)
         return no_content()
-
-    return blueprint
-
-
-def answers_blueprint(
-    service: ConversationService,
-    answers: RunningAnswers,
-    principal_watch: PrincipalWatch,
-    worker: LargeBodyWorker,
-) -> Blueprint:
-    """`/api/conversations/…/answers`: answers that go on when the page is closed."""
-    blueprint = Blueprint("answers")
-
-    @blueprint.post("/api/conversations/<conversation_id:str>/answers", name="begin")
-    @requires_scope(Scope.INFERENCE)
-    @ApiOperation(
-        "Generate an answer",
-        description=(
-            "The answer goes on when the connection is closed, and is saved in the conversation. It counts "
-            "against the limits of its user like any request, and ends with the session. A request that "
-            "fails is an answer with an `error`."
-        ),
-        body=AnswerRequest,
-        stream_event=AnswerEvent,
-        errors=(PermissionDenied, NotFound, Conflict, ConversationLimitReached, RateLimited, ServerBusy),
-    )
-    async def begin_answer(request: Request, conversation_id: str) -> None:
-        user_id = user_id_of(request)
-        _check_id(conversation_id)
-        answer = await _begin(
-            request,
-            (user_id, conversation_id),
-            await worker.run(len(request.body), lambda: parse_body(request, AnswerRequest)),
-        )
-        await _stream(request, answer)
-
-    async def _begin(request: Request, place: tuple[str, str], wanted: AnswerRequest) -> RunningAnswer:
-        # A function of its own: what was decoded must not be held as long as the response.
-        body = bytes(wanted.request)
-        fields = await worker.run(len(body), lambda: decode_json(body, InferenceFields))
-        if len(fields.model) > MAX_MODEL_CHARS:
-            raise InvalidRequest(f"model must have at most {MAX_MODEL_CHARS} characters", param="model")
-        key = (*place, wanted.answer_id)
-        with answers.reserved(key):
-            # The request may end before the answer, which holds a body and a message as long.
-            share = request.app.ctx.connections.body_budget.open(request.ctx.principal)
-            try:
-                share.add(len(body))
-                message = await service.begin_answer(*place, wanted, fields.model, count_bytes=share.add)
-                streamed = await worker.run(len(body), lambda: append_fields(body, _STREAM_FIELDS))
-            except BaseException:
-                share.release()
-                raise
-            # Else the answer would keep all of it, uncounted once the connection is closed.
-            request.body = b""
-            if isinstance(request.stream, ServerHttp):
-                request.stream.release_body()
-            return answers.begin(key, message, request, streamed, share.release)
-
-    @blueprint.get("/api/conversations/<conversation_id:str>/answers/<answer_id:str>", name="follow")
-    @requires_scope(Scope.INFERENCE)
-    @ApiOperation(
-        "Follow an answer that is being generated",
-        description="From its beginning. One that has ended is a message of its conversation.",
-        stream_event=AnswerEvent,
-        errors=(PermissionDenied, NotFound, RateLimited),
-    )
-    async def follow_answer(request: Request, conversation_id: str, answer_id: str) -> None:
-        key = (user_id_of(request), conversation_id, answer_id)
-        answer = answers.get(key)
-        if answer is None:
-            raise NotFound("This answer is not being generated")
-        with answers.followed(key):
-            await _stream(request, answer)
-
-    @blueprint.delete("/api/conversations/<conversation_id:str>/answers/<answer_id:str>", name="stop")
-    @requires_scope(Scope.INFERENCE)
-    @ApiOperation(
-        "Stop an answer",
-        description="What was generated stays.",
-        status=204,
-        errors=(PermissionDenied, NotFound),
-    )
-    async def stop_answer(request: Request, conversation_id: str, answer_id: str) -> HTTPResponse:
-        if not answers.stop(user_id_of(request), conversation_id, answer_id):
-            raise NotFound("This answer is not being generated")
-        return no_content()
-
-    async def _encode_event(event: AnswerEvent) -> bytes:
-        # Only the last event can be large.
-        chars = 0 if event.message is None else len(event.message.text) + len(event.message.reasoning)
-        return await worker.run(chars, lambda: format_event(_encoder.encode(event)))
-
-    async def _stream(request: Request, answer: RunningAnswer) -> None:
-        response = await request.respond(PassthroughResponse(headers={}, content_type="text/event-stream"))
-        assert response is not None  # noqa: S101  # it was given
-
-        async def send() -> None:
-            # The head of the response leaves with it: the answer has begun.
-            await response.send(SSE_KEEPALIVE)
-            async for event in answer.follow():
-                data = SSE_KEEPALIVE if event is None else await _encode_event(event)
-                await response.send(data)
-
-        with principal_watch.open(request.ctx.principal) as work:
-            await work.run_until_ended(send())
-        if work.error is not None:
-            await response.send(format_error_event(work.error))
-        await response.eof()
-
-    return blueprint
 
 
 def presets_blueprint(service: ConversationService) -> Blueprint:
