@@ -1,10 +1,10 @@
-"""Supervised background tasks: named, logged when they crash, awaited at stop."""
+"""Supervised background tasks: named, logged when they crash, awaited at stop. Work that must be finished."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
 
@@ -76,3 +76,29 @@ class TaskSupervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_to_completion(
+    coro: Coroutine[Any, Any, T], *, on_cancelled: Callable[[], object] | None = None
+) -> T:
+    """Await `coro` to its end, however often the caller is cancelled; the cancellation is raised after it.
+
+    For threads and transactions, which cannot be stopped. `on_cancelled` asks them to end early.
+    """
+    task = asyncio.ensure_future(coro)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+            if on_cancelled is not None:
+                on_cancelled()
+        except Exception:
+            # The coroutine's own error, raised by `task.result()` below.
+            break
+    if cancelled is not None:
+        # Marks the exception as retrieved; the caller gets the cancellation instead.
+        task.exception()
+        raise cancelled
+    return task.result()

@@ -7,10 +7,10 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from llb import gguf
+from llb.base.tasks import run_to_completion
 from llb.engine.planning.engine_plan import EngineFiles
 from llb.engine.pool import EnginePool
 from llb.hub import HubClient
@@ -148,18 +148,25 @@ class ReplicaWorker:
         await self._engine_pool.remove_model(replica.model_id, grace_s=DELETE_GRACE_S)
         own_files = [file for file in replica.files if not file.found]
         if replica.is_complete and own_files:
-            await _run_to_completion(
-                partial(self._files.remove_files, replica.model_id, [file.name for file in own_files])
+            # A thread cannot be stopped, and must not meet the next task on its files.
+            await run_to_completion(
+                asyncio.to_thread(
+                    self._files.remove_files, replica.model_id, [file.name for file in own_files]
+                )
             )
         elif not replica.is_complete:
             if replica.discards_partial:
-                await _run_to_completion(
-                    partial(self._files.remove_files, replica.model_id, [file.name for file in own_files])
+                await run_to_completion(
+                    asyncio.to_thread(
+                        self._files.remove_files, replica.model_id, [file.name for file in own_files]
+                    )
                 )
             else:
                 for file in own_files:
-                    await _run_to_completion(
-                        partial(self._files.demote_to_partial, replica.model_id, file.name, file.sha256)
+                    await run_to_completion(
+                        asyncio.to_thread(
+                            self._files.demote_to_partial, replica.model_id, file.name, file.sha256
+                        )
                     )
             # The bytes of a cancelled download are kept for later, but not on a full disk.
             with suppress(OSError):
@@ -280,8 +287,9 @@ class ReplicaWorker:
         `finished_bytes` is the size of the replica's files before it.
         """
         cancelled = threading.Event()
-        await _run_to_completion(
-            partial(self._import_from_cache_or_free_space, replica.model_id, spec, cancelled), cancelled
+        await run_to_completion(
+            asyncio.to_thread(self._import_from_cache_or_free_space, replica.model_id, spec, cancelled),
+            on_cancelled=cancelled.set,
         )
         download = FileDownload(
             spec,
@@ -364,21 +372,6 @@ class ReplicaWorker:
 def _read_header(path: Path) -> gguf.GgufMetadata:
     with path.open("rb") as file:
         return gguf.read_metadata(file, file_size=path.stat().st_size)
-
-
-async def _run_to_completion(work: Callable[[], object], cancelled: threading.Event | None = None) -> None:
-    """Run `work()` in a thread, and wait for its end also when the caller is cancelled.
-
-    Cancellation sets `cancelled`. A thread cannot be stopped, and must not meet the next task on its files.
-    """
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        if cancelled is not None:
-            cancelled.set()
-        await asyncio.gather(running, return_exceptions=True)
-        raise
 
 
 def _has_same_files(replica: Replica, desired_model: DesiredModel) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import aiosqlite
 import msgspec
 
+from llb.base.tasks import run_to_completion
 from llb.errors import SetupError
 from llb.store.ballast import BALLAST_FILE_NAME, Ballast
 from llb.store.database_file import DatabaseFile
@@ -122,7 +123,7 @@ class Database(Reader):
         try:
             await self._open()
         finally:
-            await _run_to_completion(asyncio.to_thread(self.ballast.take_back, released_bytes))
+            await run_to_completion(asyncio.to_thread(self.ballast.take_back, released_bytes))
         self._is_open = True
         await asyncio.to_thread(self.ballast.fill)
 
@@ -160,15 +161,15 @@ class Database(Reader):
                         yield Transaction(self._writer)
                     except BaseException:
                         # A cancelled statement still runs in the connection's thread; the rollback queues up.
-                        await _run_to_completion(self._writer.rollback())
+                        await run_to_completion(self._writer.rollback())
                         raise
-                    await _run_to_completion(self._commit())
+                    await run_to_completion(self._commit())
             finally:
                 self._writing_task = None
 
     @contextlib.asynccontextmanager
     async def _released_ballast(self) -> AsyncIterator[None]:
-        released_bytes = await _run_to_completion(asyncio.to_thread(self.ballast.release))
+        released_bytes = await run_to_completion(asyncio.to_thread(self.ballast.release))
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -179,7 +180,7 @@ class Database(Reader):
             raise
         finally:
             if released_bytes:
-                await _run_to_completion(asyncio.to_thread(self.ballast.take_back, released_bytes))
+                await run_to_completion(asyncio.to_thread(self.ballast.take_back, released_bytes))
 
     async def _commit(self) -> None:
         try:
@@ -215,9 +216,9 @@ class Database(Reader):
             return
         self._is_open = False
         async with self._write_lock:
-            await _run_to_completion(self.reports.close())
-            await _run_to_completion(self._connection.close())
-            await _run_to_completion(self._writer.close())
+            await run_to_completion(self.reports.close())
+            await run_to_completion(self._connection.close())
+            await run_to_completion(self._writer.close())
 
 
 async def _connect(path: Path, *pragmas: str) -> aiosqlite.Connection:
@@ -235,22 +236,3 @@ async def _connect(path: Path, *pragmas: str) -> aiosqlite.Connection:
         await connection.close()
         raise SetupError(f"The database {path} cannot be opened: {error}.") from None
     return connection
-
-
-async def _run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await `coroutine` to its end even if the caller is cancelled; the cancellation is raised after it."""
-    task = asyncio.ensure_future(coroutine)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-        except Exception:
-            # The coroutine's own error, raised by `task.result()` below.
-            break
-    if cancelled is not None:
-        # Marks the exception as retrieved; the caller gets the cancellation instead.
-        task.exception()
-        raise cancelled
-    return task.result()

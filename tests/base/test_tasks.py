@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from llb.base.logs import log_setup
-from llb.base.tasks import TaskSupervisor
+from llb.base.tasks import TaskSupervisor, run_to_completion
 
 
 async def test_a_crash_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -95,3 +95,23 @@ async def test_what_goes_on_by_itself_is_not_logged_as_the_request_that_began_it
         assert log_setup.request_id.get() == "r1"
     finally:
         log_setup.request_id.reset(token)
+
+
+async def test_what_cannot_be_stopped_is_waited_for_however_often_its_caller_is_cancelled() -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+    asked_to_end: list[None] = []
+
+    async def work() -> None:
+        begun.set()
+        await go.wait()
+
+    caller = asyncio.ensure_future(run_to_completion(work(), on_cancelled=lambda: asked_to_end.append(None)))
+    await begun.wait()
+    for count in (1, 2):
+        caller.cancel()
+        await asyncio.sleep(0)
+        assert len(asked_to_end) == count
+    assert not caller.done()
+    go.set()
+    await asyncio.wait([caller])
+    assert caller.cancelled()

@@ -38,7 +38,7 @@ MAX_SOCKETS_PER_CLIENT = 64
 RETRY_AFTER_S = 10
 # Parsed at once, between two turns of the event loop.
 SLICE_BYTES = 4096
-INVALID_UTF8, POLICY_VIOLATION = 1007, 1008
+INVALID_UTF8, POLICY_VIOLATION, INTERNAL_ERROR = 1007, 1008, 1011
 _BOUNDS_MARK = "__llb_websocket_bounds__"
 
 
@@ -132,6 +132,11 @@ class BoundedWebSocket(WebsocketImplProtocol):
             self.fail_connection(INVALID_UTF8)
             return
         except (ConnectionClosed, WebsocketClosed, RequestCancelled):
+            return
+        except Exception:
+            # Nobody awaits this task, and without it nothing more is read.
+            log.exception("a WebSocket could not be read on")
+            self.fail_connection(INTERNAL_ERROR)
             return
         finally:
             self._processing = None
