@@ -164,7 +164,7 @@ async def test_a_used_token(llb: RunningBalancer, make_node: JoinedNodeFactory) 
 
 async def test_an_expired_token(llb: RunningBalancer, make_node: JoinedNodeFactory) -> None:
     now = 1_800_000_000.0
-    llb.app.cluster.members._clock = lambda: now
+    llb.app.cluster.admission._clock = lambda: now
     token = await llb.create_join_token()
     now += 3599
     early = make_node(llb, "early", join_token=await llb.create_join_token())
