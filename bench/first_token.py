@@ -85,7 +85,7 @@ async def measure(rounds: int) -> None:
             llb.wait_for_status("smollm2", "Ready")
             key = llb.http.post("/api/keys", json={"name": "bench", "scopes": ["inference"]}).json()["key"]
             lease = await pool.acquire_lease("smollm2", deadline_s=60)
-            direct = FirstTokenClient(lease.host, lease.port, lease.api_key)
+            direct = FirstTokenClient(lease.worker.host, lease.worker.port, lease.api_key)
             through = FirstTokenClient("127.0.0.1", int(llb.url.rpartition(":")[2]), key)
             for client in (direct, through) * 5:
                 await client.measure_first_token_s()

@@ -49,7 +49,7 @@ async def run_engine() -> AsyncIterator[tuple[str, str]]:
     pool.add_model(MODEL, EngineFiles(model_path=require_smollm2()))
     try:
         lease = await pool.acquire_lease(MODEL, deadline_s=60)
-        yield f"http://{lease.host}:{lease.port}", lease.api_key or ""
+        yield f"http://{lease.worker.host}:{lease.worker.port}", lease.api_key or ""
         lease.release()
     finally:
         await pool.close()

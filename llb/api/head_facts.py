@@ -41,9 +41,10 @@ class HeadFacts(Struct, frozen=True):
 
 def facts_of(request: IncomingRequest) -> HeadFacts:
     """Return the facts, which stay in `request.ctx`."""
-    facts: HeadFacts | None = getattr(request.ctx, "facts", None)
+    ctx = request.ctx
+    facts: HeadFacts | None = getattr(ctx, "facts", None)
     if facts is None:
-        facts = request.ctx.facts = _read_facts(request)
+        facts = ctx.facts = _read_facts(request)
     return facts
 
 
@@ -70,9 +71,9 @@ def request_id_of(request: IncomingRequest) -> str:
 
     Every call for the same request returns the same id.
     """
-    known: str | None = getattr(request.ctx, "request_id", None)
+    ctx = request.ctx
+    known: str | None = getattr(ctx, "request_id", None)
     if known is None:
-        known = request.ctx.request_id = (
-            facts_of(request).request_id or f"{_id_prefix}{next(_id_numbers):08x}"
-        )
+        known = facts_of(request).request_id or f"{_id_prefix}{next(_id_numbers):08x}"
+        ctx.request_id = known
     return known

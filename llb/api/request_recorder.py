@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from types import TracebackType
 
+from msgspec import Struct
+
 from llb.api.error_mapping import http_status_of, to_llb_error
 from llb.api.head_facts import facts_of, request_id_of
 from llb.api.incoming_request import IncomingRequest
@@ -32,33 +34,33 @@ class RequestRecorder:
         http_status_of: Callable[[LlbError], int] = http_status_of,
         *,
         endpoint: str | None = None,
+        requested_model: str | None = None,
+        stream: bool = False,
     ) -> RequestRecording:
         """Open the record of `request`, which closes when the block ends; `endpoint` stands for its path.
 
         An error that leaves the block is recorded with the status that `http_status_of` gives it.
         """
-        facts = facts_of(request)
         record = self._request_log.open_record(
-            request.ctx.principal, endpoint or request.path.rstrip("/"), request_id_of(request)
+            request.ctx.principal,
+            endpoint or request.path.rstrip("/"),
+            request_id_of(request),
+            facts_of(request).trace_headers,
+            requested_model,
+            stream=stream,
         )
-        record.trace_headers = facts.trace_headers
         return RequestRecording(self._request_log, record, http_status_of)
 
 
-class RequestRecording:
+class RequestRecording(Struct, eq=False):
     """Context manager that closes a request record with its outcome.
 
     A class rather than a generator: every inference request passes through it.
     """
 
-    __slots__ = ("_http_status_of", "_request_log", "record")
-
-    def __init__(
-        self, request_log: RequestLog, record: RequestRecord, http_status_of: Callable[[LlbError], int]
-    ) -> None:
-        self._request_log = request_log
-        self.record = record
-        self._http_status_of = http_status_of
+    _request_log: RequestLog
+    record: RequestRecord
+    _http_status_of: Callable[[LlbError], int]
 
     def close(self) -> None:
         """Close the record of a request that was answered, without a block."""

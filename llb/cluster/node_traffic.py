@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from msgspec import Struct
-
 
 class TrafficTotals(NamedTuple):
     """Requests answered and tokens generated since the start."""
@@ -17,13 +15,16 @@ class TrafficTotals(NamedTuple):
     tokens: int
 
 
-class _Counters(Struct):
-    active: int = 0
-    answered: int = 0
-    tokens: int = 0
-    # Count at the last sample.
-    sampled_tokens: int = 0
-    sampled_at: float | None = None
+class _Counters:
+    """Not a Struct, whose fields take three times as long to set: each request sets six."""
+
+    __slots__ = ("active", "answered", "sampled_at", "sampled_tokens", "tokens")
+
+    def __init__(self) -> None:
+        self.active = self.answered = self.tokens = 0
+        # Count at the last sample.
+        self.sampled_tokens = 0
+        self.sampled_at: float | None = None
 
 
 class NodeTraffic:

@@ -41,12 +41,8 @@ class Lease(WatchedRequest):
         "_process",
         "_watch",
         "api_key",
-        "context_length",
         "generation",
-        "host",
-        "port",
-        "slots",
-        "template",
+        "worker",
     )
 
     def __init__(
@@ -61,11 +57,8 @@ class Lease(WatchedRequest):
         if ready is None or spec is None:
             raise RuntimeError("a lease of an engine that is not ready")
         super().__init__()
-        self.host = ready.host
-        self.port = ready.port
-        self.slots = ready.slots
-        self.context_length = ready.context_length
-        self.template = ready.template
+        # Address and limits of the engine, and the credential for it.
+        self.worker = ready
         self.api_key = spec.api_key
         self.generation = process.begin_request()
         self._process = process

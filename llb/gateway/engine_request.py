@@ -21,7 +21,7 @@ _engine_target = lru_cache(maxsize=256)(UpstreamTarget)
 
 def target_of(lease: Lease) -> UpstreamTarget:
     """Return the engine of a lease."""
-    return _engine_target(lease.host, lease.port, lease.api_key)
+    return _engine_target(lease.worker.host, lease.worker.port, lease.api_key)
 
 
 def begin_engine_request(

@@ -27,7 +27,7 @@ async def test_a_request_loads_the_model_and_holds_it(pool_fixture: PoolFixture)
     pool = pool_fixture.pool()
     assert (pool.engine_reports(), pool.memory_used_bytes) == ((), 0)
     lease = await pool.acquire_lease("a", deadline_s=WAIT_S)
-    assert (lease.host, lease.slots, lease.context_length, lease.api_key) == (
+    assert (lease.worker.host, lease.worker.slots, lease.worker.context_length, lease.api_key) == (
         "127.0.0.1",
         2,
         1024,
@@ -48,7 +48,7 @@ async def test_concurrent_first_requests_load_once(pool_fixture: PoolFixture) ->
     pool = pool_fixture.pool()
     leases = await asyncio.gather(*(pool.acquire_lease("a", deadline_s=WAIT_S) for _ in range(20)))
     assert pool.engine_reports()[0].busy == 20
-    assert len({lease.port for lease in leases}) == 1
+    assert len({lease.worker.port for lease in leases}) == 1
     assert pool_fixture.loads == ["a"]
     assert pool_fixture.planner.inspected == [pool_fixture.folder / "a.gguf"]
     for lease in leases:
@@ -325,7 +325,7 @@ async def test_a_smaller_context_rather_than_waiting(pool_fixture: PoolFixture) 
         await pool.acquire_lease("a", deadline_s=WAIT_S),
         await pool.acquire_lease("b", deadline_s=WAIT_S) as lease,
     ):
-        assert lease.context_length == 512
+        assert lease.worker.context_length == 512
 
 
 async def test_the_whole_context_rather_than_an_idle_neighbour(pool_fixture: PoolFixture) -> None:
@@ -334,7 +334,7 @@ async def test_the_whole_context_rather_than_an_idle_neighbour(pool_fixture: Poo
     pool = pool_fixture.pool(ram_bytes=2 * GB)
     await use(pool, "a")
     async with await pool.acquire_lease("b", deadline_s=WAIT_S) as lease:
-        assert lease.context_length == 1024
+        assert lease.worker.context_length == 1024
     assert state(pool, "a") is EngineState.STOPPED
 
 

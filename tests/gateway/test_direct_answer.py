@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 from msgspec.structs import replace
 
+from llb.engine.spec import WorkerReady
 from llb.errors import TooManyCrashes
 from llb.gateway.admission.crash_quarantine import Quarantine
 from llb.gateway.direct_answer import DirectAnswer
@@ -76,7 +77,9 @@ class DirectGateway(Gateway):
 
     def _lease(self) -> FakeLease:
         target = self._engine.target
-        self.leases.append(FakeLease(target.host, target.port))
+        self.leases.append(
+            FakeLease(WorkerReady(host=target.host, port=target.port, context_length=4096, slots=1))
+        )
         return self.leases[-1]
 
     async def _acquire_lease(self, _model_id: str, **_options: object) -> FakeLease:

@@ -20,6 +20,7 @@ from llb import errors
 from llb.accounts.principal_watch import PrincipalWatch
 from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.view import ClusterView
+from llb.engine.spec import WorkerReady
 from llb.engine.watch_policy import Blame, EngineSpeed
 from llb.gateway import dispatcher as dispatcher_module
 from llb.gateway.admission.controller import AdmissionController
@@ -125,17 +126,18 @@ class FakeNodes:
         return node_id in self.recovering
 
 
+UNREACHABLE_WORKER = WorkerReady(host="127.0.0.1", port=1, context_length=4096, slots=1)
+
+
 @dataclass
 class FakeLease:
     """Lease of the engine of this host."""
 
-    host: str = "127.0.0.1"
-    port: int = 1
+    worker: WorkerReady = UNREACHABLE_WORKER
     api_key: str = "sk-engine"
     is_released: bool = False
     suspected_failures: int = 0
     blame: Blame | None = None
-    template: None = None
 
     def release(self) -> None:
         self.is_released = True

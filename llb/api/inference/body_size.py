@@ -140,13 +140,15 @@ def require_fitting_text(body: bytes, operation: Operation, context_length: int 
 
     `body` is without images. Raises `InvalidRequest` for too many special tokens.
     """
-    max_bytes = MAX_TEXT_BYTES
-    if context_length is not None and operation not in (Operation.EMBEDDINGS, Operation.RERANKING):
-        max_bytes = min(max_bytes, context_length * MAX_BYTES_PER_TOKEN)
+    max_bytes, has_inputs = MAX_TEXT_BYTES, False
+    if context_length is not None:
+        has_inputs = operation in (Operation.EMBEDDINGS, Operation.RERANKING)
+        if not has_inputs:
+            max_bytes = min(max_bytes, context_length * MAX_BYTES_PER_TOKEN)
     # A text with a placeholder is longer than it looks.
     may_be_long = len(body) > max_bytes or PLACEHOLDER_START in body
-    may_be_special = _count_special_starts(body) > MAX_SPECIAL_TOKENS
-    has_inputs = operation in (Operation.EMBEDDINGS, Operation.RERANKING) and context_length is not None
+    # Each token begins with a byte of its own, so that short bodies need not be searched.
+    may_be_special = len(body) > MAX_SPECIAL_TOKENS and _count_special_starts(body) > MAX_SPECIAL_TOKENS
     if not (may_be_long or may_be_special or has_inputs):
         return
     raw_fields = decode_json(body, RawFields)

@@ -187,11 +187,10 @@ def build_plain_call(
     plain: InferenceFields,
     format_error_event: ErrorEventBuilder = format_error_event,
 ) -> InferenceCall:
-    """Like `build_call`, for a plain chat that was read, without a wait. Raises as it does.
+    """Like `build_call`, for a plain chat that was read and recorded, without a wait. Raises as it does.
 
     `ModelNotFound` may also mean that the list of a cloud has to be read again.
     """
-    record.requested_model = plain.model
     served = readiness.find_served_chat(plain.model)
     if served is not None:
         model, context_length = served
@@ -201,7 +200,6 @@ def build_plain_call(
         _require_usable(readiness, model, Operation.CHAT, record)
         context_length = _context_limit(readiness, model)
     require_fitting_text(body, Operation.CHAT, context_length)
-    record.stream = plain.stream
     if plain.model != model.id:
         body = append_fields(body, {"model": model.id})
     facts, principal = facts_of(request), request.ctx.principal

@@ -42,6 +42,14 @@ class ResponseSink:
     first bytes are also the last, the whole response leaves in one write.
     """
 
+    # Of the class, because most sinks never set them.
+    _started = False
+    _ended = False
+    _status = 200
+    _content_type = "text/event-stream"
+    _ignored: tuple[str, ...] = ()
+    _response: ResponseWriter | None = None
+
     def __init__(
         self,
         request: IncomingRequest,
@@ -52,17 +60,11 @@ class ResponseSink:
         keepalive: bytes = SSE_KEEPALIVE,
     ) -> None:
         """`keepalive` takes the place of SSE comments, in a dialect that has an event for it."""
-        self._started = False
         self._keepalive = keepalive
         self._request = request
         self._record = record
         self._rewrite_events = rewrite_events
-        self._response: ResponseWriter | None = None
-        self._ended = False
-        self._status = 200
-        self._content_type = "text/event-stream"
-        self._headers = {**(headers or {})}
-        self._ignored: tuple[str, ...] = ()
+        self._headers = headers
 
     @property
     def started(self) -> bool:
@@ -77,7 +79,7 @@ class ResponseSink:
         """Set the head of the response; nothing is written yet."""
         self._status = status
         self._content_type = content_type.decode("latin-1") or OCTET_STREAM
-        self._headers |= routing_headers(node_name, queued_ms)
+        self._headers = {**(self._headers or {}), **routing_headers(node_name, queued_ms)}
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         """Write some bytes; `last` ends the response."""
@@ -110,10 +112,9 @@ class ResponseSink:
     def _make_head(self) -> PassthroughResponse:
         """Return the head of the response, which begins now."""
         self._started = True
-        record, headers = self._record, self._headers
+        record = self._record
         record.status = self._status
-        if record.limit_headers:
-            headers = {**record.limit_headers, **headers}
+        headers = {**record.limit_headers, **(self._headers or {})}
         if self._ignored or record.ignored_fields:
             headers |= ignored_headers((*self._ignored, *record.ignored_fields))
         return PassthroughResponse(status=self._status, headers=headers, content_type=self._content_type)
@@ -121,6 +122,10 @@ class ResponseSink:
 
 class DirectResponseSink(ResponseSink):
     """Sink of a request whose response may be written without a wait."""
+
+    _writer: DirectWriter | None = None
+    # What the head depends on: status, content type, node, time in the queue.
+    _key: tuple[int, bytes, str, int] = (200, b"", "", 0)
 
     def __init__(
         self,
@@ -132,9 +137,6 @@ class DirectResponseSink(ResponseSink):
     ) -> None:
         super().__init__(request, record, headers=headers, rewrite_events=rewrite_events)
         self._direct_request = request
-        self._writer: DirectWriter | None = None
-        # What the head depends on: status, content type, node, time in the queue.
-        self._key: tuple[int, bytes, str, int] = (200, b"", "", 0)
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
         self._key = (status, content_type, node_name, queued_ms)

@@ -222,7 +222,9 @@ class InferenceHandler:
         plain = read_plain_chat(body)
         if plain is None or repair_text(body) is not body:
             return None
-        recording = self._recorder.record(request, hooks.http_status_of)
+        recording = self._recorder.record(
+            request, hooks.http_status_of, requested_model=plain.model, stream=plain.stream
+        )
         record = recording.record
         try:
             call = build_plain_call(

@@ -91,7 +91,7 @@ def node_api_blueprint(
 
             try:
                 response = await http_client.request(
-                    UpstreamTarget(lease.host, lease.port, lease.api_key),
+                    UpstreamTarget(lease.worker.host, lease.worker.port, lease.api_key),
                     b"POST",
                     b"/v1/" + path.encode("ascii"),
                     select_headers(request, FORWARDED_HEADERS),

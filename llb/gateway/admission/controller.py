@@ -41,37 +41,19 @@ class ModelQueueSnapshot(Struct, frozen=True):
     nodes: tuple[NodeSlotUsage, ...]
 
 
-class SlotReservation:
+class SlotReservation(Struct, eq=False):
     """One reserved slot, until `release()`."""
 
-    __slots__ = (
-        "_admission",
-        "_busy_at_start",
-        "_is_released",
-        "_node",
-        "_queue",
-        "_request",
-        "node_id",
-        "queued_ms",
-    )
-
-    def __init__(
-        self,
-        admission: AdmissionController,
-        queue: ModelQueue,
-        node: NodeSlots,
-        request: RequestEstimate,
-        queued_ms: int,
-    ) -> None:
-        self.queued_ms = queued_ms
-        # The node that the slot belongs to.
-        self.node_id = node.node_id
-        self._admission = admission
-        self._queue = queue
-        self._node = node
-        self._request = request
-        self._busy_at_start = node.busy
-        self._is_released = False
+    _admission: AdmissionController
+    _queue: ModelQueue
+    _node: NodeSlots
+    _request: RequestEstimate
+    # Of the node's slots, with this one.
+    _busy_at_start: int
+    # The node that the slot belongs to.
+    node_id: str
+    queued_ms: int = 0
+    _is_released: bool = False
 
     @property
     def mean_busy_slots(self) -> float:
@@ -157,7 +139,7 @@ class AdmissionController:
             queue, queued_request, self._queue_timeout_s if timeout_s is None else timeout_s
         )
         queued_ms = int((self._clock() - queued_request.queued_at) * 1000)
-        return SlotReservation(self, queue, node, request, queued_ms)
+        return SlotReservation(self, queue, node, request, node.busy, node.node_id, queued_ms)
 
     def reserve_free_slot(
         self,
@@ -171,11 +153,12 @@ class AdmissionController:
     ) -> SlotReservation | None:
         """Like `reserve_slot`, without a wait: None if no slot is free that the request may have."""
         queue = self._queue_for(model_id, exclude)
-        request.requests_ahead = queue.count_requests_ahead(owner_id, key_id) if queue.queued else 0
-        request.waited_s = 0.0
+        if queue.queued or request.requests_ahead or request.waited_s:
+            request.requests_ahead = queue.count_requests_ahead(owner_id, key_id)
+            request.waited_s = 0.0
         # No queued request wants a slot that is free (`ModelQueue.grant_free_slots`): this overtakes none.
         node = queue.acquire_slot(request, select_node, exclude)
-        return None if node is None else SlotReservation(self, queue, node, request, 0)
+        return None if node is None else SlotReservation(self, queue, node, request, node.busy, node.node_id)
 
     def select_node_without_slot(self, model_id: str, exclude: frozenset[str] = frozenset()) -> str:
         """Return the id of a node, except `exclude`, for a request that needs no slot. It never waits.

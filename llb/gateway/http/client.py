@@ -84,41 +84,19 @@ class UpstreamTarget(Struct, frozen=True, dict=True):
         return b"".join(lines)
 
 
-class BegunRequest:
+class BegunRequest(Struct, eq=False):
     """Request that is sent, if a connection was idle. `wait` continues it, also while nothing was sent."""
 
-    __slots__ = (
-        "_body",
-        "_client",
-        "_connect_timeout_s",
-        "_head",
-        "_header_timeout_s",
-        "_on_sent",
-        "_target",
-        "connection",
-        "response",
-    )
-
-    def __init__(
-        self,
-        client: HttpClient,
-        target: UpstreamTarget,
-        head: bytes,
-        body: bytes,
-        connect_timeout_s: float,
-        header_timeout_s: float,
-        on_sent: Callable[[], None] | None,
-    ) -> None:
-        self._client = client
-        self._connect_timeout_s = connect_timeout_s
-        self._header_timeout_s = header_timeout_s
-        self._target = target
-        self._head = head
-        self._body = body
-        self._on_sent = on_sent
-        # None while there is no connection.
-        self.connection: Connection | None = None
-        self.response: UpstreamResponse | None = None
+    _client: HttpClient
+    _target: UpstreamTarget
+    _head: bytes
+    _body: bytes
+    _connect_timeout_s: float
+    _header_timeout_s: float
+    _on_sent: Callable[[], None] | None
+    # None while there is no connection.
+    connection: Connection | None
+    response: UpstreamResponse | None
 
     def close(self) -> None:
         """End the exchange; no effect once the response is complete."""
@@ -198,13 +176,14 @@ class HttpClient:
     ) -> BegunRequest:
         """Send a request if a connection is idle; `BegunRequest.wait` does the rest of `request`."""
         head = build_request_head(target, method, path, headers, len(body))
-        begun = BegunRequest(self, target, head, body, connect_timeout_s, header_timeout_s, on_sent)
-        begun.connection = self._pop_idle(target.pool_key)
-        if begun.connection is not None:
+        connection, response = self._pop_idle(target.pool_key), None
+        if connection is not None:
             if on_sent is not None:
                 on_sent()
-            begun.response = begun.connection.begin_request(head, body)
-        return begun
+            response = connection.begin_request(head, body)
+        return BegunRequest(
+            self, target, head, body, connect_timeout_s, header_timeout_s, on_sent, connection, response
+        )
 
     async def connect(self, target: UpstreamTarget, timeout_s: float) -> Connection:
         """Return a new connection to `target`. Raises `TransportError`."""

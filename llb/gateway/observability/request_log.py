@@ -86,7 +86,7 @@ class RequestRecord(Struct):
     # The client has received the whole answer, whatever happens to the connection after that.
     is_answered: bool = False
     ended_at: float = 0.0
-    # passed to `on_requests_ended`
+    # Passed to `on_requests_ended`, and not written yet.
     is_reported: bool = False
     transcript: Transcript | None = None
     text: RequestText | None = None
@@ -197,15 +197,34 @@ class RequestLog:
 
     # --- records ------------------------------------------------------------------------------------
 
-    def open_record(self, principal: Principal, endpoint: str, request_id: str) -> RequestRecord:
-        """Return the record of a new request of `principal`."""
+    def open_record(
+        self,
+        principal: Principal,
+        endpoint: str,
+        request_id: str,
+        trace_headers: tuple[tuple[bytes, bytes], ...] = (),
+        requested_model: str | None = None,
+        *,
+        stream: bool = False,
+    ) -> RequestRecord:
+        """Return the record of a new request of `principal`; later fields may be set later."""
         now = int(self._clock() * MICROSECONDS_PER_S)
         # Ids are unique even within a microsecond. A clock that was set back by more than a second is
         # accepted.
         if 0 <= self._last_id - now < MICROSECONDS_PER_S:
             now = self._last_id + 1
         self._last_id = now
-        return RequestRecord(now, request_id, principal, endpoint, time.monotonic())
+        return RequestRecord(
+            now,
+            request_id,
+            principal,
+            endpoint,
+            time.monotonic(),
+            trace_headers,
+            requested_model,
+            None,
+            stream,
+        )
 
     def close_record(self, record: RequestRecord) -> None:
         """Queue the record of an ended request for writing; it does not change any more."""
@@ -247,20 +266,17 @@ class RequestLog:
                 self._has_pending.clear()
             records = list(self._pending)
             self._pending.clear()
-            self._report(records)
+            # Each once, even if its write fails and is repeated.
+            self._on_requests_ended([record for record in records if not record.is_reported])
             for start in range(0, len(records), BATCH_SIZE):
                 if not await self._write_batch(records[start : start + BATCH_SIZE]):
+                    for record in records[start:]:
+                        record.is_reported = True
                     self._pending.extendleft(reversed(records[start:]))
                     self._drop_excess()
                     self._has_pending.set()
                     break
             self._warn_dropped()
-
-    def _report(self, records: list[RequestRecord]) -> None:
-        """Pass the records to `on_requests_ended`, each once even if its write fails and is repeated."""
-        self._on_requests_ended([record for record in records if not record.is_reported])
-        for record in records:
-            record.is_reported = True
 
     async def _write_batch(self, batch: list[RequestRecord]) -> bool:
         """Write records; False if the disk does not accept them for now."""

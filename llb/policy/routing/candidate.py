@@ -30,12 +30,15 @@ class Throughput(Struct):
 
     def update(self, prefill_tokens_per_s: float | None, decode_tokens_per_s: float | None) -> None:
         """Set the last measured values, and the grade if it changed enough."""
-        self.prefill_tokens_per_s = prefill_tokens_per_s or None
-        self.decode_tokens_per_s = decode_tokens_per_s or None
-        decode = self.decode_tokens_per_s
+        prefill, decode = prefill_tokens_per_s or None, decode_tokens_per_s or None
+        # Both are often what they were: setting a field takes three times as long as reading it.
+        if prefill != self.prefill_tokens_per_s:
+            self.prefill_tokens_per_s = prefill
+        if decode != self.decode_tokens_per_s:
+            self.decode_tokens_per_s = decode
         if decode is not None:
             # As `estimate_duration_s` says it: every answer comes here.
-            prefill = self.prefill_tokens_per_s or PREFILL_DECODE_RATIO * decode
+            prefill = prefill or PREFILL_DECODE_RATIO * decode
             seconds = REFERENCE_TOKENS / prefill + REFERENCE_TOKENS / decode
             exact = -GRADES_PER_OCTAVE * math.log2(seconds)
             if self.grade is None or abs(exact - self.grade) > GRADE_HYSTERESIS:

@@ -124,12 +124,12 @@ async def test_the_pool_runs_real_engines(tmp_path: Path) -> None:
     )
     try:
         async with await pool.acquire_lease("chat", deadline_s=60) as lease:
-            where = WorkerReady(host=lease.host, port=lease.port, context_length=0, slots=0)
+            where = WorkerReady(host=lease.worker.host, port=lease.worker.port, context_length=0, slots=0)
             key = {"Authorization": f"Bearer {lease.api_key}"}
             reply = ask(where, "POST", "/v1/completions", {"prompt": "a", "max_tokens": 2}, key)
             assert (reply.status, reply.json()["model"]) == (200, "chat")
         async with await pool.acquire_lease("vectors", deadline_s=60) as lease:
-            where = WorkerReady(host=lease.host, port=lease.port, context_length=0, slots=0)
+            where = WorkerReady(host=lease.worker.host, port=lease.worker.port, context_length=0, slots=0)
             key = {"Authorization": f"Bearer {lease.api_key}"}
             assert ask(where, "POST", "/v1/embeddings", {"input": "a"}, key).status == 200
         with pytest.raises(ModelFailed, match="truncated"):
