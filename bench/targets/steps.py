@@ -20,7 +20,7 @@ from llb.gateway.engine_routes import Operation
 from llb.gateway.http.client import HttpClient, build_request_head
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.observability.request_log import RequestRecord
-from llb.gateway.prompt_owners import PromptOwners, owner_of
+from llb.gateway.prompt_owners import PromptOwners
 from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.routing.place_filter import PlaceFilter
 from llb.gateway.spend.attempt_spend import FreeSpend, SpendControl
@@ -175,7 +175,7 @@ class Steps:
 
     def owner(self) -> Callable[[], object]:
         call = self.call(EndpointKind.VLLM)
-        name = owner_of(call.record.principal)
+        name = call.record.principal.owner_id
 
         def step() -> None:
             run_now(self.owners.begin_request(name, "vllm", MODEL, call.body, call.head, is_new=False))

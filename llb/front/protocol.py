@@ -294,7 +294,7 @@ class FrontProtocol(ServerProtocol):
         if held:
             self.data_received(held)
         # What is still held back may be too much to read on: the client may send faster than it is answered.
-        if not self._holds_enough and not transport.is_reading():
+        if not transport.is_reading() and not self._holds_enough:
             transport.resume_reading()
 
     def _pause_if_full(self) -> None:

@@ -26,7 +26,7 @@ from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import EngineEnded, TransportError, UpstreamTimeout
 from llb.gateway.inference_call import ClientSink, DirectSink, InferenceCall
 from llb.gateway.nodes.node_connections import BegunNodeRequest
-from llb.gateway.prompt_owners import OwnPrompt, owner_of
+from llb.gateway.prompt_owners import OwnPrompt
 from llb.gateway.spend.attempt_spend import AttemptSpend, FreeSpend
 from llb.gateway.spend.billed_request import BilledRequest, read_billed_request
 from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH, StreamAggregator
@@ -168,10 +168,11 @@ class Attempt:
             self._lease = context.agent.lease_loaded(call.model.id, call.keep_alive)
             if self._lease is None:
                 return False
-            call = self._call = call.fit_template(self._lease.worker.template)
+            if not call.fits_any_template:
+                call = self._call = call.fit_template(self._lease.worker.template)
         self._streams_progress = self._should_stream_progress(node_id)
         self._own_prompt = context.prompt_owners.begin_small_request(
-            owner_of(principal),
+            principal.owner_id,
             node_id,
             call.model.id,
             call.body,
@@ -250,7 +251,7 @@ class Attempt:
         self._streams_progress = self._should_stream_progress(node.id)
         if call.operation.generates_text:
             self._own_prompt = await context.prompt_owners.begin_request(
-                owner_of(record.principal),
+                record.principal.owner_id,
                 node.id,
                 call.model.id,
                 call.body,
@@ -293,7 +294,7 @@ class Attempt:
             self._spend = context.spend.reserve(call, place.endpoint, price, billed)
         if call.operation.generates_text:
             self._own_prompt = await context.prompt_owners.begin_request(
-                owner_of(record.principal), endpoint_id, call.model.id, call.body, call.head, is_new=False
+                record.principal.owner_id, endpoint_id, call.model.id, call.body, call.head, is_new=False
             )
         record.sent_at = time.monotonic()
         record.load_s += record.sent_at - placed_at

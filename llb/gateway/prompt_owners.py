@@ -11,7 +11,6 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Raw, Struct
 
-from llb.security.permissions import Principal
 from llb.wire import InferenceFields
 from llb.wire.decoding import DECODE_ERRORS
 
@@ -36,11 +35,6 @@ class OwnPrompt(Struct, frozen=True):
 class _KnownPrompt(Struct, frozen=True):
     tokens: int
     expires_at: float
-
-
-def owner_of(principal: Principal) -> str:
-    """Return the user whose credential it is; a credential without a user is its own owner."""
-    return principal.user_id or f"{principal.kind}:{principal.id}"
 
 
 class PromptOwners:

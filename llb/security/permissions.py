@@ -74,6 +74,11 @@ class Principal(Struct, frozen=True, kw_only=True, dict=True):
         return self.user_id or self.root_id
 
     @cached_property
+    def owner_id(self) -> str:
+        """The user; a credential without a user is its own owner."""
+        return self.user_id or f"{self.kind}:{self.id}"
+
+    @cached_property
     def granted_scopes(self) -> frozenset[Scope]:
         """Scopes of the credential that the role allows.
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from llb.gateway import prompt_owners
-from llb.gateway.prompt_owners import OWN_PROMPT_LIFETIME_S, OwnPrompt, PromptOwners, owner_of
+from llb.gateway.prompt_owners import OWN_PROMPT_LIFETIME_S, OwnPrompt, PromptOwners
 from llb.security.permissions import LOCAL_PRINCIPAL, Principal, PrincipalKind
 from llb.wire import InferenceFields, Role
 
@@ -134,8 +134,8 @@ def test_keys_of_one_user_are_one_owner() -> None:
         Principal(kind=PrincipalKind.KEY, id=name, role=Role.USER, user_id=user)
         for name, user in (("k1", "ann"), ("k2", "ann"), ("k3", "bob"), ("k4", None), ("k5", None))
     ]
-    assert len({owner_of(key) for key in keys}) == 4
-    assert owner_of(LOCAL_PRINCIPAL) not in {owner_of(key) for key in keys}
+    assert len({key.owner_id for key in keys}) == 4
+    assert LOCAL_PRINCIPAL.owner_id not in {key.owner_id for key in keys}
 
 
 def test_the_size_of_a_body_changes_no_digest(owners: PromptOwners, monkeypatch: pytest.MonkeyPatch) -> None:
