@@ -13,6 +13,7 @@ from typing import Any
 import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from tests import late_connections, prefork, speedups
 from tests.ggufs import write_chat_model
@@ -43,12 +44,16 @@ speedups.install()
 prefork.enable()
 
 
+# Tests of the laboratory wait most of the time, those of the page keep more than one core busy: one process
+# begins with the former, the next one with the latter, so that neither two wait nor two are short of cores.
+FIRST_OF_PROCESSES = ("tests/lab/", "e2e/")
+
+
 class ModuleScheduling(LoadScopeScheduling):
     """Gives all tests of a module to one process of xdist, and those of `tests/clients`.
 
     Each process would make what they share otherwise: servers, clusters, models. Tests of the page are given
-    one by one: they come last, and no process shall work on alone. (`xdist_group` has no effect with this
-    version of pytest.)
+    one by one: no process shall work on alone. (`xdist_group` has no effect with this version of pytest.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -56,6 +61,14 @@ class ModuleScheduling(LoadScopeScheduling):
         if module.startswith("tests/clients/"):
             return "tests/clients"
         return module if module.startswith("tests/") else nodeid
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        process_number = int(node.gateway.id.removeprefix("gw"))
+        first = FIRST_OF_PROCESSES[process_number % len(FIRST_OF_PROCESSES)]
+        scope = next((each for each in self.workqueue if each.startswith(first)), None)
+        if scope is not None:
+            self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
 
 
 @pytest.hookimpl(optionalhook=True)
