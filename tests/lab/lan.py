@@ -36,6 +36,10 @@ class Lan:
         """Limit what leaves and what reaches a host, headers included; only with cables."""
         raise NotImplementedError("loopback has no cables")
 
+    def bandwidth(self, host: Host) -> tuple[int, int]:
+        """Bytes per second that pass up and down a limited cable, as the kernel has it; only with cables."""
+        raise NotImplementedError("loopback has no cables")
+
     def cut_cable(self, host: Host) -> None:
         """Pull the far end of a host's cable: what it sends and what it is sent vanishes; only with
         cables.
@@ -74,6 +78,9 @@ class NamespaceLan(Lan):
         self._network.limit_bandwidth(
             host.name, up_bytes_per_s=up_bytes_per_s, down_bytes_per_s=down_bytes_per_s
         )
+
+    def bandwidth(self, host: Host) -> tuple[int, int]:
+        return self._network.bandwidth(host.name)
 
     def cut_cable(self, host: Host) -> None:
         self._network.unplug(host.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import os
 import re
 import shutil
@@ -128,6 +129,14 @@ class NamespaceNetwork:
             _run("tc", "-n", self._prefix + namespace, "qdisc", "replace", "dev", device, "root", "tbf",
                  "rate", f"{rate * 8}bit", "burst", str(BURST_BYTES), "latency", f"{QUEUE_MS}ms")  # fmt: skip
 
+    def bandwidth(self, name: str) -> tuple[int, int]:
+        """Bytes per second that the kernel lets pass up and down a limited cable."""
+        up, down = (
+            json.loads(_run("tc", "-json", "-n", self._prefix + namespace, "qdisc", "show", "dev", device))
+            for namespace, device in ((name, CABLE), (SWITCH, self._switch_ports[name]))
+        )
+        return up[0]["options"]["rate"], down[0]["options"]["rate"]
+
     def unplug(self, name: str) -> None:
         # At the switch: the host's own end keeps its carrier, so that nobody is told and packets just vanish.
         # Its own link set down would answer ENETUNREACH at once, the port's set down EHOSTUNREACH after a
@@ -168,7 +177,8 @@ def _delete_namespace(namespace: str) -> None:
     _run("ip", "netns", "del", namespace)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
