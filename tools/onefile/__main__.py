@@ -1,9 +1,10 @@
 """Build of what a release has, into dist/: wheel, sdist, llb.pyz and their checksums.
 
-    python -m tools.onefile [--project DIR] [--out DIR] [--wheels DIR] [--python 3.N …]
+    python -m tools.onefile [--project DIR] [--out DIR] [--wheels DIR] [--python 3.N …] [--preset N]
 
-It needs pip, hatchling and packaging: `./install.sh build` has them. `--project` builds another checkout, and
-`--python` a smaller file, for these Pythons only.
+It needs pip, hatchling and packaging: `./install.sh build` has them. `--project` builds another checkout,
+`--python` a smaller file, for these Pythons only, and `--preset 0` (of xz) a larger one in two thirds of the
+time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from tools.onefile.archive import write_program_file
+from tools.onefile.archive import PRESET, write_program_file
 from tools.onefile.wheels import BuildError, Wheel, download, read_lock, select_runtime
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,12 @@ def build_distributions(project: Path, out: Path) -> Wheel:
 
 
 def build_program_file(
-    project: Path, own: Wheel, wheels: Path, out: Path, minors: Sequence[int] = MINORS
+    project: Path,
+    own: Wheel,
+    wheels: Path,
+    out: Path,
+    minors: Sequence[int] = MINORS,
+    preset: int = PRESET,
 ) -> Path:
     """Build llb.pyz from the wheel of llb and the locked packages. Raises `BuildError`."""
     described = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -67,6 +73,7 @@ def build_program_file(
         documents={
             Path(name).name: (project / name).read_bytes() for name in DOCUMENTS if (project / name).exists()
         },
+        preset=preset,
     )
     return target
 
@@ -90,11 +97,16 @@ def main() -> int:
     parser.add_argument("--wheels", type=Path, default=ROOT / "build" / "wheels")
     names = [f"3.{minor}" for minor in MINORS]
     parser.add_argument("--python", action="append", choices=names, help="(default: all)")
+    parser.add_argument(
+        "--preset", type=int, choices=range(10), default=PRESET, help="(default: %(default)s)"
+    )
     options = parser.parse_args()
     minors = [int(name.removeprefix("3.")) for name in options.python or names]
     try:
         own = build_distributions(options.project, options.out)
-        program = build_program_file(options.project, own, options.wheels, options.out, minors)
+        program = build_program_file(
+            options.project, own, options.wheels, options.out, minors, options.preset
+        )
     except BuildError as error:
         print(f"tools.onefile: {error}", file=sys.stderr)
         return 1

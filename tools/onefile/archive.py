@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 SHEBANG = b"#!/usr/bin/env python3\n"
@@ -46,11 +47,15 @@ def write_program_file(
     version: str,
     glibc: tuple[int, int],
     documents: Files,
+    preset: int = PRESET,
 ) -> None:
-    """Write the program file; `documents` are licences and the like, which a person finds in the zip."""
+    """Write the program file; `documents` are licences and the like, which a person finds in the zip.
+
+    `preset` is that of xz.
+    """
     parts = split_common(files_by_tag)
     with ThreadPoolExecutor() as workers:
-        packed = dict(zip(parts, workers.map(_pack, parts.values()), strict=True))
+        packed = dict(zip(parts, workers.map(partial(_pack, preset=preset), parts.values()), strict=True))
     bootstrap = {name: (BOOTSTRAP / name).read_bytes() for name in BOOTSTRAP_MODULES}
     manifest = {
         "version": version,
@@ -64,16 +69,16 @@ def write_program_file(
     }
     encoded = json.dumps(manifest, separators=(",", ":")).encode()
     entries = {**bootstrap, "manifest.json": encoded, **{name: documents[name] for name in sorted(documents)}}
-    partial = target.with_name(target.name + ".partial")
-    with partial.open("wb") as file:
+    unfinished = target.with_name(target.name + ".partial")
+    with unfinished.open("wb") as file:
         file.write(SHEBANG)
         with zipfile.ZipFile(file, "w") as archive:
             for name, content in entries.items():
                 archive.writestr(_entry(name), content, zipfile.ZIP_DEFLATED, 9)
             for part, content in packed.items():
                 archive.writestr(_entry(f"{part}.tar.xz"), content, zipfile.ZIP_STORED)
-    partial.chmod(0o755)
-    partial.replace(target)
+    unfinished.chmod(0o755)
+    unfinished.replace(target)
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -83,7 +88,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def _pack(files: Files) -> bytes:
+def _pack(files: Files, preset: int) -> bytes:
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
         # Files of a kind one after the other: xz finds what they share.
@@ -91,7 +96,7 @@ def _pack(files: Files) -> bytes:
             member = tarfile.TarInfo(name)
             member.size = len(files[name])
             archive.addfile(member, io.BytesIO(files[name]))
-    return lzma.compress(plain.getbuffer(), preset=PRESET)
+    return lzma.compress(plain.getbuffer(), preset=preset)
 
 
 def _digest(parts: Mapping[str, Files]) -> str:
