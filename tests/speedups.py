@@ -31,6 +31,7 @@ from llb.api.routes.page import Page
 from llb.base.resources import resource_path
 from llb.cli.checks import network, program
 from llb.cli.checks import settings as checks_settings
+from llb.cli.grammar import parser as command_line
 from llb.cluster.link import control_link_client, link_server
 from llb.cluster.link.link_server import LinkServer
 from llb.engine import process as engine_process
@@ -101,6 +102,9 @@ def prepare_children() -> None:
         transports.create_ssl_context(verify=True, cert=None, trust_env=False)
     _probe_devices_once()
     Page.load(resource_path("web"))
+    # That of all commands, of which a process needs one.
+    parser = command_line.build_parser()
+    setattr(command_line, "build_parser", lambda: parser)  # noqa: B010
 
 
 def _share_tls_contexts() -> None:
