@@ -11,6 +11,8 @@ least with `--threads 1`, where no thread waits for another.
 First: prompt tokens per second of a prompt in no cache, and tokens per second of an answer. Then the edit of
 a repetitive text, which the model is asked to write again, answers to different questions, and a prompt whose
 beginning is no longer that in the cache, all at temperature 0: speed, and whether the answers are the same.
+Last, a synthetic model with a head for multi-token prediction, which is always right or always wrong, and
+whether drafts leave the same numbers as tokens that were computed alone.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,12 +42,18 @@ from llb.engine.spec import EngineSpec
 from llb.engine.worker import build_llama_params
 from llb.hardware import engine_environment, physical_core_count
 from llb.policy.memory import UBATCH_TOKENS
+from llb.wire import Speculation
+from tests.ggufs import write_chat_model, write_hybrid_model
 
 PLAIN, LLB = "llama-server defaults", "llb"
 LARGE_BATCHES, QUANTIZED = "llb, batches of 512", "llb, KV cache in q8_0"
 SPECULATIVE, MOVING = "llb, ngram-mod", "llb, n_cache_reuse"
 # Nearly every draft is accepted, and each token costs as much again: what differs is the verification alone.
 DRAFTED = "llb, itself as draft model"
+HEADED = "llb, head for multi-token prediction"
+# As a list of models switches it on.
+SHORT = "llb, ngram-mod, drafts of 7 tokens"
+SHORT_QUANTIZED = "llb, ngram-mod, drafts of 7 tokens, KV cache in q8_0"
 SPECULATIVE_QUANTIZED = "llb, ngram-mod, KV cache in q8_0"
 # The least number of tokens that are moved together.
 REUSED_TOKENS = 32
@@ -58,6 +67,9 @@ MEASUREMENTS = {
     "edit": (LLB, SPECULATIVE, QUANTIZED, SPECULATIVE_QUANTIZED),
     "questions": (LLB, SPECULATIVE, DRAFTED, QUANTIZED),
     "moved": (LLB,),
+    # Of models of their own.
+    "heads": (),
+    "numbers": (),
 }
 _FIELDS = ("name", "address", "price", "count", "colour", "weight", "owner", "date")
 _TEXT = "\n".join(
@@ -79,6 +91,9 @@ class Answer:
     prompt_per_s: float
     tokens_per_s: float
     cpu_s: float
+    tokens: tuple[int, ...] = ()
+    # Of what the first token could have been. llama.cpp tells none of drafted tokens.
+    log_probabilities: tuple[float, ...] = ()
 
 
 class Server:
@@ -100,6 +115,8 @@ class Server:
             "cache_prompt": cached,
             "n_cache_reuse": reuse,
             "ignore_eos": True,
+            "return_tokens": True,
+            "n_probs": 8 if tokens == 1 and cached else 0,
         }
         request = urllib.request.Request(  # noqa: S310
             f"{self._address}/completion",
@@ -114,6 +131,12 @@ class Server:
             timings["prompt_per_second"],
             timings["predicted_per_second"],
             self._cpu_s() - before_s,
+            tuple(reply["tokens"]),
+            tuple(
+                each["logprob"]
+                for first in reply.get("completion_probabilities", ())[:1]
+                for each in first["top_logprobs"]
+            ),
         )
 
     def _cpu_s(self) -> float:
@@ -138,10 +161,14 @@ def serve(kind: str, spec_json: str) -> None:
         params = build_llama_params(spec)
     if kind == LARGE_BATCHES:
         params.n_batch = params.n_ubatch = UBATCH_TOKENS
-    if kind in (QUANTIZED, SPECULATIVE_QUANTIZED):
+    if kind in (SHORT, SHORT_QUANTIZED):
+        params = build_llama_params(msgspec.structs.replace(spec, speculation=Speculation.NGRAM))
+    if kind in (QUANTIZED, SPECULATIVE_QUANTIZED, SHORT_QUANTIZED):
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_Q8_0
     if kind in (SPECULATIVE, SPECULATIVE_QUANTIZED):
         params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MOD]
+    if kind == HEADED:
+        params = build_llama_params(msgspec.structs.replace(spec, speculation=Speculation.MTP))
     if kind == DRAFTED:
         params = build_llama_params(msgspec.structs.replace(spec, draft_path=spec.model_path))
     server = xllamacpp.Server(params)
@@ -271,6 +298,77 @@ def measure_moved(servers: dict[str, Server], questions: int) -> None:
     print(f"Answers of {MOVING}: {same} of {questions} as without.", flush=True)
 
 
+def measure_heads(spec: EngineSpec, rounds: int) -> None:
+    """A head of one layer beside 16, of 170 million parameters: what its drafts bring and cost."""
+    prompt = list(range(33, 126)) * 5
+    for what, is_right in (("always right", True), ("always wrong", False)):
+        prefill = Table(f"prefill, head {what}", len(prompt))
+        decode = Table(f"decode, head {what}", EDIT_TOKENS)
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            model = write_hybrid_model(
+                Path(folder) / "head.gguf",
+                layers=16,
+                attention_interval=4,
+                mtp_layers=1,
+                embd=768,
+                heads=12,
+                kv_heads=4,
+                ff=3072,
+                state=64,
+                vocab=32_000,
+                context=CONTEXT_LENGTH,
+                quantization="Q8_0",
+                cyclic=is_right,
+            )
+            own = msgspec.structs.replace(spec, model_path=str(model))
+            servers = {kind: stack.enter_context(started(kind, own)) for kind in (LLB, HEADED)}
+            texts: set[str] = set()
+            for server in servers.values():
+                server.complete(prompt[:4], 8)
+            for number in range(rounds):
+                for kind in in_turn(tuple(servers), number):
+                    answer = servers[kind].complete(prompt, 1)
+                    prefill.add(kind, answer, answer.prompt_per_s)
+                    answer = servers[kind].complete(prompt[:20], EDIT_TOKENS)
+                    decode.add(kind, answer, answer.tokens_per_s)
+                    texts.add(answer.text)
+        prefill.show(LLB)
+        decode.show(LLB)
+        print(f"Answers: {'the same' if len(texts) == 1 else 'DIFFERENT'}.", flush=True)
+
+
+def measure_numbers(spec: EngineSpec) -> None:
+    """Whether what follows a drafted answer has the probabilities, bit for bit, that it has after one without
+    drafts: then these left the same KV cache. The models have random weights, and repeat what they were
+    given.
+    """
+    for quantization, repetitions in (
+        ("Q4_1", 2),
+        *((each, 20) for each in ("Q4_1", "Q8_0", "Q4_0", "Q5_0", "F16")),
+    ):
+        prompt = list(range(65, 91)) * repetitions
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            model = write_chat_model(
+                Path(folder) / "numbers.gguf",
+                layers=4,
+                embd=256,
+                ff=512,
+                vocab=2000,
+                context=CONTEXT_LENGTH,
+                quantization=quantization,
+            )
+            own = msgspec.structs.replace(spec, model_path=str(model))
+            for kinds in ((LLB, SHORT), (QUANTIZED, SHORT_QUANTIZED)):
+                numbers = []
+                for kind in kinds:
+                    server = stack.enter_context(started(kind, own))
+                    answer = server.complete(prompt, EDIT_TOKENS, cached=True)
+                    following = server.complete([*prompt, *answer.tokens], 1, cached=True)
+                    numbers.append((answer.tokens, following.log_probabilities))
+                same = "the same numbers" if numbers[0] == numbers[1] else "other numbers"
+                print(f"{quantization}, prompt of {len(prompt)} tokens, {kinds[1]}: {same}.", flush=True)
+
+
 def in_turn(kinds: Sequence[str], number: int) -> list[str]:
     """Return the kinds, beginning with another one in each round."""
     kinds = list(kinds)
@@ -321,6 +419,10 @@ def main() -> None:
             measure_questions(servers, options.questions)
         if "moved" in wanted:
             measure_moved(servers, options.questions)
+    if "heads" in wanted:
+        measure_heads(spec, options.rounds)
+    if "numbers" in wanted:
+        measure_numbers(spec)
 
 
 if __name__ == "__main__":
