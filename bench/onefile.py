@@ -13,7 +13,6 @@ import argparse
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import httpx
 import psutil
 
 from tests.hub.process import HubProcess
+from tests.ports import free_port
 from tests.processes import ROOT, clean_environment, wait_until
 
 USER_ID = 12345
@@ -98,13 +98,6 @@ class Account:
         if done.returncode != 0:
             sys.exit(f"llb.pyz {' '.join(arguments)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return str(done.stdout)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until_serving(process: subprocess.Popen[bytes], port: int) -> None:

@@ -34,12 +34,12 @@ from bench.onefile import (
     MODEL,
     Account,
     SecondNode,
-    free_port,
     stop,
     wait_until_serving,
 )
 from llb import __version__
 from tests.hub.process import HubProcess
+from tests.ports import free_port
 from tests.processes import ROOT, wait_until
 
 NEWER_VERSION = "9.9.0"

@@ -14,7 +14,8 @@ from e2e.javascript import WEB
 from tests.conftest import BalancerFactory, start_balancer
 from tests.documented_proxies import nginx_command, read_config
 from tests.harness import PASSWORD, RunningBalancer
-from tests.reverse_proxies import free_ports, run_proxy
+from tests.ports import free_port
+from tests.reverse_proxies import run_proxy
 
 PAGES = (
     "models/local",
@@ -32,7 +33,7 @@ PAGES = (
 @contextmanager
 def nginx_below(folder: Path, llb: RunningBalancer, location: str) -> Iterator[str]:
     """An nginx in front of `llb`; yields its origin."""
-    [port] = free_ports(1)
+    port = free_port()
     folder.mkdir()
     folder.chmod(0o755)
     location = location.replace("127.0.0.1:8080", f"127.0.0.1:{llb.port}")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from llb.security import tls_trust
 from llb.security.certificates import create_authority, issue_certificate
+from tests.ports import free_port
 from tests.processes import ROOT, wait_until
-from tests.reverse_proxies import UNPACKED, find_program, free_ports, nginx_user, run_proxy
+from tests.reverse_proxies import UNPACKED, find_program, nginx_user, run_proxy
 
 HOST = "llm.example"
 LLB_ADDRESS = "127.0.0.1:8080"
@@ -48,7 +49,7 @@ def run_documented(name: str, folder: Path, user: str, llb_port: int) -> Iterato
     folder.mkdir()
     folder.chmod(0o755)
     _write_certificate(folder)
-    [port] = free_ports(1)
+    port = free_port()
     target = (LLB_ADDRESS, f"127.0.0.1:{llb_port}")
     command = _COMMANDS[name](folder, user, port, target)
     with run_proxy(command, port):

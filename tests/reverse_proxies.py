@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_ports
 from tests.processes import ROOT, wait_until
 
 UNPACKED = ROOT / ".venv" / "proxies"
@@ -75,15 +76,6 @@ def find_program(name: str) -> str:
     if found is None:
         pytest.skip(f"no {name}: './install.sh test' unpacks it on Debian, as root")
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @contextmanager

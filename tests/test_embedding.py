@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 30.0
@@ -24,11 +25,6 @@ def example() -> str:
     match = re.search(r"```python\n(.+?)```", section.partition("\n## ")[0], re.DOTALL)
     assert match is not None, "README.md has no example under '## Embedding'"
     return match[1]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager
@@ -73,20 +69,20 @@ def test_the_example_serves_and_stops(tmp_path: Path) -> None:
     port = free_port()
     with (
         running_example(tmp_path, port) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as http,
     ):
         wait_until_healthy(http, process)
         assert (tmp_path / "llb-data" / "llb.db").is_file()
         assert http.get("/api/models").status_code == 401
         # A process of its own: this one may hold connections of earlier tests, as a proxy does.
         script = (
-            "import httpx, sys; http = httpx.Client(base_url=sys.argv[1], trust_env=False);"
+            "import httpx, sys; http = httpx.Client(base_url=sys.argv[1], trust_env=False, timeout=60);"
             "http.post('/api/auth/login', json={'username': 'admin', 'password': 'test'}).raise_for_status();"
             "assert http.get('/api/models').json()['models']"
         )
-        subprocess.run([sys.executable, "-c", script, str(http.base_url)], check=True, timeout=20)
+        subprocess.run([sys.executable, "-c", script, str(http.base_url)], check=True, timeout=60)
         process.terminate()
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output
 
 

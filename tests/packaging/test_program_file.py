@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.onefile import MODEL, Account, free_port, stop, use_file, wait_until_serving
+from bench.onefile import MODEL, Account, stop, use_file, wait_until_serving
 from tests.hub.process import HubProcess
+from tests.ports import free_port
 from tests.processes import ROOT
 from tools.onefile.__main__ import MINORS, PROGRAM_NAME
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.attack.target import ATTACKER_LIMITS, EMBEDDING_MODEL, Target
 from tests.ggufs import write_chat_model, write_embedding_model
 from tests.harness import write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
+from tests.ports import free_port
 from tests.processes import LlbProcess, wait_until
 
 CHAT_MODEL, REAL_MODEL = "chat", "smollm2"
@@ -26,11 +26,6 @@ SMALL_MODELS = ("red", "green", "blue")  # pulled and deleted all the time: file
 SMALL_MODEL_BYTES = 3_000_000
 PASSWORD = "soaked to the skin"
 SETTLE_TIMEOUT_S = 240.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 class SoakCluster:
