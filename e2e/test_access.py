@@ -22,7 +22,7 @@ def row(page: Page, table: str, text: str) -> Locator:
 
 
 async def status_with(llb: RunningBalancer, key: str, path: str = "/v1/models") -> int:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         answer = await client.get(f"{llb.url}{path}", headers={"Authorization": f"Bearer {key}"})
         return answer.status_code
 

@@ -31,7 +31,7 @@ def test_the_server_runs_without_working_standard_streams(tmp_path: Path, redire
         wait_until(lambda: process.poll() is not None or runfile.find_running_server(home) is not None)
         running = runfile.find_running_server(home)
         assert running is not None, process.returncode
-        assert httpx.get(f"{running.url}/health", trust_env=False).status_code == 200
+        assert httpx.get(f"{running.url}/health", trust_env=False, timeout=60).status_code == 200
         streams = [str(Path(f"/proc/{running.pid}/fd/{fd}").readlink()) for fd in range(3)]
         assert all(target.startswith("/dev/") for target in streams), streams
         process.send_signal(signal.SIGTERM)

@@ -94,7 +94,7 @@ async def test_both_ports_answer_at_both_addresses_until_the_stop(config: Config
     server = Server(create_app(config), main, ollama)
     await server.start()
     try:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             for host in ("127.0.0.1", "[::1]"):
                 assert (await client.get(f"http://{host}:{server.port}/health")).status_code == 200
                 assert (await client.get(f"http://{host}:{server.ollama_port}/api/tags")).json() == {

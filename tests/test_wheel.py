@@ -51,7 +51,7 @@ def test_the_installed_wheel_serves_its_own_page_and_catalogue(distributions: Pa
         running = runfile.find_running_server(home)
         assert running is not None, server.returncode
         headers = {"Authorization": f"Bearer {running.token}"}
-        with httpx.Client(base_url=running.url, headers=headers, trust_env=False) as client:
+        with httpx.Client(base_url=running.url, headers=headers, trust_env=False, timeout=60) as client:
             assert "<title>llb</title>" in client.get("/").text
             assert len(client.get("/api/models").json()["models"]) > 20
         server.terminate()

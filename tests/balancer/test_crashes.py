@@ -54,10 +54,11 @@ async def test_what_waits_for_its_answer_gets_it_from_the_next_engine(
     llb: RunningBalancer, engines: CrashingEngines, poison: str
 ) -> None:
     assert (await ask(llb)).status_code == 200
+    begun = engines.answers_begun()
     # Nothing of a document has been sent to its client before it is complete.
     waiting = asyncio.ensure_future(ask(llb, max_tokens=80))
-    await wait_until(lambda: not llb.app.cluster.traffic.is_idle)
-    await asyncio.sleep(0.1)
+    # Else it would be as suspect as the other request.
+    await wait_until(lambda: engines.answers_begun() > begun)
     assert (await ask(llb, poison, max_tokens=1)).status_code == 400
     assert (await waiting).status_code == 200
     assert len(engines.pids) == 2
@@ -71,10 +72,11 @@ async def test_of_two_that_began_together_only_the_cause_is_refused(
     innocent, cause = await asyncio.gather(ask(llb, max_tokens=80), ask(llb, "LATE_CRASH", max_tokens=300))
     assert innocent.status_code == 200
     assert (cause.status_code, error_code(cause)) == (400, "request_crashes_engine")
-    # Once beside the other, once alone.
-    assert len(engines.pids) == 3
+    # Once beside the other, once alone: the innocent one needs a third engine if it is the last of the two.
+    count = len(engines.pids)
+    assert count in (2, 3)
     assert (await ask(llb, "LATE_CRASH", max_tokens=80)).status_code == 400
-    assert len(engines.pids) == 3
+    assert len(engines.pids) == count
 
 
 async def test_variations_are_limited_for_the_caller_alone(
@@ -109,8 +111,7 @@ async def test_work_of_a_client_that_has_left_ends_with_its_engine(
     monkeypatch.setattr("llb.engine.watch_policy.IDLE_COMPUTING_S", 1.0)
     assert (await ask(llb)).status_code == 200
     asking = asyncio.ensure_future(ask(llb, "LOOP"))
-    await wait_until(lambda: not llb.app.cluster.traffic.is_idle)
-    await asyncio.sleep(0.1)
+    await wait_until(lambda: engines.answers_begun("LOOP"))
     asking.cancel()
     await wait_until(lambda: not engines.alive)
     assert (await ask(llb)).status_code == 200

@@ -42,7 +42,7 @@ def test_slow_connections_do_not_take_all_descriptors(tmp_path: Path) -> None:
             held = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             held.sendall(beginnings[number % 2])
         for _ in range(3):
-            assert httpx.get(f"{process.url}/health", trust_env=False).status_code == 200
+            assert httpx.get(f"{process.url}/health", trust_env=False, timeout=60).status_code == 200
         nodes = process.http.get("/api/nodes").json()["nodes"]
         assert [node["name"] for node in nodes]
         assert "Too many open files" not in process.log.read_text()

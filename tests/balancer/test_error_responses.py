@@ -146,5 +146,6 @@ async def test_a_full_queue_rejects_at_once(
     rows = (await llb.http.get("/api/requests", params={"limit": 100})).json()["requests"]
     durations_ms = [row["duration_ms"] for row in rows if row["error_code"] == "queue_full"]
     assert len(durations_ms) == len(refused)
-    assert statistics.median(durations_ms) < 50
+    # Before the first answer was there, which would have left a place in the queue.
+    assert statistics.median(durations_ms) < min(row["duration_ms"] for row in rows if row["status"] == 200)
     assert [(queue.queued, queue.nodes[0].busy) for queue in llb.app.gateway.admission.snapshot()] == [(0, 0)]

@@ -127,7 +127,10 @@ async def test_a_disconnected_client_releases_its_reservations(chat: RunningBala
 
 async def test_a_key_without_limits_has_no_headers(chat: RunningBalancer) -> None:
     async with httpx.AsyncClient(
-        base_url=chat.url, headers={"Authorization": f"Bearer {await chat.create_key()}"}, trust_env=False
+        base_url=chat.url,
+        headers={"Authorization": f"Bearer {await chat.create_key()}"},
+        trust_env=False,
+        timeout=60,
     ) as client:
         answer = await ask(client)
     assert answer.status_code == 200

@@ -49,7 +49,9 @@ async def test_requests_are_counted(
     await llb.pull_model("chat")
     key = await llb.create_key()
     question = {"model": "chat", "messages": [{"role": "user", "content": "A secret word"}], "max_tokens": 4}
-    async with httpx.AsyncClient(base_url=llb.url, headers={"Authorization": f"Bearer {key}"}) as client:
+    async with httpx.AsyncClient(
+        base_url=llb.url, headers={"Authorization": f"Bearer {key}"}, timeout=60
+    ) as client:
         for stream in (False, True):
             answer = await client.post(
                 "/v1/chat/completions", json={**question, "stream": stream}, timeout=60
@@ -123,7 +125,7 @@ async def test_downloads_and_event_loop_lag_are_measured(llb: RunningBalancer, h
 
 
 async def test_only_administrators_and_local_programs_may_read_them(llb: RunningBalancer) -> None:
-    async with httpx.AsyncClient(base_url=llb.url) as nobody:
+    async with httpx.AsyncClient(base_url=llb.url, timeout=60) as nobody:
         assert (await nobody.get("/metrics")).status_code == 200
         for headers, status in (
             ({"Origin": "http://elsewhere.example"}, 401),

@@ -67,7 +67,7 @@ async def talking(make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path) ->
 
 
 async def test_it_is_valid_and_public(llb: RunningBalancer) -> None:
-    async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as anonymous:
+    async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=60) as anonymous:
         answer = await anonymous.get("/api/openapi.json", headers={"Accept-Encoding": "identity"})
         assert answer.status_code == 200
         validate(answer.json())
@@ -172,7 +172,7 @@ async def test_each_operation(talking: RunningBalancer) -> None:
     await ask("POST", "/api/auth/setup", 401, json={"token": "none", "new_password": PASSWORD})
     login = {"username": "admin", "password": PASSWORD}
     async with httpx.AsyncClient(
-        base_url=llb.url, trust_env=False, event_hooks={"response": [llb.check_conformance]}
+        base_url=llb.url, trust_env=False, timeout=60, event_hooks={"response": [llb.check_conformance]}
     ) as browser:
         assert (await browser.post("/api/auth/login", json=login)).status_code == 200
         await _ask_for_conversations(lambda *call, **options: ask(*call, client=browser, **options))

@@ -118,7 +118,7 @@ def test_ollamas_port_is_announced_or_an_error_if_in_use(tmp_path: Path) -> None
         wait_until(lambda: re.search(pattern, process.log.read_text()))
         announced = re.search(pattern, process.log.read_text())
         assert announced is not None
-        answer = httpx.get(f"http://127.0.0.1:{announced[1]}/api/version", trust_env=False)
+        answer = httpx.get(f"http://127.0.0.1:{announced[1]}/api/version", trust_env=False, timeout=60)
         assert answer.json().keys() == {"version"}
         assert process.stop() == 0
         assert not is_listening(int(announced[1]))

@@ -114,7 +114,7 @@ async def trusts(llb: RunningBalancer, certificate: str) -> bool:
     """Whether a new connection is accepted by a client that trusts `certificate` alone."""
     context = tls_trust.get_client_context(certificate)
     try:
-        async with httpx.AsyncClient(verify=context, trust_env=False) as client:
+        async with httpx.AsyncClient(verify=context, trust_env=False, timeout=60) as client:
             return (await client.get(f"{llb.url}/health")).status_code == 200
     except httpx.ConnectError:
         return False

@@ -59,7 +59,7 @@ async def sign_in(llb: RunningBalancer, name: str) -> tuple[str, str]:
     """Add a user with a key; returns the cookie and the key."""
     made = await llb.http.post("/api/users", json={"username": name, "password": PASSWORD})
     assert made.status_code == 201, made.text
-    async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=60) as client:
         answer = await client.post("/api/auth/login", json={"username": name, "password": PASSWORD})
         cookie = f"llb_session={answer.cookies['llb_session']}"
         key = await client.post("/api/keys", json={"name": "app"}, headers={"Cookie": cookie})
@@ -237,7 +237,7 @@ async def test_a_body_that_comes_after_the_revocation_does_nothing(llb: RunningB
 async def test_a_body_that_comes_after_a_demotion_does_nothing(llb: RunningBalancer) -> None:
     body = {"username": "ann", "password": PASSWORD, "role": "admin"}
     ann = (await llb.http.post("/api/users", json=body)).json()
-    async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=60) as client:
         await client.post("/api/auth/login", json={"username": "ann", "password": PASSWORD})
         cookie = f"llb_session={client.cookies['llb_session']}"
     user = {"username": "eve", "password": PASSWORD, "role": "admin"}

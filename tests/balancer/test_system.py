@@ -36,7 +36,7 @@ async def test_an_administrator_sees_the_settings_in_effect(make_llb: BalancerFa
 async def test_nobody_else_sees_them(make_llb: BalancerFactory, scopes: tuple[str, ...]) -> None:
     llb = await make_llb().start()
     key = await llb.create_key(*scopes)
-    async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=60) as client:
         answer = await client.get("/api/system", headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == 200
         assert answer.json()["version"]

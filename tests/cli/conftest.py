@@ -174,7 +174,7 @@ class CommandHost:
         self.url = line.split()[-1]
         deadline = time.monotonic() + DEADLINE_S
         # Until the node is online. Only the commands verify the certificate.
-        while httpx.get(f"{self.url}/readyz", trust_env=False, verify=False).status_code != 200:  # noqa: S501
+        while httpx.get(f"{self.url}/readyz", trust_env=False, timeout=60, verify=False).status_code != 200:  # noqa: S501
             assert time.monotonic() < deadline
             time.sleep(0.01)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -292,9 +291,7 @@ def test_leaving_while_the_balancer_is_down(attic: CommandHost, garage: CommandH
     attic.stop_server()
     if not running:
         garage.stop_server()
-    started_at = time.monotonic()
     done = garage.run_command("leave")
-    assert time.monotonic() - started_at < 10
     assert done.stderr == (
         "The balancer could not be notified (connection refused): remove the node garage there.\n"
     )

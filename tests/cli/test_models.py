@@ -51,7 +51,7 @@ def test_models_can_be_narrowed_down(served: CommandHost) -> None:
 def test_json_equals_the_response_of_the_api(served: CommandHost) -> None:
     key = served.run_command("keys", "create", "reader", "--scope", "admin").stdout.strip()
     headers = {"Authorization": f"Bearer {key}"}
-    theirs = httpx.get(f"{served.url}/api/models", headers=headers, trust_env=False).json()
+    theirs = httpx.get(f"{served.url}/api/models", headers=headers, trust_env=False, timeout=60).json()
     ours = served.run_json_command("models")
     for item in (*theirs["models"], *ours["models"]):
         # It may arrive between the two requests.

@@ -41,7 +41,7 @@ def test_from_another_host_the_certificate_has_to_be_trusted(
     assert "is not valid" in message
     known = tmp_path / "llb.pem"
     known.write_text(
-        httpx.get(f"{with_models.url}/api/tls/certificate", trust_env=False, verify=False).text  # noqa: S501
+        httpx.get(f"{with_models.url}/api/tls/certificate", trust_env=False, timeout=60, verify=False).text  # noqa: S501
     )
     elsewhere.env["SSL_CERT_FILE"] = str(known)
     assert elsewhere.run_command("--url", with_models.url, "--key", key, "models").stdout

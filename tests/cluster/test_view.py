@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from pathlib import Path
 
@@ -194,7 +195,7 @@ async def test_a_model_and_its_nodes_show_the_same_progress(
     for node_id in ("n1", "n2"):
         view.on_replica_report(node_id, downloading_report(0))
     events = subscribe(view)
-    updates = 0
+    updates, began_at = 0, time.monotonic()
     of_model, of_nodes = 0, {"n1": 0, "n2": 0}
     # The nodes report at different times, each more often than events are published.
     for step in range(1, 21):
@@ -209,7 +210,8 @@ async def test_a_model_and_its_nodes_show_the_same_progress(
                     assert download is not None
                     of_nodes[node_id] = download.downloaded_bytes
         assert of_model == max(of_nodes.values())
-    assert 1 < updates < 8
+    # On a busy machine the reports take longer.
+    assert 1 < updates <= (time.monotonic() - began_at) / MIN_PUBLISH_INTERVAL_S + 2
     view.close()
 
 

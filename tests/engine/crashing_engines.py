@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +23,11 @@ class CrashingEngines:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._journal = folder / "engines"
-        command = (sys.executable, "-I", "-S", str(FAKE_LLAMA_SERVER), "--journal", str(self._journal))
+        self._answers = folder / "answers"
+        command = (
+            *(sys.executable, "-I", "-S", str(FAKE_LLAMA_SERVER)),
+            *("--journal", str(self._journal), "--answers", str(self._answers)),
+        )
         monkeypatch.setattr("llb.engine.process.engine_command", lambda: command)
         monkeypatch.setattr(watch_policy, "MIN_SILENCE_S", 0.5)
         monkeypatch.setattr(watch_policy, "SILENCE_FACTOR", 0.01)
@@ -38,17 +41,22 @@ class CrashingEngines:
         """Processes of all starts so far."""
         return [int(line) for line in self._journal.read_text().split()] if self._journal.exists() else []
 
+    def answers_begun(self, what: str = "progress") -> int:
+        """Answers of which a client has something, in any engine; or requests that `LOOP`."""
+        return self._answers.read_text().split().count(what) if self._answers.exists() else 0
+
     @property
     def alive(self) -> list[int]:
-        return [pid for pid in self.pids if Path(f"/proc/{pid}").exists() and _is_running(pid)]
+        return [pid for pid in self.pids if _is_running(pid)]
 
 
 def _is_running(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        # The second one where it ends meanwhile.
         return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 async def ask(

@@ -26,7 +26,9 @@ decode_loop = threading.Lock()
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--journal", type=Path, required=True, help="append one line for each start: pid")
+    parser.add_argument("--answers", type=Path, required=True, help="append one line for each answer begun")
     options = parser.parse_args()
+    Handler.answers = options.answers
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     spec = json.loads(sys.stdin.readline())
     with options.journal.open("a") as journal:
@@ -53,6 +55,7 @@ def compute_for_ever() -> None:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    answers: Path
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -64,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         if "LATE_CRASH" not in text and "CRASH" in text:
             crash()
         if "LOOP" in text:
+            self.record("LOOP")
             compute_for_ever()
         body = json.loads(text)
         self.send_response(200)
@@ -78,6 +82,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         progress = {"total": 1, "cache": 0, "processed": 1, "time_ms": 1}
         self.send_event({"choices": [], "prompt_progress": progress})
+        self.record("progress")
         if "LATE_CRASH" in text:
             time.sleep(0.1)
             crash()
@@ -109,6 +114,10 @@ class Handler(BaseHTTPRequestHandler):
             if "HANG" in text:
                 compute_for_ever()
             time.sleep(TOKEN_S)
+
+    def record(self, what: str) -> None:
+        with self.answers.open("a") as answers:
+            answers.write(f"{what}\n")
 
     def send_event(self, event: dict[str, object]) -> None:
         common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "chat"}

@@ -73,7 +73,7 @@ async def llb(
 
 async def log_in(llb: RunningBalancer, password: str = PASSWORD) -> dict[str, str]:
     """Headers of a new session."""
-    async with httpx.AsyncClient(base_url=llb.url, trust_env=False) as browser:
+    async with httpx.AsyncClient(base_url=llb.url, trust_env=False, timeout=60) as browser:
         answer = await browser.post("/api/auth/login", json={**SIGN_IN, "password": password})
         assert answer.status_code == 200, answer.text
         return {"Authorization": "", "Cookie": f"llb_session={answer.cookies['llb_session']}"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llb.front.protocol import InferenceFront
+from llb.front.protocol import FrontProtocol, InferenceFront
 from tests.api.connection.raw import RawConnection, connect, exchange
 from tests.harness import RunningBalancer, wait_until
 
@@ -165,8 +165,17 @@ async def test_pipelined_requests_are_answered_in_order_by_both(
     assert taken == [CHAT, "/v1/messages"]
 
 
-async def test_a_body_may_come_later(server: RunningBalancer, taken: list[str]) -> None:
+async def test_a_body_may_come_later(
+    server: RunningBalancer, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At once it is the front's, later Sanic's; a refusal does not wait for it."""
+    given, give_to_sanic = asyncio.Event(), FrontProtocol.give_to_sanic
+
+    def note_and_give(connection: FrontProtocol) -> None:
+        give_to_sanic(connection)
+        given.set()
+
+    monkeypatch.setattr(FrontProtocol, "give_to_sanic", note_and_give)
     key = await server.create_key("inference")
     data = request_bytes(CHAT, MESSAGES, key=key)
     at = data.index(b"\r\n\r\n") + 4
@@ -176,7 +185,7 @@ async def test_a_body_may_come_later(server: RunningBalancer, taken: list[str]) 
         assert (await read_answer(connection))[0].startswith(b"HTTP/1.1 200 OK\r\n")
         taken.clear()
         await connection.send(data[: at + 2])
-        await asyncio.sleep(0.05)
+        await given.wait()
         await connection.send(data[at + 2 :])
         assert (await read_answer(connection))[0].startswith(b"HTTP/1.1 200 OK\r\n")
     assert not taken

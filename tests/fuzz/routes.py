@@ -58,7 +58,10 @@ def credential_headers(llb: LlbProcess, role: str) -> tuple[str, ...]:
         name = "ann" if role == USER else "admin"
         llb.http.post("/api/users", json={"username": "ann", "password": PASSWORD, "role": "user"})
         answer = httpx.post(
-            f"{llb.url}/api/auth/login", json={"username": name, "password": PASSWORD}, trust_env=False
+            f"{llb.url}/api/auth/login",
+            json={"username": name, "password": PASSWORD},
+            trust_env=False,
+            timeout=60,
         ).raise_for_status()
         return (f"Cookie: {SESSION_COOKIE}={answer.cookies[SESSION_COOKIE]}", f"Origin: {llb.url}")
     scope = role.removeprefix(KEY_ROLE_PREFIX)

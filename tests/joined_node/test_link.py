@@ -330,14 +330,14 @@ async def test_something_that_is_no_message_ends_the_link(llb: RunningBalancer) 
 
 
 async def test_a_node_that_dials_again_is_heard_at_once_and_its_old_link_no_more(
-    llb: RunningBalancer,
+    llb: RunningBalancer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So long would the link of another host with its identity be watched.
+    monkeypatch.setattr("llb.cluster.link.link_server.DUPLICATE_CHECK_TIMEOUT_S", 3600.0)
     joined = await join_node(llb, "relic")
     async with open_link(llb, joined.credential) as old, open_link(llb, joined.credential) as new:
         await old.send_hello(joined.node_id, instance="one")
-        began = time.monotonic()
         await new.send_hello(joined.node_id, instance="one")
-        assert time.monotonic() - began < 3
         await old.wait_closed()
         assert llb.app.cluster.view.nodes[joined.node_id].is_online
         await new.send({"type": "replica", "model_id": "tiny", "attempt": 1, "state": "wanted"})

@@ -71,7 +71,7 @@ async def test_browsers_programs_and_listeners_are_answered_over_tls_only(make_l
     ) as client:
         assert [model.id async for model in client.models.list()] == []
 
-    async with httpx.AsyncClient(trust_env=False) as stranger:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as stranger:
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             await stranger.get(llb.url + "/health")
         with pytest.raises(httpx.TransportError):

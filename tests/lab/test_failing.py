@@ -168,9 +168,10 @@ def test_a_cut_stream_ends_when_its_node_was_silent_for_too_long(cabled: Lan, cl
         [name] = busy_nodes(cluster)
         cabled.cut_cable(cluster.nodes[name].host)
         cut_s = time.monotonic()
-        asking.wait(25.0)
+        asking.wait()
         # The last heartbeat may have come long before the cut, or just now.
-        assert SILENCE_S - HEARTBEAT_S - 0.5 < time.monotonic() - cut_s < SILENCE_S + 3.0
+        took_s = time.monotonic() - cut_s
+        assert SILENCE_S - HEARTBEAT_S - 0.5 < took_s < SILENCE_S + 3.0 + 4 * looking_s(cluster)
         assert asking.events[-1]["error"]["code"] == "engine_failed"
 
 

@@ -7,7 +7,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from itertools import pairwise
 from urllib.parse import urlsplit
 
 import pytest
@@ -43,6 +42,11 @@ def waiting_request(probe: LivenessProbe) -> Iterator[None]:
         probe.end_wait()
 
 
+def max_probes_since(began_at: float) -> float:
+    """Probes that one sender makes until now. A busy machine reads several at once: pauses say nothing."""
+    return (asyncio.get_running_loop().time() - began_at) / PROBE_INTERVAL_S + 1
+
+
 async def send_and_wait(http_client: HttpClient, target: UpstreamTarget, probe: LivenessProbe) -> bytes:
     with waiting_request(probe):
         response = await http_client.request(
@@ -54,10 +58,11 @@ async def send_and_wait(http_client: HttpClient, target: UpstreamTarget, probe: 
 async def test_it_probes_only_while_a_request_waits(http_client: HttpClient) -> None:
     async with probed_node(http_client) as (node, target, probe, _):
         assert node.probe_times == []
+        began_at = asyncio.get_running_loop().time()
         waiting = asyncio.ensure_future(send_and_wait(http_client, target, probe))
         request = await node.next_request()
         await node.wait_until(lambda: len(node.probe_times) >= 4)
-        assert all(later - earlier >= PROBE_INTERVAL_S / 2 for earlier, later in pairwise(node.probe_times))
+        assert len(node.probe_times) <= max_probes_since(began_at)
         await request.respond(b"{}")
         assert await waiting == b"{}"
         count = len(node.probe_times)
@@ -68,9 +73,10 @@ async def test_it_probes_only_while_a_request_waits(http_client: HttpClient) -> 
 
 async def test_waiting_requests_share_one_probe(http_client: HttpClient) -> None:
     async with probed_node(http_client) as (node, _, probe, _task):
+        began_at = asyncio.get_running_loop().time()
         with waiting_request(probe), waiting_request(probe), waiting_request(probe):
             await node.wait_until(lambda: len(node.probe_times) >= 3)
-        assert node.probe_times[2] - node.probe_times[0] >= PROBE_INTERVAL_S
+        assert len(node.probe_times) <= max_probes_since(began_at)
 
 
 async def test_its_end_fails_waiting_requests_and_spares_started_responses(http_client: HttpClient) -> None:
