@@ -6,12 +6,14 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from llb.engine import watch_policy
+from llb.gateway.stream.keepalive import SseKeepalive
 from tests.harness import RunningBalancer
 
 FAKE_LLAMA_SERVER = Path(__file__).with_name("fake_llama_server.py")
@@ -33,6 +35,8 @@ class CrashingEngines:
         monkeypatch.setattr(watch_policy, "SILENCE_FACTOR", 0.01)
         # On a busy machine the loops get little of a core.
         monkeypatch.setattr(watch_policy, "MIN_COMPUTING_SHARE", 0.01)
+        # After a long silence a comment would come first, and with it a head that names no node.
+        monkeypatch.setattr("llb.gateway.dispatcher.SseKeepalive", partial(SseKeepalive, interval_s=3600.0))
         # The tests do not wait between a victim and the attack.
         monkeypatch.setattr(watch_policy, "SAME_TIME_S", 0.001)
 

@@ -67,7 +67,7 @@ class FakeNode:
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10), self.changed:
+        async with asyncio.timeout(30), self.changed:
             await self.changed.wait_for(condition)
 
     async def next_request(self) -> PendingRequest:

@@ -113,7 +113,7 @@ class DownloadFixture:
 
 async def wait_until(condition: Callable[[], bool]) -> None:
     """Poll the counters of a download thread, as the agent does."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.002)
 

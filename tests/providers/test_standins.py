@@ -35,7 +35,7 @@ def stand_ins() -> Iterator[dict[str, ProviderStandIn]]:
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(trust_env=False, timeout=5) as client:
+    with httpx.Client(trust_env=False, timeout=30) as client:
         yield client
 
 

@@ -210,7 +210,7 @@ async def test_progress_is_saved_while_it_is_generated(
     _, stream = await playground.begin()
     playground.inference.say("Half")
     await next_event(stream)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await playground.get("c1"))["messages"][1]["text"] != "Half":
             await asyncio.sleep(0.01)
 

@@ -49,7 +49,7 @@ class Harness:
             self._changed.notify_all()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10), self._changed:
+        async with asyncio.timeout(30), self._changed:
             await self._changed.wait_for(condition)
 
     async def connect(self, *urls: str, instance: str = "first") -> None:
@@ -336,7 +336,7 @@ async def dial_tunnel(harness: Harness) -> None:
 
 
 async def wait_for_tunnel_request(harness: Harness) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not any(harness.tunnel_counts):
             await asyncio.sleep(0.01)
 
@@ -377,5 +377,6 @@ async def test_a_direct_route_replaces_the_tunnels_once_it_works(harness: Harnes
         # A started response ends as usual.
         await harness.node.requests[-1].send(b"0\r\n\r\n")
         assert await response.read_chunk(10) == b""
+        # A further change has no event.
         await asyncio.sleep(0.2)
         assert harness.reach_changes == [ReachWay.REVERSE, ReachWay.DIRECT]

@@ -97,7 +97,7 @@ async def test_an_answer_is_heard_of_when_the_client_gets_some(http_client: Http
         if way == "with a prelude":
             await sink.until(1)
         else:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # as above
         unheard.append(not heard.is_set())
         await exchange.send_chunk(
             b'data: {"id":"1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'

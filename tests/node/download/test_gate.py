@@ -59,6 +59,6 @@ async def test_a_place_of_a_cancelled_download_is_not_lost() -> None:
     release.set()
     await holder
     granted.cancel()
-    await asyncio.wait_for(last, 5)
+    await asyncio.wait_for(last, 30)
     assert waiting.cancelled()
-    await asyncio.wait_for(take(), 5)
+    await asyncio.wait_for(take(), 30)
