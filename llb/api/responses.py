@@ -101,6 +101,12 @@ def _cached_line(name: str, value: str) -> bytes:
 _cached_header = lru_cache(maxsize=1024)(PassthroughResponse.encode_header)
 
 
+@lru_cache(maxsize=1024)
+def _shared(lines: bytes) -> bytes:
+    """Return these bytes as one object for all connections."""
+    return lines
+
+
 def format_head(head: ResponseHead, body_bytes: int | None) -> bytes:
     """Return the head of a response that keeps its connection; `body_bytes` None is a body in chunks."""
     headers = head.headers
@@ -130,8 +136,8 @@ class HeadTemplate:
         lines = [_cached_line(name, value) for name, value in head.headers.items()]
         text = b"".join((_HTTP1_STATUSLINES[head.status], head.fixed_lines, *lines))
         before, name, after = text.partition(_REQUEST_ID_NAME)
-        self._before_id = before + name
-        self._after_id = after[len(request_id) :]
+        self._before_id = _shared(before + name)
+        self._after_id = _shared(after[len(request_id) :])
 
     def format(self, request_id: str, body_bytes: int | None) -> bytes:
         """Return the head, as `format_head` does."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from llb.api.connection.connection_limiter import EvictionRank
@@ -125,17 +125,26 @@ class InferenceFront:
             return None
         return head.begin_direct(request)
 
-    async def answer(self, request: FrontRequest, begun: BegunAnswer | None = None) -> bool:
+    async def answer(
+        self, request: FrontRequest, begun: BegunAnswer | None, start: Callable[[BegunAnswer], bool]
+    ) -> bool | None:
         """Answer `request`, from where an answer stands that was `begun`.
 
-        Returns whether the response is complete. Raises `CancelledError` only.
+        Returns whether the response is complete, None where callbacks complete it: `start` has told whether
+        they do. Raises `CancelledError` only.
         """
         try:
+            if begun is None and request.head.admission is None:
+                await self._admit(request)
+                begun = self.begin(request)
+                if begun is not None and start(begun):
+                    return None
+            elif begun is None:
+                await self._admit(request)
             if begun is not None:
                 self._guard.bind_log(request)
                 await begun.resume()
             else:
-                await self._admit(request)
                 document = await request.route.handler(request)
                 if document is not None:
                     await request.respond_whole(document)
@@ -207,7 +216,7 @@ class FrontProtocol(ServerProtocol):
         if transport is None or transport.is_closing():
             return False
         transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        return self._can_write.is_set()
+        return bool(self._can_write.is_set())
 
     async def wait_writable(self) -> None:
         """Wait until the client can take more. Raises `CancelledError` once the connection has ended."""
@@ -250,14 +259,26 @@ class FrontProtocol(ServerProtocol):
         if request is None or self._work is not None or self._begun is not None:
             return
         try:
-            self._begun = self._front.begin(request)
-            is_started = self._begun is not None and self._begun.start(self._end_directly, self._take_over)
+            begun = self._front.begin(request)
         except Exception:
             # Others begin in the same turn. The task meets the error again, and answers with it.
             log.exception("%s could not be begun without a task", request.path)
-            is_started = False
-        if not is_started:
+            begun = None
+        if begun is None or not self._start(begun):
+            self._begun = begun
             self._take_over()
+
+    def _start(self, begun: BegunAnswer) -> bool:
+        """Have callbacks answer the request; False where a task has to."""
+        try:
+            is_started = begun.start(self._end_directly, self._take_over)
+        except Exception:
+            # As above.
+            log.exception("an answer could not be started without a task")
+            is_started = False
+        if is_started:
+            self._begun, self._work = begun, None
+        return is_started
 
     def _end_directly(self) -> None:
         """Callbacks have answered the request."""
@@ -271,16 +292,18 @@ class FrontProtocol(ServerProtocol):
 
     async def _answer(self, request: FrontRequest) -> None:
         begun, self._begun = self._begun, None
-        is_complete = False
+        is_complete: bool | None = False
         try:
-            is_complete = await self._front.answer(request, begun)
+            is_complete = await self._front.answer(request, begun, self._start)
         finally:
-            self._request = self._work = None
-            transport = self.transport
-            if not is_complete and transport is not None:
-                # The client must not take what it has for the whole response.
-                transport.abort()
-        self._await_next()
+            if is_complete is not None:
+                self._request = self._work = None
+                transport = self.transport
+                if not is_complete and transport is not None:
+                    # The client must not take what it has for the whole response.
+                    transport.abort()
+        if is_complete is not None:
+            self._await_next()
 
     def _await_next(self) -> None:
         """Go on to the next request of the connection, which may have come already."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 
 from msgspec.structs import replace
@@ -187,6 +188,27 @@ class Attempt:
     def pending_response(self) -> UpstreamResponse | None:
         """Response to the request that `begin` has sent; None while there is no connection for it."""
         return None if self._begun is None else self._begun.response
+
+    def connect(self, on_done: Callable[[UpstreamResponse | None], None]) -> None:
+        """Send the request of `begin` over a new connection; `on_done` gets its response.
+
+        None where it could not be sent: `open` raises why.
+        """
+        begun = self._begun
+        assert begun is not None  # noqa: S101  # `begin` has returned True
+
+        def end() -> None:
+            response = begun.response
+            if response is not None and self._lease is not None:
+                self._lease.follow_answer(response)
+            on_done(response)
+
+        begun.begin_connect(end)
+
+    def begin_relay(self) -> None:
+        """Note that the head of an answer has come, which `open` did not wait for."""
+        assert self._begun is not None  # noqa: S101  # it has answered
+        self._begun.begin_relay()
 
     async def open(self, excluded: frozenset[str]) -> UpstreamResponse:
         """Reserve a slot, lease the engine and send the request; returns once the head of an answer has come.

@@ -13,18 +13,27 @@ from collections.abc import Callable
 from llb.gateway.attempt import Attempt
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.inference_call import DirectSink
-from llb.gateway.stream.relay import MAX_HELD_BYTES, EventRelay, RelayResult
-from llb.gateway.stream.sse import is_event_stream_type
+from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S
+from llb.gateway.stream.relay import MAX_HELD_BYTES, USUAL_TIMEOUTS, EventRelay, RelayResult
+from llb.gateway.stream.sse import SSE_KEEPALIVE, is_event_stream_type
 from llb.gateway.stream.usage_parser import Usage, read_document_usage
-
-# A task waits for an answer that has been silent for this long, and writes the comments of its stream.
-PATIENCE_S = 5.0
 
 
 class DirectAnswer:
     """Answer of an attempt whose request was sent. `stop` leaves the rest to a task."""
 
-    __slots__ = ("_attempt", "_events", "_on_answered", "_on_failed", "_on_stopped", "_response", "_sink")
+    __slots__ = (
+        "_attempt",
+        "_events",
+        "_keepalive_s",
+        "_on_answered",
+        "_on_failed",
+        "_on_stopped",
+        "_received_bytes",
+        "_response",
+        "_silent_s",
+        "_sink",
+    )
 
     def __init__(
         self,
@@ -35,10 +44,12 @@ class DirectAnswer:
         on_answered: Callable[[], None],
         on_stopped: Callable[[], None],
         on_failed: Callable[[Exception], None],
+        keepalive_s: float = SSE_KEEPALIVE_INTERVAL_S,
     ) -> None:
         """`on_answered`: the client has the whole answer, and its outcome is recorded.
 
-        `on_stopped`: a task has to continue. `on_failed` gets the error of a callback.
+        `on_stopped`: a task has to continue. `on_failed` gets the error of a callback. A stream that is
+        silent for `keepalive_s` gets a comment.
         """
         self._attempt = attempt
         self._response = response
@@ -48,12 +59,21 @@ class DirectAnswer:
         self._on_failed = on_failed
         # None before the first bytes of a stream.
         self._events: EventRelay | None = None
-        response.observe(self._on_progress, PATIENCE_S)
+        self._keepalive_s = keepalive_s
+        # For how long nothing has come, when that was looked at last, and how much had come until then.
+        self._silent_s = 0.0
+        self._received_bytes = 0
+        response.observe(self._on_progress, keepalive_s)
 
-    def stop(self, silent_s: float = 0.0) -> None:
-        """Have a task continue with the answer, which has been silent for `silent_s`."""
+    def begin(self) -> None:
+        """Look at what has come before this object was there."""
+        response = self._response
+        if response.status or response.error is not None:
+            self._on_progress(True)
+
+    def stop(self) -> None:
+        """Have a task continue with the answer."""
         self._response.stop_observing()
-        self._attempt.silent_s = silent_s
         self._on_stopped()
 
     def _on_progress(self, has_data: bool) -> None:
@@ -61,7 +81,7 @@ class DirectAnswer:
         response = self._response
         try:
             if not has_data:
-                self.stop(PATIENCE_S)
+                self._end_silence()
             elif response.error is not None or response.status != 200:
                 self.stop()
             elif self._events is not None or is_event_stream_type(response.content_type):
@@ -70,6 +90,8 @@ class DirectAnswer:
                 self._write_document()
             elif response.is_buffer_full:
                 self.stop()
+            else:
+                self._attempt.begin_relay()
         except Exception as error:
             # This runs in a callback of the transport; the task that takes over raises it.
             self._fail(error)
@@ -77,6 +99,21 @@ class DirectAnswer:
     def _fail(self, error: Exception) -> None:
         self._response.stop_observing()
         self._on_failed(error)
+
+    def _end_silence(self) -> None:
+        """Write a comment into a silent stream; a task ends what has been silent for too long."""
+        events, received_bytes = self._events, self._response.total_bytes
+        # Progress that the client does not see is no silence.
+        self._silent_s = self._keepalive_s + (
+            self._silent_s if received_bytes == self._received_bytes else 0.0
+        )
+        self._received_bytes = received_bytes
+        if events is None or events.framer.is_mid_event or self._silent_s >= USUAL_TIMEOUTS.idle_s:
+            self._attempt.silent_s = self._silent_s
+            self.stop()
+            return
+        self._attempt.write_now(SSE_KEEPALIVE, self._sink)
+        self._response.start_wait(self._keepalive_s)
 
     # --- documents ---
 
@@ -99,6 +136,7 @@ class DirectAnswer:
                 # Its events become a document.
                 self.stop()
                 return
+            attempt.begin_relay()
             events = self._events = attempt.start_relay(response, self._sink)
             assert events is not None  # noqa: S101  # it is a stream
         if response.chunks and (first := events.feed(response.take())):
@@ -109,7 +147,7 @@ class DirectAnswer:
             if not events.open_pipe(attempt.body_sink(self._sink)):
                 self.stop()
                 return
-            response.observe(self._pass_on, PATIENCE_S)
+            response.observe(self._pass_on, self._keepalive_s)
         if response.is_complete:
             self._end_stream(events)
 
@@ -122,11 +160,11 @@ class DirectAnswer:
             if response.is_complete:
                 self._end_stream(events)
             elif not has_data:
-                self.stop(PATIENCE_S)
+                self._end_silence()
             elif response.error is not None or not may_continue:
                 self.stop()
             else:
-                response.extend_wait(PATIENCE_S)
+                response.extend_wait(self._keepalive_s)
         except Exception as error:
             # As in `_on_progress`.
             self._fail(error)

@@ -109,5 +109,8 @@ class DirectSink(ClientSink, Protocol):
     """Client that can be written to without a wait."""
 
     def write_now(self, data: bytes, /, *, last: bool = False) -> None:
-        """Write at once, whatever the pace of the client; `last` ends the answer."""
+        """Write at once, whatever the pace of the client; `last` ends the answer.
+
+        Like `write`, it may replace a comment by what the dialect has for it.
+        """
         ...

@@ -220,9 +220,9 @@ def in_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
     answer = InferenceFront.answer
 
-    async def noting(self: InferenceFront, request: Any, begun: Any = None) -> bool:
+    async def noting(self: InferenceFront, request: Any, *how: Any) -> bool | None:
         paths.append(request.path)
-        return await answer(self, request, begun)
+        return await answer(self, request, *how)
 
     monkeypatch.setattr(InferenceFront, "answer", noting)
     return paths
@@ -253,6 +253,19 @@ async def open_endless_stream(server: RunningBalancer, connection: RawConnection
     await connection.send(request_bytes(CHAT, endless, key=key))
     await connection.read_head()
     assert busy_slots(server) == 1
+
+
+async def test_the_stream_of_a_first_request_needs_no_task(server: RunningBalancer) -> None:
+    key = await server.create_key("inference")
+    async with connect(server.port) as first, connect(server.port) as second:
+        # No connection to the engine is idle for the second one.
+        await open_endless_stream(server, first, key)
+        endless = {**PLAIN, "max_tokens": 100_000, "stream": True}
+        await second.send(request_bytes(CHAT, endless, key=key))
+        await second.read_head()
+        assert busy_slots(server) == 2
+        assert not [task for task in asyncio.all_tasks() if "FrontProtocol._answer" in repr(task.get_coro())]
+    await wait_until(lambda: busy_slots(server) == 0)
 
 
 async def test_a_client_that_leaves_gives_its_slot_back(server: RunningBalancer, taken: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -12,12 +13,13 @@ import pytest
 from msgspec.structs import replace
 
 from llb.engine.spec import WorkerReady
-from llb.errors import TooManyCrashes
+from llb.errors import EngineFailed, TooManyCrashes
 from llb.gateway.admission.crash_quarantine import Quarantine
 from llb.gateway.direct_answer import DirectAnswer
-from llb.gateway.http.client import HttpClient
+from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.running_call import RunningCall
+from llb.gateway.stream.sse import SSE_KEEPALIVE
 from llb.node.agent import NodeAgent
 from llb.security.permissions import KeyAllowance
 from llb.wire import KeyLimits
@@ -65,7 +67,7 @@ class DirectGateway(Gateway):
 
     def __init__(self, http_client: HttpClient, engine: FakeEngine) -> None:
         super().__init__(LOCAL)
-        self._engine = engine
+        self.engine_target = engine.target
         self.is_loaded = True
         agent = SimpleNamespace(
             node_id=LOCAL,
@@ -76,7 +78,7 @@ class DirectGateway(Gateway):
         self.dispatcher = self.make_dispatcher()
 
     def _lease(self) -> FakeLease:
-        target = self._engine.target
+        target = self.engine_target
         self.leases.append(
             FakeLease(WorkerReady(host=target.host, port=target.port, context_length=4096, slots=1))
         )
@@ -89,7 +91,7 @@ class DirectGateway(Gateway):
 class Answer:
     """A call that callbacks answer; `outcome` says how that ended."""
 
-    def __init__(self, gateway: DirectGateway, *, stream: bool) -> None:
+    def __init__(self, gateway: DirectGateway, *, stream: bool, keepalive_s: float = DEADLINE_S) -> None:
         self.sink = DirectSink()
         self.running: RunningCall = gateway.dispatcher.begin(
             make_call(stream=stream, fits_any_template=True), self.sink
@@ -107,6 +109,7 @@ class Answer:
             on_answered=lambda: self.outcome.set_result("answered"),
             on_stopped=lambda: self.outcome.set_result("stopped"),
             on_failed=self.outcome.set_exception,
+            keepalive_s=keepalive_s,
         )
 
 
@@ -143,6 +146,43 @@ async def test_a_stream_reaches_its_end_without_a_task() -> None:
         assert answer.running.call.record.usage.completion_tokens == 2
         assert answer.running.call.record.is_answered
         gateway.dispatcher.finish_directly(answer.running)
+
+
+@pytest.mark.parametrize("before", [b"", TOKEN], ids=["before the first event", "later"])
+async def test_a_silent_stream_gets_comments_without_a_task(before: bytes) -> None:
+    async def fall_silent(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        if before:
+            await exchange.send_chunk(before)
+        await has_comments.wait()
+        await exchange.send_chunk(END)
+        await exchange.end_body()
+
+    has_comments = asyncio.Event()
+    async with gateway_of(fall_silent) as gateway:
+        answer = Answer(gateway, stream=True, keepalive_s=0.01)
+        while answer.sink.body.count(SSE_KEEPALIVE) < 2:
+            answer.sink.was_written.clear()
+            await answer.sink.was_written.wait()
+        has_comments.set()
+        assert await answer.outcome == "answered"
+        assert answer.sink.body.replace(SSE_KEEPALIVE, b"") == before + END
+        gateway.dispatcher.finish_directly(answer.running)
+
+
+async def test_a_task_tells_why_no_connection_could_be_made() -> None:
+    async with gateway_of(lambda exchange: exchange.send_json(DOCUMENT)) as gateway:
+        with socket.socket() as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            gateway.engine_target = UpstreamTarget("127.0.0.1", deaf.getsockname()[1])
+            running = gateway.dispatcher.begin(make_call(fits_any_template=True), FakeSink())
+            assert gateway.dispatcher.send_directly(running)
+            assert running.attempt is not None
+            failed = asyncio.Event()
+            running.attempt.connect(lambda response: failed.set() if response is None else None)
+            await failed.wait()
+            with pytest.raises(EngineFailed, match="cannot be reached"):
+                await gateway.dispatcher.resume(running)
 
 
 async def test_a_document_is_written_without_a_task() -> None:

@@ -8,6 +8,7 @@ ASCII digits are errors.
 from __future__ import annotations
 
 import re
+import sys
 from typing import NamedTuple
 
 from sanic.compat import Header
@@ -60,7 +61,7 @@ def parse_request_head(head: bytes) -> RequestHead:
     is_chunked = False
     for line in lines.decode(errors="surrogateescape").split("\r\n")[1:]:
         name, _, value = line.partition(":")
-        name, value = name.lower(), value.strip(" \t")
+        name, value = sys.intern(name.lower()), value.strip(" \t")
         headers.append((name, value))
         if name == "connection":
             options = value.lower().replace(" ", "").split(",")

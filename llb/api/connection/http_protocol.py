@@ -7,6 +7,7 @@ import time
 from typing import Any, cast
 
 from sanic.http import Stage
+from sanic.models.server_types import ConnInfo
 
 from llb.api.connection.connection_limiter import ConnectionLimiter, EvictionRank
 from llb.api.connection.http_exchange import ServerHttp
@@ -16,6 +17,8 @@ from llb.errors import RequestTimedOut, ServerBusy
 from llb.security.permissions import Principal
 from llb.wire import OLLAMA_PORT_KEY_ID
 
+# Bytes of answers that wait in a transport: from the upper bound on nothing is added until the lower one.
+WRITE_LOW_BYTES, WRITE_HIGH_BYTES = 16 * 1024, 64 * 1024
 # Longest time from the first byte of a head to its last.
 HEAD_TIMEOUT_S = 60.0
 # A body may take this long, and longer while it has brought this many bytes per second on average.
@@ -39,15 +42,52 @@ _BUSY_RESPONSE = (
 )
 
 
+class SmallEvent:
+    """`asyncio.Event` that has no queue while nothing waits: it takes 0.7 kB, and a connection has two."""
+
+    __slots__ = ("_is_set", "_waiters")
+
+    def __init__(self, *, is_set: bool = False) -> None:
+        self._is_set = is_set
+        self._waiters: tuple[asyncio.Future[None], ...] = ()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    async def wait(self) -> bool:
+        if self._is_set:
+            return True
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters = (*self._waiters, waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters = tuple(other for other in self._waiters if other is not waiter)
+        return True
+
+
 class ServerProtocol(WebSocketUpgrade):
     """Protocol of the server's connections: HTTP and WebSocket."""
 
     HTTP_CLASS = ServerHttp
-    __slots__ = ("_blocked_since", "_half_closed_probe", "_is_refused", "is_authenticated")
+    __slots__ = ("_blocked_since", "_half_closed_probe", "_is_refused", "_is_unused", "is_authenticated")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._can_write: Any = SmallEvent(is_set=True)
+        self._data_received: Any = SmallEvent()
         self.is_authenticated = False
+        # Sanic has received nothing yet, and has no task for it.
+        self._is_unused = True
         self._is_refused = False
         self._half_closed_probe: asyncio.TimerHandle | None = None
         # time.monotonic() since when the client has to read before more is written; None if it need not.
@@ -81,8 +121,7 @@ class ServerProtocol(WebSocketUpgrade):
     def awaits_request(self) -> bool:
         """Whether all that has come is answered, and the next bytes begin a request."""
         http: ServerHttp | None = self.http
-        # Before its task runs for the first time, a connection has none.
-        is_waiting = self._task is not None if http is None else http.awaits_request
+        is_waiting = self._is_unused if http is None else http.awaits_request
         return is_waiting and not self.recv_buffer
 
     # --- the limiter ---
@@ -125,11 +164,11 @@ class ServerProtocol(WebSocketUpgrade):
     def check_deadline(self, now: float) -> None:
         """Close the connection if its client is too slow."""
         http: ServerHttp | None = self.http
-        if http is None or self.websocket is not None:
+        if self.websocket is not None or (http is None and not self._is_unused):
             return
         if self._is_unread(now):
             self.abort()  # type: ignore[no-untyped-call]
-        elif http.stage is Stage.IDLE:
+        elif http is None or http.stage is Stage.IDLE:
             if now - self._time > self.keep_alive_timeout:
                 self._end(RequestTimedOut("No request came"))
         elif http.stage is Stage.REQUEST:
@@ -171,11 +210,21 @@ class ServerProtocol(WebSocketUpgrade):
             cast(asyncio.Transport, transport).write(_BUSY_RESPONSE)
             transport.close()
             return
-        super().connection_made(transport)  # type: ignore[no-untyped-call]
+        # As Sanic does, but for its task, which a connection to the front does not need.
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(low=WRITE_LOW_BYTES, high=WRITE_HIGH_BYTES)
+        self.connections.add(self)
+        self.recv_buffer = bytearray()
+        self.conn_info = ConnInfo(cast(Any, transport), unix=self._unix)
+        self._time = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
-        if not self._is_refused:
-            super().data_received(data)  # type: ignore[no-untyped-call]
+        if self._is_refused:
+            return
+        if self._is_unused:
+            self._is_unused = False
+            self._task = self.loop.create_task(self.connection_task())  # type: ignore[no-untyped-call]
+        super().data_received(data)  # type: ignore[no-untyped-call]
 
     def pause_writing(self) -> None:
         self._blocked_since = time.monotonic()

@@ -134,8 +134,9 @@ class DirectResponseSink(ResponseSink):
         *,
         headers: Mapping[str, str] | None = None,
         rewrite_events: Callable[[bytes], bytes] | None = None,
+        keepalive: bytes = SSE_KEEPALIVE,
     ) -> None:
-        super().__init__(request, record, headers=headers, rewrite_events=rewrite_events)
+        super().__init__(request, record, headers=headers, rewrite_events=rewrite_events, keepalive=keepalive)
         self._direct_request = request
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
@@ -143,7 +144,9 @@ class DirectResponseSink(ResponseSink):
 
     def write_now(self, data: bytes, /, *, last: bool = False) -> None:
         """Like `write`, without a wait."""
-        if self._rewrite_events is not None:
+        if data == SSE_KEEPALIVE:
+            data = self._keepalive
+        elif self._rewrite_events is not None:
             data = self._rewrite_events(data)
         self._ended = last
         writer = self._writer

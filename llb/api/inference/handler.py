@@ -27,8 +27,10 @@ from llb.api.inference.request_validation import check_bounds
 from llb.api.request_body import LargeBodyWorker
 from llb.api.request_recorder import RequestRecorder, RequestRecording
 from llb.api.responses import abort_connection
+from llb.gateway.attempt import Attempt
 from llb.gateway.direct_answer import DirectAnswer
 from llb.gateway.dispatcher import Dispatcher
+from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.normalization.text_repair import repair_text
 from llb.gateway.observability.request_log import RequestRecord
@@ -103,6 +105,7 @@ class BegunAnswer:
 
     __slots__ = (
         "_dispatcher",
+        "_is_connecting",
         "_on_answered",
         "_on_stopped",
         "_recording",
@@ -124,6 +127,7 @@ class BegunAnswer:
         self._recording = recording
         self._running = running
         self._sink = sink
+        self._is_connecting = False
         # While callbacks answer.
         self._on_answered: Callable[[], None]
         self._on_stopped: Callable[[], None]
@@ -138,20 +142,44 @@ class BegunAnswer:
         if not self._dispatcher.send_directly(running):
             return False
         attempt = running.attempt
-        response = None if attempt is None else attempt.pending_response
-        if attempt is None or response is None:
-            return False
+        assert attempt is not None  # noqa: S101  # the request is sent, or a connection is made for it
         self._on_answered, self._on_stopped = on_answered, on_stopped
+        response = attempt.pending_response
+        if response is None:
+            self._is_connecting = True
+            running.hand_over(self._stop_connecting)
+            attempt.connect(self._on_connected)
+        else:
+            self._observe(attempt, response)
+        return True
+
+    def _observe(self, attempt: Attempt, response: UpstreamResponse) -> DirectAnswer:
         answer = DirectAnswer(
             attempt,
             response,
             self._sink,
             on_answered=self._finish,
-            on_stopped=on_stopped,
+            on_stopped=self._on_stopped,
             on_failed=self._fail,
         )
-        running.hand_over(answer.stop)
-        return True
+        self._running.hand_over(answer.stop)
+        return answer
+
+    def _on_connected(self, response: UpstreamResponse | None) -> None:
+        """The request was sent over a new connection; without a `response` it could not be."""
+        attempt = self._running.attempt
+        if not self._is_connecting:
+            # A task has taken over.
+            return
+        self._is_connecting = False
+        if attempt is None or response is None:
+            self._on_stopped()
+        else:
+            self._observe(attempt, response).begin()
+
+    def _stop_connecting(self) -> None:
+        self._is_connecting = False
+        self._on_stopped()
 
     def _finish(self) -> None:
         """The client has the whole answer."""
@@ -233,7 +261,11 @@ class InferenceHandler:
         except errors.LlbError:
             return None
         sink = DirectResponseSink(
-            request, record, headers=hooks.response_headers, rewrite_events=hooks.rewrite_events
+            request,
+            record,
+            headers=hooks.response_headers,
+            rewrite_events=hooks.rewrite_events,
+            keepalive=hooks.keepalive,
         )
         return BegunAnswer(self.dispatcher, request, recording, self.dispatcher.begin(call, sink), sink)
 

@@ -141,6 +141,10 @@ class ClientInfo(Struct, frozen=True, kw_only=True):
         return self.base_origin + self.base_path
 
 
+# Most connections of a client have the same.
+_shared_client = lru_cache(maxsize=1024)(ClientInfo)
+
+
 @lru_cache(maxsize=1024)
 def parse_host(text: str) -> HostHeader | None:
     """Parse a Host header; None where it is not valid."""
@@ -237,7 +241,7 @@ class ClientInfoResolver:
         port = host.port
         if trusted and port is None:
             port = self._forwarded_port(request) or self._public_ports.get(host.name)
-        return ClientInfo(
+        return _shared_client(
             address=address,
             scheme=scheme,
             origin=(scheme, host.name, port if port is not None else _DEFAULT_PORTS[scheme]),

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Sequence
+from contextvars import Context
 from functools import cached_property
 
 from msgspec import Struct
@@ -97,14 +98,35 @@ class BegunRequest(Struct, eq=False):
     # None while there is no connection.
     connection: Connection | None
     response: UpstreamResponse | None
+    _connecting: asyncio.Task[None] | None = None
+
+    def begin_connect(self, on_done: Callable[[], None]) -> None:
+        """Send the request over a new connection; `on_done` is called then, and also where that fails.
+
+        `wait` raises the failure.
+        """
+
+        def end(task: asyncio.Task[None]) -> None:
+            # One that has failed stays for `wait`; asked for its error, it does not log it.
+            if not task.cancelled() and task.exception() is None:
+                self._connecting = None
+            on_done()
+
+        # The connection outlives the request: what it logs later is not about that.
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(), context=Context())
+        self._connecting.add_done_callback(end)
 
     def close(self) -> None:
         """End the exchange; no effect once the response is complete."""
+        if self._connecting is not None:
+            self._connecting.cancel()
         if self.response is not None and not self.response.is_complete:
             self.response.close()
 
     def begin_relay(self) -> None:
         """The head of an answer has come, and its bytes are passed on."""
+        # The request is not sent again.
+        self._head = self._body = b""
 
     async def wait(self) -> UpstreamResponse:
         """Return the response once its head is complete; raises as `HttpClient.request`."""
@@ -114,11 +136,18 @@ class BegunRequest(Struct, eq=False):
             except UpstreamClosed as error:
                 if not error.is_stale:
                     raise
+                self._connecting = None
+        await (self._connecting or self._connect())
+        assert self.connection is not None  # noqa: S101  # it is connected
+        assert self.response is not None  # noqa: S101
+        return await self.connection.wait_for_head(self.response, self._header_timeout_s)
+
+    async def _connect(self) -> None:
+        """Send the request over a new connection."""
         self.connection = await self._client.connect(self._target, self._connect_timeout_s)
         if self._on_sent is not None:
             self._on_sent()
         self.response = self.connection.begin_request(self._head, self._body)
-        return await self.connection.wait_for_head(self.response, self._header_timeout_s)
 
 
 class HttpClient:

@@ -71,6 +71,34 @@ class PoolKey(NamedTuple):
 class Connection(asyncio.BufferedProtocol):
     """Keep-alive connection that carries one exchange at a time and notifies its pool when idle or lost."""
 
+    __slots__ = (
+        "_continue_waiter",
+        "_deadline",
+        "_fail_fast",
+        "_header_bytes",
+        "_in_interim_response",
+        "_is_body_pending",
+        "_is_message_complete",
+        "_is_reading_paused",
+        "_is_reusable",
+        "_is_writing_paused",
+        "_keepalive_expiry_s",
+        "_known_head",
+        "_loop",
+        "_on_idle",
+        "_on_lost",
+        "_parser",
+        "_request_count",
+        "_response",
+        "_sent_at",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "_write_waiter",
+        "idle_until",
+        "pool_key",
+    )
+
     def __init__(
         self,
         pool_key: PoolKey,

@@ -93,6 +93,10 @@ class UpstreamResponse:
         It gets False once nothing has come for `timeout_s`, or for what `extend_wait` said later.
         """
         self.observer = observer
+        self.start_wait(timeout_s)
+
+    def start_wait(self, timeout_s: float) -> None:
+        """Have the observer wait for `timeout_s`, after it was called for silence."""
         self._connection.start_deadline(timeout_s)
 
     def extend_wait(self, timeout_s: float) -> None:

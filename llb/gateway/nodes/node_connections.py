@@ -62,6 +62,10 @@ class BegunNodeRequest:
     def response(self) -> UpstreamResponse | None:
         return self._begun.response
 
+    def begin_connect(self, on_done: Callable[[], None]) -> None:
+        """Send the request over a new connection; see `BegunRequest.begin_connect`."""
+        self._begun.begin_connect(on_done)
+
     def close(self) -> None:
         """End the exchange; no effect once the response is complete."""
         self._end_wait()
@@ -73,6 +77,7 @@ class BegunNodeRequest:
         if self._is_waiting and response is not None:
             self._is_waiting = False
             response.defer_started(self._route.liveness_probe.end_wait)
+            self._begun.begin_relay()
 
     async def wait(self) -> UpstreamResponse:
         """Return the response once its head is complete; raises as `NodeConnections.request`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +14,8 @@ from llb.wire.decoding import DECODE_ERRORS
 
 # Enough for the last events of a stream, and for the whole of most answers that are not streamed.
 TAIL_BYTES = 64 * 1024
+# What is dropped from the tail at once: moving the rest costs as much as many chunks.
+DROPPED_BYTES = 16 * 1024
 HEAD_BYTES = 4 * 1024
 # The counts are in the last event, or a few events before it (`[DONE]`, an empty `message_stop`).
 MAX_TAIL_EVENTS = 4
@@ -107,7 +108,8 @@ class UsageParser:
         # The end of the stream was in bytes that are no longer in the tail.
         self._had_end = False
         self._head = b""
-        self._tail: deque[bytes] = deque()
+        # A list: an empty deque takes 0.7 kB.
+        self._tail: list[bytes] = []
         self._tail_bytes = 0
 
     def feed(self, data: bytes) -> None:
@@ -116,12 +118,17 @@ class UsageParser:
             self._head += data[:HEAD_BYTES]
         self.total_bytes += size_bytes
         self._tail_bytes += size_bytes
-        tail = self._tail
-        tail.append(data)
-        while self._tail_bytes - len(tail[0]) >= TAIL_BYTES:
-            dropped = tail.popleft()
-            self._tail_bytes -= len(dropped)
-            self._had_end = self._had_end or has_answer_end(dropped)
+        self._tail.append(data)
+        if self._tail_bytes >= TAIL_BYTES + DROPPED_BYTES:
+            self._shorten_tail()
+
+    def _shorten_tail(self) -> None:
+        tail, count = self._tail, 0
+        while self._tail_bytes - len(tail[count]) >= TAIL_BYTES:
+            self._tail_bytes -= len(tail[count])
+            self._had_end = self._had_end or has_answer_end(tail[count])
+            count += 1
+        del tail[:count]
 
     @property
     def has_end(self) -> bool:
