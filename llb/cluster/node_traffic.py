@@ -27,6 +27,23 @@ class _Counters:
         self.sampled_at: float | None = None
 
 
+class StreamedTokens:
+    """Counter of the tokens of one answer while it is generated."""
+
+    __slots__ = ("_model", "_node", "count")
+
+    def __init__(self, node: _Counters, model: _Counters) -> None:
+        self.count = 0
+        self._node = node
+        self._model = model
+
+    def add(self, tokens: int) -> None:
+        """Count more tokens; each of a stream is an event of its own."""
+        self.count += tokens
+        self._node.tokens += tokens
+        self._model.tokens += tokens
+
+
 class NodeTraffic:
     """Counters of the requests that the gateway sends to each node, and of each model."""
 
@@ -45,13 +62,15 @@ class NodeTraffic:
         self._counters[node_id].active -= 1
         self.active_total -= 1
 
-    def record_tokens(self, node_id: str, model_id: str, tokens: int) -> None:
-        """Count tokens of an answer that is being generated; negative where too many were counted."""
-        self._counters[node_id].tokens += tokens
-        self._model_counters[model_id].tokens += tokens
+    def begin_stream(self, node_id: str, model_id: str) -> StreamedTokens:
+        """Return a counter for the tokens of an answer that is being generated."""
+        return StreamedTokens(self._counters[node_id], self._model_counters[model_id])
 
     def record_answer(self, node_id: str, model_id: str, tokens: int = 0) -> None:
-        """Count a request that the node has answered, and the `tokens` that were not counted before."""
+        """Count a request that the node has answered, and the `tokens` that were not counted before.
+
+        They are negative where too many were.
+        """
         # Written out: every answer comes here.
         of_node, of_model = self._counters[node_id], self._model_counters[model_id]
         of_node.answered += 1

@@ -216,7 +216,7 @@ class FrontProtocol(ServerProtocol):
         if transport is None or transport.is_closing():
             return False
         transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        return bool(self._can_write.is_set())
+        return self._blocked_since is None
 
     async def wait_writable(self) -> None:
         """Wait until the client can take more. Raises `CancelledError` once the connection has ended."""

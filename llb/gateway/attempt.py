@@ -13,6 +13,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from llb import errors
+from llb.cluster.node_traffic import StreamedTokens
 from llb.cluster.view import Node
 from llb.engine.lease import Lease
 from llb.gateway.admission.controller import SlotReservation
@@ -133,7 +134,8 @@ class Attempt:
         # None for a node other than this host.
         self._lease: Lease | None = None
         self._has_token_count_permit = False
-        self._streamed_tokens = 0
+        # None while no event was passed on.
+        self._streamed_tokens: StreamedTokens | None = None
         # The engine streams its progress, whether the client wants a stream or not.
         self._streams_progress = False
         # None for an engine that has served one owner only.
@@ -344,7 +346,7 @@ class Attempt:
                 opening_filter=(
                     ProgressFilter(self._create_start_event(node)) if self._streams_progress else None
                 ),
-                on_tokens=self._count_tokens,
+                on_tokens=self._begin_tokens().add,
             )
         if self._own_prompt is not None:
             self._limited = LimitedSink(sink, self._own_prompt.own_tokens, is_stream=self._events is not None)
@@ -414,7 +416,7 @@ class Attempt:
                     self._aggregator,
                     start_event=self._create_start_event(node),
                     explain_failure=self._explain_failure,
-                    on_tokens=self._count_tokens,
+                    on_tokens=self._begin_tokens().add,
                 )
             if self._limited is not None and result.error is None:
                 await self._limited.flush()
@@ -429,11 +431,13 @@ class Attempt:
         record.first_byte_at = response.first_byte_at
         record.received_bytes = response.received_bytes
 
-    def _count_tokens(self, tokens: int) -> None:
-        """Count tokens while they are generated: each is an event of its own."""
+    def _begin_tokens(self) -> StreamedTokens:
+        """Count tokens while they are generated."""
         assert self.place_id is not None  # noqa: S101  # it has answered
-        self._streamed_tokens += tokens
-        self._context.traffic.record_tokens(self.place_id, self._call.model.id, tokens)
+        counter = self._streamed_tokens = self._context.traffic.begin_stream(
+            self.place_id, self._call.model.id
+        )
+        return counter
 
     def record_result(self, result: RelayResult) -> None:
         """Record the outcome of an answer that has reached the client, whole or up to an error."""
@@ -454,7 +458,8 @@ class Attempt:
             record.error_code = None if error is None else error.code
         tokens = usage.completion_tokens
         # The engine's own count replaces that of the events.
-        uncounted = 0 if tokens is None else tokens - self._streamed_tokens
+        counted = 0 if self._streamed_tokens is None else self._streamed_tokens.count
+        uncounted = 0 if tokens is None else tokens - counted
         context.traffic.record_answer(place_id, model_id, uncounted)
         is_external = self._exchange is not None
         # A failure that is fast must not make an endpoint look fast.

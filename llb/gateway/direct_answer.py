@@ -18,6 +18,9 @@ from llb.gateway.stream.relay import MAX_HELD_BYTES, USUAL_TIMEOUTS, EventRelay,
 from llb.gateway.stream.sse import SSE_KEEPALIVE, is_event_stream_type
 from llb.gateway.stream.usage_parser import Usage, read_document_usage
 
+# A silent answer is looked at this often between two comments: a look at each token would cost more.
+TICKS = 3
+
 
 class DirectAnswer:
     """Answer of an attempt whose request was sent. `stop` leaves the rest to a task."""
@@ -31,7 +34,7 @@ class DirectAnswer:
         "_on_stopped",
         "_received_bytes",
         "_response",
-        "_silent_s",
+        "_silent_ticks",
         "_sink",
     )
 
@@ -60,10 +63,10 @@ class DirectAnswer:
         # None before the first bytes of a stream.
         self._events: EventRelay | None = None
         self._keepalive_s = keepalive_s
-        # For how long nothing has come, when that was looked at last, and how much had come until then.
-        self._silent_s = 0.0
+        # How often in a row nothing had come since the last look, and how much had come until then.
+        self._silent_ticks = 0
         self._received_bytes = 0
-        response.observe(self._on_progress, keepalive_s)
+        response.observe(self._on_progress, keepalive_s / TICKS)
 
     def begin(self) -> None:
         """Look at what has come before this object was there."""
@@ -81,7 +84,7 @@ class DirectAnswer:
         response = self._response
         try:
             if not has_data:
-                self._end_silence()
+                self._on_tick()
             elif response.error is not None or response.status != 200:
                 self.stop()
             elif self._events is not None or is_event_stream_type(response.content_type):
@@ -100,20 +103,24 @@ class DirectAnswer:
         self._response.stop_observing()
         self._on_failed(error)
 
-    def _end_silence(self) -> None:
+    def _on_tick(self) -> None:
         """Write a comment into a silent stream; a task ends what has been silent for too long."""
-        events, received_bytes = self._events, self._response.total_bytes
-        # Progress that the client does not see is no silence.
-        self._silent_s = self._keepalive_s + (
-            self._silent_s if received_bytes == self._received_bytes else 0.0
-        )
-        self._received_bytes = received_bytes
-        if events is None or events.framer.is_mid_event or self._silent_s >= USUAL_TIMEOUTS.idle_s:
-            self._attempt.silent_s = self._silent_s
-            self.stop()
-            return
-        self._attempt.write_now(SSE_KEEPALIVE, self._sink)
-        self._response.start_wait(self._keepalive_s)
+        response, events = self._response, self._events
+        tick_s = self._keepalive_s / TICKS
+        # Before the first events the client gets nothing of what comes.
+        if events is not None and events.pipe is not None and response.total_bytes != self._received_bytes:
+            self._received_bytes = response.total_bytes
+            self._silent_ticks = 0
+        else:
+            self._silent_ticks += 1
+        silent_s = self._silent_ticks * tick_s
+        if self._silent_ticks and self._silent_ticks % TICKS == 0:
+            if events is None or events.framer.is_mid_event or silent_s >= USUAL_TIMEOUTS.idle_s:
+                self._attempt.silent_s = silent_s
+                self.stop()
+                return
+            self._attempt.write_now(SSE_KEEPALIVE, self._sink)
+        response.start_wait(tick_s)
 
     # --- documents ---
 
@@ -147,7 +154,8 @@ class DirectAnswer:
             if not events.open_pipe(attempt.body_sink(self._sink)):
                 self.stop()
                 return
-            response.observe(self._pass_on, self._keepalive_s)
+            self._silent_ticks = 0
+            response.observe(self._pass_on, self._keepalive_s / TICKS)
         if response.is_complete:
             self._end_stream(events)
 
@@ -156,15 +164,13 @@ class DirectAnswer:
         response, events = self._response, self._events
         assert events is not None  # noqa: S101  # it is being piped
         try:
-            may_continue = events.pass_on(response.take()) if response.chunks else True
+            may_continue = not response.chunks or events.pass_on(response.take())
             if response.is_complete:
                 self._end_stream(events)
             elif not has_data:
-                self._end_silence()
+                self._on_tick()
             elif response.error is not None or not may_continue:
                 self.stop()
-            else:
-                response.extend_wait(self._keepalive_s)
         except Exception as error:
             # As in `_on_progress`.
             self._fail(error)

@@ -39,7 +39,10 @@ def test_tokens_count_while_they_are_generated() -> None:
     now = 100.0
     traffic = NodeTraffic(clock=lambda: now)
     traffic.sample("a")
-    traffic.record_tokens("a", "m", 40)
+    stream = traffic.begin_stream("a", "m")
+    stream.add(30)
+    stream.add(10)
+    assert stream.count == 40
     now = 102.0
     assert traffic.sample("a") == (0, 20.0)
     # The engine counted less than there were events: a rate is never negative.

@@ -214,6 +214,7 @@ class EventRelay:
 
     __slots__ = (
         "_count_tokens",
+        "_keep",
         "_opening_filter",
         "_response",
         "_translator",
@@ -233,6 +234,7 @@ class EventRelay:
     ) -> None:
         self.framer = SseFramer()
         self.usage_parser = UsageParser()
+        self._keep = self.usage_parser.feed
         # None until the client has received the first events.
         self.pipe: ClientPipe | None = None
         self._write: Callable[[bytes], bool]
@@ -284,13 +286,13 @@ class EventRelay:
             return self._translate(data, self._translator)
         framer = self.framer
         # An engine usually writes whole events.
-        is_whole = data.endswith(EVENT_END) and not (framer.held or framer.is_mid_event)
-        events = data if is_whole else framer.feed(data)
-        if not events:
-            return True
-        self.usage_parser.feed(events)
-        self._count_tokens(events.count(EVENT_END))
-        return self._write(events)
+        if framer.held or framer.is_mid_event or not data.endswith(EVENT_END):
+            data = framer.feed(data)
+            if not data:
+                return True
+        self._keep(data)
+        self._count_tokens(data.count(EVENT_END))
+        return self._write(data)
 
     def _translate(self, data: bytes, translator: StreamTranslator) -> bool:
         events = self.framer.feed(translator.feed(data))

@@ -126,8 +126,8 @@ class UsageParser:
         tail, count = self._tail, 0
         while self._tail_bytes - len(tail[count]) >= TAIL_BYTES:
             self._tail_bytes -= len(tail[count])
-            self._had_end = self._had_end or has_answer_end(tail[count])
             count += 1
+        self._had_end = self._had_end or has_answer_end(b"".join(tail[:count]))
         del tail[:count]
 
     @property

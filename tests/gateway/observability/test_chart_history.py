@@ -48,7 +48,7 @@ async def test_samples_become_minutes_that_survive_a_restart(catalog: Path, tmp_
         history.sample()
         for _ in range(12):
             clock.now += 5
-            traffic.record_tokens("n1", "tiny", 50)
+            traffic.begin_stream("n1", "tiny").add(50)
             traffic.record_answer("n1", "tiny")
             history.sample()
         [node] = history.series("node", recent=True)
