@@ -10,6 +10,7 @@ from sanic import Sanic
 from llb.api.connection.resources import ConnectionResources
 from llb.api.inference.ollama import ERROR_BODY_BUILDERS
 from llb.api.inference.path_aliases import INFERENCE_PATHS, dialect_path_of
+from llb.api.internode.node_api import HOP_PATHS, HOP_ROUTE
 from llb.api.internode.reverse_tunnel import TunnelProtocol
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.body_limit import AuthorisedRequest
@@ -87,15 +88,16 @@ def _install_guard(
     front = app.ctx.front = InferenceFront(guard, respond_to_error)
 
     async def add_front_routes(app: Sanic[Any, Any]) -> None:
-        # A joined host only passes requests on. Below the base path Sanic chooses the route.
-        front.add_routes(
-            route
-            for route in app.router.routes
-            if "POST" in route.methods
-            and (path := f"/{route.path}") in INFERENCE_PATHS
-            and route_policy_of(route).scope is Scope.INFERENCE
-            and not (base_path and path.startswith(base_path + "/"))
-        )
+        # A joined host only passes the requests of others on. Below the base path Sanic chooses the route.
+        for route in app.router.routes:
+            path = f"/{route.path}"
+            if "POST" not in route.methods or (base_path and path.startswith(base_path + "/")):
+                continue
+            if path in INFERENCE_PATHS and route_policy_of(route).scope is Scope.INFERENCE:
+                front.add_route(path, route)
+            elif path == HOP_ROUTE:
+                for engine_path in HOP_PATHS:
+                    front.add_route("/hop/v1/" + engine_path, route, path=engine_path)
 
     app.register_listener(add_front_routes, "before_server_start")
 

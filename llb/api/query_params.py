@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeVar
-
-from sanic import Request
+from typing import Any, Protocol, TypeVar
 
 from llb.base.timestamps import from_iso
 from llb.base.units import parse_size
@@ -13,11 +12,19 @@ from llb.errors import InvalidRequest
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
 
+
+class QueriedRequest(Protocol):
+    """Request through whichever door it came."""
+
+    @property
+    def args(self) -> Mapping[str, Any]: ...
+
+
 # The largest integer of SQLite, and so of a page cursor.
 MAX_ROW_ID = 2**63 - 1
 
 
-def int_query_param(request: Request, name: str, maximum: int) -> int | None:
+def int_query_param(request: QueriedRequest, name: str, maximum: int) -> int | None:
     """Return a whole number from 1 to `maximum`, None without the parameter; raises `InvalidRequest`."""
     text = request.args.get(name)
     if text is None:
@@ -27,7 +34,7 @@ def int_query_param(request: Request, name: str, maximum: int) -> int | None:
     return int(text)
 
 
-def float_query_param(request: Request, name: str) -> float | None:
+def float_query_param(request: QueriedRequest, name: str) -> float | None:
     """Return a number, None without the parameter; raises `InvalidRequest`."""
     text = request.args.get(name)
     try:
@@ -36,7 +43,7 @@ def float_query_param(request: Request, name: str) -> float | None:
         raise InvalidRequest(f"{name} must be a number", param=name) from None
 
 
-def sizes_query_param(request: Request, name: str, max_count: int) -> tuple[int, ...] | None:
+def sizes_query_param(request: QueriedRequest, name: str, max_count: int) -> tuple[int, ...] | None:
     """Return the bytes of sizes such as "8GB,8GB", None without the parameter; raises `InvalidRequest`."""
     text = request.args.get(name)
     if text is None:
@@ -51,7 +58,7 @@ def sizes_query_param(request: Request, name: str, max_count: int) -> tuple[int,
     return sizes
 
 
-def bool_query_param(request: Request, name: str) -> bool:
+def bool_query_param(request: QueriedRequest, name: str) -> bool:
     """Return whether the parameter is true, False without it; raises `InvalidRequest`."""
     text = request.args.get(name)
     if text is None or text.lower() in ("false", "0"):
@@ -61,7 +68,7 @@ def bool_query_param(request: Request, name: str) -> bool:
     return True
 
 
-def enum_query_param(request: Request, name: str, enum_type: type[EnumT]) -> EnumT | None:
+def enum_query_param(request: QueriedRequest, name: str, enum_type: type[EnumT]) -> EnumT | None:
     """Return a member of `enum_type`, None without the parameter; raises `InvalidRequest`."""
     text = request.args.get(name)
     if text is None:
@@ -72,7 +79,7 @@ def enum_query_param(request: Request, name: str, enum_type: type[EnumT]) -> Enu
         raise InvalidRequest(f"{name} must be one of {', '.join(enum_type)}", param=name) from None
 
 
-def time_query_param(request: Request, name: str) -> float | None:
+def time_query_param(request: QueriedRequest, name: str) -> float | None:
     """Return a time in Unix seconds, at least 0, None without the parameter; raises `InvalidRequest`."""
     text = request.args.get(name)
     return None if text is None else max(0.0, from_iso(text, name))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from llb.api.connection.connection_limiter import EvictionRank
@@ -22,7 +22,7 @@ from llb.api.head_facts import facts_of
 from llb.api.inference.handler import BegunAnswer
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.error_handler import ErrorResponder
-from llb.front.request import MAX_BODY_BYTES, FrontRequest, KnownHead
+from llb.front.request import MAX_BODY_BYTES, FrontRequest, FrontRoute, KnownHead
 
 log = logging.getLogger(__name__)
 
@@ -43,19 +43,18 @@ class InferenceFront:
         """`respond_to_error` returns the response to an error that left a handler."""
         self._guard = guard
         self._respond_to_error = respond_to_error
-        self._routes: dict[bytes, Any] = {}
+        self._routes: dict[bytes, FrontRoute] = {}
         self._waiting: dict[FrontProtocol, None] = {}
         # Read, and not begun yet.
         self._turns = RequestTurns()
 
-    def add_routes(self, routes: Iterable[Any]) -> None:
-        """Answer the requests with POST of these routes of Sanic, which have one address each."""
-        for route in routes:
-            self._routes[f"/{route.path}".encode("ascii")] = route
+    def add_route(self, address: str, route: Any, **arguments: str) -> None:
+        """Answer the requests with POST for an address, at which a route of Sanic has these `arguments`."""
+        self._routes[address.encode("ascii")] = FrontRoute(route, arguments)
 
     @property
     def routes(self) -> tuple[Any, ...]:
-        return tuple(self._routes.values())
+        return tuple(known.route for known in self._routes.values())
 
     # --- reading ---
 
@@ -67,8 +66,8 @@ class InferenceFront:
         if not data.startswith(_POST):
             return None
         target = data[len(_POST) : data.find(b" ", len(_POST))]
-        route = self._routes.get(target.partition(b"?")[0])
-        if route is None:
+        known = self._routes.get(target.partition(b"?")[0])
+        if known is None:
             return None
         end = data.find(b"\r\n\r\n")
         if not 0 <= end < MAX_HEAD_BYTES:
@@ -86,8 +85,7 @@ class InferenceFront:
         )
         if not is_plain or any(name in _OTHER_HEADERS for name, _ in head.headers):
             return None
-        begin_direct = getattr(route.ctx, "begin_direct", None)
-        return KnownHead(data[: end + 4], head.path, head.header_map(), route, begin_direct)
+        return KnownHead(data[: end + 4], head.target.decode("ascii"), head.header_map(), known)
 
     def wait_for_body(self, connection: FrontProtocol) -> None:
         """Give the connection to Sanic unless `stop_waiting` is called soon."""
@@ -118,12 +116,12 @@ class InferenceFront:
         """Begin to answer an ordinary request of an admitted head without a task; None for all others."""
         head = request.head
         if (
-            head.begin_direct is None
+            head.route.begin_direct is None
             or head.admission is None
             or not self._guard.admit_again(request, head.admission)
         ):
             return None
-        return head.begin_direct(request)
+        return head.route.begin_direct(request)
 
     async def answer(
         self, request: FrontRequest, begun: BegunAnswer | None, start: Callable[[BegunAnswer], bool]
@@ -145,7 +143,7 @@ class InferenceFront:
                 self._guard.bind_log(request)
                 await begun.resume()
             else:
-                document = await request.route.handler(request)
+                document = await request.head.route.answer(request)
                 if document is not None:
                     await request.respond_whole(document)
         except Exception as error:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 from llb.api.head_facts import HeadFacts, request_id_of
 from llb.api.incoming_request import RequestHeaders
@@ -65,6 +66,24 @@ class FrontConnection(Protocol):
         ...
 
 
+class FrontRoute:
+    """Route of Sanic, with the arguments that its path has at one address."""
+
+    __slots__ = ("_arguments", "begin_direct", "route")
+
+    def __init__(self, route: Any, arguments: Mapping[str, str]) -> None:
+        self.route = route
+        self._arguments = arguments
+        # Begins to answer an ordinary request without a task; None for a route without that.
+        self.begin_direct: Callable[[Any], BegunAnswer | None] | None = getattr(
+            route.ctx, "begin_direct", None
+        )
+
+    async def answer(self, request: FrontRequest) -> Any:
+        """Call the handler; returns a response that is not written yet, or None."""
+        return await self.route.handler(request, **self._arguments)
+
+
 class KnownHead:
     """Head of a request. The next one of its connection usually differs in the length of the body only."""
 
@@ -75,10 +94,10 @@ class KnownHead:
         "_before_bytes",
         "_search_end",
         "admission",
-        "begin_direct",
         "facts",
         "headers",
         "path",
+        "query",
         "route",
         "templates",
     )
@@ -86,25 +105,20 @@ class KnownHead:
     def __init__(
         self,
         raw: bytes,
-        path: str,
+        target: str,
         headers: RequestHeaders,
-        route: Any,
-        begin_direct: Callable[[Any], BegunAnswer | None] | None = None,
+        route: FrontRoute,
     ) -> None:
-        """`raw` ends with its empty line, and is valid.
-
-        `begin_direct` begins to answer an ordinary request without a task; None for a route without that.
-        """
+        """`raw` ends with its empty line, and is valid."""
         length = _LENGTH.search(raw)
         # The parser has found one.
         assert length is not None  # noqa: S101
         self._before, self._after = raw[: length.start(1)], raw[length.end(1) :]
         self._before_bytes, self._after_bytes = len(self._before), len(self._after)
         self._search_end = self._before_bytes + _MAX_LENGTH_DIGITS + self._after_bytes
-        self.path = path
+        self.path, _, self.query = target.partition("?")
         self.headers = headers
         self.route = route
-        self.begin_direct = begin_direct
         # None until a request was admitted.
         self.admission: Admission | None = None
         self.facts: HeadFacts | None = None
@@ -176,7 +190,12 @@ class FrontRequest:
 
     @property
     def route(self) -> Any:
-        return self.head.route
+        return self.head.route.route
+
+    @property
+    def args(self) -> Mapping[str, str]:
+        """Parameters of the query; the first of each name counts."""
+        return dict(reversed(parse_qsl(self.head.query)))
 
     @property
     def headers(self) -> RequestHeaders:
@@ -280,6 +299,11 @@ class FrontResponse:
     async def eof(self) -> None:
         """End the response."""
         await self.send(b"", end_stream=True)
+
+    async def write_last(self, frame: bytes) -> None:
+        """End a response in chunks that has begun, with bytes that are framed already."""
+        self.is_complete = True
+        await self._write(frame)
 
 
 class ChunkPipe:

@@ -56,9 +56,9 @@ def begin_engine_request(
         query += f"&{name}={call.keep_alive.seconds:g}"
     speed = context.performance.speed_of(node.id, call.model.id)
     if speed.prefill_tokens_per_s is not None:
-        query += f"&prefill_tokens_per_s={speed.prefill_tokens_per_s:g}"
+        query += f"&prefill_tokens_per_s={_rounded(speed.prefill_tokens_per_s):g}"
     if speed.decode_tokens_per_s is not None:
-        query += f"&decode_tokens_per_s={speed.decode_tokens_per_s:g}"
+        query += f"&decode_tokens_per_s={_rounded(speed.decode_tokens_per_s):g}"
     # For the log of that host.
     request_id = (b"x-request-id", call.record.request_id.encode("ascii"))
     return context.node_connections.begin_request(
@@ -69,3 +69,8 @@ def begin_engine_request(
         body,
         header_timeout_s=header_timeout_s,
     )
+
+
+def _rounded(speed: float) -> float:
+    """Return a speed with two digits, so that the paths of most requests are the same."""
+    return float(f"{speed:.2g}")

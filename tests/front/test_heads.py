@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import httptools
 from sanic.exceptions import BadRequest
 
 from llb.api.connection.http_head import parse_request_head
-from llb.front.request import KnownHead
+from llb.front.request import FrontRoute, KnownHead
 
+ROUTE = FrontRoute(SimpleNamespace(ctx=SimpleNamespace()), {})
 SEEDS = tuple(
     b"POST " + text.replace(b"|", b"\r\n") + b"\r\n\r\n"
     for text in (
@@ -97,6 +99,6 @@ def test_what_is_accepted_is_read_as_httptools_reads_it() -> None:
         assert reading.keeps_alive or not head.keep_alive, data
         if not head.is_chunked and head.content_length is not None:
             # The next request of the connection, with another length.
-            known = KnownHead(data[: end + 4], "/", head.header_map(), None)
+            known = KnownHead(data[: end + 4], "/", head.header_map(), ROUTE)
             assert known.match(data[: end + 4] + body) == (end + 4, end + 4 + length)
     assert accepted > 500

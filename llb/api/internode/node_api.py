@@ -20,7 +20,8 @@ from llb.api.responses import error_response, json_response, no_content
 from llb.base.node_identity import Membership
 from llb.engine.watch_policy import Blame, EngineSpeed
 from llb.gateway.attempt import ENGINE_END_TIMEOUT_S
-from llb.gateway.http.client import HttpClient, UpstreamTarget
+from llb.gateway.engine_request import target_of
+from llb.gateway.http.client import HttpClient
 from llb.gateway.http.engine_errors import NODE_ERROR_HEADER, error_from_blame
 from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.stream.relay import error_from_transport_error
@@ -33,7 +34,10 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[..., Coroutine[Any, Any, HTTPResponse | None]]
 
-FORWARDED_HEADERS = ("content-type", "x-request-id", "traceparent", "tracestate")
+HOP_ROUTE = "/hop/v1/<path:path>"
+# Its usual addresses, which need no search for a route.
+HOP_PATHS = ("chat/completions", "completions", "messages", "responses", "embeddings", "rerank")
+FORWARDED_HEADERS = ("content-type", "traceparent", "tracestate")
 CONNECT_TIMEOUT_S = 5.0
 NONCE_MAX_CHARS = 128
 
@@ -66,7 +70,7 @@ def node_api_blueprint(
             pass
         return no_content()
 
-    @blueprint.post("/hop/v1/<path:path>", name="infer")
+    @blueprint.post(HOP_ROUTE, name="infer")
     @node_only
     @_answers_node_errors
     async def infer(request: Request, path: str) -> HTTPResponse | None:
@@ -79,10 +83,11 @@ def node_api_blueprint(
             float_query_param(request, "prefill_tokens_per_s"),
             float_query_param(request, "decode_tokens_per_s"),
         )
-        async with await agent.acquire_lease(
+        keep_alive = _keep_alive_of(request)
+        async with agent.lease_loaded(model_id, keep_alive) or await agent.acquire_lease(
             model_id,
             deadline_s=float_query_param(request, "load_s") or 60.0,
-            keep_alive=_keep_alive_of(request),
+            keep_alive=keep_alive,
         ) as lease:
             lease.begin_request(len(request.body), speed)
 
@@ -91,7 +96,7 @@ def node_api_blueprint(
 
             try:
                 response = await http_client.request(
-                    UpstreamTarget(lease.worker.host, lease.worker.port, lease.api_key),
+                    target_of(lease),
                     b"POST",
                     b"/v1/" + path.encode("ascii"),
                     select_headers(request, FORWARDED_HEADERS),

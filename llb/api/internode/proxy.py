@@ -15,10 +15,13 @@ from llb.api.responses import OCTET_STREAM, PassthroughResponse, abort_connectio
 from llb.engine.watch_policy import Blame
 from llb.gateway.http.connection import BLAME_TRAILER
 from llb.gateway.http.response import UpstreamResponse
-from llb.gateway.http.upstream_errors import TransportError
+from llb.gateway.http.upstream_errors import TransportError, UpstreamTimeout
+from llb.gateway.stream.keepalive import ClientPipe, open_pipe
 
 # Longer than any deadline of the caller, which closes this connection when its own deadline expires.
 HEADER_TIMEOUT_S = IDLE_TIMEOUT_S = 3600.0
+# A body up to this size that has come with its head is sent in one write, with its length.
+MAX_WHOLE_BYTES = 64 * 1024
 
 
 class InFlightCounter:
@@ -72,9 +75,19 @@ async def proxy_response(
     started: HTTPResponse | None = None
     try:
         try:
-            async for data in response.iter_chunks(IDLE_TIMEOUT_S):
+            if whole := response.take_whole(MAX_WHOLE_BYTES):
+                started = await _start_response(request, response, headers)
+                await started.send(whole, end_stream=True)
+                return None
+            pipe: ClientPipe | None = None
+            while pipe is None and (data := await response.read_chunk(IDLE_TIMEOUT_S)) != b"":
+                if data is None:
+                    raise UpstreamTimeout("idle")
                 started = started or await _start_response(request, response, headers)
                 await started.send(data)
+                pipe = open_pipe(started)
+            if pipe is not None:
+                await _pipe(response, pipe)
         except TransportError as error:
             if started is None:
                 raise
@@ -82,7 +95,7 @@ async def proxy_response(
             if blame is None:
                 abort_connection(request)
             else:
-                await _end_with_trailer(request, blame)
+                await _end_with_trailer(request, started, blame)
             return None
         started = started or await _start_response(request, response, headers)
         await started.eof()  # type: ignore[no-untyped-call]
@@ -91,11 +104,23 @@ async def proxy_response(
         response.close()
 
 
-async def _end_with_trailer(request: Request, blame: Blame) -> None:
+async def _pipe(response: UpstreamResponse, pipe: ClientPipe) -> None:
+    """Pass on the rest of the body; nothing wakes the task of the request for each piece."""
+    while (is_end := await response.pipe(pipe.write, IDLE_TIMEOUT_S)) is not True:
+        if is_end is None:
+            raise UpstreamTimeout("idle")
+        await pipe.wait()
+
+
+async def _end_with_trailer(request: Request, started: HTTPResponse, blame: Blame) -> None:
     """End the chunks of the response, and the connection."""
     trailer = b"0\r\n%b: %b\r\n\r\n" % (BLAME_TRAILER, blame.encode("ascii"))
-    # Sanic knows no trailers.
-    await cast(Http, request.stream).protocol.send(trailer)  # type: ignore[no-untyped-call]
+    write_last = getattr(started, "write_last", None)
+    if write_last is not None:
+        await write_last(trailer)
+    else:
+        # Sanic knows no trailers.
+        await cast(Http, request.stream).protocol.send(trailer)  # type: ignore[no-untyped-call]
     cast(asyncio.Transport, request.transport).close()
 
 
