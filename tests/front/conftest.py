@@ -12,12 +12,12 @@ from tests.hub import HubStandIn
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory, chat_gguf: Path) -> AsyncIterator[RunningBalancer]:
+async def server(tmp_path_factory: pytest.TempPathFactory, endless_gguf: Path) -> AsyncIterator[RunningBalancer]:
     """A balancer with a model, shared by the tests of a module."""
     folder = tmp_path_factory.mktemp("front")
-    catalog = write_catalog(folder / "c.json", {"id": "chat", "size_bytes": chat_gguf.stat().st_size})
+    catalog = write_catalog(folder / "c.json", {"id": "chat", "size_bytes": endless_gguf.stat().st_size})
     with HubStandIn() as hub:
-        hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
+        hub.add_repo("test/chat", {"chat.gguf": endless_gguf})
         async with balancer_factory(folder / "home", hub, catalog) as make:
             llb = await make(parallel=2).start()
             await llb.wait_until_online()
