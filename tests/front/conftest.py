@@ -12,7 +12,9 @@ from tests.hub import HubStandIn
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory, endless_gguf: Path) -> AsyncIterator[RunningBalancer]:
+async def server(
+    tmp_path_factory: pytest.TempPathFactory, endless_gguf: Path
+) -> AsyncIterator[RunningBalancer]:
     """A balancer with a model, shared by the tests of a module."""
     folder = tmp_path_factory.mktemp("front")
     catalog = write_catalog(folder / "c.json", {"id": "chat", "size_bytes": endless_gguf.stat().st_size})
