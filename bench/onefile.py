@@ -33,6 +33,8 @@ from tests.processes import ROOT, clean_environment, wait_until
 
 USER_ID = 12345
 MODEL = "smollm2-135m"
+# A small model may repeat itself until its context is full, which takes minutes on a busy machine.
+SHORT = ("--max-tokens", "16")
 MAX_FIRST_START_S, MAX_LATER_RATIO = 6.0, 1.3
 STOP_DEADLINE_S = 30.0
 COMMAND_DEADLINE_S = 180.0
@@ -179,7 +181,7 @@ class SecondNode:
         run = self._balancer.run
         wait_until(lambda: run("load", MODEL, "--node", "second", may_fail=True), 60.0)
         run("nodes", "drain", "first")
-        text = run("chat", MODEL, "Say one word.").strip()
+        text = run("chat", MODEL, "Say one word.", *SHORT).strip()
         run("nodes", "drain", "first", "--off")
         return text
 
@@ -196,7 +198,7 @@ def use_file(account: Account) -> None:
     )
     wait_until_serving(server, port)
     print(account.run("pull", MODEL).strip().splitlines()[-1])
-    print(f"chat: {account.run('chat', MODEL, 'Say one word.').strip()[:70]!r}")
+    print(f"chat: {account.run('chat', MODEL, 'Say one word.', *SHORT).strip()[:70]!r}")
     with closing(SecondNode(account, account)) as node:
         print(f"the second node: {node.answer()[:70]!r}")
     stop(server)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.onefile import MODEL, Account, stop, use_file, wait_until_serving
+from bench.onefile import MODEL, SHORT, Account, stop, use_file, wait_until_serving
 from tests.hub.process import HubProcess
 from tests.ports import free_port
 from tests.processes import ROOT
@@ -65,7 +65,7 @@ def test_from_the_download_to_a_restart() -> None:
         try:
             wait_until_serving(server, port)
             assert MODEL in account.run("models", "--pulled")
-            assert account.run("chat", MODEL, "Say one word.").strip()
+            assert account.run("chat", MODEL, "Say one word.", *SHORT).strip()
             stop(server)
         finally:
             server.kill()
