@@ -13,6 +13,7 @@ from msgspec import Raw
 from llb.api.request_body import RawFields, decode_json
 from llb.errors import ContextLengthExceeded, InvalidRequest, PayloadTooLarge
 from llb.gateway.engine_routes import Operation
+from llb.gateway.normalization.text_files import begins_text_file
 from llb.gateway.normalization.text_repair import repair_text
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
@@ -61,9 +62,9 @@ _WINDOW_BYTES = 512 * 1024
 def strip_images(body: bytes) -> bytes:
     """Return `body` without most of the Base64 in it, for everything that has to be parsed.
 
-    Raises `PayloadTooLarge` if the rest has too much text, or too many objects and lists. What is left out is
-    always inside of a JSON string; a placeholder has its length, should it be no image after all. Parses
-    nothing, and stops at the bound.
+    Text files stay, since the model reads them. Raises `PayloadTooLarge` if there is too much text, or too
+    many objects and lists. What is left out is always inside of a JSON string; a placeholder has its length,
+    should it be no image after all. Parses nothing, and stops at the bound.
     """
     if len(body) <= MAX_EVENT_LOOP_BYTES:
         return body
@@ -76,10 +77,14 @@ def strip_images(body: bytes) -> bytes:
             # A quote within a text is escaped.
             while body[end - 1 : end] == b"\\":
                 end -= 1
-            if end - begin > MIN_STRIPPED_BYTES and not _has_special_starts(body, begin, end):
-                cut = begin + _KEPT_BYTES
-                while body[cut - 1 : cut] == b"\\":
-                    cut -= 1
+            cut = begin + _KEPT_BYTES
+            while body[cut - 1 : cut] == b"\\":
+                cut -= 1
+            if (
+                end - begin > MIN_STRIPPED_BYTES
+                and not begins_text_file(body[begin:cut])
+                and not _has_special_starts(body, begin, end)
+            ):
                 parts += (body[at:cut], _PLACEHOLDER % (end - cut))
                 kept_bytes += cut - at
                 at = end

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from llb.errors import InvalidRequest
-from llb.gateway.normalization.text_files import decode_text_file
+from llb.gateway.normalization.text_files import PDF_IN_BASE64, decode_text_file
 from llb.gateway.translation.content import (
     image_source_of_url,
     is_empty_text,
@@ -42,8 +42,6 @@ _EFFORTS = {
 }
 # Models that think by a budget; later ones by an effort.
 _BUDGET_MODEL = re.compile(r"claude-(3|(opus|sonnet|haiku)-4(-[0-5])?(-2\d{7})?$)")
-# Base64 of "%PDF"
-_PDF_IN_BASE64 = "JVBERi"
 _SERVER_TOOL_TYPE = re.compile(r"[a-z_]+_20\d{6}")
 # Anthropic's own fields, which clients of both dialects send.
 _PASSED_FIELDS = ("top_k", "cache_control", "context_management", "stream")
@@ -196,7 +194,7 @@ def _translate_part(part: dict[str, Any]) -> dict[str, Any] | None:
 def _document_source(data: str) -> dict[str, Any]:
     """Anthropic's source of a file: a PDF as it is, any other as text. Raises `InvalidRequest`."""
     encoded = data.partition(",")[2] if data[:5].lower() == "data:" else data
-    if encoded.lstrip().startswith(_PDF_IN_BASE64):
+    if encoded.lstrip().startswith(PDF_IN_BASE64):
         return {"type": "base64", "media_type": "application/pdf", "data": encoded.strip()}
     try:
         return {"type": "text", "media_type": "text/plain", "data": decode_text_file(data)}

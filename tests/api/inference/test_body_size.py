@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -17,6 +18,7 @@ from llb.api.inference.body_size import (
     require_fitting_text,
     strip_images,
 )
+from llb.api.inference.call_builder import read_body
 from llb.errors import ContextLengthExceeded, InvalidRequest, PayloadTooLarge
 from llb.gateway.engine_routes import Operation
 
@@ -126,6 +128,45 @@ def test_images_may_be_large_in_every_dialect() -> None:
         stripped = strip_images(body)
         assert len(stripped) < 1000
         assert msgspec.json.decode(stripped).keys() == msgspec.json.decode(body).keys()
+
+
+def file_bodies(content: bytes) -> list[tuple[str, bytes]]:
+    """Requests with a file, and the routes of the engine that take them."""
+    encoded = base64.b64encode(content).decode()
+    url = f"data:text/plain;base64,{encoded}"
+    source = {"type": "base64", "media_type": "text/plain", "data": encoded}
+    return [
+        ("/v1/chat/completions", encode(messages=user([{"type": "file", "file": {"file_data": url}}]))),
+        ("/v1/responses", encode(input=user([{"type": "input_file", "file_data": url}]))),
+        ("/v1/messages", encode(messages=user([{"type": "document", "source": source}]))),
+    ]
+
+
+def read(path: str, body: bytes) -> bytes:
+    stripped = strip_images(body)
+    return read_body(
+        body, stripped, path, Operation.CHAT, None, is_for_clouds=False, context_length=100_000
+    ).body
+
+
+@pytest.mark.parametrize("slash", [b"/", b"\\/"])
+def test_a_large_text_file_is_text(slash: bytes) -> None:
+    for path, body in file_bodies("Grüße? ".encode() * 20_000):
+        assert b"Gr\xc3\xbc\xc3\x9fe? Gr" in read(path, body.replace(b"/", slash))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"%PDF-1.4\n" * 12_000, "is a PDF"),
+        (b"PK\x03\x04\x00" * 24_000, "text in UTF-8"),
+        (b"<s>" * 40_000, "special tokens"),
+    ],
+)
+def test_a_large_file_that_is_no_prompt_is_refused(content: bytes, problem: str) -> None:
+    for path, body in file_bodies(content):
+        with pytest.raises(InvalidRequest, match=problem):
+            read(path, body)
 
 
 @pytest.mark.parametrize(
