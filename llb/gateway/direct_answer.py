@@ -113,9 +113,10 @@ class DirectAnswer:
             self._silent_ticks = 0
         else:
             self._silent_ticks += 1
-        silent_s = self._silent_ticks * tick_s
         if self._silent_ticks and self._silent_ticks % TICKS == 0:
-            if events is None or events.framer.is_mid_event or silent_s >= USUAL_TIMEOUTS.idle_s:
+            silent_s = self._silent_ticks * tick_s
+            # A task that took over before the limit would leave out the comment that is due now.
+            if events is None or events.framer.is_mid_event or silent_s >= _longest_silence_s(events):
                 self._attempt.silent_s = silent_s
                 self.stop()
                 return
@@ -199,3 +200,8 @@ class DirectAnswer:
             )
         )
         self._on_answered()
+
+
+def _longest_silence_s(events: EventRelay) -> float:
+    """How long a stream may be silent: before its first events the engine reads the prompt."""
+    return USUAL_TIMEOUTS.first_event_s if events.pipe is None else USUAL_TIMEOUTS.idle_s

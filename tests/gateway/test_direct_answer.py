@@ -14,11 +14,13 @@ from msgspec.structs import replace
 
 from llb.engine.spec import WorkerReady
 from llb.errors import EngineFailed, TooManyCrashes
+from llb.gateway import direct_answer
 from llb.gateway.admission.crash_quarantine import Quarantine
 from llb.gateway.direct_answer import DirectAnswer
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.running_call import RunningCall
+from llb.gateway.stream.relay import RelayTimeouts
 from llb.gateway.stream.sse import SSE_KEEPALIVE
 from llb.node.agent import NodeAgent
 from llb.security.permissions import KeyAllowance
@@ -167,6 +169,27 @@ async def test_a_silent_stream_gets_comments_without_a_task(before: bytes) -> No
         has_comments.set()
         assert await answer.outcome == "answered"
         assert answer.sink.body.replace(SSE_KEEPALIVE, b"") == before + END
+        gateway.dispatcher.finish_directly(answer.running)
+
+
+async def test_a_long_prompt_gets_each_comment_without_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read_the_prompt(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await has_comments.wait()
+        await exchange.send_chunk(END)
+        await exchange.end_body()
+
+    has_comments = asyncio.Event()
+    keepalive_s = 0.01
+    # Between two events of an answer, a stream may be silent for this; a prompt takes longer.
+    monkeypatch.setattr(direct_answer, "USUAL_TIMEOUTS", RelayTimeouts(idle_s=2 * keepalive_s))
+    async with gateway_of(read_the_prompt) as gateway:
+        answer = Answer(gateway, stream=True, keepalive_s=keepalive_s)
+        while answer.sink.body.count(SSE_KEEPALIVE) < 3:
+            answer.sink.was_written.clear()
+            await answer.sink.was_written.wait()
+        has_comments.set()
+        assert await answer.outcome == "answered"
         gateway.dispatcher.finish_directly(answer.running)
 
 

@@ -121,8 +121,9 @@ class ServerProtocol(WebSocketUpgrade):
     def awaits_request(self) -> bool:
         """Whether all that has come is answered, and the next bytes begin a request."""
         http: ServerHttp | None = self.http
-        is_waiting = self._is_unused if http is None else http.awaits_request
-        return is_waiting and not self.recv_buffer
+        if http is None:
+            return self._is_unused and not self._is_refused
+        return http.awaits_request and not self.recv_buffer
 
     # --- the limiter ---
 
