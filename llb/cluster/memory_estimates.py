@@ -148,9 +148,15 @@ class MemoryEstimates:
         return report.context_length or None
 
     async def _find_draft_shape(self, model: Model, *, is_own_host: bool) -> ModelShape | None:
-        """Return the shape of the draft model; None without one, and where its header cannot be read."""
+        """Return the shape of the draft model; None without one, and where its header cannot be read.
+
+        This host has it only if it is pulled; a described host has it.
+        """
         draft = None if model.draft is None else self._view.get_model(model.draft)
-        if draft is None or (is_own_host and draft.id not in self._view.registrations):
+        if draft is None:
+            return None
+        registered = self._view.registrations.get(draft.id)
+        if is_own_host and (registered is None or not registered.is_active):
             return None
         try:
             return await self._get_shape(draft)

@@ -51,23 +51,22 @@ class Drafts:
     async def read(self, engine: ModelEngine) -> None:
         """Read the header of the draft model, and whether its tokens are those of the model."""
         drafter, files = self._drafter_of(engine), engine.files
+        if drafter is None:
+            return
+        draft_files, metadata, is_compatible = drafter.files, None, False
         try:
-            if drafter is None:
-                return
-            draft_files = drafter.files
             metadata = await asyncio.to_thread(self._planner.read_metadata, draft_files)
             draft = DraftModel(draft_files.model_path, metadata.shape)
-            is_same = await asyncio.to_thread(self._planner.has_same_vocabulary, files, draft)
-            if (engine.files, drafter.files) == (files, draft_files):
-                engine.is_draft_compatible, drafter.metadata = is_same, metadata
+            is_compatible = await asyncio.to_thread(self._planner.has_same_vocabulary, files, draft)
         except ModelFailed as error:
             # It is not leased, but would be refused for the same reason.
-            log.info("draft model %s: %s", engine.draft_id, error.text)
-            engine.is_draft_compatible = False
-        except Exception:
-            # A defect of llb, which must not be repeated at once.
-            engine.is_draft_compatible = False
-            raise
+            log.info("draft model %s: %s", drafter.model_id, error.text)
+        finally:
+            # Also after a defect of llb, which must not be repeated at once. Another draft may be named, or
+            # the files replaced meanwhile.
+            if self._drafter_of(engine) is drafter and (engine.files, drafter.files) == (files, draft_files):
+                engine.is_draft_compatible = is_compatible
+                drafter.metadata = metadata or drafter.metadata
 
     def add_draft(
         self, engine: ModelEngine, metadata: ModelMetadata, plan: EnginePlan, free: FreeMemory

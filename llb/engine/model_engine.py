@@ -62,6 +62,8 @@ class ModelEngine:
         self.is_draft_compatible: bool | None = None
         # An engine with it has failed; the next ones are without it.
         self.has_draft_failed = False
+        # Whether the present plan is younger than the draft, so that its failure is that of the draft.
+        self._is_draft_planned = False
         # What became of the draft model in the present plan, also when another one is named meanwhile.
         self.draft_report: DraftReport | None = None
         # Why these files can never be loaded.
@@ -161,8 +163,9 @@ class ModelEngine:
             self.forget_draft()
 
     def forget_draft(self) -> None:
-        """Forget what was found out about the draft model, whose files are others now."""
+        """Forget what was found out about the draft model: another one is named, or its files are others."""
         self.is_draft_compatible, self.has_draft_failed = None, False
+        self._is_draft_planned = False
 
     def set_host_keep_alive(self, keep_alive_s: float) -> None:
         """Set the keep-alive of models without an own one; applies at once."""
@@ -242,6 +245,7 @@ class ModelEngine:
     def begin_load(self, plan: EnginePlan) -> None:
         """Reserve the memory of `plan` for a load that starts now."""
         self.plan, self.waiting_reason, self._load_progress = plan, None, 0.0
+        self._is_draft_planned = plan.spec.drafts
         self.memory_ratio = None
 
     def reduce(self, free: FreeMemory) -> FreeMemory:
@@ -280,7 +284,7 @@ class ModelEngine:
             self._backoff.reset()
         if self.plan is not None and self.plan.spec.drafts:
             # A draft is worth no failure: whatever the cause, the next engine is without it.
-            self.has_draft_failed = True
+            self.has_draft_failed = self._is_draft_planned
             if while_loading:
                 self.retry_at = now
                 return

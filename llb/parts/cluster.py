@@ -114,7 +114,7 @@ class ClusterParts:
         """Use `catalog` from now on."""
         self.view.replace_catalog(catalog)
         self.hub_stats.set_repos([model.repo for model in catalog])
-        # It names the draft models.
+        # It says which models draft.
         self.link_server.push_desired_state()
 
     def node_id_of(self, credential: str) -> str | None:

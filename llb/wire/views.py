@@ -144,7 +144,7 @@ class FitReport(Struct, frozen=True, kw_only=True):
     kv_cache_type: KvCacheType = KvCacheType.F16
     host: HostFit
     devices: tuple[DeviceFit, ...]
-    # None where the list of models names no draft model and no speculation.
+    # None where the list of models names no draft model and no speculation, and if the model does not fit.
     draft: DraftFit | None = None
     # GPUs of usual sizes that hold the whole model, with the context of one conversation on each.
     cards: tuple[CardContext, ...] = ()

@@ -8,6 +8,7 @@ import pytest
 from msgspec import structs
 
 from llb.hardware.devices import VRAM_MARGIN_BYTES
+from llb.store.tables.registrations import RegistrationState
 from llb.wire import DraftFit, DraftState
 from tests.conftest import BalancerFactory
 from tests.harness import RunningBalancer, write_catalog
@@ -103,6 +104,10 @@ async def test_a_draft_model_counts_where_it_is(llb: RunningBalancer) -> None:
     assert draft is not None
     assert (draft.state, draft.total_bytes) == (DraftState.USED, total_bytes - plain[1])
     assert draft.total_bytes > 100_000_000
+    # As after a deletion that some node has not confirmed.
+    registered = llb.app.cluster.view.registrations
+    registered["smollm2"] = structs.replace(registered["smollm2"], state=RegistrationState.DELETING)
+    assert (await report(draft="smollm2"))[0] == missing
 
 
 @pytest.mark.parametrize("query", ["vram=x", "ram=0", "ram=1GB,2GB", "vram=8GB,", "slots=99"])

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from llb.engine.diagnosis import FailureDiagnosis, FailureKind
 from llb.engine.planning.engine_plan import EngineFiles, EnginePlanner
 from llb.engine.pool import EnginePool
 from llb.engine.spec import EngineSpec
 from llb.engine.worker import build_llama_params
 from llb.hardware import MemoryBudget
+from llb.texts.coded_text import CodedText
 from llb.wire import DraftReport, DraftState, EngineState, Speculation
 from tests.engine.test_worker import ask
 from tests.engine.workers import fake_worker
@@ -147,6 +149,36 @@ async def test_requests_of_a_model_end_before_its_draft_is_removed(make_pool: Ma
 
 async def test_an_engine_that_fails_with_a_draft_is_loaded_without(make_pool: MakePool) -> None:
     assert await draft_of(make_pool("--refuse-draft")) == report(DraftState.FAILED)
+
+
+async def test_the_failure_of_an_engine_with_an_earlier_draft_is_not_that_of_the_next(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool()
+    assert await draft_of(pool) == report(DraftState.USED)
+    pool.set_draft("big", None, Speculation.NGRAM)
+    engine = pool._engines["big"]
+    failure = FailureDiagnosis(
+        FailureKind.TIMEOUT, CodedText("engine_silent", "the engine stopped answering")
+    )
+    await engine.process.kill(failure)
+    assert engine.process.state is EngineState.FAILED
+    assert not engine.has_draft_failed
+
+
+async def test_what_is_read_of_a_draft_is_not_taken_for_the_next(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool()
+    engine = pool._engines["big"]
+
+    def has_same_vocabulary(*_: object) -> bool:
+        pool.set_draft("big", "other")
+        return True
+
+    monkeypatch.setattr(pool._planner, "has_same_vocabulary", has_same_vocabulary)
+    await pool._drafts.read(engine)
+    assert engine.is_draft_compatible is None
 
 
 async def test_another_vocabulary_drafts_nothing(make_pool: MakePool) -> None:

@@ -129,7 +129,7 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
     if status == 503 and "loading" in error.message.lower():
         return ModelLoading("The model is still loading")
     if "bad_alloc" in error.message:
-        # See `engine.memory_limit`. The engine continues, and another one would refuse the request as well.
+        # See `engine.sandbox.memory_limit`. The engine continues, and another one would refuse it, too.
         return InvalidRequest("The request needs more memory than the engine may use")
     if status == 413:
         return PayloadTooLarge("The request is too large for the engine")
