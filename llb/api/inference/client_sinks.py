@@ -124,8 +124,8 @@ class DirectResponseSink(ResponseSink):
     """Sink of a request whose response may be written without a wait."""
 
     _writer: DirectWriter | None = None
-    # What the head depends on: status, content type, node, time in the queue.
-    _key: tuple[int, bytes, str, int] = (200, b"", "", 0)
+    # What the head depends on: status, content type, node, time in the queue. None before the answer.
+    _key: tuple[int, bytes, str, int] | None = None
 
     def __init__(
         self,
@@ -151,22 +151,25 @@ class DirectResponseSink(ResponseSink):
         self._ended = last
         writer = self._writer
         if writer is None:
-            record = self._record
+            record, key = self._record, self._key
+            assert key is not None  # noqa: S101  # only an answer is written without a wait
             if self._ignored or record.ignored_fields or record.limit_headers or record.principal.allowances:
                 writer = self._direct_request.respond_now(self._make_head())
             else:
                 self._started = True
-                record.status = self._key[0]
+                record.status = key[0]
                 if last:
-                    self._direct_request.answer_alike(self._key, self._make_head, data)
+                    self._direct_request.answer_alike(key, self._make_head, data)
                     return
-                writer = self._direct_request.respond_alike(self._key, self._make_head)
+                writer = self._direct_request.respond_alike(key, self._make_head)
             self._response = self._writer = writer
         writer.send_now(data, end_stream=last)
 
     def _make_head(self) -> PassthroughResponse:
-        status, content_type, node_name, queued_ms = self._key
-        super().start_response(status, content_type, node_name=node_name, queued_ms=queued_ms)
+        # A comment may begin the stream, while the request is queued or its model is loaded.
+        if self._key is not None:
+            status, content_type, node_name, queued_ms = self._key
+            super().start_response(status, content_type, node_name=node_name, queued_ms=queued_ms)
         return super()._make_head()
 
 

@@ -6,10 +6,19 @@ import json
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 from sanic import Request
 
+from llb.api.incoming_request import DirectRequest
 from llb.api.inference.anthropic import PING_EVENT
-from llb.api.inference.client_sinks import BufferedSink, ResponseSink, ResponsesSink, with_transcript
+from llb.api.inference.client_sinks import (
+    BufferedSink,
+    DirectResponseSink,
+    ResponseSink,
+    ResponsesSink,
+    with_transcript,
+)
+from llb.api.responses import PassthroughResponse
 from llb.gateway.dialects.responses_answer import AnswerLimits, ResponsesAnswer
 from llb.gateway.observability.request_log import RequestRecord
 from llb.gateway.stream.sse import SSE_KEEPALIVE
@@ -73,6 +82,23 @@ async def test_silence_in_the_words_of_the_dialect() -> None:
         )
         await sink.write(SSE_KEEPALIVE)
         assert response.sent == expected
+
+
+@pytest.mark.parametrize("make_sink", [ResponseSink, DirectResponseSink])
+async def test_a_comment_before_the_answer_begins_an_event_stream(make_sink: type[ResponseSink]) -> None:
+    """The request is queued, or its model is loaded: no node has answered yet."""
+    heads: list[PassthroughResponse] = []
+
+    async def respond(head: PassthroughResponse) -> WrittenResponse:
+        heads.append(head)
+        return WrittenResponse()
+
+    sink = make_sink(cast(DirectRequest, SimpleNamespace(respond=respond)), new_record())
+    await sink.write(SSE_KEEPALIVE)
+    sink.start_response(200, b"text/event-stream", node_name="attic", queued_ms=3)
+    await sink.write(b"data: {}\n\n")
+    [head] = heads
+    assert (head.status, head.content_type, dict(head.headers)) == (200, "text/event-stream", {})
 
 
 async def test_a_document_of_responses_in_pieces() -> None:
