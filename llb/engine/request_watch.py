@@ -79,6 +79,8 @@ class RequestWatch:
     def add(self, request: WatchedRequest) -> None:
         """Add a request, whose progress counts from `begin`."""
         self._requests[request] = None
+        # It may end before the next sample: what it takes must not count as work for nobody.
+        self._idle_since = None
 
     def begin(self, request: WatchedRequest, prompt_tokens: int, speed: EngineSpeed) -> None:
         """Begin to watch the progress of a request."""
