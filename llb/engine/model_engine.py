@@ -245,7 +245,7 @@ class ModelEngine:
     def begin_load(self, plan: EnginePlan) -> None:
         """Reserve the memory of `plan` for a load that starts now."""
         self.plan, self.waiting_reason, self._load_progress = plan, None, 0.0
-        self._is_draft_planned = plan.spec.drafts
+        self._is_draft_planned = plan.spec.has_drafts
         self.memory_ratio = None
 
     def reduce(self, free: FreeMemory) -> FreeMemory:
@@ -282,7 +282,7 @@ class ModelEngine:
             return
         if not while_loading and now - self._ready_at >= BACKOFF_RESET_AFTER_S:
             self._backoff.reset()
-        if self.plan is not None and self.plan.spec.drafts:
+        if self.plan is not None and self.plan.spec.has_drafts:
             # A draft is worth no failure: whatever the cause, the next engine is without it.
             self.has_draft_failed = self._is_draft_planned
             if while_loading:

@@ -412,7 +412,7 @@ class EnginePool:
         measured, engine.memory_ratio = compare_with_plan(engine.plan.estimate, buffers)
         self._publish_report(engine)
         # The buffers of an engine with drafts are not those of the model alone.
-        if measured != NEUTRAL and not engine.plan.spec.drafts:
+        if measured != NEUTRAL and not engine.plan.spec.has_drafts:
             key = self._calibration_key(model_id, engine.metadata.shape)
             self._calibrations.put(key, self._calibrations.get(key).after(measured))
             self._tasks.spawn(asyncio.to_thread(self._calibrations.save), "calibrations.save")

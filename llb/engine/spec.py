@@ -62,7 +62,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str
 
     @property
-    def drafts(self) -> bool:
+    def has_drafts(self) -> bool:
         """Whether tokens are drafted, by another model or by this one."""
         return self.draft_path is not None or self.speculation is not None
 
