@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from llb.engine.spec import WorkerReady
-from llb.errors import EngineFailed, TooManyCrashes
+from llb.errors import EngineFailed, InvalidApiKey, TooManyCrashes
 from llb.gateway import direct_answer
 from llb.gateway.admission.crash_quarantine import Quarantine
 from llb.gateway.direct_answer import DirectAnswer
@@ -99,12 +99,11 @@ class Answer:
             make_call(stream=stream, fits_any_template=True), self.sink
         )
         self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.running.hand_over(lambda: self.outcome.set_result("stopped"))
         assert gateway.dispatcher.send_directly(self.running)
         attempt = self.running.attempt
         assert attempt is not None
         assert attempt.pending_response is not None
-        DirectAnswer(
+        answer = DirectAnswer(
             attempt,
             attempt.pending_response,
             self.sink,
@@ -113,6 +112,7 @@ class Answer:
             on_failed=self.outcome.set_exception,
             keepalive_s=keepalive_s,
         )
+        self.running.hand_over(answer.stop)
 
 
 @asynccontextmanager
@@ -181,16 +181,43 @@ async def test_a_long_prompt_gets_each_comment_without_a_task(monkeypatch: pytes
 
     has_comments = asyncio.Event()
     keepalive_s = 0.01
-    # Between two events of an answer, a stream may be silent for this; a prompt takes longer.
-    monkeypatch.setattr(direct_answer, "USUAL_TIMEOUTS", RelayTimeouts(idle_s=2 * keepalive_s))
     async with gateway_of(read_the_prompt) as gateway:
         answer = Answer(gateway, stream=True, keepalive_s=keepalive_s)
-        while answer.sink.body.count(SSE_KEEPALIVE) < 3:
-            answer.sink.was_written.clear()
-            await answer.sink.was_written.wait()
+        with monkeypatch.context() as patch:
+            # Between two events of an answer, a stream may be silent for this; a prompt takes longer.
+            patch.setattr(direct_answer, "USUAL_TIMEOUTS", RelayTimeouts(idle_s=2 * keepalive_s))
+            while answer.sink.body.count(SSE_KEEPALIVE) < 3:
+                answer.sink.was_written.clear()
+                await answer.sink.was_written.wait()
         has_comments.set()
         assert await answer.outcome == "answered"
         gateway.dispatcher.finish_directly(answer.running)
+
+
+@pytest.mark.parametrize("code", ["invalid_api_key", "engine_timeout"])
+async def test_a_silent_stream_ends_with_its_key_and_at_its_deadline(code: str) -> None:
+    async def fall_silent(exchange: Exchange) -> None:
+        await exchange.send(SSE_HEAD)
+        await exchange.send_chunk(TOKEN)
+        await is_ended.wait()
+
+    is_ended = asyncio.Event()
+    async with gateway_of(fall_silent) as gateway:
+        answer = Answer(gateway, stream=True)
+        await answer.sink.was_written.wait()
+        running = answer.running
+        if code == "engine_timeout":
+            running.is_expired = True
+            running.expire()
+        else:
+            running.error = InvalidApiKey("The API key was revoked")
+            running.on_ended()
+        assert await answer.outcome == "stopped"
+        assert await gateway.dispatcher.resume(running) is None
+        assert answer.sink.body.startswith(TOKEN + b'data: {"error":{')
+        assert b'"code":"%b"' % code.encode() in answer.sink.body
+        assert running.call.record.error_code == code
+        is_ended.set()
 
 
 async def test_a_task_tells_why_no_connection_could_be_made() -> None:
