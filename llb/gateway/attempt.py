@@ -524,7 +524,7 @@ class Attempt:
 
     def release(self) -> None:
         """Give back what was taken, in the opposite order. Nothing here awaits or fails."""
-        # The relay refers to this attempt, for the count of tokens; the cycle would outlive the request.
+        # The relay holds the tail of the answer, which nothing needs any more.
         self._events = None
         if self._begun is not None:
             self._begun.close()
