@@ -16,7 +16,7 @@ class TrafficTotals(NamedTuple):
 
 
 class _Counters:
-    """Not a Struct, whose fields take three times as long to set: each request sets six."""
+    """Counters of a node or a model; no Struct, whose fields take three times as long to set."""
 
     __slots__ = ("active", "answered", "sampled_at", "sampled_tokens", "tokens")
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Drafts:
-    """Which model drafts for which, and whether it can; `engines` are those of the pool, by model id."""
+    """Drafts of the `engines` of a pool, by model id: which model drafts for which, and whether it can."""
 
     def __init__(self, engines: Mapping[str, ModelEngine], planner: EnginePlanner) -> None:
         self._engines = engines

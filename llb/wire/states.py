@@ -56,7 +56,7 @@ class KvCacheType(StrEnum):
 
 
 class Speculation(StrEnum):
-    """How a model drafts tokens for itself."""
+    """Way in which a model drafts tokens for itself."""
 
     # With its heads for multi-token prediction.
     MTP = "mtp"
@@ -65,7 +65,7 @@ class Speculation(StrEnum):
 
 
 class DraftState(StrEnum):
-    """Whether the draft model of a loaded model drafts for it, or the model for itself; or why not."""
+    """State of the drafts of a loaded model, by another model or by itself: used, or why not."""
 
     USED = "used"
     # The node does not hold it, or its file cannot be read.

@@ -42,7 +42,7 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As in `argparse`, but a command takes options anywhere between its arguments.
+        """Parse as `argparse` does, but take the options of a command anywhere between its arguments.
 
         `argparse` alone accepts an argument that may be left out only directly after the one before it: it
         refuses `llb chat MODEL --image FILE PROMPT`.
