@@ -68,6 +68,10 @@ class Catalog:
         return self._by_name.get(name.lower())
 
 
+class _Entry(Model, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Entry of a list, in which an unknown field is a mistake; in an answer it is one of a later version."""
+
+
 def index_by_name(models: Iterable[Model]) -> dict[str, Model]:
     """Return the models by all their names, in lower case."""
     by_name: dict[str, Model] = {}
@@ -155,6 +159,7 @@ def _parse_models(entries: list[Any]) -> tuple[Model, ...]:
     for number, entry in enumerate(entries, start=1):
         label = _entry_label(number, entry.get("id") if isinstance(entry, dict) else None)
         try:
+            msgspec.convert(entry, _Entry)
             model = msgspec.convert(entry, Model)
         except msgspec.ValidationError as error:
             raise _CatalogError(f"{label}: {_describe_type_error(str(error))}") from None

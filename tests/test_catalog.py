@@ -508,3 +508,7 @@ def test_every_shipped_model_stands_in_the_document_and_no_other() -> None:
     table = text.partition("## What is in the shipped list")[2].partition("\n## ")[0]
     listed = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
     assert listed == [model.id for model in load_catalog(None)]
+
+
+def test_a_field_of_a_later_version_in_an_answer_is_left_out() -> None:
+    assert msgspec.convert(entry(colour="blue"), Model) == msgspec.convert(entry(), Model)

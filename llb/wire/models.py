@@ -42,7 +42,7 @@ class CardContext(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     context_length: int
 
 
-class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Model(Struct, frozen=True, kw_only=True):
     """Entry of the catalogue. `size_bytes` is the size of all its files."""
 
     id: str
