@@ -33,7 +33,7 @@ from llb.gateway.spend.attempt_spend import AttemptSpend, FreeSpend
 from llb.gateway.spend.billed_request import BilledRequest, read_billed_request
 from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH, StreamAggregator
 from llb.gateway.stream.cached_tokens import LimitedSink, told_tokens
-from llb.gateway.stream.disconnect_detection import ProgressFilter, request_progress
+from llb.gateway.stream.disconnect_detection import ProgressFilter, needs_progress, request_progress
 from llb.gateway.stream.relay import (
     EventRelay,
     RelayResult,
@@ -63,9 +63,6 @@ ENGINE_END_TIMEOUT_S = 1.0
 MAX_REQUEST_DURATION_S = 3600.0
 MAX_ERROR_BODY_BYTES = 256 * 1024
 TOKEN_COUNT_TIMEOUT_S = 10.0
-# A document that may take longer than this is requested as a stream: llama-server notices a client that left
-# a document only after a second, a client that left a stream at the next token.
-AGGREGATE_ABOVE_S = 0.5
 
 _CHAT_START_EVENT = ChatStartEvent()
 
@@ -173,7 +170,7 @@ class Attempt:
                 return False
             if not call.fits_any_template:
                 call = self._call = call.fit_template(self._lease.worker.template)
-        self._streams_progress = self._should_stream_progress(node_id)
+        self._streams_progress = needs_progress(call, self._estimate, context.performance, node_id)
         self._own_prompt = context.prompt_owners.begin_small_request(
             principal.owner_id,
             node_id,
@@ -272,7 +269,7 @@ class Attempt:
         if self._reservation is None:
             await context.token_count_permits.acquire()
             self._has_token_count_permit = True
-        self._streams_progress = self._should_stream_progress(node.id)
+        self._streams_progress = needs_progress(call, self._estimate, self._context.performance, node.id)
         if call.operation.generates_text:
             self._own_prompt = await context.prompt_owners.begin_request(
                 record.principal.owner_id,
@@ -468,7 +465,7 @@ class Attempt:
                 place_id,
                 model_id,
                 self._estimate,
-                _measured_usage(result, record.sent_at) if is_external else usage,
+                result.measure_usage(record.sent_at) if is_external else usage,
                 mean_busy_slots=self._reservation.mean_busy_slots,
             )
 
@@ -572,24 +569,6 @@ class Attempt:
         finally:
             call.record.queued_s += time.monotonic() - queued_at
 
-    def _should_stream_progress(self, node_id: str) -> bool:
-        """Whether the engine must notice at once that the client left.
-
-        For a short answer it makes no difference.
-        """
-        call = self._call
-        if not call.operation.generates_text:
-            return False
-        if call.stream:
-            # A client that asks for the progress gets it unfiltered.
-            return not call.head.return_progress
-        max_tokens = call.max_completion_tokens
-        if max_tokens is None:
-            return True
-        throughput = self._context.performance.throughput_of(node_id, call.model.id)
-        # The whole prompt: a cache hit is only likely.
-        return throughput.estimate_duration_s(self._estimate.context_tokens, max_tokens) > AGGREGATE_ABOVE_S
-
     def _request_engine(
         self, node: Node, path: bytes, body: bytes, header_timeout_s: float
     ) -> BegunRequest | BegunNodeRequest:
@@ -611,15 +590,3 @@ class Attempt:
                 return await read_token_count(response, TOKEN_COUNT_TIMEOUT_S)
 
         return MessagesStartEvent(call.model.id, call.record.request_id, count_tokens)
-
-
-def _measured_usage(result: RelayResult, sent_at: float | None) -> Usage:
-    """Return the usage of a stream with the times of its events, where the program does not tell its own."""
-    usage = result.usage
-    if usage.decode_ms is not None or not result.stream or result.first_byte_at is None or sent_at is None:
-        return usage
-    return replace(
-        usage,
-        prefill_ms=(result.first_byte_at - sent_at) * 1000,
-        decode_ms=(result.ended_at - result.first_byte_at) * 1000,
-    )

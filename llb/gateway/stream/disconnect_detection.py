@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import re
 
+from llb.gateway.inference_call import InferenceCall
+from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.stream.start_event import StartEvent
+from llb.policy.routing import RequestEstimate
+
+# A document that may take longer than this is requested as a stream: llama-server notices a client that left
+# a document only after a second, a client that left a stream at the next token.
+AGGREGATE_ABOVE_S = 0.5
 
 # Cannot occur inside a JSON string, whose quotes are escaped.
 _PROGRESS_FIELD = b'"prompt_progress":'
@@ -22,6 +29,26 @@ _STREAM_WITH_PROGRESS_FIELDS = (
     b',"stream":true,"stream_options":{"include_usage":true},"return_progress":true}'
 )
 _PROGRESS_REQUEST_FIELD = b',"return_progress":true}'
+
+
+def needs_progress(
+    call: InferenceCall, estimate: RequestEstimate, performance: PerformanceModel, node_id: str
+) -> bool:
+    """Return whether the engine must notice at once that the client left.
+
+    For a short answer it makes no difference.
+    """
+    if not call.operation.generates_text:
+        return False
+    if call.stream:
+        # A client that asks for the progress gets it unfiltered.
+        return not call.head.return_progress
+    max_tokens = call.max_completion_tokens
+    if max_tokens is None:
+        return True
+    throughput = performance.throughput_of(node_id, call.model.id)
+    # The whole prompt: a cache hit is only likely.
+    return throughput.estimate_duration_s(estimate.context_tokens, max_tokens) > AGGREGATE_ABOVE_S
 
 
 def request_progress(body: bytes, *, stream: bool) -> bytes:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llb.errors import EngineFailed, EngineTimeout, LlbError
 from llb.gateway.http.response import UpstreamResponse
@@ -56,6 +57,17 @@ class RelayResult(Struct, frozen=True):
     first_byte_at: float | None
     ended_at: float
     error: LlbError | None = None
+
+    def measure_usage(self, sent_at: float | None) -> Usage:
+        """Return the usage; a stream that does not tell its times has those of its events."""
+        usage = self.usage
+        if usage.decode_ms is not None or not self.stream or self.first_byte_at is None or sent_at is None:
+            return usage
+        return replace(
+            usage,
+            prefill_ms=(self.first_byte_at - sent_at) * 1000,
+            decode_ms=(self.ended_at - self.first_byte_at) * 1000,
+        )
 
 
 class StreamTranslator(Protocol):
