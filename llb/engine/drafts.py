@@ -10,7 +10,7 @@ from llb.engine.model_engine import ModelEngine
 from llb.engine.planning.engine_plan import DraftModel, EnginePlan, EnginePlanner, ModelMetadata
 from llb.engine.spec import EngineKind
 from llb.errors import ModelFailed
-from llb.policy.memory import FreeMemory, can_draft, can_speculate
+from llb.policy.memory import FreeMemory
 from llb.wire import DraftReport, DraftState, Speculation
 
 log = logging.getLogger(__name__)
@@ -68,62 +68,43 @@ class Drafts:
                 engine.is_draft_compatible = is_compatible
                 drafter.metadata = metadata or drafter.metadata
 
-    def add_draft(
+    def add_drafts(
         self, engine: ModelEngine, metadata: ModelMetadata, plan: EnginePlan, free: FreeMemory
     ) -> EnginePlan:
-        """Return `plan` with the draft model of the engine, if it has one that can be used, or with drafts of
-        the model itself.
+        """Return `plan` with the drafts that are set for the engine, or unchanged if they cannot be used.
 
         `metadata` are those of the engine's own model, with its calibration.
         """
         engine.draft_report = None
-        draft_id, drafter = engine.draft_id, self._drafter_of(engine)
-        if engine.files.kind is not EngineKind.CHAT:
+        draft_id, speculation = engine.draft_id, engine.speculation
+        if engine.files.kind is not EngineKind.CHAT or (draft_id is None and speculation is None):
             return plan
-        if engine.speculation is not None:
-            return self._add_speculation(engine, engine.speculation, metadata, plan, free)
-        if draft_id is None:
-            return plan
-        both: EnginePlan | None = None
-        if drafter is None or drafter.metadata is None:
-            state = DraftState.MISSING
-        elif engine.has_draft_failed:
-            state = DraftState.FAILED
-        elif not engine.is_draft_compatible:
-            state = DraftState.VOCABULARY
-        elif not can_draft(metadata.shape, drafter.metadata.shape):
-            state = DraftState.UNSUITABLE
-        else:
-            draft = DraftModel(drafter.files.model_path, drafter.metadata.shape)
-            # A plan that has failed already is made smaller, not larger.
-            both = None if engine.plan_failures else self._planner.add_draft(plan, metadata, draft, free)
-            state = DraftState.MEMORY if both is None else DraftState.USED
-        engine.draft_report = DraftReport(model_id=draft_id, state=state)
-        if both is None:
-            log.info("model %s is loaded without its draft model %s: %s", engine.model_id, draft_id, state)
-        return both or plan
-
-    def _add_speculation(
-        self,
-        engine: ModelEngine,
-        speculation: Speculation,
-        metadata: ModelMetadata,
-        plan: EnginePlan,
-        free: FreeMemory,
-    ) -> EnginePlan:
-        drafting: EnginePlan | None = None
-        if engine.has_draft_failed:
-            state = DraftState.FAILED
-        elif not can_speculate(metadata.shape, speculation):
-            state = DraftState.UNSUITABLE
-        else:
-            if not engine.plan_failures:
-                drafting = self._planner.add_speculation(plan, metadata, speculation, free)
-            state = DraftState.MEMORY if drafting is None else DraftState.USED
-        engine.draft_report = DraftReport(model_id=engine.model_id, state=state, speculation=speculation)
+        state, drafting = self._plan_drafts(engine, metadata, plan, free)
+        drafter_id = draft_id if draft_id is not None and speculation is None else engine.model_id
+        engine.draft_report = DraftReport(model_id=drafter_id, state=state, speculation=speculation)
         if drafting is None:
-            log.info("model %s is loaded without drafts (%s): %s", engine.model_id, speculation, state)
+            drafts = speculation or drafter_id
+            log.info("model %s is loaded without drafts (%s): %s", engine.model_id, drafts, state)
         return drafting or plan
+
+    def _plan_drafts(
+        self, engine: ModelEngine, metadata: ModelMetadata, plan: EnginePlan, free: FreeMemory
+    ) -> tuple[DraftState, EnginePlan | None]:
+        draft = None
+        if engine.speculation is None:
+            drafter = self._drafter_of(engine)
+            if drafter is None or drafter.metadata is None:
+                return DraftState.MISSING, None
+            draft = DraftModel(drafter.files.model_path, drafter.metadata.shape)
+        if engine.has_draft_failed:
+            return DraftState.FAILED, None
+        if draft is not None and not engine.is_draft_compatible:
+            return DraftState.VOCABULARY, None
+        state, drafting = self._planner.add_drafts(plan, metadata, draft, engine.speculation, free)
+        if engine.plan_failures and drafting is not None:
+            # A plan that has failed already is made smaller, not larger.
+            return DraftState.MEMORY, None
+        return state, drafting
 
     def _drafter_of(self, engine: ModelEngine) -> ModelEngine | None:
         """Return the engine of the draft model, which need not run; None if this node does not serve it."""

@@ -348,7 +348,7 @@ class EnginePool:
                     or plan
                 )
             if free.covers(plan.memory):
-                plan = self._drafts.add_draft(engine, self._calibrated(engine, engine.metadata), plan, free)
+                plan = self._drafts.add_drafts(engine, self._calibrated(engine, engine.metadata), plan, free)
                 free -= plan.memory
                 self._start_load(engine, plan)
                 continue

@@ -22,12 +22,11 @@ from llb.policy.memory import (
     MemoryEstimate,
     ModelShape,
     estimate_least_memory,
-    plan_draft,
+    plan_drafts,
     plan_load,
-    plan_speculation,
 )
 from llb.texts.coded_text import CodedText
-from llb.wire import Capability, LoadOptions, Speculation
+from llb.wire import Capability, DraftState, LoadOptions, Speculation
 
 API_KEY_BYTES = 24
 
@@ -175,48 +174,37 @@ class EnginePlanner:
         except (OSError, gguf.GgufError, gguf.NeedMoreData):
             return False
 
-    def add_draft(
-        self, plan: EnginePlan, metadata: ModelMetadata, draft: DraftModel, free: FreeMemory
-    ) -> EnginePlan | None:
-        """Return `plan` with a draft model beside it, None if that does not fit into `free`."""
-        spec = plan.spec
+    def add_drafts(
+        self,
+        plan: EnginePlan,
+        metadata: ModelMetadata,
+        draft: DraftModel | None,
+        speculation: Speculation | None,
+        free: FreeMemory,
+    ) -> tuple[DraftState, EnginePlan | None]:
+        """Return whether the model's own drafts, or else those of `draft`, can be used within `free`; and the
+        plan with them where they can.
+        """
         if plan.estimate is None:
-            return None
-        made = plan_draft(
+            return DraftState.MEMORY, None
+        state, drafting = plan_drafts(
             metadata.shape,
-            draft.shape,
+            plan.spec,
             estimate=plan.estimate,
-            context_length=spec.context_length,
-            slots=spec.slots,
-            gpu_layers=spec.gpu_layers,
+            draft=None if draft is None else draft.shape,
+            speculation=speculation,
             free=free,
             llama_build=metadata.llama_build,
         )
-        if made is None:
-            return None
-        spec = msgspec.structs.replace(spec, draft_path=str(draft.path), draft_gpu=made.gpu)
-        return _with_estimate(spec, made.estimate)
-
-    def add_speculation(
-        self, plan: EnginePlan, metadata: ModelMetadata, speculation: Speculation, free: FreeMemory
-    ) -> EnginePlan | None:
-        """Return `plan` with a model that drafts for itself, None if that does not fit into `free`."""
-        spec = plan.spec
-        if plan.estimate is None:
-            return None
-        estimate = plan_speculation(
-            metadata.shape,
-            speculation,
-            estimate=plan.estimate,
-            context_length=spec.context_length,
-            slots=spec.slots,
-            gpu_layers=spec.gpu_layers,
-            free=free,
-            llama_build=metadata.llama_build,
+        if drafting is None:
+            return state, None
+        spec = msgspec.structs.replace(
+            plan.spec,
+            speculation=speculation,
+            draft_path=str(draft.path) if draft is not None and speculation is None else None,
+            draft_gpu=drafting.gpu,
         )
-        if estimate is None:
-            return None
-        return _with_estimate(msgspec.structs.replace(spec, speculation=speculation), estimate)
+        return state, _with_estimate(spec, drafting.estimate)
 
     def min_memory_bytes(
         self, files: EngineFiles, metadata: ModelMetadata, options: LoadOptions | None = None

@@ -12,13 +12,7 @@ from llb.policy.memory.calibration import (
     excess_factor,
 )
 from llb.policy.memory.compute_buffers import PROJECTOR_COMPUTE_BYTES
-from llb.policy.memory.draft_plan import (
-    DraftPlan,
-    can_draft,
-    can_speculate,
-    plan_draft,
-    plan_speculation,
-)
+from llb.policy.memory.draft_plan import plan_drafts
 from llb.policy.memory.engine_parameters import (
     CPU_UBATCH_TOKENS,
     DEFAULT_CONTEXT,
@@ -47,7 +41,6 @@ __all__ = [
     "PROJECTOR_COMPUTE_BYTES",
     "PROMPT_CACHE_LIMIT_BYTES",
     "UBATCH_TOKENS",
-    "DraftPlan",
     "FitRequest",
     "FreeMemory",
     "GpuCalibration",
@@ -57,15 +50,12 @@ __all__ = [
     "MemoryCalibration",
     "MemoryEstimate",
     "ModelShape",
-    "can_draft",
-    "can_speculate",
     "card_contexts",
     "choose_ubatch_tokens",
     "estimate_least_memory",
     "estimate_memory",
     "excess_factor",
-    "plan_draft",
+    "plan_drafts",
     "plan_load",
-    "plan_speculation",
     "report_fit",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,19 +20,59 @@ from llb.policy.memory.free_memory import FreeMemory, Memory
 from llb.policy.memory.gpu_share import assign_layers
 from llb.policy.memory.load_plan import prompt_cache_bytes
 from llb.policy.memory.model_shape import F32_BYTES, MIB, Layer, ModelShape
-from llb.wire import KvCacheType, Speculation
+from llb.wire import DraftState, KvCacheType, Speculation
 
 HEAD_COMPUTE_FACTOR = 1.25
 # Hash table of n-grams (`common_ngram_mod`): 4,194,304 entries of 4 bytes.
 NGRAM_TABLE_BYTES = 16 * MIB
 
 
-class DraftPlan(Struct, frozen=True, kw_only=True):
-    """Place of a draft model, and the memory of the engine with it. `gpu` is None for RAM."""
+class PlannedEngine(Protocol):
+    """Engine that is planned already: a load plan, or the specification made of it."""
 
-    gpu: int | None
-    # Memory of both models together.
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def gpu_layers(self) -> tuple[int, ...]: ...
+
+
+class DraftPlan(Struct, frozen=True, kw_only=True):
+    """Memory of an engine with its drafts. `gpu` is the place of a draft model, None for RAM."""
+
     estimate: MemoryEstimate
+    gpu: int | None = None
+
+
+def plan_drafts(
+    shape: ModelShape,
+    engine: PlannedEngine,
+    *,
+    estimate: MemoryEstimate,
+    draft: ModelShape | None,
+    speculation: Speculation | None,
+    free: FreeMemory,
+    llama_build: int | None = None,
+) -> tuple[DraftState, DraftPlan | None]:
+    """Return whether an engine of `shape` gets its drafts, those of the model itself or else of another
+    model, None if that is not there; and their plan where it does.
+
+    `estimate` is the memory of the engine without them.
+    """
+    if speculation is not None:
+        if not can_speculate(shape, speculation):
+            return DraftState.UNSUITABLE, None
+        plan = plan_speculation(
+            shape, speculation, engine, estimate=estimate, free=free, llama_build=llama_build
+        )
+    elif draft is None:
+        return DraftState.MISSING, None
+    elif not can_draft(shape, draft):
+        return DraftState.UNSUITABLE, None
+    else:
+        plan = plan_draft(shape, draft, engine, estimate=estimate, free=free, llama_build=llama_build)
+    return (DraftState.MEMORY, None) if plan is None else (DraftState.USED, plan)
 
 
 def can_draft(target: ModelShape, draft: ModelShape) -> bool:
@@ -45,11 +86,9 @@ def can_draft(target: ModelShape, draft: ModelShape) -> bool:
 def plan_draft(
     target: ModelShape,
     draft: ModelShape,
+    engine: PlannedEngine,
     *,
     estimate: MemoryEstimate,
-    context_length: int,
-    slots: int,
-    gpu_layers: tuple[int, ...],
     free: FreeMemory,
     llama_build: int | None = None,
 ) -> DraftPlan | None:
@@ -59,6 +98,7 @@ def plan_draft(
     model lies, on one of its GPUs or in RAM; beside a model that is divided between both it would have to be
     computed by the CPU, which is busy.
     """
+    context_length, slots, gpu_layers = engine.context_length, engine.slots, engine.gpu_layers
     for gpu in _places(target, gpu_layers):
         layers = tuple(draft.max_gpu_layers if index == gpu else 0 for index in range(len(gpu_layers)))
         alone = estimate_memory(
@@ -85,23 +125,22 @@ def can_speculate(shape: ModelShape, speculation: Speculation) -> bool:
 def plan_speculation(
     shape: ModelShape,
     speculation: Speculation,
+    engine: PlannedEngine,
     *,
     estimate: MemoryEstimate,
-    context_length: int,
-    slots: int,
-    gpu_layers: tuple[int, ...],
     free: FreeMemory,
     llama_build: int | None = None,
-) -> MemoryEstimate | None:
+) -> DraftPlan | None:
     """Return the memory of an engine that is already planned with drafts of its own; None if it does not fit.
 
     The head lies where its layer lies, on the last GPU, and has a context of its own there.
     """
+    context_length, slots, gpu_layers = engine.context_length, engine.slots, engine.gpu_layers
     last = max((index for index, count in enumerate(gpu_layers) if count), default=None)
     if speculation is Speculation.NGRAM or shape.mtp_layer is None:
         with_logits = _add_logits(estimate, shape, NGRAM_DRAFT_TOKENS, slots=slots, gpu_layers=gpu_layers)
         drafting = replace(with_logits, overhead=with_logits.overhead + Memory(NGRAM_TABLE_BYTES))
-        return drafting if free.covers(drafting.memory) else None
+        return DraftPlan(estimate=drafting) if free.covers(drafting.memory) else None
     # The embeddings and the output matrix are those of the model.
     head = replace(
         shape, layers=(shape.mtp_layer,), input_bytes=0, output_bytes=0, output_norm_bytes=0, other_bytes=0
@@ -142,12 +181,10 @@ def plan_speculation(
     if not free.covers(drafting.memory):
         return None
     spare_bytes = max(0, (free - drafting.memory).ram_bytes)
-    return _with_larger_cache(
-        drafting,
-        prompt_cache_bytes(
-            head, context_length, slots, 0, cache_type=KvCacheType.F16, spare_bytes=spare_bytes
-        ),
+    entries_bytes = prompt_cache_bytes(
+        head, context_length, slots, 0, cache_type=KvCacheType.F16, spare_bytes=spare_bytes
     )
+    return DraftPlan(estimate=_with_larger_cache(drafting, entries_bytes))
 
 
 def _layers_in_ram(shape: ModelShape, gpu_layers: tuple[int, ...]) -> tuple[Layer, ...]:

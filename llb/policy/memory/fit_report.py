@@ -9,9 +9,8 @@ from msgspec.structs import replace
 
 from llb.errors import format_gigabytes
 from llb.policy.memory.calibration import NEUTRAL, MemoryCalibration
-from llb.policy.memory.draft_plan import can_draft, can_speculate, plan_draft, plan_speculation
+from llb.policy.memory.draft_plan import plan_drafts
 from llb.policy.memory.engine_parameters import DEFAULT_CONTEXT, MIN_CONTEXT
-from llb.policy.memory.estimate import MemoryEstimate
 from llb.policy.memory.free_memory import FreeMemory
 from llb.policy.memory.load_plan import LoadPlan, estimate_least_memory, plan_load
 from llb.policy.memory.model_shape import ModelShape
@@ -98,48 +97,24 @@ def report_fit(request: FitRequest, free: FreeMemory, devices: tuple[tuple[str, 
 
 def _add_drafts(request: FitRequest, plan: LoadPlan, free: FreeMemory) -> tuple[LoadPlan, DraftFit | None]:
     """Return the plan with the drafts that an engine would have, as `engine.drafts` adds them."""
-    shape, draft_shape, speculation = request.shape, request.draft_shape, request.speculation
-    if request.pooled or (request.draft_id is None and speculation is None):
+    if request.pooled or (request.draft_id is None and request.speculation is None):
         return plan, None
-    drafting: MemoryEstimate | None = None
-    is_suitable = False
-    if speculation is not None:
-        if is_suitable := can_speculate(shape, speculation):
-            drafting = plan_speculation(
-                shape,
-                speculation,
-                estimate=plan.estimate,
-                context_length=plan.context_length,
-                slots=plan.slots,
-                gpu_layers=plan.gpu_layers,
-                free=free,
-                llama_build=request.llama_build,
-            )
-    elif draft_shape is not None and (is_suitable := can_draft(shape, draft_shape)):
-        made = plan_draft(
-            shape,
-            draft_shape,
-            estimate=plan.estimate,
-            context_length=plan.context_length,
-            slots=plan.slots,
-            gpu_layers=plan.gpu_layers,
-            free=free,
-            llama_build=request.llama_build,
-        )
-        drafting = None if made is None else made.estimate
-    if drafting is not None:
-        state = DraftState.USED
-    elif speculation is None and draft_shape is None:
-        state = DraftState.MISSING
-    else:
-        state = DraftState.MEMORY if is_suitable else DraftState.UNSUITABLE
+    state, drafting = plan_drafts(
+        request.shape,
+        plan,
+        estimate=plan.estimate,
+        draft=request.draft_shape,
+        speculation=request.speculation,
+        free=free,
+        llama_build=request.llama_build,
+    )
     draft = DraftFit(
         model_id=request.draft_id or request.model,
         state=state,
-        speculation=speculation,
-        total_bytes=0 if drafting is None else drafting.total_bytes - plan.estimate.total_bytes,
+        speculation=request.speculation,
+        total_bytes=0 if drafting is None else drafting.estimate.total_bytes - plan.estimate.total_bytes,
     )
-    return plan if drafting is None else replace(plan, estimate=drafting), draft
+    return plan if drafting is None else replace(plan, estimate=drafting.estimate), draft
 
 
 def _missing_drafts(draft: DraftFit | None) -> list[CodedText]:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from llb.policy.memory import (
-    MIB,
+from llb.policy.memory import MIB, FreeMemory, Layer, Memory, ModelShape, plan_load
+from llb.policy.memory.draft_plan import (
     DraftPlan,
-    FreeMemory,
-    Layer,
-    Memory,
-    ModelShape,
     can_draft,
     can_speculate,
     plan_draft,
-    plan_load,
+    plan_drafts,
     plan_speculation,
 )
-from llb.wire import Speculation
+from llb.wire import DraftState, Speculation
 from tests.shapes import LLAMA_8B, TINY
 
 GIB = 2**30
@@ -28,15 +24,7 @@ def plan(free: FreeMemory) -> tuple[tuple[int, ...], int, DraftPlan | None]:
     """Return layers and bytes of the plan of a model, and the plan of a draft beside it."""
     load = plan_load(LLAMA_8B, slots=2, requested_context=4096, free=free)
     assert load is not None
-    made = plan_draft(
-        LLAMA_8B,
-        TINY,
-        estimate=load.estimate,
-        context_length=load.context_length,
-        slots=load.slots,
-        gpu_layers=load.gpu_layers,
-        free=free,
-    )
+    made = plan_draft(LLAMA_8B, TINY, load, estimate=load.estimate, free=free)
     return load.gpu_layers, load.memory.total_bytes, made
 
 
@@ -84,18 +72,10 @@ def speculating_bytes(
     load = plan_load(shape, slots=2, requested_context=4096, free=free)
     assert load is not None
     without_cache = replace(load.estimate, prompt_cache_bytes=0)
-    made = plan_speculation(
-        shape,
-        speculation,
-        estimate=without_cache,
-        context_length=load.context_length,
-        slots=load.slots,
-        gpu_layers=load.gpu_layers,
-        free=free,
-    )
+    made = plan_speculation(shape, speculation, load, estimate=without_cache, free=free)
     if made is None:
         return None
-    needed, planned = replace(made, prompt_cache_bytes=0).memory, without_cache.memory
+    needed, planned = replace(made.estimate, prompt_cache_bytes=0).memory, without_cache.memory
     return Memory(
         needed.ram_bytes - planned.ram_bytes,
         tuple(more - less for more, less in zip(needed.vram_bytes, planned.vram_bytes, strict=True)),
@@ -143,3 +123,33 @@ def test_recurrent_state_and_images_allow_no_drafts() -> None:
     assert can_draft(LLAMA_8B, TINY)
     assert not can_draft(LLAMA_8B, recurrent)
     assert not can_draft(replace(LLAMA_8B, projector_bytes=1), TINY)
+
+
+@pytest.mark.parametrize(
+    ("draft", "speculation", "ram_gib", "state"),
+    [
+        (TINY, None, 32, DraftState.USED),
+        (None, None, 32, DraftState.MISSING),
+        (replace(TINY, projector_bytes=1), None, 32, DraftState.UNSUITABLE),
+        (TINY, None, 1, DraftState.MEMORY),
+        # The model's own drafts come first.
+        (TINY, Speculation.MTP, 32, DraftState.UNSUITABLE),
+        (None, Speculation.NGRAM, 32, DraftState.USED),
+        (None, Speculation.NGRAM, 1, DraftState.MEMORY),
+    ],
+)
+def test_which_drafts_an_engine_gets(
+    draft: ModelShape | None, speculation: Speculation | None, ram_gib: int, state: DraftState
+) -> None:
+    load = plan_load(LLAMA_8B, slots=2, requested_context=4096, free=FreeMemory(32 * GIB))
+    assert load is not None
+    found, made = plan_drafts(
+        LLAMA_8B,
+        load,
+        estimate=load.estimate,
+        draft=draft,
+        speculation=speculation,
+        free=FreeMemory(ram_gib * GIB),
+    )
+    assert found is state
+    assert (made is not None) is (state is DraftState.USED)
