@@ -15,7 +15,13 @@ import psutil
 from llb.base.lifecycle import check_transition
 from llb.base.tasks import TaskSupervisor
 from llb.engine.diagnosis import FailureDiagnosis, FailureKind, diagnose_exit
-from llb.engine.planning.buffer_report import EngineBuffer, is_end_of_load, is_load_detail, parse_buffer
+from llb.engine.planning.buffer_report import (
+    EngineBuffer,
+    is_end_of_load,
+    is_load_detail,
+    parse_buffer,
+    without_replaced,
+)
 from llb.engine.spec import EngineSpec, WorkerReady
 from llb.errors import EngineFailed
 from llb.hardware import EngineBuild, engine_command, engine_environment
@@ -325,7 +331,7 @@ class EngineProcess:
             return True
         if is_end_of_load(text):
             self._buffers = None
-            self._on_buffers(tuple(buffers))
+            self._on_buffers(without_replaced(buffers))
         return not is_load_detail(text)
 
     def _on_exit(self, returncode: int | None) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from llb.engine.planning.buffer_report import BufferPurpose, EngineBuffer, parse_buffer
+from llb.engine.planning.buffer_report import BufferPurpose, EngineBuffer, parse_buffer, without_replaced
 from llb.engine.spec import EngineSpec
 from llb.hardware import EngineBuild, engine_command, engine_environment
 from llb.policy.memory import MIB
@@ -28,7 +28,7 @@ FOLDER = Path(sys.prefix) / "vulkan"
 SYSTEM_DRIVERS = Path("/usr/share/vulkan/icd.d")
 # All buffers have been reported by then.
 _LAST_LINE = re.compile(r"loaded multimodal model|model loaded")
-_LAST_LINE_WITHOUT_PROJECTOR = re.compile(r"reserve took|model loaded")
+_LAST_LINE_OF_ONE_CONTEXT = re.compile(r"reserve took|model loaded")
 _PACKAGE_BUILD = re.compile(r"-\d+\.(?P<build>\d+)\.\d+\.dist-info$")
 _PROJECTOR_LINE = re.compile(r"model size: +(?P<mib>\d+\.\d\d) MiB")
 _PROJECTOR_DEVICE_LINE = re.compile(r"CLIP using (?P<device>\S+) backend")
@@ -68,7 +68,8 @@ class VulkanServer:
 
     def read_buffers(self, arguments: Sequence[str], *, devices: int) -> list[EngineBuffer]:
         """Return the buffers of a server with these arguments and this number of Vulkan devices."""
-        needle = _LAST_LINE if "--mmproj" in arguments else _LAST_LINE_WITHOUT_PROJECTOR
+        has_more = "--mmproj" in arguments or "--spec-type" in arguments
+        needle = _LAST_LINE if has_more else _LAST_LINE_OF_ONE_CONTEXT
         with subprocess.Popen(
             [
                 self.program,
@@ -118,9 +119,11 @@ def read_own_buffers(
 ) -> list[EngineBuffer]:
     """Return the buffers of llb's own engine: of the installed build, or of another one.
 
-    It is ended before it warms up, which takes a minute and more on a GPU that is the processor.
+    Where it has one context, it is ended before it warms up, which can take a minute and more on a GPU that
+    is the processor.
     """
-    needle = _LAST_LINE if spec.projector_path is not None else _LAST_LINE_WITHOUT_PROJECTOR
+    has_more = spec.projector_path is not None or spec.has_drafts
+    needle = _LAST_LINE if has_more else _LAST_LINE_OF_ONE_CONTEXT
     with subprocess.Popen(
         engine_command(),
         env=engine_environment(environment, build),
@@ -182,7 +185,8 @@ def _has_library(manifest: Path) -> bool:
 
 
 def _buffers(lines: Sequence[str]) -> list[EngineBuffer]:
-    buffers = [buffer for line in lines if (buffer := parse_buffer(line)) is not None]
+    found = [buffer for line in lines if (buffer := parse_buffer(line)) is not None]
+    buffers = list(without_replaced(found))
     device = next((match["device"] for line in lines if (match := _PROJECTOR_DEVICE_LINE.search(line))), None)
     if device is not None:
         size = next(match for line in lines if (match := _PROJECTOR_LINE.search(line)))

@@ -11,28 +11,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from llb import gguf
 from llb.engine.planning.buffer_report import BufferPurpose, EngineBuffer, sum_buffers
 from llb.engine.spec import EngineKind, EngineSpec, PoolingType
 from llb.engine.worker import EXPERT_TENSORS
 from llb.policy.memory import (
+    DRAFT_TOKENS,
     MIB,
     PROJECTOR_COMPUTE_BYTES,
+    FreeMemory,
     MemoryEstimate,
     ModelShape,
     choose_ubatch_tokens,
     estimate_memory,
 )
-from llb.wire import KvCacheType
-from tests.ggufs import write_chat_model, write_embedding_model, write_projector
+from llb.policy.memory.draft_plan import plan_speculation
+from llb.wire import KvCacheType, Speculation
+from tests.ggufs import write_chat_model, write_embedding_model, write_hybrid_model, write_projector
 from tests.gpu.llama_server import VulkanBuild, VulkanServer, read_own_buffers
 
 MAX_DEVICES = 3
 SHARES = ("full", "partial", "none")
-WEIGHTS_TOLERANCE = 0.02
-TOLERANCE = 0.10
+# Beside a head for multi-token prediction: also the output with the head, and the output alone.
+HEAD_SHARES = ("full", "partial", "head", "output", "none")
 # Of a figure in llama.cpp's log.
 ROUNDING_BYTES = MIB // 100
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Difference between plan and report that is allowed: a share of what is reported, and some bytes."""
+
+    share: float
+    size_bytes: int = ROUNDING_BYTES
+
+
+WEIGHTS_TOLERANCE = Tolerance(0.02)
+TOLERANCE = Tolerance(0.10)
+# The formulas of compute buffers are those of attention; those of a hybrid model are off by up to two fifths,
+# or by a row of a batch.
+HYBRID_COMPUTE_TOLERANCE = Tolerance(0.45, MIB)
+
+_ENOUGH_BYTES = 2**40
 
 _SIZE: dict[str, Any] = {"layers": 8, "embd": 512, "heads": 8, "ff": 1408, "vocab": 4000, "context": 8192}
 
@@ -49,10 +71,27 @@ class Architecture:
     pooled: bool = False
     has_projector: bool = False
     cache_type: KvCacheType = KvCacheType.F16
+    speculation: Speculation | None = None
+    compute_tolerance: Tolerance = TOLERANCE
 
 
 def _chat(**numbers: Any) -> Callable[[Path], Path]:
     return lambda path: write_chat_model(path, **_SIZE | {"kv_heads": 8} | numbers)
+
+
+def _head_architecture(
+    name: str, *, context_length: int = 2048, slots: int = 2, **numbers: Any
+) -> Architecture:
+    """Return a hybrid model that drafts with a head for multi-token prediction."""
+    size = _SIZE | {"kv_heads": 4, "attention_interval": 4, "mtp_layers": 1} | numbers
+    return Architecture(
+        name,
+        lambda path: write_hybrid_model(path, **size),
+        context_length=context_length,
+        slots=slots,
+        speculation=Speculation.MTP,
+        compute_tolerance=HYBRID_COMPUTE_TOLERANCE,
+    )
 
 
 ARCHITECTURES = (
@@ -78,12 +117,14 @@ ARCHITECTURES = (
         slots=1,
         pooled=True,
     ),
+    _head_architecture("head", layers=8),
+    _head_architecture("head, long context", layers=4, kv_heads=8, context_length=8192),
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """One architecture on a number of devices; `share` is full, partial or none of the layers on them."""
+    """One architecture on a number of devices; `share` names the layers on them."""
 
     architecture: Architecture
     devices: int
@@ -102,12 +143,12 @@ class Comparison:
     purpose: str
     planned_bytes: int
     reported_bytes: int
-    tolerance: float
+    tolerance: Tolerance
 
     @property
     def is_within_tolerance(self) -> bool:
         difference = abs(self.planned_bytes - self.reported_bytes)
-        return difference <= self.reported_bytes * self.tolerance + ROUNDING_BYTES
+        return difference <= self.reported_bytes * self.tolerance.share + self.tolerance.size_bytes
 
     def __str__(self) -> str:
         planned, reported = self.planned_bytes / MIB, self.reported_bytes / MIB
@@ -128,7 +169,7 @@ def cases(architectures: Sequence[Architecture] = ARCHITECTURES) -> Iterator[Cas
     """Yield every case of these architectures."""
     for architecture in architectures:
         for devices in range(1, MAX_DEVICES + 1):
-            for share in SHARES:
+            for share in SHARES if architecture.speculation is None else HEAD_SHARES:
                 yield Case(architecture, devices, share)
 
 
@@ -159,7 +200,7 @@ def run_case(case: Case, model: Model, engine: VulkanServer | VulkanBuild) -> li
         buffers = engine.read_buffers(spec)
     else:
         buffers = engine.read_buffers(_arguments(spec), devices=case.devices)
-    return list(compare(estimate, buffers, model, names))
+    return list(compare(estimate, buffers, model, names, case.architecture.compute_tolerance))
 
 
 def plan_case(case: Case, model: Model, llama_build: int | None = None) -> tuple[MemoryEstimate, EngineSpec]:
@@ -181,7 +222,7 @@ def plan_case(case: Case, model: Model, llama_build: int | None = None) -> tuple
         cache_type=architecture.cache_type,
         llama_build=llama_build,
     )
-    return estimate, EngineSpec(
+    spec = EngineSpec(
         model_path=str(model.path),
         projector_path=str(model.projector) if model.projector is not None else None,
         alias="matrix",
@@ -199,6 +240,18 @@ def plan_case(case: Case, model: Model, llama_build: int | None = None) -> tuple
         threads=2,
         api_key="matrix",
     )
+    if architecture.speculation is None:
+        return estimate, spec
+    drafting = plan_speculation(
+        shape,
+        architecture.speculation,
+        spec,
+        estimate=estimate,
+        free=FreeMemory(_ENOUGH_BYTES, tuple(_ENOUGH_BYTES for _ in gpu_layers)),
+        llama_build=llama_build,
+    )
+    assert drafting is not None
+    return drafting.estimate, msgspec.structs.replace(spec, speculation=architecture.speculation)
 
 
 def _arguments(spec: EngineSpec) -> list[str]:
@@ -214,6 +267,8 @@ def _arguments(spec: EngineSpec) -> list[str]:
     if spec.expert_layers_on_host:
         layers = "|".join(map(str, range(spec.expert_layers_on_host)))
         arguments += ["-ot", rf"blk\.({layers})\.{EXPERT_TENSORS}=CPU"]
+    if spec.speculation is Speculation.MTP:
+        arguments += ["--spec-type", "draft-mtp", "--spec-draft-n-max", str(DRAFT_TOKENS)]
     if spec.pooling is not None:
         arguments += ["--embedding", "--pooling", spec.pooling.value]
     if spec.projector_path is not None:
@@ -223,13 +278,18 @@ def _arguments(spec: EngineSpec) -> list[str]:
 
 def _spread(shape: ModelShape, case: Case) -> tuple[int, ...]:
     """Return the layers of each device: as even as they can be, the first devices have more."""
-    total = {"full": shape.max_gpu_layers, "partial": shape.max_gpu_layers // 2, "none": 0}[case.share]
+    whole = shape.max_gpu_layers
+    total = {"full": whole, "partial": whole // 2, "head": 2, "output": 1, "none": 0}[case.share]
     each, rest = divmod(total, case.devices)
     return tuple(each + (index < rest) for index in range(case.devices))
 
 
 def compare(
-    estimate: MemoryEstimate, buffers: Sequence[EngineBuffer], model: Model, names: Sequence[str]
+    estimate: MemoryEstimate,
+    buffers: Sequence[EngineBuffer],
+    model: Model,
+    names: Sequence[str],
+    compute_tolerance: Tolerance = TOLERANCE,
 ) -> Iterator[Comparison]:
     """Yield the comparison of the host's buffers, and of those of the devices with these names."""
     kv, compute = (BufferPurpose.KV, BufferPurpose.STATE), (BufferPurpose.COMPUTE,)
@@ -243,7 +303,7 @@ def compare(
     encoder = PROJECTOR_COMPUTE_BYTES if model.projector is not None else 0
     host_encoder = 0 if estimate.weights.total_vram_bytes else encoder
     host_compute = estimate.compute.ram_bytes - host_encoder
-    yield _comparison("host", "compute", host_compute, buffers, None, compute)
+    yield _comparison("host", "compute", host_compute, buffers, None, compute, compute_tolerance)
     for index, device in enumerate(names):
         weights = estimate.weights.vram_bytes[index]
         yield _comparison(
@@ -251,7 +311,7 @@ def compare(
         )
         yield _comparison(device, "KV cache", estimate.kv_cache.vram_bytes[index], buffers, device, kv)
         planned = estimate.compute.vram_bytes[index] - (encoder - host_encoder if index == 0 else 0)
-        yield _comparison(device, "compute", planned, buffers, device, compute)
+        yield _comparison(device, "compute", planned, buffers, device, compute, compute_tolerance)
 
 
 def _comparison(
@@ -261,6 +321,6 @@ def _comparison(
     buffers: Sequence[EngineBuffer],
     device: str | None,
     purposes: Sequence[BufferPurpose],
-    tolerance: float = TOLERANCE,
+    tolerance: Tolerance = TOLERANCE,
 ) -> Comparison:
     return Comparison(place, purpose, planned_bytes, sum_buffers(buffers, device, purposes), tolerance)

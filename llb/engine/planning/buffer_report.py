@@ -81,6 +81,26 @@ def is_end_of_load(line: str) -> bool:
     return _END_OF_LOAD.match(line) is not None
 
 
+def without_replaced(buffers: Iterable[EngineBuffer]) -> tuple[EngineBuffer, ...]:
+    """Return the buffers that are held at the end of a load, in their order.
+
+    llama.cpp reserves the compute buffers of a context again where its parameters change (that of a head for
+    multi-token prediction), in place of those before. Each context first reports another buffer of its own.
+    """
+    held: list[EngineBuffer] = []
+    reserved: dict[str | None, int] = {}
+    for buffer in buffers:
+        if buffer.purpose is not BufferPurpose.COMPUTE:
+            reserved.clear()
+        elif buffer.device in reserved:
+            held[reserved[buffer.device]] = buffer
+            continue
+        else:
+            reserved[buffer.device] = len(held)
+        held.append(buffer)
+    return tuple(held)
+
+
 def sum_buffers(
     buffers: Iterable[EngineBuffer], device: str | None, purposes: Sequence[BufferPurpose]
 ) -> int:

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from llb.policy.memory.engine_parameters import choose_ubatch_tokens, mixed_input_rows, pad_context
+from llb.policy.memory.engine_parameters import (
+    DRAFT_TOKENS,
+    choose_ubatch_tokens,
+    mixed_input_rows,
+    pad_context,
+)
 from llb.policy.memory.gpu_share import GpuShare
 from llb.policy.memory.model_shape import F16_BYTES, F32_BYTES, MIB, Layer, ModelShape, kv_bytes
 from llb.wire import KvCacheType
@@ -78,7 +83,7 @@ class Workload(Struct, frozen=True, kw_only=True):
         masks = F16_BYTES * self.ubatch * self.cells
         if shape.sliding_window and any(layer.uses_sliding_window for layer in shape.layers):
             masks += self._window_mask()
-        return masks + max(layer_bytes, self._logits())
+        return masks + max(layer_bytes, self.logits_bytes)
 
     def host_bytes(self, in_ram: Sequence[Layer], *, copies: int) -> int:
         """Return the host's buffer of an engine with layers on GPUs: its inputs, and what the CPU computes.
@@ -99,7 +104,7 @@ class Workload(Struct, frozen=True, kw_only=True):
         `reads_input`: its layers begin with the first of the model. By default the first GPU does.
         """
         shape, embd = self.shape, self.shape.embedding_length
-        logits = self._logits() if share.has_output and not shape.is_encoder else 0
+        logits = self.logits_bytes if share.has_output and not shape.is_encoder else 0
         if not share.layers:
             return logits
         masks = copies * self._masks(share.layers)
@@ -137,6 +142,16 @@ class Workload(Struct, frozen=True, kw_only=True):
         if shape.is_encoder:
             rows = 3 * embd + (3 if shape.has_gated_ffn else 1) * shape.feed_forward_width
             return masks + self._rows(rows) + matrix
+        attention, largest_key = self._borrowed_attention(in_ram, projection)
+        # A row of the feed-forward network does not fit into the hole that a smaller copy of the keys left.
+        has_hole = largest_key > self._rows(shape.feed_forward_width)
+        rows = self._feed_forward_width()
+        rows += 0 if has_hole else embd + shape.feed_forward_width
+        return masks + max(attention, self._rows(rows), self._matrix_step_bytes(matrix))
+
+    def _borrowed_attention(self, in_ram: Sequence[Layer], projection_bytes: int) -> tuple[int, int]:
+        """Return the bytes of attention over a copy of one layer's KV cache, and of its largest keys."""
+        embd = self.shape.embedding_length
         layer_kv = [
             (
                 self._layer_cells(layer) * kv_bytes(layer.key_width, self.cache_type),
@@ -147,13 +162,8 @@ class Workload(Struct, frozen=True, kw_only=True):
         largest_kv = max(both for _, both in layer_kv) * self.slots
         largest_key = max(key for key, _ in layer_kv) * self.slots
         # The mixed input stays beside the KV cache, and leaves a hole for the projection.
-        beside_kv = max(projection, self._rows(mixed_input_rows(self.llama_build) * embd))
-        attention = largest_kv + self._rows(2 * embd + 2 * shape.query_width) + beside_kv
-        # A row of the feed-forward network does not fit into the hole that a smaller copy of the keys left.
-        has_hole = largest_key > self._rows(shape.feed_forward_width)
-        rows = self._feed_forward_width()
-        rows += 0 if has_hole else embd + shape.feed_forward_width
-        return masks + max(attention, self._rows(rows), self._matrix_step_bytes(matrix))
+        beside_kv = max(projection_bytes, self._rows(mixed_input_rows(self.llama_build) * embd))
+        return largest_kv + self._rows(2 * embd + 2 * self.shape.query_width) + beside_kv, largest_key
 
     def borrowed_experts_bytes(self, layers: Sequence[Layer]) -> int:
         """Return the buffer of the first GPU for prompts of layers with their experts in RAM."""
@@ -164,6 +174,31 @@ class Workload(Struct, frozen=True, kw_only=True):
             + mixed_input
             + max(self._rows(self._feed_forward_width()), self._matrix_step_bytes(matrix))
         )
+
+    def head_bytes(self, head: Layer, *, copies: int) -> int:
+        """Return the buffer of a GPU for a head for multi-token prediction, which passes all tokens on."""
+        embd = self.shape.embedding_length
+        handed_over = (5 + copies) * embd if copies > 1 else 0
+        attention = 2 * embd + self.shape.query_width + 2 * self._kv_width((head,))
+        rows = handed_over + max(attention, self._feed_forward_width())
+        return copies * self._masks((head,)) + self._rows(rows)
+
+    def borrowed_head_bytes(self, head: Layer) -> int:
+        """Return the buffer of the first GPU for prompts of a head in RAM."""
+        matrix, projection = self._matrix_bytes((head,))
+        attention, _ = self._borrowed_attention((head,), projection)
+        return self._masks((head,)) + max(attention, self._matrix_step_bytes(matrix))
+
+    def head_cpu_bytes(self, head: Layer) -> int:
+        """Return the buffer of a head of an engine without layers on a GPU."""
+        shape, embd = self.shape, self.shape.embedding_length
+        attention = 4 * embd + 2 * shape.query_width + max(0, 2 * self._kv_width((head,)) - embd)
+        rows = max(attention, self._feed_forward_width() - embd)
+        return self._masks((head,)) + self._rows(rows)
+
+    def head_host_bytes(self, head: Layer, *, copies: int) -> int:
+        """Return the host's buffer of a head of an engine with layers on GPUs: the states and the tokens."""
+        return copies * self._masks((head,)) + self._rows((1 + copies) * self.shape.embedding_length)
 
     def _matrix_step_bytes(self, matrix_bytes: int) -> int:
         return self._rows(2 * self.shape.embedding_length + 2 * self.shape.feed_forward_width) + matrix_bytes
@@ -217,7 +252,9 @@ class Workload(Struct, frozen=True, kw_only=True):
         )
         return size + (self._window_mask() if any(layer.uses_sliding_window for layer in attending) else 0)
 
-    def _logits(self) -> int:
+    @property
+    def logits_bytes(self) -> int:
+        """Bytes of one row of logits for each slot, or for each token of a pooled engine."""
         return self.shape.vocabulary_size * F32_BYTES * (self.ubatch if self.pooled else self.slots)
 
     def _rows(self, values_per_token: float) -> int:
@@ -229,13 +266,11 @@ def offloaded_compute_bytes(
 ) -> tuple[int, tuple[int, ...]]:
     """Return the compute buffers on the host and on each GPU, of an engine with layers on GPUs."""
     has_host_experts = any(gpu.host_expert_bytes for gpu in gpus)
-    used = [index for index, gpu in enumerate(gpus) if gpu.is_used]
-    # llama.cpp gives up the pipeline where a part of the model is in RAM.
-    has_pipeline = len(used) > 1 and not in_ram and not has_host_experts
-    copies = PIPELINE_COPIES if has_pipeline else 1
+    first = next(index for index, gpu in enumerate(gpus) if gpu.is_used)
+    copies = _pipeline_copies(gpus, in_ram)
     sizes = []
     for index, gpu in enumerate(gpus):
-        is_first = index == used[0]
+        is_first = index == first
         reads_input = is_first and not in_ram
         size = 0
         if gpu.is_used:
@@ -247,6 +282,35 @@ def offloaded_compute_bytes(
             size = max(size, work.borrowed_experts_bytes(work.shape.layers[:expert_layers_on_host]))
         sizes.append(size + (PROJECTOR_COMPUTE_BYTES if gpu.has_projector else 0))
     return work.host_bytes(in_ram, copies=copies), tuple(sizes)
+
+
+def head_compute_bytes(
+    work: Workload, head: Layer, head_gpu: int | None, gpus: Sequence[GpuShare], in_ram: Sequence[Layer]
+) -> tuple[int, tuple[int, ...]]:
+    """Return the compute buffers of the context of a head for multi-token prediction, on the host and on each
+    GPU of its engine. `head_gpu` is the GPU where it lies, None for RAM.
+    """
+    first = next((index for index, gpu in enumerate(gpus) if gpu.is_used), None)
+    if first is None:
+        return work.head_cpu_bytes(head), tuple(0 for _ in gpus)
+    copies = _pipeline_copies(gpus, in_ram)
+    sizes = [0 for _ in gpus]
+    if head_gpu is None:
+        sizes[first] = work.borrowed_head_bytes(head)
+    else:
+        output = next((index for index, gpu in enumerate(gpus) if gpu.has_output), head_gpu)
+        sizes[output] = (1 + DRAFT_TOKENS) * work.logits_bytes
+        sizes[head_gpu] = work.head_bytes(head, copies=copies)
+    return work.head_host_bytes(head, copies=copies), tuple(sizes)
+
+
+def _pipeline_copies(gpus: Sequence[GpuShare], in_ram: Sequence[Layer]) -> int:
+    """Return the copies of a graph's inputs; llama.cpp gives up its pipeline of several GPUs where a part of
+    the model is in RAM.
+    """
+    has_host_experts = any(gpu.host_expert_bytes for gpu in gpus)
+    is_shared = sum(1 for gpu in gpus if gpu.is_used) > 1
+    return PIPELINE_COPIES if is_shared and not in_ram and not has_host_experts else 1
 
 
 def most_gpu_compute_bytes(

@@ -8,21 +8,20 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llb.policy.memory.compute_buffers import PIPELINE_COPIES
+from llb.policy.memory.compute_buffers import Workload, head_compute_bytes
 from llb.policy.memory.engine_parameters import (
     DRAFT_TOKENS,
     NGRAM_DRAFT_TOKENS,
     PROMPT_CACHE_LIMIT_BYTES,
-    choose_ubatch_tokens,
 )
 from llb.policy.memory.estimate import VOCABULARY_BYTES_PER_ENTRY, MemoryEstimate, estimate_memory
 from llb.policy.memory.free_memory import FreeMemory, Memory
 from llb.policy.memory.gpu_share import assign_layers
+from llb.policy.memory.kv_cache import kv_cache_bytes
 from llb.policy.memory.load_plan import prompt_cache_bytes
 from llb.policy.memory.model_shape import F32_BYTES, MIB, Layer, ModelShape
 from llb.wire import DraftState, KvCacheType, Speculation
 
-HEAD_COMPUTE_FACTOR = 1.25
 # Hash table of n-grams (`common_ngram_mod`): 4,194,304 entries of 4 bytes.
 NGRAM_TABLE_BYTES = 16 * MIB
 
@@ -36,6 +35,8 @@ class PlannedEngine(Protocol):
     def slots(self) -> int: ...
     @property
     def gpu_layers(self) -> tuple[int, ...]: ...
+    @property
+    def expert_layers_on_host(self) -> int: ...
 
 
 class DraftPlan(Struct, frozen=True, kw_only=True):
@@ -131,65 +132,93 @@ def plan_speculation(
     free: FreeMemory,
     llama_build: int | None = None,
 ) -> DraftPlan | None:
-    """Return the memory of an engine that is already planned with drafts of its own; None if it does not fit.
-
-    The head lies where its layer lies, on the last GPU, and has a context of its own there.
-    """
-    context_length, slots, gpu_layers = engine.context_length, engine.slots, engine.gpu_layers
-    last = max((index for index, count in enumerate(gpu_layers) if count), default=None)
+    """Return the memory of a planned engine with drafts of its own; None if they do not fit."""
     if speculation is Speculation.NGRAM or shape.mtp_layer is None:
-        with_logits = _add_logits(estimate, shape, NGRAM_DRAFT_TOKENS, slots=slots, gpu_layers=gpu_layers)
-        drafting = replace(with_logits, overhead=with_logits.overhead + Memory(NGRAM_TABLE_BYTES))
+        drafting = _add_ngrams(estimate, shape, engine)
         return DraftPlan(estimate=drafting) if free.covers(drafting.memory) else None
-    # The embeddings and the output matrix are those of the model.
-    head = replace(
-        shape, layers=(shape.mtp_layer,), input_bytes=0, output_bytes=0, output_norm_bytes=0, other_bytes=0
-    )
-    layers = tuple(head.max_gpu_layers if index == last else 0 for index in range(len(gpu_layers)))
-    alone = estimate_memory(
-        head, context_length=context_length, slots=slots, gpu_layers=layers, llama_build=llama_build
-    )
-    used_gpus = sum(1 for count in gpu_layers if count)
-    # Beside a model on several GPUs its context has the copies of a pipeline; on one it takes a little more
-    # than that of a layer (1.13 times, with a synthetic model).
-    factor = PIPELINE_COPIES if used_gpus > 1 else HEAD_COMPUTE_FACTOR if used_gpus else 1
-    compute = Memory(
-        int(factor * alone.compute.ram_bytes), tuple(int(factor * size) for size in alone.compute.vram_bytes)
-    )
-    alone = replace(alone, compute=compute)
-    drafting = _add_logits(
-        _add_context(estimate, alone), shape, DRAFT_TOKENS, slots=slots, gpu_layers=gpu_layers
-    )
-    # Each drafted token keeps the recurrent state before it (`n_rs_seq`), and both contexts keep the vectors
-    # of a batch, which the head continues.
-    states = Memory(
-        slots * DRAFT_TOKENS * sum(layer.state_bytes for layer in _layers_in_ram(shape, gpu_layers)),
-        tuple(
-            slots * DRAFT_TOKENS * sum(layer.state_bytes for layer in gpu.layers)
-            for gpu in assign_layers(shape, gpu_layers)
-        ),
-    )
-    ubatch = choose_ubatch_tokens(
-        shape, context_length=context_length, slots=slots, is_offloaded=last is not None, pooled=False
-    )
-    vector_bytes = 2 * ubatch * shape.embedding_length * F32_BYTES
-    drafting = replace(
-        drafting,
-        kv_cache=drafting.kv_cache + states,
-        output_bytes=drafting.output_bytes + vector_bytes,
-    )
+    drafting = _add_head(estimate, shape, shape.mtp_layer, engine, llama_build=llama_build)
     if not free.covers(drafting.memory):
         return None
-    spare_bytes = max(0, (free - drafting.memory).ram_bytes)
     entries_bytes = prompt_cache_bytes(
-        head, context_length, slots, 0, cache_type=KvCacheType.F16, spare_bytes=spare_bytes
+        replace(shape, layers=(shape.mtp_layer,)),
+        engine.context_length,
+        engine.slots,
+        0,
+        cache_type=KvCacheType.F16,
+        spare_bytes=max(0, (free - drafting.memory).ram_bytes),
     )
     return DraftPlan(estimate=_with_larger_cache(drafting, entries_bytes))
 
 
-def _layers_in_ram(shape: ModelShape, gpu_layers: tuple[int, ...]) -> tuple[Layer, ...]:
-    on_gpus = sum(len(gpu.layers) for gpu in assign_layers(shape, gpu_layers))
-    return shape.layers[: len(shape.layers) - on_gpus]
+def _add_ngrams(estimate: MemoryEstimate, shape: ModelShape, engine: PlannedEngine) -> MemoryEstimate:
+    with_logits = _add_logits(
+        estimate, shape, NGRAM_DRAFT_TOKENS, slots=engine.slots, gpu_layers=engine.gpu_layers
+    )
+    return replace(with_logits, overhead=with_logits.overhead + Memory(NGRAM_TABLE_BYTES))
+
+
+def _add_head(
+    estimate: MemoryEstimate,
+    shape: ModelShape,
+    head: Layer,
+    engine: PlannedEngine,
+    *,
+    llama_build: int | None,
+) -> MemoryEstimate:
+    """Add a head for multi-token prediction, which has a context of its own.
+
+    It is the last layer of the model, and lies on the GPU that has that layer, or in RAM: also where nothing
+    but the output is on a GPU.
+    """
+    slots, gpu_layers = engine.slots, engine.gpu_layers
+    gpus = assign_layers(shape, gpu_layers, engine.expert_layers_on_host)
+    in_ram = shape.layers[: len(shape.layers) - sum(len(gpu.layers) for gpu in gpus)]
+    work = Workload.of_engine(
+        shape,
+        context_length=engine.context_length,
+        slots=slots,
+        is_offloaded=any(gpu_layers),
+        pooled=False,
+        cache_type=KvCacheType.F16,
+        llama_build=llama_build,
+    )
+    last = len(shape.layers)
+    place = next(
+        (
+            number
+            for number, gpu in enumerate(gpus)
+            if gpu.first_layer < last <= gpu.first_layer + len(gpu.layers)
+        ),
+        None,
+    )
+    host_expert_bytes = head.expert_bytes if place is not None and engine.expert_layers_on_host >= last else 0
+    kv_bytes = kv_cache_bytes(
+        shape, (head,), cells=work.cells, ubatch=work.ubatch, slots=slots, cache_type=KvCacheType.F16
+    )
+    # Each drafted token keeps the recurrent state before it (`n_rs_seq`).
+    states = [slots * DRAFT_TOKENS * sum(layer.state_bytes for layer in gpu.layers) for gpu in gpus]
+    ram_states = slots * DRAFT_TOKENS * sum(layer.state_bytes for layer in in_ram)
+    host_compute, gpu_compute = head_compute_bytes(work, head, place, gpus, in_ram)
+    # Both contexts keep the vectors of a batch, which the head continues, and the head has logits of its own.
+    vector_bytes = 2 * work.ubatch * shape.embedding_length * F32_BYTES
+    logits_bytes = slots * shape.vocabulary_size * F32_BYTES
+    drafting = replace(
+        estimate,
+        weights=estimate.weights
+        + _on(place, head.weight_bytes - host_expert_bytes, gpu_layers)
+        + Memory(host_expert_bytes),
+        kv_cache=estimate.kv_cache + _on(place, kv_bytes, gpu_layers) + Memory(ram_states, tuple(states)),
+        compute=estimate.compute + Memory(host_compute, gpu_compute),
+        output_bytes=estimate.output_bytes + vector_bytes + logits_bytes,
+    )
+    return _add_logits(drafting, shape, DRAFT_TOKENS, slots=slots, gpu_layers=gpu_layers)
+
+
+def _on(gpu: int | None, size_bytes: int, gpu_layers: tuple[int, ...]) -> Memory:
+    """Return the memory of something that lies on one GPU, or in RAM for None."""
+    if gpu is None:
+        return Memory(size_bytes)
+    return Memory(0, tuple(size_bytes if index == gpu else 0 for index in range(len(gpu_layers))))
 
 
 def _with_larger_cache(estimate: MemoryEstimate, entries_bytes: int) -> MemoryEstimate:
@@ -241,13 +270,8 @@ def _add_logits(
     """Add a row of logits for each drafted token of a slot, in the graph and for the sampler."""
     logits_bytes = slots * tokens * shape.vocabulary_size * F32_BYTES
     last = max((index for index, count in enumerate(gpu_layers) if count), default=None)
-    in_graph = (
-        Memory(logits_bytes)
-        if last is None
-        else Memory(0, tuple(logits_bytes if index == last else 0 for index in range(len(gpu_layers))))
-    )
     return replace(
         estimate,
-        compute=estimate.compute + in_graph,
+        compute=estimate.compute + _on(last, logits_bytes, gpu_layers),
         output_bytes=estimate.output_bytes + logits_bytes,
     )

@@ -11,6 +11,7 @@ from llb.engine.planning.buffer_report import (
     is_load_detail,
     parse_buffer,
     sum_buffers,
+    without_replaced,
 )
 from llb.policy.memory import MIB
 
@@ -63,3 +64,16 @@ def test_buffers_are_summed_by_place_and_purpose() -> None:
     buffers = [EngineBuffer(None, MODEL, 3), EngineBuffer("CUDA0", MODEL, 5), EngineBuffer(None, KV, 7)]
     assert sum_buffers(buffers, None, (MODEL, KV)) == 10
     assert sum_buffers(buffers, "CUDA0", (MODEL,)) == 5
+
+
+def test_a_compute_buffer_that_is_reserved_again_counts_once() -> None:
+    model = [
+        EngineBuffer(None, BufferPurpose.OUTPUT, 1),
+        EngineBuffer("Vulkan0", KV, 8 * MIB),
+        EngineBuffer("Vulkan0", COMPUTE, 14 * MIB),
+        EngineBuffer(None, COMPUTE, 6 * MIB),
+    ]
+    head = [EngineBuffer(None, BufferPurpose.OUTPUT, 1), EngineBuffer("Vulkan0", KV, 4 * MIB)]
+    reserved = [EngineBuffer("Vulkan0", COMPUTE, 12 * MIB), EngineBuffer(None, COMPUTE, 4 * MIB)]
+    again = [EngineBuffer("Vulkan0", COMPUTE, 13 * MIB), EngineBuffer(None, COMPUTE, 4 * MIB)]
+    assert without_replaced([*model, *head, *reserved, *again]) == (*model, *head, *again)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from llb.policy.memory import MIB, FreeMemory, Layer, Memory, ModelShape, plan_load
+from llb.policy.memory import MIB, FreeMemory, Layer, Memory, ModelShape, estimate_memory, plan_load
 from llb.policy.memory.draft_plan import (
     DraftPlan,
     can_draft,
@@ -95,6 +95,39 @@ def test_a_head_lies_with_its_layer_and_has_a_context_of_its_own(vram_gib: tuple
     without_states = speculating_bytes(stateless, Speculation.MTP, vram_gib)
     assert without_states is not None
     assert more.total_bytes - without_states.total_bytes == 6 * MIB
+
+
+@pytest.mark.parametrize(
+    ("gpu_layers", "place"),
+    [
+        # The output alone, the output and the head, and each of them on a GPU of its own.
+        ((1,), None),
+        ((2,), 0),
+        ((1, 1), 0),
+        ((0, 2), 1),
+        ((0, 0), None),
+    ],
+)
+def test_a_head_is_the_last_layer_wherever_the_output_is(
+    gpu_layers: tuple[int, ...], place: int | None
+) -> None:
+    free = FreeMemory(64 * GIB, tuple(64 * GIB for _ in gpu_layers))
+    load = plan_load(WITH_HEAD, slots=2, requested_context=4096, free=free)
+    assert load is not None
+    engine = replace(load, gpu_layers=gpu_layers)
+    estimate = estimate_memory(WITH_HEAD, context_length=4096, slots=2, gpu_layers=gpu_layers)
+    made = plan_speculation(WITH_HEAD, Speculation.MTP, engine, estimate=estimate, free=free)
+    assert made is not None
+    more = [
+        after - before
+        for after, before in zip(made.estimate.weights.vram_bytes, estimate.weights.vram_bytes, strict=True)
+    ]
+    assert more == [HEAD.weight_bytes if index == place else 0 for index in range(len(gpu_layers))]
+    in_ram = made.estimate.weights.ram_bytes - estimate.weights.ram_bytes
+    assert in_ram == (HEAD.weight_bytes if place is None else 0)
+    # Its keys and values; the states of the model's own layers are in RAM.
+    kv_bytes = made.estimate.kv_cache.vram_bytes
+    assert kv_bytes == tuple(128 * 2 * 2 * 4096 if index == place else 0 for index in range(len(gpu_layers)))
 
 
 def test_a_gpu_that_is_full_of_layers_has_no_place_for_a_head() -> None:
