@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
@@ -37,10 +38,15 @@ def int_query_param(request: QueriedRequest, name: str, maximum: int) -> int | N
 def float_query_param(request: QueriedRequest, name: str) -> float | None:
     """Return a number, None without the parameter; raises `InvalidRequest`."""
     text = request.args.get(name)
+    if text is None:
+        return None
     try:
-        return None if text is None else float(text)
+        number = float(text)
     except ValueError:
-        raise InvalidRequest(f"{name} must be a number", param=name) from None
+        number = math.nan
+    if math.isnan(number):
+        raise InvalidRequest(f"{name} must be a number", param=name)
+    return number
 
 
 def sizes_query_param(request: QueriedRequest, name: str, max_count: int) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ import pytest
 from llb.gateway.inference_call import ClientSink, InferenceCall
 from llb.gateway.stream.relay import RelayResult
 from tests.harness import RunningBalancer, RunningJoinedNode
+from tests.joined_node.credentials import bearer, get_credentials
 
 QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 4}
 
@@ -55,6 +56,14 @@ async def test_load_options_hold_on_a_joined_host(
     assert loaded.status_code == 200, loaded.text
     [report] = node.app.agent.engine_pool.engine_reports()
     assert report.slots == 1
+    # A malformed deadline is refused also where nothing has to be loaded.
+    headers = bearer(get_credentials(node)[1])
+    async with httpx.AsyncClient(base_url=node.url, headers=headers, timeout=30, trust_env=False) as client:
+        for deadline in ("x", "nan"):
+            refused = await client.post(
+                f"/hop/v1/chat/completions?model=chat&load_s={deadline}", json=QUESTION
+            )
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "load_s"), refused.text
 
 
 async def test_why_a_joined_host_does_not_load_is_told(

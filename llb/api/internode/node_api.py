@@ -39,6 +39,8 @@ HOP_ROUTE = "/hop/v1/<path:path>"
 HOP_PATHS = ("chat/completions", "completions", "messages", "responses", "embeddings", "rerank")
 FORWARDED_HEADERS = ("content-type", "traceparent", "tracestate")
 CONNECT_TIMEOUT_S = 5.0
+# Longest load for a balancer that names no time.
+DEFAULT_LOAD_S = 60.0
 NONCE_MAX_CHARS = 128
 
 
@@ -84,9 +86,11 @@ def node_api_blueprint(
             float_query_param(request, "decode_tokens_per_s"),
         )
         keep_alive = _keep_alive_of(request)
+        # Read before it is known whether it is needed: a malformed one is always refused.
+        load_s = float_query_param(request, "load_s") or DEFAULT_LOAD_S
         async with agent.lease_loaded(model_id, keep_alive) or await agent.acquire_lease(
             model_id,
-            deadline_s=float_query_param(request, "load_s") or 60.0,
+            deadline_s=load_s,
             keep_alive=keep_alive,
         ) as lease:
             lease.begin_request(len(request.body), speed)
