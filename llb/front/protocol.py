@@ -23,6 +23,7 @@ from llb.api.inference.handler import BegunAnswer
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.error_handler import ErrorResponder
 from llb.front.request import MAX_BODY_BYTES, FrontRequest, FrontRoute, KnownHead
+from llb.gateway.http.chunk_frames import frame_chunk
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +214,15 @@ class FrontProtocol(ServerProtocol):
         transport = self.transport
         if transport is None or transport.is_closing():
             return False
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        transport.write(frame_chunk(data))
+        return self._blocked_since is None
+
+    def write_frame(self, events: bytes, frame: bytes, is_single: bool) -> bool:
+        """Like `write_chunk`, with a chunk that has its frame."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return False
+        transport.write(frame)
         return self._blocked_since is None
 
     async def wait_writable(self) -> None:

@@ -61,6 +61,10 @@ class FrontConnection(Protocol):
         """
         ...
 
+    def write_frame(self, events: bytes, frame: bytes, is_single: bool) -> bool:
+        """Like `write_chunk`, with a chunk that has its frame."""
+        ...
+
     async def wait_writable(self) -> None:
         """Wait until the client can take more. Raises `CancelledError` once the connection has ended."""
         ...
@@ -309,10 +313,11 @@ class FrontResponse:
 class ChunkPipe:
     """Pipe to a client that receives a body in chunks."""
 
-    __slots__ = ("wait", "write")
+    __slots__ = ("wait", "write", "write_frame")
 
     def __init__(self, connection: FrontConnection) -> None:
         self.write = connection.write_chunk
+        self.write_frame = connection.write_frame
         self.wait = connection.wait_writable
 
 

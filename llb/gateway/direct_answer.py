@@ -157,6 +157,7 @@ class DirectAnswer:
                 return
             self._silent_ticks = 0
             response.observe(self._pass_on, self._keepalive_s / TICKS)
+            response.pass_frame = self._pass_frame
         if response.is_complete:
             self._end_stream(events)
 
@@ -171,6 +172,16 @@ class DirectAnswer:
             elif not has_data:
                 self._on_tick()
             elif response.error is not None or not may_continue:
+                self.stop()
+        except Exception as error:
+            # As in `_on_progress`.
+            self._fail(error)
+
+    def _pass_frame(self, events: bytes, frame: bytes) -> None:
+        """Pass on a chunk of whole events: where an engine writes each as one, they come here."""
+        assert self._events is not None  # noqa: S101  # as above
+        try:
+            if not self._events.pass_frame(events, frame):
                 self.stop()
         except Exception as error:
             # As in `_on_progress`.

@@ -60,6 +60,9 @@ class Pipe:
         self._sink.write_now(events)
         return not self._sink.is_slow
 
+    def write_frame(self, events: bytes, _frame: bytes, _is_single: bool) -> bool:
+        return self.write(events)
+
     async def wait(self) -> None:
         self._sink.is_slow = False
 

@@ -96,7 +96,8 @@ class ResponseSink:
         pipe = None if self._response is None or self._ended else open_pipe(self._response)
         if pipe is None or self._rewrite_events is None:
             return pipe
-        return TranslatingPipe(pipe, self._rewrite_events)
+        opener: Callable[[ClientPipe], ClientPipe] | None = getattr(self._rewrite_events, "open_pipe", None)
+        return TranslatingPipe(pipe, self._rewrite_events) if opener is None else opener(pipe)
 
     async def end(self) -> None:
         """End the response, if `write` has not."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from operator import methodcaller
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,11 +12,11 @@ from msgspec import Raw
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from llb import __version__
 from llb.api.blueprint import Blueprint
 from llb.api.incoming_request import DirectRequest
 from llb.api.inference.client_sinks import ResponsesSink
 from llb.api.inference.handler import BegunAnswer, DialectHooks, InferenceHandler
+from llb.api.inference.system_name import name_system
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
 from llb.api.reference.schemas.common import READINESS_ERRORS
@@ -200,15 +199,6 @@ def complete_responses(sink: ClientSink, call: InferenceCall, readiness: ModelRe
     """Return a sink before `sink` that completes the answer to `call`."""
     limits = AnswerLimits(call.max_completion_tokens, partial(readiness.max_context_length, call.model))
     return ResponsesSink(sink, ResponsesAnswer(read_echoed_fields(call.body), call.model.id, limits))
-
-
-# Puts the version of llb in place of the fingerprint of an engine that was built without a version. No text
-# of an answer can match: JSON escapes quotes. No function: each token of each stream comes here.
-name_system: Callable[[bytes], bytes] = methodcaller(
-    "replace",
-    b'"system_fingerprint":"b0-unknown"',
-    b'"system_fingerprint":"llb-%b"' % __version__.encode(),
-)
 
 
 _DEFAULT_HOOKS = DialectHooks(rewrite_events=name_system)

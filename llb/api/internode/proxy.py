@@ -106,7 +106,11 @@ async def proxy_response(
 
 async def _pipe(response: UpstreamResponse, pipe: ClientPipe) -> None:
     """Pass on the rest of the body; nothing wakes the task of the request for each piece."""
-    while (is_end := await response.pipe(pipe.write, IDLE_TIMEOUT_S)) is not True:
+
+    def write_frame(events: bytes, frame: bytes) -> bool:
+        return pipe.write_frame(events, frame, False)
+
+    while (is_end := await response.pipe(pipe.write, IDLE_TIMEOUT_S, write_frame)) is not True:
         if is_end is None:
             raise UpstreamTimeout("idle")
         await pipe.wait()

@@ -14,6 +14,7 @@ import httptools
 
 from llb.base import platform_compat
 from llb.engine.watch_policy import Blame
+from llb.gateway.http.chunk_frames import FRAME_END, MAX_FRAME_BYTES, MIN_FRAME_BYTES, read_events
 from llb.gateway.http.known_response import KnownResponseHead, learn_head
 from llb.gateway.http.response import HIGH_WATER_BYTES, UpstreamResponse
 from llb.gateway.http.upstream_errors import EngineEnded, InvalidResponse, TransportError, UpstreamClosed
@@ -77,6 +78,7 @@ class Connection(asyncio.BufferedProtocol):
         "_fail_fast",
         "_header_bytes",
         "_in_interim_response",
+        "_is_between_chunks",
         "_is_body_pending",
         "_is_message_complete",
         "_is_reading_paused",
@@ -128,6 +130,8 @@ class Connection(asyncio.BufferedProtocol):
         self._in_interim_response = False
         self._is_message_complete = False
         self._is_reusable = False
+        # The next byte begins a chunk.
+        self._is_between_chunks = False
         # Head of the last response that came in one piece.
         self._known_head: KnownResponseHead | None = None
         # The rest of a body that is sent in pieces is still to come.
@@ -155,7 +159,7 @@ class Connection(asyncio.BufferedProtocol):
         response = self._response = UpstreamResponse(self)
         self._request_count += 1
         self._header_bytes = 0
-        self._is_message_complete = self._is_reusable = False
+        self._is_message_complete = self._is_reusable = self._is_between_chunks = False
         self._sent_at = time.monotonic()
         if self._fail_fast and not self._is_body_pending:
             platform_compat.set_tcp_user_timeout(self.socket, FAIL_FAST_TCP_USER_TIMEOUT_S)
@@ -316,8 +320,20 @@ class Connection(asyncio.BufferedProtocol):
         return _READ_BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        data = _READ_BUFFER[:nbytes]
         response = self._response
+        if (
+            self._is_between_chunks
+            and response is not None
+            and response.pass_frame is not None
+            and MIN_FRAME_BYTES <= nbytes <= MAX_FRAME_BYTES
+        ):
+            # Each token of each stream comes here.
+            frame = _READ_BUFFER[:nbytes].tobytes()
+            if events := read_events(frame):
+                response.total_bytes += len(events)
+                response.pass_frame(events, frame)
+                return
+        data = _READ_BUFFER[:nbytes]
         if response is None:
             # Unsolicited bytes must not become the response to the next request.
             self._transport.abort()
@@ -342,6 +358,13 @@ class Connection(asyncio.BufferedProtocol):
             if self._header_bytes > MAX_HEADER_BYTES:
                 self.abort(InvalidResponse(f"the response head is larger than {MAX_HEADER_BYTES} bytes"))
             return
+        if response.chunked:
+            # If the body of a chunk ended with the read, its last bytes were not those that end a chunk.
+            self._is_between_chunks = (
+                data[-len(FRAME_END) :] == FRAME_END
+                and bool(response.chunks)
+                and response.chunks[-1].endswith(FRAME_END[:-2])
+            )
         if response.buffered_bytes > HIGH_WATER_BYTES and not self._is_reading_paused:
             self._is_reading_paused = True
             self._transport.pause_reading()

@@ -35,6 +35,7 @@ class UpstreamResponse:
         "_connection",
         "_consume",
         "_consume_error",
+        "_consume_frame",
         "_consume_timeout_s",
         "_on_started",
         "_read_waiter",
@@ -50,6 +51,7 @@ class UpstreamResponse:
         "headers",
         "is_complete",
         "observer",
+        "pass_frame",
         "status",
         "total_bytes",
     )
@@ -79,8 +81,12 @@ class UpstreamResponse:
         self.is_complete = False
         # Called instead of waking a task that reads.
         self.observer: Callable[[bool], None] | None = None
+        # Called in place of both with the whole events of a read that is one chunk, and that chunk.
+        # None unless all that came before it was passed on.
+        self.pass_frame: Callable[[bytes, bytes], None] | None = None
         # Set while the body is piped; returns False when it can take no more for now.
         self._consume: Callable[[bytes], bool] | None = None
+        self._consume_frame: Callable[[bytes, bytes], bool] | None = None
         self._consume_error: Exception | None = None
         self._consume_timeout_s = 0.0
         # Why it has failed.
@@ -105,7 +111,7 @@ class UpstreamResponse:
 
     def stop_observing(self) -> None:
         """Leave the response to a task."""
-        self.observer = None
+        self.observer = self.pass_frame = None
 
     def take(self) -> bytes:
         """Return the bytes received and not yet read."""
@@ -147,9 +153,15 @@ class UpstreamResponse:
         self.buffered_bytes = 0
         return chunks.pop()
 
-    async def pipe(self, consume: Callable[[bytes], bool], wait_s: float) -> bool | None:
+    async def pipe(
+        self,
+        consume: Callable[[bytes], bool],
+        wait_s: float,
+        consume_frame: Callable[[bytes, bytes], bool] | None = None,
+    ) -> bool | None:
         """Call `consume` with the bytes as they are received, without waking the task of the caller for each.
 
+        `consume_frame` gets whole events that are one chunk, and that chunk with its frame.
         Returns True at the end of the body, False once `consume` has returned False (the bytes are its own
         nevertheless), and None after `wait_s` of silence. Raises `TransportError`, and what `consume` raises.
         """
@@ -157,6 +169,8 @@ class UpstreamResponse:
         waiter = self._read_waiter = self._connection.create_read_waiter(wait_s)
         try:
             self._pass_chunks()
+            if consume_frame is not None and self._consume is not None:
+                self._consume_frame, self.pass_frame = consume_frame, self._pass_frame
             if not self.is_complete and self.error is None:
                 self._connection.resume_reading()
                 if self._is_piping and not await waiter:
@@ -170,6 +184,7 @@ class UpstreamResponse:
             return True
         finally:
             self._read_waiter = self._consume = self._consume_error = None
+            self._consume_frame = self.pass_frame = None
 
     @property
     def _is_piping(self) -> bool:
@@ -188,7 +203,22 @@ class UpstreamResponse:
             self._consume_error = error
             goes_on = False
         if not goes_on:
-            self._consume = None
+            self._consume = self.pass_frame = None
+
+    def _pass_frame(self, events: bytes, frame: bytes) -> None:
+        """Pass a chunk to the consumer; called by the connection."""
+        self._connection.extend_deadline(self._consume_timeout_s)
+        assert self._consume_frame is not None  # noqa: S101  # the body is piped
+        try:
+            goes_on = self._consume_frame(events, frame)
+        except Exception as error:
+            # As in `_pass_chunks`.
+            self._consume_error = error
+            goes_on = False
+        if not goes_on:
+            self._consume = self.pass_frame = None
+            if self._read_waiter is not None and not self._read_waiter.done():
+                self._read_waiter.set_result(True)
 
     def reset_started(self) -> None:
         """Exclude the bytes read so far from `first_byte_at` and `received_bytes`."""

@@ -32,6 +32,13 @@ class ClientPipe(Protocol):
         """Write at once; False if the client must catch up before the next write."""
         ...
 
+    def write_frame(self, events: bytes, frame: bytes, is_single: bool) -> bool:
+        """Like `write`, with events that are one chunk with its frame, too.
+
+        `is_single`: it is one event of one line.
+        """
+        ...
+
     async def wait(self) -> None:
         """Return when the client can take more; raises when it has gone."""
         ...
@@ -46,14 +53,24 @@ def open_pipe(sink: object) -> ClientPipe | None:
 class TranslatingPipe:
     """Pipe that changes the events on their way to another one."""
 
+    __slots__ = ("_pipe", "_translate")
+
     def __init__(self, pipe: ClientPipe, translate: Callable[[bytes], bytes]) -> None:
-        self._write = pipe.write
+        self._pipe = pipe
         self._translate = translate
-        self.wait = pipe.wait
 
     def write(self, events: bytes) -> bool:
         translated = self._translate(events)
-        return not translated or self._write(translated)
+        return not translated or self._pipe.write(translated)
+
+    def write_frame(self, events: bytes, frame: bytes, is_single: bool) -> bool:
+        translated = self._translate(events)
+        if translated is events:
+            return self._pipe.write_frame(events, frame, is_single)
+        return not translated or self._pipe.write(translated)
+
+    async def wait(self) -> None:
+        await self._pipe.wait()
 
 
 def translate_pipe(sink: object, translate: Callable[[bytes], bytes]) -> ClientPipe | None:

@@ -306,6 +306,17 @@ class EventRelay:
         self._count_tokens(data.count(EVENT_END))
         return self._write(data)
 
+    def pass_frame(self, events: bytes, frame: bytes) -> bool:
+        """Like `pass_on`, with whole events that are one chunk with its frame, too."""
+        framer, pipe = self.framer, self.pipe
+        if framer.held or framer.is_mid_event or pipe is None:
+            return self.pass_on(events)
+        self._keep(events)
+        # Searching for one byte is much faster than counting pairs.
+        is_single = events.find(b"\n") == len(events) - len(EVENT_END)
+        self._count_tokens(1 if is_single else events.count(EVENT_END))
+        return pipe.write_frame(events, frame, is_single)
+
     def _translate(self, data: bytes, translator: StreamTranslator) -> bool:
         events = self.framer.feed(translator.feed(data))
         may_continue = True
@@ -380,9 +391,16 @@ class EventRelay:
             silent_s = 0.0
             return self.pass_on(data)
 
+        def pass_frame(events: bytes, frame: bytes) -> bool:
+            nonlocal silent_s
+            silent_s = 0.0
+            return self.pass_frame(events, frame)
+
         while True:
             wait_s = min(keepalive_s - silent_s % keepalive_s, idle_s - silent_s)
-            is_end = await self._response.pipe(pass_on, wait_s)
+            is_end = await self._response.pipe(
+                pass_on, wait_s, pass_frame if self._translator is None else None
+            )
             if is_end:
                 return
             if is_end is None:

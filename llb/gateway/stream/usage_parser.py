@@ -16,6 +16,7 @@ from llb.wire.decoding import DECODE_ERRORS
 TAIL_BYTES = 64 * 1024
 # What is dropped from the tail at once: moving the rest costs as much as many chunks.
 DROPPED_BYTES = 16 * 1024
+MAX_KEPT_BYTES = TAIL_BYTES + DROPPED_BYTES
 HEAD_BYTES = 4 * 1024
 # The counts are in the last event, or a few events before it (`[DONE]`, an empty `message_stop`).
 MAX_TAIL_EVENTS = 4
@@ -99,34 +100,48 @@ def has_answer_end(events: bytes) -> bool:
 class UsageParser:
     """Keeps the first and last bytes of a body that passes through."""
 
-    __slots__ = ("_had_end", "_head", "_tail", "_tail_bytes", "is_delivered", "total_bytes")
+    __slots__ = ("_dropped_bytes", "_had_end", "_head", "_start", "_tail", "_tail_bytes", "is_delivered")
 
     def __init__(self) -> None:
-        self.total_bytes = 0
         # The client has received what was fed; the caller sets it.
         self.is_delivered = False
         # The end of the stream was in bytes that are no longer in the tail.
         self._had_end = False
-        self._head = b""
+        # First bytes, once they are no longer in the tail.
+        self._head: bytes | None = None
+        # What was missing before them.
+        self._start = b""
+        self._dropped_bytes = 0
         # A list: an empty deque takes 0.7 kB.
         self._tail: list[bytes] = []
         self._tail_bytes = 0
 
     def feed(self, data: bytes) -> None:
-        size_bytes = len(data)
-        if len(self._head) < HEAD_BYTES:
-            self._head += data[:HEAD_BYTES]
-        self.total_bytes += size_bytes
-        self._tail_bytes += size_bytes
         self._tail.append(data)
-        if self._tail_bytes >= TAIL_BYTES + DROPPED_BYTES:
+        self._tail_bytes += len(data)
+        if self._tail_bytes >= MAX_KEPT_BYTES:
             self._shorten_tail()
 
+    @property
+    def total_bytes(self) -> int:
+        """Bytes that were fed."""
+        return self._dropped_bytes + self._tail_bytes
+
+    def _first_bytes(self) -> bytes:
+        head = b"".join(self._tail)[:HEAD_BYTES] if self._head is None else self._head
+        return self._start + head
+
     def _shorten_tail(self) -> None:
-        tail, count = self._tail, 0
-        while self._tail_bytes - len(tail[count]) >= TAIL_BYTES:
-            self._tail_bytes -= len(tail[count])
+        tail, count, kept_bytes = self._tail, 0, self._tail_bytes
+        while kept_bytes - len(tail[count]) >= TAIL_BYTES:
+            kept_bytes -= len(tail[count])
             count += 1
+        if not count:
+            return
+        if self._head is None:
+            self._head = b"".join(tail)[:HEAD_BYTES]
+        self._dropped_bytes += self._tail_bytes - kept_bytes
+        self._tail_bytes = kept_bytes
         self._had_end = self._had_end or has_answer_end(b"".join(tail[:count]))
         del tail[:count]
 
@@ -140,11 +155,11 @@ class UsageParser:
 
     def prepend(self, data: bytes) -> None:
         """Add bytes before the first ones."""
-        self._head = data + self._head
+        self._start = data + self._start
 
     @property
     def kept_bytes(self) -> int:
-        return len(self._head) + self._tail_bytes
+        return len(self._head or b"") + self._tail_bytes
 
     @property
     def ends_at_event(self) -> bool:
@@ -166,7 +181,7 @@ class UsageParser:
                 break
         if not counts.is_complete:
             # Anthropic's dialect counts the prompt in its first event.
-            for line in self._head.splitlines():
+            for line in self._first_bytes().splitlines():
                 if (event := _decode_event_line(line)) is not None:
                     counts.add_event(event)
                     break
@@ -181,7 +196,7 @@ class UsageParser:
         counts = _UsageAccumulator()
         if self._tail_bytes == self.total_bytes:
             return read_document_usage(tail)
-        if (match := _PROMPT_TOKENS_PATTERN.search(self._head)) is not None:
+        if (match := _PROMPT_TOKENS_PATTERN.search(self._first_bytes())) is not None:
             # A large embedding: llama.cpp writes `usage` before `data`.
             counts.prompt_tokens = int(match[1])
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+from llb.gateway.http.chunk_frames import frame_chunk
 from llb.gateway.http.client import HttpClient
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.stream.relay import RelayResult, RelayTimeouts, relay_response
@@ -60,6 +61,10 @@ class SinkPipe:
         self._sink.writes.append(events)
         self._sink.wrote.set()
         return self._sink.ready.is_set() and not self._sink.gone
+
+    def write_frame(self, events: bytes, frame: bytes, _is_single: bool) -> bool:
+        assert frame == frame_chunk(events)
+        return self.write(events)
 
     async def wait(self) -> None:
         await self._sink.ready.wait()
