@@ -2,6 +2,10 @@
 loop.
 
     python -m bench.pull [--size 256MB] [--rounds 7]
+    python -m bench.pull --link [--size 64MB] [--rounds 3] [--rate 4MB] [--delay 0.04] [--loss 0.01]
+
+The second form, which needs root, compares with curl and `aria2c` (`--aria2c PATH`) over a link on which each
+connection is held down (`bench/pull_link.py`).
 """
 
 from __future__ import annotations
@@ -65,6 +69,15 @@ def write_source_file(path: Path, size_bytes: int) -> None:
             piece = tiny_gguf(min(left, 4 << 20)) if left == size_bytes else os.urandom(min(left, 4 << 20))
             file.write(piece)
             left -= len(piece)
+
+
+def write_catalog(folder: Path, size_bytes: int) -> Path:
+    """Write a catalogue with the source file as its only entry."""
+    catalog = folder / "catalog.json"
+    entry = {"id": "pull", "name": "pull", "repo": REPO, "recommended_filename": NAME}
+    sizes = {"size_bytes": size_bytes, "required_memory_bytes": size_bytes}
+    catalog.write_text(json.dumps([entry | sizes]))
+    return catalog
 
 
 def reset_directory(directory: Path) -> None:
@@ -156,18 +169,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.pull", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--size", type=parse_size, default=parse_size("256MB"))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--size", type=parse_size, help="default: 256MB, with --link 64MB")
+    parser.add_argument("--rounds", type=int, help="default: 7, with --link 3")
+    parser.add_argument("--link", action="store_true", help="over a slow link, with several connections")
+    parser.add_argument("--rate", type=parse_size, default=parse_size("4MB"), help="of each connection")
+    parser.add_argument("--delay", type=float, default=0.04, help="seconds in each direction")
+    parser.add_argument("--loss", type=float, default=0.01, help="share of the packets that are lost")
+    parser.add_argument("--congestion", default="cubic", help="congestion control of the server")
+    parser.add_argument("--aria2c", default=shutil.which("aria2c"), help="path of aria2c")
     options = parser.parse_args()
     if not CURL_PATH:
         sys.exit("curl is not installed.")
+    options.size = options.size or parse_size("64MB" if options.link else "256MB")
+    options.rounds = options.rounds or (3 if options.link else 7)
+    if options.link:
+        from bench.pull_link import measure_link
+
+        print(measure_link(options))
+        return
     with tempfile.TemporaryDirectory(prefix="llb-bench-") as folder:
         source = Path(folder) / NAME
         write_source_file(source, options.size)
-        catalog = Path(folder) / "catalog.json"
-        entry = {"id": "pull", "name": "pull", "repo": REPO, "recommended_filename": NAME}
-        sizes = {"size_bytes": options.size, "required_memory_bytes": options.size}
-        catalog.write_text(json.dumps([entry | sizes]))
+        catalog = write_catalog(Path(folder), options.size)
         with (
             HubProcess("--catalog", str(catalog), "--file", f"{NAME}={source}") as stand_in,
             asyncio.Runner(loop_factory=platform_compat.new_event_loop) as runner,

@@ -27,6 +27,8 @@ MAX_FILE_NAME_BYTES = 200
 _FORBIDDEN_CHARS = re.compile(r'[\x00-\x1f\x7f/\\<>:"|?*]')
 _RESERVED_NAMES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _TEMPORARY_NAME_PATTERN = re.compile(r"(?P<name>.+)\.[0-9a-f]{16}\.(partial|adopting)")
+# Between the name of the file and its hash: the offset of a segment.
+_SEGMENT_MARK = re.compile(r"\.at(?P<start>[0-9]{1,15})")
 
 
 class UnsafeFileName(ValueError):
@@ -70,6 +72,31 @@ def validate_file_name(name: str) -> str:
 def partial_file_name(spec: FileSpec) -> str:
     """Name of the partial download of `spec`, with its hash: bytes of another version are never continued."""
     return _temporary_file_name(spec.name, spec.sha256, "partial")
+
+
+def segment_file_name(spec: FileSpec, start: int) -> str:
+    """Name of the segment of `spec` whose first byte is at `start`: bytes that arrived before their turn."""
+    return f"{validate_file_name(spec.name)}.at{start}.{spec.sha256[:16]}.partial"
+
+
+def segment_start_of(spec: FileSpec, filename: str) -> int | None:
+    """Offset of the segment of `spec` with this file name; None if it is none."""
+    mark = filename.removeprefix(spec.name).removesuffix(f".{spec.sha256[:16]}.partial")
+    match = _SEGMENT_MARK.fullmatch(mark)
+    return (
+        None
+        if match is None or segment_file_name(spec, int(match["start"])) != filename
+        else int(match["start"])
+    )
+
+
+def _is_temporary_file_of(names: Collection[str], filename: str) -> bool:
+    """Whether this is the name of a partial download, or a segment of one, of a file in `names`."""
+    match = _TEMPORARY_NAME_PATTERN.fullmatch(filename)
+    if match is None:
+        return False
+    name, mark, start = match["name"].rpartition(".at")
+    return match["name"] in names or (bool(mark) and start.isdecimal() and name in names)
 
 
 def _temporary_file_name(filename: str, sha256: str, suffix: str) -> str:
@@ -160,6 +187,9 @@ class ModelFiles:
             # Renaming a link of a file to another link of it does nothing: the name may remain after success.
             temporary.unlink(missing_ok=True)
         self.partial_path(model_id, spec).unlink(missing_ok=True)
+        for path in _list_directory(target.parent):
+            if segment_start_of(spec, path.name) is not None:
+                path.unlink(missing_ok=True)
         return True
 
     @staticmethod
@@ -194,8 +224,7 @@ class ModelFiles:
             directory.unlink()
             return
         for path in _list_directory(directory):
-            match = _TEMPORARY_NAME_PATTERN.fullmatch(path.name)
-            if path.name in names or (match is not None and match["name"] in names):
+            if path.name in names or _is_temporary_file_of(names, path.name):
                 path.unlink(missing_ok=True)
         # Fails if the directory is not empty or does not exist.
         with suppress(OSError):

@@ -24,6 +24,11 @@ class BandwidthLimiter:
         # Set while the limit is changed, which ends the waits under the previous one.
         self._changed = threading.Event()
 
+    @property
+    def bytes_per_s(self) -> int | None:
+        """The limit; None: no limit."""
+        return self._bytes_per_s
+
     def set_limit(self, bytes_per_s: int | None) -> None:
         """Change the limit; what was waited for under the previous one may go on at once."""
         with self._lock:

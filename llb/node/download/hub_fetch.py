@@ -48,18 +48,44 @@ class RangeNotSupported(HubInvalidResponse):
 
 
 class DownloadBody:
-    """Bytes of a file from offset `start`, as they arrive. `sender` names the server in messages."""
+    """Bytes of a file from offset `start`, as they arrive. `sender` names the server in messages.
+
+    `end` is the offset after the last byte that was requested; None: the end of the file.
+    """
 
     # Whether the sender has verified the file, as far as is known.
     is_verified = False
 
     def __init__(
-        self, response: httpx2.Response, start: int, size_bytes: int, *, sender: CodedText = HUB
+        self,
+        response: httpx2.Response,
+        start: int,
+        size_bytes: int,
+        *,
+        sender: CodedText = HUB,
+        end: int | None = None,
     ) -> None:
         self.start = start
         self.sender = sender
         self._response = response
         self._size_bytes = size_bytes
+        self.end = end
+
+    @property
+    def url(self) -> str:
+        """The address that sends the bytes, after all redirects."""
+        return str(self._response.url)
+
+    @property
+    def is_range(self) -> bool:
+        """Whether the server sends the part that was requested, and not the whole file."""
+        return self._response.status_code == 206
+
+    @property
+    def version(self) -> str:
+        """The strong validator of the content, if the server sends ranges of it; else empty."""
+        etag: str = self._response.headers.get("etag", "")
+        return etag if self.is_range and etag.startswith('"') else ""
 
     def iter_chunks(self) -> Iterator[bytes | memoryview]:
         """Chunks of at most `READ_BYTES`, after a check of the file's first bytes. Raises `HubError`.
@@ -81,12 +107,16 @@ class DownloadBody:
     def _receive(self) -> Iterator[bytes | memoryview]:
         """Chunks as they arrive: the first from the HTTP library, the others from the socket into a buffer.
 
-        The library passes on all that it has received. Each later byte would be copied four times in it.
+        The library passes on all that it has received. Each later byte would be copied four times in it. It
+        gets all bytes of a range, though: its connection is used again for the next one.
         """
         import httpx2
 
         # A chunk size would delay small chunks until a large one is full.
         received = self._response.iter_raw()
+        if self.end is not None:
+            yield from received
+            return
         first = next(received, b"")
         yield first
         sock, length = self._body_socket(), self._response.headers.get("content-length", "")
@@ -154,23 +184,31 @@ class DownloadBody:
 
 
 def open_hub_body(
-    hub: HubClient, source: HubSource, spec: FileSpec, start: int | None, timeouts: DownloadTimeouts
+    hub: HubClient,
+    source: HubSource,
+    spec: FileSpec,
+    start: int | None,
+    timeouts: DownloadTimeouts,
+    *,
+    end: int | None = None,
+    address: str = "",
 ) -> DownloadBody:
-    """Request a file from offset `start` (None: without a range). Raises `HubError`.
+    """Request a file from offset `start` (None: without a range) to `end`. Raises `HubError`.
 
-    The body may start at 0 instead of `start`, because servers are free to ignore a range.
+    The body may start at 0 instead of `start`, because servers are free to ignore a range. `address` is where
+    an earlier request was redirected to.
     """
     import httpx2
 
     timeout = httpx2.Timeout(timeouts.read_timeout_s, connect=timeouts.connect_timeout_s)
     client = hub.get_http_client()
-    # Through /resolve/ at every attempt: the signed URL that it redirects to expires soon.
-    url = httpx2.URL(hub.file_url(source.repo, source.commit, spec.name))
+    # Through /resolve/, unless the address is known: the signed URL that it redirects to expires soon.
+    url = httpx2.URL(address or hub.file_url(source.repo, source.commit, spec.name))
     for _ in range(MAX_REDIRECTS + 1):
         # The token is sent to its own origin only, so the headers are built for each redirect.
         headers = {"Accept-Encoding": "identity", **hub.auth_headers(str(url))}
         if start is not None:
-            headers["Range"] = f"bytes={start}-"
+            headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
         try:
             request = client.build_request("GET", url, headers=headers, timeout=timeout)
             response = client.send(request, stream=True, follow_redirects=False, auth=None)
@@ -181,7 +219,7 @@ def open_hub_body(
         try:
             if not response.has_redirect_location:
                 offset = _validate_hub_response(hub, source, spec, response, start)
-                return DownloadBody(response, offset, spec.size_bytes, sender=hub.name_of(str(url)))
+                return DownloadBody(response, offset, spec.size_bytes, sender=hub.name_of(str(url)), end=end)
             url = _redirect_url(url, response)
         except BaseException:
             response.close()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +21,10 @@ from llb.node.download.download_errors import (
     DownloadFailed,
     translate_disk_errors,
 )
+from llb.node.download.parallel.connection_policy import ConnectionPolicy
+from llb.node.download.parallel.parallel_fetch import ParallelFetch
+from llb.node.download.parallel.range_source import RangeSource
+from llb.node.download.parallel.segments import SegmentStore
 from llb.node.download.partial_file import PartialFile
 from llb.node.download.peer_fetch import PeerCopyFailed, PeerFetchContext, node_text, open_peer_body
 from llb.node.download.retry_policy import HubRetryPolicy
@@ -30,12 +34,16 @@ from llb.node.download.verification import DownloadVerifier
 from llb.node.files import partial_file_name, validate_file_name
 from llb.node.sharing.growing_file import GrowingFile
 from llb.texts.coded_text import CodedText
-from llb.wire import FileSpec, PeerSource
+from llb.wire import FileSpec, HubSource, PeerSource
 
 log = logging.getLogger(__name__)
 
 # A download ends when other programs have left less of the disk than this.
 MIN_FREE_BYTES = 200_000_000
+# Further connections are of no use to a download that has this much of the limit on its rate.
+LIMITED_SHARE = 0.8
+# Nor for a file that is complete after this time.
+MIN_PARALLEL_S = 4.0
 
 
 class FileDownload:
@@ -84,12 +92,20 @@ class FileDownload:
         self._transfer_rate = TransferRate()
         self._verifier = DownloadVerifier(spec)
         self._partial_file = PartialFile(directory / partial_file_name(spec), spec.size_bytes)
+        self._segments = SegmentStore(spec, directory)
+        self._connection_policy = ConnectionPolicy(
+            self._timeouts.max_connections, self._timeouts.connection_window_s
+        )
+        # Bytes that the Hub has sent to this download.
+        self._hub_bytes = 0
+        self._synced_at = 0.0
         self._cancelled = threading.Event()
         # Ends the wait for a source.
         self._wake_event = threading.Event()
-        # Guards the next two attributes; never held across I/O.
+        # Guards `attempts` and the next three attributes; never held across I/O.
         self._lock = threading.Lock()
         self._body: hub_fetch.DownloadBody | None = None
+        self._parallel_fetch: ParallelFetch | None = None
         self._is_connecting = False
         self._thread: threading.Thread | None = None
         self._done: asyncio.Future[None] | None = None
@@ -137,9 +153,11 @@ class FileDownload:
         with self._lock:
             self._cancelled.set()
             self._wake_event.set()
-            body, is_connecting = self._body, self._is_connecting
+            body, is_connecting, parallel_fetch = self._body, self._is_connecting, self._parallel_fetch
         if body is not None:
             body.abort()
+        if parallel_fetch is not None:
+            parallel_fetch.abort()
         if is_connecting:
             # Nothing can interrupt a connect, but the thread touches no file after it, so it is left.
             self.growing_file.close()
@@ -196,6 +214,7 @@ class FileDownload:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._has_verified_file():
             self._partial_file.path.unlink(missing_ok=True)
+            self._segments.discard_all()
             return
         self._partial_file.open()
         self._resume_partial()
@@ -205,11 +224,13 @@ class FileDownload:
                 break
             cause = self._source_selector.handle_hash_mismatch()
             self.bad_sources += cause.bad_sources
+            self._segments.discard_all()
             self._partial_file.discard()
             self.downloaded_bytes = 0
             if cause.is_hub_only:
                 self._verifier.record_hub_mismatch()
         self._raise_if_cancelled()
+        self._segments.discard_all()
         self._partial_file.commit_to(self.path)
 
     def _has_verified_file(self) -> bool:
@@ -238,14 +259,30 @@ class FileDownload:
                 percent=100 * hashed_bytes // have_bytes,
             )
         self.waiting_reason = None
-        self.downloaded_bytes = self._partial_file.have_bytes
-        if self.downloaded_bytes:
+        if self._partial_file.have_bytes:
+            self._segments.find_existing()
             self._source_selector.record_disk_bytes()
+        else:
+            # What they continued is gone.
+            self._segments.discard_all()
+        self._update_downloaded_bytes()
+
+    def _update_downloaded_bytes(self) -> None:
+        have_bytes = self._partial_file.have_bytes
+        self.downloaded_bytes = have_bytes + self._segments.count_bytes_after(have_bytes)
+
+    def _use_segments(self) -> None:
+        """Move the bytes that come next and are on disk already into the partial file."""
+        for _ in self._segments.move_to(self._partial_file):
+            self._raise_if_cancelled()
 
     def _fetch_until_complete(self) -> None:
         """Download until the partial file is complete, waiting for the network as long as necessary."""
-        while not self._partial_file.is_complete:
+        while True:
             self._raise_if_cancelled()
+            self._use_segments()
+            if self._partial_file.is_complete:
+                return
             self._ensure_disk_space()
             if self._hub_failure is not None and not self._source_selector.usable_sources:
                 raise self._hub_failure
@@ -265,7 +302,8 @@ class FileDownload:
         self.retry_at = None
 
     def _ensure_disk_space(self) -> None:
-        remaining_bytes = self.spec.size_bytes - self._partial_file.have_bytes
+        have_bytes = self._partial_file.have_bytes
+        remaining_bytes = self.spec.size_bytes - have_bytes - self._segments.count_bytes_after(have_bytes)
         free_bytes = platform_compat.free_disk_bytes(self.path.parent)
         available_bytes = max(0, free_bytes - self._reserve_bytes)
         if available_bytes < remaining_bytes:
@@ -288,7 +326,7 @@ class FileDownload:
             raise DownloadFailed(text, InsufficientStorage.code)
 
     def _fetch_from_hub(self) -> None:
-        """Download over one connection to the Hub."""
+        """Download over one connection to the Hub, or over several where that is quicker."""
         offset = self._partial_file.have_bytes
         start = offset if self._hub_retry_policy.can_use_ranges else None
         source = self.spec.sources[self._hub_attempts % len(self.spec.sources)]
@@ -297,7 +335,9 @@ class FileDownload:
         error: HubError = HubUnreachable(CodedText("connection_ended", "the connection ended early"))
         try:
             if self._fetch_once(
-                lambda: hub_fetch.open_hub_body(self._hub, source, self.spec, start, self._timeouts), None
+                lambda: hub_fetch.open_hub_body(self._hub, source, self.spec, start, self._timeouts),
+                None,
+                source,
             ):
                 return
         except HubError as caught:
@@ -335,20 +375,25 @@ class FileDownload:
         self._raise_if_cancelled()
         self._source_selector.record_peer_end(source, self._partial_file.have_bytes - offset, failure)
 
-    def _fetch_once(self, open_body: Callable[[], hub_fetch.DownloadBody], source: PeerSource | None) -> bool:
+    def _fetch_once(
+        self,
+        open_body: Callable[[], hub_fetch.DownloadBody],
+        source: PeerSource | None,
+        hub_source: HubSource | None = None,
+    ) -> bool:
         """Append the bytes of one connection; True if it was left to look for a better source."""
         body = self._connect(open_body)
         try:
             self._raise_if_cancelled()
-            return self._receive_body(body, source)
+            return self._receive_body(body, source, hub_source)
         finally:
             with self._lock:
                 self._body = None
             body.close()
 
     def _connect(self, open_body: Callable[[], hub_fetch.DownloadBody]) -> hub_fetch.DownloadBody:
-        self.attempts += 1
         with self._lock:
+            self.attempts += 1
             self._raise_if_cancelled()
             self._is_connecting = True
         body = None
@@ -360,12 +405,16 @@ class FileDownload:
                 self._is_connecting = False
                 self._body = body
 
-    def _receive_body(self, body: hub_fetch.DownloadBody, source: PeerSource | None) -> bool:
+    def _receive_body(
+        self, body: hub_fetch.DownloadBody, source: PeerSource | None, hub_source: HubSource | None
+    ) -> bool:
         partial, timeouts = self._partial_file, self._timeouts
         position = body.start
-        started_at = window_started_at = synced_at = time.monotonic()
+        started_at = window_started_at = self._synced_at = time.monotonic()
         window_bytes = 0
-        for chunk in body.iter_chunks():
+        self._connection_policy.restart_measurement()
+        chunks = body.iter_chunks()
+        for chunk in chunks:
             self._raise_if_cancelled()
             now = time.monotonic()
             self._transfer_rate.record_bytes(len(chunk), now)
@@ -375,7 +424,7 @@ class FileDownload:
             if new_bytes > 0:
                 self._record_sender(body, source)
                 partial.append(chunk[len(chunk) - (position - partial.have_bytes) :][:new_bytes])
-                self.downloaded_bytes = partial.have_bytes
+                self._update_downloaded_bytes()
                 self.waiting_reason = None
             if partial.is_complete:
                 return False
@@ -384,20 +433,99 @@ class FileDownload:
                 if window_bytes < timeouts.min_bytes_per_s * (now - window_started_at):
                     raise _slow_source_error(source)
                 window_started_at, window_bytes = now, 0
-            unsynced_bytes = partial.have_bytes - partial.synced_bytes
-            if unsynced_bytes >= timeouts.sync_interval_bytes or (
-                unsynced_bytes and now - synced_at >= timeouts.sync_interval_s
-            ):
-                partial.sync_in_background()
-                synced_at = now
-                self._leave_last_bytes()
+            self._sync_if_due(now)
             if source is None:
                 # The limit is for the internet connection; waiting for it does not count as a slow server.
                 window_started_at += self._bandwidth_limiter.acquire(len(chunk), self._cancelled)
-            is_recheck_due = now - started_at >= timeouts.first_peer_recheck_s
-            if is_recheck_due and not self._source_selector.is_preferred_source(source):
+            if body.is_range and self._segments.is_reached_by(partial.have_bytes):
+                # The next bytes are on disk, those after them are requested.
+                return True
+            if hub_source is not None and self._needs_more_connections(body, len(chunk), now):
+                return self._fetch_in_parallel(body, chunks, hub_source)
+            if self._is_better_source_due(source, started_at, now):
                 return True
         return False
+
+    def _sync_if_due(self, now: float) -> None:
+        partial, timeouts = self._partial_file, self._timeouts
+        unsynced_bytes = partial.have_bytes - partial.synced_bytes
+        if unsynced_bytes >= timeouts.sync_interval_bytes or (
+            unsynced_bytes and now - self._synced_at >= timeouts.sync_interval_s
+        ):
+            partial.sync_in_background()
+            self._synced_at = now
+            self._leave_last_bytes()
+
+    def _is_better_source_due(self, source: PeerSource | None, started_at: float, now: float) -> bool:
+        """Whether it is time to look for a better source than the present one, and there may be one."""
+        is_recheck_due = now - started_at >= self._timeouts.first_peer_recheck_s
+        return is_recheck_due and not self._source_selector.is_preferred_source(source)
+
+    # --- several connections to the Hub ---------------------------------------------------------------
+
+    def _needs_more_connections(self, body: hub_fetch.DownloadBody, size_bytes: int, now: float) -> bool:
+        """Whether a connection to the Hub that has sent `size_bytes` more is held down, as measured."""
+        self._hub_bytes += size_bytes
+        self._connection_policy.record_total(
+            self._hub_bytes, now, may_grow=bool(body.version) and self._is_worth_more_connections()
+        )
+        return bool(body.version) and self._connection_policy.connections > 1
+
+    def _is_worth_more_connections(self) -> bool:
+        rate, limit = self._connection_policy.bytes_per_second, self._bandwidth_limiter.bytes_per_s
+        if limit is not None and rate >= LIMITED_SHARE * limit:
+            return False
+        return self.spec.size_bytes - self.downloaded_bytes >= max(
+            self._timeouts.min_parallel_bytes, rate * MIN_PARALLEL_S
+        )
+
+    def _fetch_in_parallel(
+        self, body: hub_fetch.DownloadBody, chunks: Iterator[bytes | memoryview], hub_source: HubSource
+    ) -> bool:
+        """Download over several connections; True if one is enough now, or a better source may be there."""
+        started_at = time.monotonic()
+
+        def open_range(start: int, end: int, address: str) -> hub_fetch.DownloadBody:
+            with self._lock:
+                self.attempts += 1
+            return hub_fetch.open_hub_body(
+                self._hub, hub_source, self.spec, start, self._timeouts, end=end, address=address
+            )
+
+        def on_progress(new_bytes: int) -> bool:
+            self._raise_if_cancelled()
+            now = time.monotonic()
+            if new_bytes:
+                self._hub_bytes += new_bytes
+                self._transfer_rate.record_bytes(new_bytes, now)
+                self._source_selector.record_chunk(None, verified=False)
+                self._update_downloaded_bytes()
+                self.waiting_reason = None
+            self._connection_policy.record_total(
+                self._hub_bytes, now, may_grow=self._is_worth_more_connections()
+            )
+            self._sync_if_due(now)
+            return not self._is_better_source_due(None, started_at, now)
+
+        fetch = ParallelFetch(
+            self._partial_file,
+            self._segments,
+            self._connection_policy,
+            RangeSource(body, open_range),
+            self._bandwidth_limiter,
+            self._timeouts,
+            on_progress,
+        )
+        with self._lock:
+            self._raise_if_cancelled()
+            self._parallel_fetch = fetch
+        try:
+            fetch.run((body, chunks))
+        finally:
+            with self._lock:
+                self._parallel_fetch = None
+            self._update_downloaded_bytes()
+        return not self._partial_file.is_complete
 
     def _record_sender(self, body: hub_fetch.DownloadBody, source: PeerSource | None) -> None:
         self._source_selector.record_chunk(source, verified=body.is_verified)

@@ -21,6 +21,15 @@ class DownloadTimeouts(Struct, frozen=True, kw_only=True):
     sync_interval_bytes: int = 64 << 20
     sync_interval_s: float = 5.0
 
+    # Connections to the Hub for one file, where one connection is held down.
+    max_connections: int = 4
+    # Time over which the rate of a number of connections is measured.
+    connection_window_s: float = 0.25
+    # A smaller rest of a file is downloaded over the connections that there are.
+    min_parallel_bytes: int = 32 << 20
+    # Least size of a range that is requested on its own.
+    min_range_bytes: int = 128 << 10
+
     # Short: other nodes are near, and the next one is as good.
     peer_connect_timeout_s: float = 1.0
     peer_read_timeout_s: float = 4.0
