@@ -77,48 +77,13 @@ def node_api_blueprint(
     @_answers_node_errors
     async def infer(request: Request, path: str) -> HTTPResponse | None:
         with in_flight.track():
-            return await _infer(request, path)
+            return await _relay_to_engine(request, path, agent, http_client)
 
-    async def _infer(request: Request, path: str) -> HTTPResponse | None:
-        model_id = request.args.get("model") or ""
-        speed = EngineSpeed(
-            float_query_param(request, "prefill_tokens_per_s"),
-            float_query_param(request, "decode_tokens_per_s"),
-        )
-        keep_alive = _keep_alive_of(request)
-        # Read before it is known whether it is needed: a malformed one is always refused.
-        load_s = float_query_param(request, "load_s") or DEFAULT_LOAD_S
-        async with agent.lease_loaded(model_id, keep_alive) or await agent.acquire_lease(
-            model_id,
-            deadline_s=load_s,
-            keep_alive=keep_alive,
-        ) as lease:
-            lease.begin_request(len(request.body), speed)
+    _add_model_routes(blueprint, agent)
+    return blueprint
 
-            async def wait_for_blame(_failure: TransportError) -> Blame | None:
-                return await lease.wait_for_blame(ENGINE_END_TIMEOUT_S)
 
-            try:
-                response = await http_client.request(
-                    target_of(lease),
-                    b"POST",
-                    b"/v1/" + path.encode("ascii"),
-                    select_headers(request, FORWARDED_HEADERS),
-                    request.body,
-                    connect_timeout_s=CONNECT_TIMEOUT_S,
-                    header_timeout_s=HEADER_TIMEOUT_S,
-                )
-                lease.follow_answer(response)
-                log.debug("%s for %s: %s", path, model_id, response.status)
-                # An older balancer would take a response with a trailer for a complete one.
-                explain = wait_for_blame if request.args.get("blame") else None
-                return await proxy_response(request, response, get_blame=explain)
-            except TransportError as error:
-                if (blame := await wait_for_blame(error)) is not None:
-                    raise error_from_blame(blame, model_id) from error
-                lease.report_suspected_failure()
-                raise error_from_transport_error(error) from error
-
+def _add_model_routes(blueprint: Blueprint, agent: NodeAgent) -> None:
     @blueprint.post("/hop/models/<model_id:str>/load", name="load")
     @node_only
     @_answers_node_errors
@@ -141,7 +106,49 @@ def node_api_blueprint(
         await agent.discard_partial(model_id)
         return no_content()
 
-    return blueprint
+
+async def _relay_to_engine(
+    request: Request, path: str, agent: NodeAgent, http_client: HttpClient
+) -> HTTPResponse | None:
+    """Answer an inference request with a loaded engine of this node, or with one that it loads."""
+    model_id = request.args.get("model") or ""
+    speed = EngineSpeed(
+        float_query_param(request, "prefill_tokens_per_s"),
+        float_query_param(request, "decode_tokens_per_s"),
+    )
+    keep_alive = _keep_alive_of(request)
+    # Read before it is known whether it is needed: a malformed one is always refused.
+    load_s = float_query_param(request, "load_s") or DEFAULT_LOAD_S
+    async with agent.lease_loaded(model_id, keep_alive) or await agent.acquire_lease(
+        model_id,
+        deadline_s=load_s,
+        keep_alive=keep_alive,
+    ) as lease:
+        lease.begin_request(len(request.body), speed)
+
+        async def wait_for_blame(_failure: TransportError) -> Blame | None:
+            return await lease.wait_for_blame(ENGINE_END_TIMEOUT_S)
+
+        try:
+            response = await http_client.request(
+                target_of(lease),
+                b"POST",
+                b"/v1/" + path.encode("ascii"),
+                select_headers(request, FORWARDED_HEADERS),
+                request.body,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+                header_timeout_s=HEADER_TIMEOUT_S,
+            )
+            lease.follow_answer(response)
+            log.debug("%s for %s: %s", path, model_id, response.status)
+            # An older balancer would take a response with a trailer for a complete one.
+            explain = wait_for_blame if request.args.get("blame") else None
+            return await proxy_response(request, response, get_blame=explain)
+        except TransportError as error:
+            if (blame := await wait_for_blame(error)) is not None:
+                raise error_from_blame(blame, model_id) from error
+            lease.report_suspected_failure()
+            raise error_from_transport_error(error) from error
 
 
 def _answers_node_errors(handler: Handler) -> Handler:

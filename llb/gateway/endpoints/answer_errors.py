@@ -16,6 +16,7 @@ from llb.gateway.translation.provider_errors import ProviderFailure, generic_mes
 from llb.texts.coded_text import CodedText
 
 ANTHROPIC_OVERLOADED_STATUS = 529
+_BUSY_STATUSES = (429, 503, ANTHROPIC_OVERLOADED_STATUS)
 MAX_RETRY_AFTER_S = 3600
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
@@ -51,99 +52,77 @@ def read_error(
     failure = parse_error(status, body)
     is_generic = failure.message == generic_message(status)
     message = "" if is_generic else safe_message(failure.message, redact)
-    if status < 400:
-        return EndpointError(
-            errors.EndpointFailed(
-                CodedText(
-                    "endpoint_redirects",
-                    "Endpoint '{endpoint}' redirects, which is refused",
-                    endpoint=endpoint_name,
-                )
-            ),
-            Effect.FAILURE,
-        )
-    if status == 401:
-        return EndpointError(
-            errors.EndpointUnavailable(
-                CodedText(
-                    "endpoint_refuses_key", "Endpoint '{endpoint}' refuses llb's key", endpoint=endpoint_name
-                )
-            ),
-            Effect.REFUSED_KEY,
-        )
-    if failure.is_out_of_quota:
-        return EndpointError(
-            errors.EndpointUnavailable(
-                _with_message(
-                    CodedText(
-                        "endpoint_no_credit",
-                        "The account at endpoint '{endpoint}' has no credit",
-                        endpoint=endpoint_name,
-                    ),
-                    message,
-                )
-            ),
-            Effect.REFUSED_KEY,
-        )
-    if status in (429, ANTHROPIC_OVERLOADED_STATUS):
+    if status == 401 or (failure.is_out_of_quota and status >= 400):
+        return EndpointError(_account_error(endpoint_name, status, message), Effect.REFUSED_KEY)
+    if status in _BUSY_STATUSES:
         retry_after_s = retry_after_of(dict(headers), failure.retry_after_s)
-        wait_s = 1 if retry_after_s is None else max(1, round(retry_after_s))
-        error = errors.EndpointRateLimited(
-            _with_message(
-                CodedText(
-                    "endpoint_rate_limited",
-                    "Endpoint '{endpoint}' accepts no more requests for now",
-                    endpoint=endpoint_name,
-                ),
-                message,
-            ),
-            retry_after_s=wait_s,
-        )
-        return EndpointError(error, Effect.RATE_LIMIT, retry_after_s)
-    if status in (408, 504):
-        return EndpointError(
-            errors.EndpointTimeout(
-                CodedText(
-                    "endpoint_timeout",
-                    "Endpoint '{endpoint}' did not answer in time",
-                    endpoint=endpoint_name,
-                )
-            ),
-            Effect.FAILURE,
-        )
-    if status == 503:
-        retry_after_s = retry_after_of(dict(headers), failure.retry_after_s)
-        effect = Effect.FAILURE if retry_after_s is None else Effect.RATE_LIMIT
-        return EndpointError(
-            errors.EndpointUnavailable(
-                _with_message(
-                    CodedText(
-                        "endpoint_unavailable",
-                        "Endpoint '{endpoint}' is not available",
-                        endpoint=endpoint_name,
-                    ),
-                    message,
-                )
-            ),
-            effect,
-            retry_after_s,
-        )
-    if status >= 500:
-        return EndpointError(
-            errors.EndpointFailed(
-                _with_message(
-                    CodedText(
-                        "endpoint_failed",
-                        "Endpoint '{endpoint}' failed with {status}",
-                        endpoint=endpoint_name,
-                        status=status,
-                    ),
-                    message,
-                )
-            ),
-            Effect.FAILURE,
-        )
+        return _busy_error(endpoint_name, status, message, retry_after_s)
+    if status < 400 or status >= 500 or status == 408:
+        return EndpointError(_failure(endpoint_name, status, message), Effect.FAILURE)
     return EndpointError(_rejection(endpoint_name, failure, message), Effect.NONE)
+
+
+def _account_error(endpoint_name: str, status: int, message: str) -> errors.LlbError:
+    """Return the error of an endpoint that serves no request with llb's key: the key, or its credit."""
+    if status == 401:
+        return errors.EndpointUnavailable(
+            CodedText(
+                "endpoint_refuses_key", "Endpoint '{endpoint}' refuses llb's key", endpoint=endpoint_name
+            )
+        )
+    text = CodedText(
+        "endpoint_no_credit",
+        "The account at endpoint '{endpoint}' has no credit",
+        endpoint=endpoint_name,
+    )
+    return errors.EndpointUnavailable(_with_message(text, message))
+
+
+def _busy_error(endpoint_name: str, status: int, message: str, retry_after_s: float | None) -> EndpointError:
+    """Return the error of an endpoint that may say when it serves requests again.
+
+    A 503 that does not is taken for a failure.
+    """
+    if status == 503:
+        text = CodedText(
+            "endpoint_unavailable", "Endpoint '{endpoint}' is not available", endpoint=endpoint_name
+        )
+        unavailable = errors.EndpointUnavailable(_with_message(text, message))
+        effect = Effect.FAILURE if retry_after_s is None else Effect.RATE_LIMIT
+        return EndpointError(unavailable, effect, retry_after_s)
+    text = CodedText(
+        "endpoint_rate_limited",
+        "Endpoint '{endpoint}' accepts no more requests for now",
+        endpoint=endpoint_name,
+    )
+    wait_s = 1 if retry_after_s is None else max(1, round(retry_after_s))
+    rate_limited = errors.EndpointRateLimited(_with_message(text, message), retry_after_s=wait_s)
+    return EndpointError(rate_limited, Effect.RATE_LIMIT, retry_after_s)
+
+
+def _failure(endpoint_name: str, status: int, message: str) -> errors.LlbError:
+    """Return the error of an endpoint that answers no request as it should."""
+    if status < 400:
+        return errors.EndpointFailed(
+            CodedText(
+                "endpoint_redirects",
+                "Endpoint '{endpoint}' redirects, which is refused",
+                endpoint=endpoint_name,
+            )
+        )
+    if status in (408, 504):
+        return errors.EndpointTimeout(
+            CodedText(
+                "endpoint_timeout", "Endpoint '{endpoint}' did not answer in time", endpoint=endpoint_name
+            )
+        )
+    text = CodedText(
+        "endpoint_failed",
+        "Endpoint '{endpoint}' failed with {status}",
+        endpoint=endpoint_name,
+        status=status,
+    )
+    return errors.EndpointFailed(_with_message(text, message))
 
 
 def _with_message(text: CodedText, message: str) -> CodedText:

@@ -93,6 +93,93 @@ class _Observations:
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
 
 
+class _RequestSeries:
+    """Series of requests, counted when they have ended."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ("gen_ai_operation_name", "gen_ai_request_model")
+        self.duration = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "Time from the arrival of a request to the end of its answer",
+            (*labels, "error_type"),
+            buckets=DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "Time from the arrival of a request to its first token",
+            labels,
+            buckets=FIRST_TOKEN_BUCKETS,
+            registry=registry,
+        )
+        self.per_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Time the engine took for each token after the first",
+            labels,
+            buckets=TOKEN_BUCKETS,
+            registry=registry,
+        )
+        tokens = Counter(
+            "llb_tokens",
+            "Tokens of prompts (those that were in the cache too), from the cache, and of answers",
+            ("model", "type"),
+            registry=registry,
+        )
+        self.cost = Counter(
+            "llb_cost_usd",
+            "Known cost of the requests that were answered by targets that bill",
+            ("model",),
+            registry=registry,
+        )
+        self.queue_wait = Histogram(
+            "llb_queue_wait_seconds",
+            "Time a request waited for a slot",
+            ("model",),
+            buckets=DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.overhead = Histogram(
+            "llb_relay_overhead_seconds",
+            "Time from the arrival of a request to its sending, "
+            "the wait for a slot and for a load not counted",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        # `labels()` is slow, and the same label values occur again and again.
+        self.tokens_of = lru_cache(SERIES_CACHE_SIZE)(tokens.labels)
+
+
+class _NodeSeries:
+    """Series of nodes: their loads and their downloads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.load_duration = Histogram(
+            "llb_engine_load_seconds",
+            "Time until a node had a model in memory",
+            ("node", "model"),
+            buckets=LOAD_BUCKETS,
+            registry=registry,
+        )
+        self.failed_loads = Counter(
+            "llb_engine_load_failures",
+            "Loads that ended with an engine that failed",
+            ("node", "model"),
+            registry=registry,
+        )
+        self.downloads = Counter(
+            "llb_downloads",
+            "Replicas that were fetched and verified (ready), or could not be (error)",
+            ("node", "outcome"),
+            registry=registry,
+        )
+        self.downloaded_bytes = Counter(
+            "llb_downloaded_bytes",
+            "Bytes of model files that arrived, from the Hub or from other nodes",
+            ("node",),
+            registry=registry,
+        )
+
+
 class Metrics:
     """Metrics registry of this process."""
 
@@ -104,87 +191,14 @@ class Metrics:
         spill_book: SpillBook,
     ) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
-        labels = ("gen_ai_operation_name", "gen_ai_request_model")
-        self._duration = Histogram(
-            "gen_ai_server_request_duration_seconds",
-            "Time from the arrival of a request to the end of its answer",
-            (*labels, "error_type"),
-            buckets=DURATION_BUCKETS,
-            registry=self.registry,
-        )
-        self._first_token = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "Time from the arrival of a request to its first token",
-            labels,
-            buckets=FIRST_TOKEN_BUCKETS,
-            registry=self.registry,
-        )
-        self._per_token = Histogram(
-            "gen_ai_server_time_per_output_token_seconds",
-            "Time the engine took for each token after the first",
-            labels,
-            buckets=TOKEN_BUCKETS,
-            registry=self.registry,
-        )
-        self._tokens = Counter(
-            "llb_tokens",
-            "Tokens of prompts (those that were in the cache too), from the cache, and of answers",
-            ("model", "type"),
-            registry=self.registry,
-        )
-        self._cost = Counter(
-            "llb_cost_usd",
-            "Known cost of the requests that were answered by targets that bill",
-            ("model",),
-            registry=self.registry,
-        )
-        self._queue_wait = Histogram(
-            "llb_queue_wait_seconds",
-            "Time a request waited for a slot",
-            ("model",),
-            buckets=DURATION_BUCKETS,
-            registry=self.registry,
-        )
-        self._overhead = Histogram(
-            "llb_relay_overhead_seconds",
-            "Time from the arrival of a request to its sending, "
-            "the wait for a slot and for a load not counted",
-            buckets=LATENCY_BUCKETS,
-            registry=self.registry,
-        )
+        self._requests = _RequestSeries(self.registry)
+        self._nodes = _NodeSeries(self.registry)
         self._loop_lag = Histogram(
             "llb_event_loop_lag_seconds",
             "How late the event loop wakes up",
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
         )
-        self._load_duration = Histogram(
-            "llb_engine_load_seconds",
-            "Time until a node had a model in memory",
-            ("node", "model"),
-            buckets=LOAD_BUCKETS,
-            registry=self.registry,
-        )
-        self._failed_loads = Counter(
-            "llb_engine_load_failures",
-            "Loads that ended with an engine that failed",
-            ("node", "model"),
-            registry=self.registry,
-        )
-        self._downloads = Counter(
-            "llb_downloads",
-            "Replicas that were fetched and verified (ready), or could not be (error)",
-            ("node", "outcome"),
-            registry=self.registry,
-        )
-        self._downloaded_bytes = Counter(
-            "llb_downloaded_bytes",
-            "Bytes of model files that arrived, from the Hub or from other nodes",
-            ("node",),
-            registry=self.registry,
-        )
-        # `labels()` is slow, and the same label values occur again and again.
-        self._tokens_of = lru_cache(SERIES_CACHE_SIZE)(self._tokens.labels)
         self._view = view
         self._endpoint_models: set[str] = set()
         # by node and model
@@ -217,9 +231,9 @@ class Metrics:
         """Count a load that has ended."""
         labels = (self._view.node_name_of(node_id), model_id)
         if failed:
-            self._failed_loads.labels(*labels).inc()
+            self._nodes.failed_loads.labels(*labels).inc()
         else:
-            self._load_duration.series(*labels).observe(duration_s)
+            self._nodes.load_duration.series(*labels).observe(duration_s)
 
     def record_replica(self, node_id: str, report: ReplicaReport) -> None:
         """Count what a report of a replica adds to the previous one; the first report is the baseline."""
@@ -233,9 +247,11 @@ class Metrics:
             return
         name = self._view.node_name_of(node_id)
         # Fewer bytes than before were discarded, and will be downloaded again.
-        self._downloaded_bytes.labels(name).inc(max(0, report.downloaded_bytes - previous.downloaded_bytes))
+        self._nodes.downloaded_bytes.labels(name).inc(
+            max(0, report.downloaded_bytes - previous.downloaded_bytes)
+        )
         if report.state in (ReplicaState.READY, ReplicaState.ERROR):
-            self._downloads.labels(name, report.state.value).inc()
+            self._nodes.downloads.labels(name, report.state.value).inc()
 
     def forget_node(self, node_id: str) -> None:
         """Forget the last reports of a node's replicas; what was counted stays."""
@@ -254,7 +270,7 @@ class Metrics:
         if is_placed or (record.queued_s and record.error_code in _QUEUE_EXIT_ERRORS):
             observed.queue_wait.append(record.queued_s)
         if record.cost_usd:
-            self._cost.labels(observed.model).inc(record.cost_usd)
+            self._requests.cost.labels(observed.model).inc(record.cost_usd)
         if not is_placed:
             return
         if (ttft_s := record.ttft_s()) is not None:
@@ -271,22 +287,23 @@ class Metrics:
 
     def _observe(self, observed: _Observations, error_code: str) -> None:
         """Count what was observed; a series without any value does not begin to exist."""
+        series = self._requests
         labels = (observed.operation, observed.model)
-        self._duration.series(*labels, error_code).observe_all(observed.duration)
+        series.duration.series(*labels, error_code).observe_all(observed.duration)
         if observed.queue_wait:
-            self._queue_wait.series(observed.model).observe_all(observed.queue_wait)
+            series.queue_wait.series(observed.model).observe_all(observed.queue_wait)
         if observed.first_token:
-            self._first_token.series(*labels).observe_all(observed.first_token)
+            series.first_token.series(*labels).observe_all(observed.first_token)
         if observed.per_token:
-            self._per_token.series(*labels).observe_all(observed.per_token)
-        self._overhead.series().observe_all(observed.overhead)
+            series.per_token.series(*labels).observe_all(observed.per_token)
+        series.overhead.series().observe_all(observed.overhead)
         for kind, tokens in (
             ("prompt", observed.prompt_tokens),
             ("cached", observed.cached_tokens),
             ("completion", observed.completion_tokens),
         ):
             if tokens:
-                self._tokens_of(observed.model, kind).inc(tokens)
+                series.tokens_of(observed.model, kind).inc(tokens)
 
     def _new_observations(self, endpoint: str, model_id: str | None) -> _Observations:
         operation = _OPERATION_OF_ENDPOINT.get(endpoint, endpoint.removeprefix("/v1/"))

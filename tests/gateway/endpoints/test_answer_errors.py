@@ -36,6 +36,7 @@ GOOGLE_429 = [
         (413, {}, "payload_too_large", Effect.NONE),
         (500, "<html>", "endpoint_failed", Effect.FAILURE),
         (503, {}, "endpoint_unavailable", Effect.FAILURE),
+        (408, {}, "endpoint_timeout", Effect.FAILURE),
         (504, {}, "endpoint_timeout", Effect.FAILURE),
         (307, {}, "endpoint_failed", Effect.FAILURE),
     ],
