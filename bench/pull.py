@@ -29,6 +29,7 @@ from llb.base.units import parse_size
 from llb.hub import HubClient
 from llb.node.download.bandwidth import BandwidthLimiter
 from llb.node.download.resumable_download import FileDownload
+from llb.node.download.timeouts import DownloadTimeouts
 from llb.wire import FileSpec, HubSource
 from tests.hub import HubProcess, tiny_gguf
 
@@ -100,10 +101,13 @@ def children_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def time_download_s(hub: HubClient, spec: FileSpec, directory: Path) -> float:
+async def time_download_s(
+    hub: HubClient, spec: FileSpec, directory: Path, timeouts: DownloadTimeouts | None = None
+) -> float:
     """Return the seconds that a `FileDownload` needs, including sha256 and fsync."""
     began = time.perf_counter()
-    download = FileDownload(spec, directory, hub=hub, bandwidth_limiter=BandwidthLimiter(None))
+    limiter = BandwidthLimiter(None)
+    download = FileDownload(spec, directory, hub=hub, bandwidth_limiter=limiter, timeouts=timeouts)
     download.start()
     await download.wait()
     return time.perf_counter() - began

@@ -154,7 +154,7 @@ def find_file_problems(directory: Path, wanted: Mapping[str, str]) -> Iterator[s
             yield f"{model} is {'missing' if path is None else 'wrong'}"
     found.pop(MODELS_LOCK_NAME, None)
     for name in found:
-        partial = re.fullmatch(r"(\w+)/\1\.gguf\.[0-9a-f]+\.partial", name)
+        partial = re.fullmatch(r"(\w+)/\1\.gguf(?:\.at\d+)?\.[0-9a-f]+\.partial", name)
         # A pull that was cancelled keeps what had come, for the next one.
         if partial is None or partial[1] in wanted:
             yield f"{name} is nobody's"

@@ -26,7 +26,7 @@ class DownloadTimeouts(Struct, frozen=True, kw_only=True):
     # Time over which the rate of a number of connections is measured.
     connection_window_s: float = 0.25
     # A smaller rest of a file is downloaded over the connections that there are.
-    min_parallel_bytes: int = 32 << 20
+    min_parallel_bytes: int = 256 << 20
     # Least size of a range that is requested on its own.
     min_range_bytes: int = 128 << 10
 
