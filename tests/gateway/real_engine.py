@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.response import UpstreamResponse
 from llb.hardware import engine_environment
 
 API_KEY = "sk-real"
+_AUTHORIZATION = {"Authorization": f"Bearer {API_KEY}"}
 # The engine looks for cancelled requests between batches of a prompt: a small batch is a prompt release.
 WORKER_SOURCE = """
 import os, sys, xllamacpp
@@ -42,6 +45,19 @@ class RealEngine:
     def forget_log(self) -> None:
         """Of what is in the log by now, `logged` finds nothing."""
         self._read = self._log.stat().st_size
+
+    async def wait_until_processing(self) -> None:
+        """Wait until a slot has a request. (The log tells of a prompt when it has taken three seconds.)"""
+        address = f"http://{self.target.host}:{self.target.port}"
+        async with (
+            asyncio.timeout(60),
+            httpx.AsyncClient(base_url=address, headers=_AUTHORIZATION, trust_env=False) as client,
+        ):
+            while True:
+                slots = (await client.get("/slots", timeout=60)).raise_for_status().json()
+                if any(slot["is_processing"] for slot in slots):
+                    return
+                await asyncio.sleep(0.01)
 
     async def wait_for_log(self, text: str) -> None:
         """Wait until a new line of the engine's log contains `text`."""
