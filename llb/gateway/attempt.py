@@ -403,6 +403,7 @@ class Attempt:
                     format_error_event=call.format_error_event,
                     explain_failure=self._explain_failure,
                     on_client_left=self.record_result,
+                    on_event_cut=call.record.note_cut_event,
                     begun=self._events,
                     silent_s=self.silent_s,
                 )

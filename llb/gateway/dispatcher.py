@@ -38,7 +38,7 @@ from llb.gateway.running_call import RunningCall
 from llb.gateway.spill.dispatch import dispatch_with_spill
 from llb.gateway.stream.choice_merger import ChoiceMerger
 from llb.gateway.stream.keepalive import SseKeepalive
-from llb.gateway.stream.relay import RelayResult
+from llb.gateway.stream.relay import EVENT_END, RelayResult
 from llb.gateway.stream.usage_parser import Usage
 from llb.policy.retry import NODE_SPECIFIC_ERRORS, RetryState
 from llb.policy.routing import RequestEstimate
@@ -440,7 +440,9 @@ class Dispatcher:
             return RelayResult(200, False, Usage(), 0, None, time.monotonic(), error)
         try:
             async with asyncio.timeout(ERROR_WRITE_TIMEOUT_S):
-                await sink.write(call.format_error_event(error))
+                # A blank line ends the event that was cut, so that the error is one of its own.
+                cut = EVENT_END if call.record.is_event_cut else b""
+                await sink.write(cut + call.format_error_event(error))
         except TimeoutError:
             # The client reads nothing. The end of the request closes its connection.
             log.info("a client did not take the error that ended its stream: %s", error.message)

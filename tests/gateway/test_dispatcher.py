@@ -42,6 +42,7 @@ from llb.gateway.spend.attempt_spend import SpendControl
 from llb.gateway.spill.book import SpillBook
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import MAX_HELD_BYTES
+from llb.gateway.stream.sse import MAX_EVENT_BYTES
 from llb.node.agent import NodeAgent
 from llb.security.permissions import Principal, PrincipalKind
 from llb.store.database import Database
@@ -475,6 +476,19 @@ async def test_a_request_over_its_deadline_is_a_timeout(monkeypatch: pytest.Monk
             await gateway.dispatcher.dispatch(make_call(), FakeSink())
 
 
+@dataclass
+class RevokedResponse(FakeResponse):
+    """Answer in the midst of which `revoke_key` is called; its rest never comes."""
+
+    revoke_key: Callable[[], None] = field(kw_only=True)
+
+    async def read_chunk(self, wait_s: float) -> bytes:
+        if not self.chunks:
+            self.revoke_key()
+            await asyncio.Event().wait()
+        return await super().read_chunk(wait_s)
+
+
 async def test_a_revocation_before_the_first_byte_is_an_error() -> None:
     async with gateway_of("a") as gateway:
 
@@ -491,17 +505,9 @@ async def test_a_revocation_before_the_first_byte_is_an_error() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_revocation_ends_an_answer_that_has_begun(stream: bool) -> None:
     async with gateway_of("a") as gateway:
-
-        class EndlessResponse(FakeResponse):
-            async def read_chunk(self, wait_s: float) -> bytes:
-                if not self.chunks:
-                    gateway.revoke_key()
-                    await asyncio.Event().wait()
-                return await super().read_chunk(wait_s)
-
         first = EVENTS.partition(b"data: [DONE]")[0] if stream else b"x" * 2 * MAX_HELD_BYTES
         content_type = b"text/event-stream" if stream else b"application/json"
-        response = EndlessResponse([first], content_type=content_type)
+        response = RevokedResponse([first], content_type=content_type, revoke_key=gateway.revoke_key)
         gateway.nodes.outcomes["a"] = [response]
         # Embeddings are documents that the engine does not stream.
         operation = Operation.CHAT if stream else Operation.EMBEDDINGS
@@ -521,6 +527,20 @@ async def test_a_revocation_ends_an_answer_that_has_begun(stream: bool) -> None:
             assert result is not None
             assert (result.stream, result.error is not None) == (False, True)
             assert sink.body == first
+
+
+async def test_a_revocation_inside_a_long_event_is_an_event_of_its_own() -> None:
+    begun = b'data: {"choices":[{"delta":{"content":"' + b"x" * MAX_EVENT_BYTES
+    async with gateway_of("a") as gateway:
+        gateway.nodes.outcomes["a"] = [
+            RevokedResponse([begun], content_type=b"text/event-stream", revoke_key=gateway.revoke_key)
+        ]
+        sink = FakeSink()
+        assert await gateway.dispatcher.dispatch(make_call(stream=True), sink) is None
+    cut, error, rest = sink.body.split(b"\n\n")
+    assert cut == begun
+    assert error.startswith(b'data: {"error":')
+    assert rest == b""
 
 
 async def test_a_client_that_reads_nothing_does_not_hold_up_a_revocation(

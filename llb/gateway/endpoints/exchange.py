@@ -172,6 +172,7 @@ class EndpointExchange:
                 format_error_event=call.format_error_event,
                 explain_failure=self._explain_failure,
                 on_client_left=lambda left: on_client_left(self._with_usage(left)),
+                on_event_cut=call.record.note_cut_event,
             )
             if result.error is None:
                 await answer.flush()

@@ -85,11 +85,17 @@ class RequestRecord(Struct):
     error_code: str | None = None
     # The client has received the whole answer, whatever happens to the connection after that.
     is_answered: bool = False
+    # The client has the beginning of an event whose rest will not come.
+    is_event_cut: bool = False
     ended_at: float = 0.0
     # Passed to `on_requests_ended`, and not written yet.
     is_reported: bool = False
     transcript: Transcript | None = None
     text: RequestText | None = None
+
+    def note_cut_event(self) -> None:
+        """Record that the stream was cut inside an event."""
+        self.is_event_cut = True
 
     def to_row(self) -> RequestRow:
         """Return the database row of an ended request."""

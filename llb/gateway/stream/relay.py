@@ -114,6 +114,7 @@ async def relay_response(
     format_error_event: Callable[[LlbError], bytes] = format_error_event,
     explain_failure: Callable[[TransportError], Awaitable[LlbError]] = explain_failure,
     on_client_left: Callable[[RelayResult], None] = lambda _result: None,
+    on_event_cut: Callable[[], None] = lambda: None,
 ) -> RelayResult:
     """Pass the body on and return its outcome.
 
@@ -123,7 +124,8 @@ async def relay_response(
     tried, and what the sink raises. The response is closed in every case.
 
     Many clients close the connection as soon as they have read the end of the answer: `on_client_left` gets
-    the outcome of such a stream, and the cancellation is raised again.
+    the outcome of such a stream, and the cancellation is raised again. `on_event_cut`: a stream was cancelled
+    inside an event over `MAX_EVENT_BYTES`, which is passed on in pieces.
     """
     stream = is_event_stream(response)
     events = begun
@@ -154,11 +156,13 @@ async def relay_response(
             raise error from failure
         if stream:
             # Only an event over MAX_EVENT_BYTES can have been cut. A blank line ends it.
-            await sink.write((b"" if usage_parser.ends_at_event else b"\n\n") + format_error_event(error))
+            await sink.write((b"" if usage_parser.ends_at_event else EVENT_END) + format_error_event(error))
     except asyncio.CancelledError:
         if usage_parser.is_delivered and usage_parser.has_end:
             await _read_counts(response, usage_parser)
             on_client_left(build_result(usage_parser.parse_stream()[0]))
+        elif stream and not usage_parser.ends_at_event:
+            on_event_cut()
         raise
     finally:
         response.close()
