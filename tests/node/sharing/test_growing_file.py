@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_a_whole_file_is_read_as_long_as_it_is_the_one_that_was_verified(tmp_pat
 
 
 def test_no_read_ever_mixes_two_lives(partial: PartialFile) -> None:
-    lives, read = 30, []
+    least_lives, read = 30, []
     ended = threading.Event()
 
     def reader() -> None:
@@ -120,17 +121,19 @@ def test_no_read_ever_mixes_two_lives(partial: PartialFile) -> None:
     readers = [threading.Thread(target=reader) for _ in range(2)]
     for thread in readers:
         thread.start()
-    for life in range(lives):
+    for life in itertools.count():
         for _ in range(10):
-            partial.append(bytes([life]) * 10_000)
+            partial.append(bytes([life % 256]) * 10_000)
         partial.discard()
+        # On a busy machine the readers get their first turn late.
+        if life >= least_lives and read:
+            break
     ended.set()
     for thread in readers:
         thread.join(10)
     partial.close()
-    assert read
     for life, piece in read:
-        assert set(piece) == {life}
+        assert set(piece) == {life % 256}
 
 
 async def test_pieces_follow_the_download_to_its_end(partial: PartialFile, tmp_path: Path) -> None:
