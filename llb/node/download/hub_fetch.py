@@ -10,6 +10,7 @@ import itertools
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
     import httpx2
 
 MAX_REDIRECTS = 5
-# Larger ones are hardly quicker, and make the progress of a limited download jump.
+# Larger ones would make the progress of a slow or limited download jump.
 READ_BYTES = 256 << 10
+# From this rate on they cost a fifth less of the processor: fewer turns between the threads.
+FAST_BYTES_PER_S = 200_000_000
+FAST_READ_BYTES = 1 << 20
 _BAD_REDIRECT = CodedText("hub_bad_redirect", "The Hub redirected to an invalid URL")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -88,7 +92,7 @@ class DownloadBody:
         return etag if self.is_range and etag.startswith('"') else ""
 
     def iter_chunks(self) -> Iterator[bytes | memoryview]:
-        """Chunks of at most `READ_BYTES`, after a check of the file's first bytes. Raises `HubError`.
+        """Chunks of at most `FAST_READ_BYTES`, after a check of the file's first bytes. Raises `HubError`.
 
         A chunk is valid until the next but one is asked for.
         """
@@ -124,12 +128,13 @@ class DownloadBody:
             yield from received
             return
         left = int(length) - len(first)
-        buffers = itertools.cycle(memoryview(bytearray(READ_BYTES)) for _ in range(2))
+        buffers = itertools.cycle(memoryview(bytearray(FAST_READ_BYTES)) for _ in range(2))
         sock.settimeout(self._response.request.extensions.get("timeout", {}).get("read"))
+        size, received_at = READ_BYTES, time.perf_counter()
         while left > 0:
             buffer = next(buffers)
             try:
-                count = sock.recv_into(buffer, min(left, READ_BYTES))
+                count = sock.recv_into(buffer, min(left, size))
             except TimeoutError as error:
                 raise httpx2.ReadTimeout(str(error)) from error
             except OSError as error:
@@ -137,6 +142,10 @@ class DownloadBody:
             if count == 0:
                 raise httpx2.RemoteProtocolError("the connection ended before the file did")
             left -= count
+            # What was done with the chunk before counts, too.
+            now = time.perf_counter()
+            is_fast = count >= FAST_BYTES_PER_S * (now - received_at)
+            size, received_at = FAST_READ_BYTES if is_fast else READ_BYTES, now
             yield buffer[:count]
 
     def _body_socket(self) -> socket.socket | None:
