@@ -18,6 +18,7 @@ from tests.hub.record import RecordedRequest
 from tests.node.replica_fixture import CONTENT, FAST_TIMEOUTS, NAME, DownloadFixture, wait_until
 
 RANGE_BYTES = 300_000
+assert RANGE_BYTES > hub_fetch.READ_BYTES
 TIMEOUTS = replace(FAST_TIMEOUTS, min_range_bytes=RANGE_BYTES)
 SENT_BYTES = 50_000
 
@@ -72,7 +73,11 @@ async def test_four_connections_fetch_each_byte_once(site: DownloadFixture) -> N
     assert max(ends) == len(CONTENT) - 1
 
 
-async def test_what_came_before_its_turn_survives_the_process(site: DownloadFixture) -> None:
+async def test_what_came_before_its_turn_survives_the_process(
+    site: DownloadFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No read is longer than a range, so that each range that lacks bytes gets a request of its own.
+    monkeypatch.setattr(hub_fetch, "FAST_READ_BYTES", hub_fetch.READ_BYTES)
     first = await stalled_download(site)
     await first.stop()
     with pytest.raises(DownloadCancelled):
