@@ -151,8 +151,8 @@ class Steps:
 
     def head(self) -> Callable[[], object]:
         place = self.places[EndpointKind.VLLM]
-        exchange = EndpointExchange(self.context, self.call(EndpointKind.VLLM), place)
-        run_now(exchange.build())
+        exchange = EndpointExchange(self.context, self.spend, self.call(EndpointKind.VLLM), place)
+        exchange.prepare_small()
         target = place.endpoint.target
         return lambda: build_request_head(target, b"POST", b"/chat/completions", exchange._headers(), 700)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
 
 from msgspec.structs import replace
 
@@ -19,7 +18,6 @@ from llb.engine.lease import Lease
 from llb.gateway.admission.controller import SlotReservation
 from llb.gateway.attempt_context import AttemptContext
 from llb.gateway.endpoints.exchange import EndpointExchange
-from llb.gateway.endpoints.outgoing import OutgoingRequest
 from llb.gateway.endpoints.registry import Place
 from llb.gateway.engine_request import ENGINE_CONNECT_TIMEOUT_S, begin_engine_request, target_of
 from llb.gateway.http.client import JSON_HEADER, BegunRequest
@@ -29,14 +27,15 @@ from llb.gateway.http.upstream_errors import EngineEnded, TransportError, Upstre
 from llb.gateway.inference_call import ClientSink, DirectSink, InferenceCall
 from llb.gateway.nodes.node_connections import BegunNodeRequest
 from llb.gateway.prompt_owners import OwnPrompt
-from llb.gateway.spend.attempt_spend import AttemptSpend, FreeSpend
-from llb.gateway.spend.billed_request import BilledRequest, read_billed_request
 from llb.gateway.stream.aggregator import AGGREGATOR_OF_PATH, StreamAggregator
 from llb.gateway.stream.cached_tokens import LimitedSink, told_tokens
 from llb.gateway.stream.disconnect_detection import ProgressFilter, needs_progress, request_progress
+from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S, BodySink
 from llb.gateway.stream.relay import (
+    USUAL_TIMEOUTS,
     EventRelay,
     RelayResult,
+    RelayTimeouts,
     error_from_transport_error,
     is_event_stream,
     relay_aggregated,
@@ -53,7 +52,6 @@ from llb.gateway.stream.start_event import (
 )
 from llb.gateway.stream.usage_parser import Usage
 from llb.policy.routing import RequestEstimate
-from llb.policy.spend.price import FREE
 from llb.wire import TemplateSupport
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
@@ -71,19 +69,6 @@ async def _fit_template(call: InferenceCall, template: TemplateSupport | None) -
     if len(call.body) <= MAX_EVENT_LOOP_BYTES:
         return call.fit_template(template)
     return await asyncio.to_thread(call.fit_template, template)
-
-
-async def _read_billed_request(
-    call: InferenceCall, outgoing: OutgoingRequest, context_length: int | None
-) -> BilledRequest:
-    read = partial(
-        read_billed_request,
-        outgoing.path,
-        outgoing.body,
-        generates_text=call.operation.generates_text,
-        context_length=context_length,
-    )
-    return read() if len(outgoing.body) <= MAX_EVENT_LOOP_BYTES else await asyncio.to_thread(read)
 
 
 class Attempt:
@@ -105,7 +90,6 @@ class Attempt:
         "_limited",
         "_own_prompt",
         "_reservation",
-        "_spend",
         "_streamed_tokens",
         "_streams_progress",
         "node",
@@ -124,8 +108,6 @@ class Attempt:
         self._context = context
         self._call = call
         self._estimate = estimate
-        # None for a node, which is free.
-        self._spend: AttemptSpend | FreeSpend | None = None
         # None for a request that takes no slot.
         self._reservation: SlotReservation | None = None
         # None for a node other than this host.
@@ -160,9 +142,12 @@ class Attempt:
             request=self._estimate,
             exclude=excluded,
         )
-        if reservation is None or reservation.node_id in context.endpoints.registry.places_of(call.model.id):
+        if reservation is None:
             return False
         node_id = reservation.node_id
+        place = context.endpoints.registry.places_of(call.model.id).get(node_id)
+        if place is not None:
+            return self._begin_exchange(place)
         node = self._enter_node(node_id)
         if node_id == context.agent.node_id:
             self._lease = context.agent.lease_loaded(call.model.id, call.keep_alive)
@@ -220,8 +205,12 @@ class Attempt:
             placed_at = time.monotonic()
             place = self._context.endpoints.registry.places_of(self._call.model.id).get(node_id)
             if place is not None:
-                return await self._open_exchange(place, placed_at)
-            await self._prepare(self._enter_node(node_id), placed_at)
+                await self._prepare_exchange(place, placed_at)
+            else:
+                await self._prepare(self._enter_node(node_id), placed_at)
+        if self._exchange is not None:
+            assert isinstance(self._begun, BegunRequest)  # noqa: S101  # no node answers
+            return await self._exchange.open(self._begun, self.silent_s)
         assert self._begun is not None  # noqa: S101
         try:
             response = await self._begun.wait()
@@ -299,27 +288,44 @@ class Attempt:
             lease.follow_answer(begun.response)
         return begun
 
-    async def _open_exchange(self, place: Place, placed_at: float) -> UpstreamResponse:
-        """Send the request to an endpoint."""
+    def _enter_endpoint(self, place: Place) -> EndpointExchange:
+        """Note the endpoint that answers."""
         call, context, record = self._call, self._context, self._call.record
         endpoint_id = self.place_id = place.endpoint.id
         record.node_id, record.endpoint_id = None, endpoint_id
         context.traffic.begin_request(endpoint_id)
-        self._exchange = EndpointExchange(context.endpoints, call, place)
-        outgoing = await self._exchange.build()
-        price = context.spend.price_of(place.endpoint, place.served_as)
-        if price is FREE:
-            self._spend = FreeSpend(record)
-        else:
-            billed = await _read_billed_request(call, outgoing, place.context_length)
-            self._spend = context.spend.reserve(call, place.endpoint, price, billed)
+        exchange = self._exchange = EndpointExchange(context.endpoints, context.spend, call, place)
+        return exchange
+
+    def _begin_exchange(self, place: Place) -> bool:
+        """Do for an endpoint what `begin` does for a node."""
+        call, context, record = self._call, self._context, self._call.record
+        if place.endpoint.timeout_s < SSE_KEEPALIVE_INTERVAL_S:
+            # Callbacks look at silent answers too rarely for it.
+            return False
+        exchange = self._enter_endpoint(place)
+        if not exchange.prepare_small():
+            return False
+        self._own_prompt = context.prompt_owners.begin_small_request(
+            record.principal.owner_id, place.endpoint.id, call.model.id, call.body, call.head, is_new=False
+        )
+        record.sent_at = time.monotonic()
+        self._begun = exchange.begin()
+        return True
+
+    async def _prepare_exchange(self, place: Place, placed_at: float) -> None:
+        """Send the request to an endpoint, if a connection is idle."""
+        call, context, record = self._call, self._context, self._call.record
+        exchange = self._enter_endpoint(place)
+        await exchange.prepare()
         if call.operation.generates_text:
+            owner_id = record.principal.owner_id
             self._own_prompt = await context.prompt_owners.begin_request(
-                record.principal.owner_id, endpoint_id, call.model.id, call.body, call.head, is_new=False
+                owner_id, place.endpoint.id, call.model.id, call.body, call.head, is_new=False
             )
         record.sent_at = time.monotonic()
         record.load_s += record.sent_at - placed_at
-        return await self._exchange.open()
+        self._begun = exchange.begin()
 
     @property
     def place_name(self) -> str:
@@ -328,8 +334,14 @@ class Attempt:
             return self._exchange.place.endpoint.name
         return "" if self.node is None else self.node.hello.name
 
+    def accepts(self, response: UpstreamResponse) -> bool:
+        """Whether the head of an answer is one of what was asked for; `relay` raises why not."""
+        return self._exchange is None or self._exchange.accept(response)
+
     def start_relay(self, response: UpstreamResponse, sink: ClientSink) -> EventRelay | None:
-        """Begin to pass the answer of a node on; returns the relay of a stream, None for a document."""
+        """Begin to pass the answer on; returns the relay of a stream, None for a document."""
+        if self._exchange is not None:
+            return self._start_exchange_relay(self._exchange, response, sink)
         call, node = self._call, self.node
         assert node is not None  # noqa: S101  # it has answered
         is_stream = is_event_stream(response)
@@ -355,8 +367,30 @@ class Attempt:
         )
         return self._events
 
+    def _start_exchange_relay(
+        self, exchange: EndpointExchange, response: UpstreamResponse, sink: ClientSink
+    ) -> EventRelay | None:
+        if self._own_prompt is not None:
+            self._limited = LimitedSink(sink, self._own_prompt.own_tokens, is_stream=exchange.is_stream)
+        sink.start_response(
+            response.status,
+            response.content_type,
+            node_name=self.place_name,
+            queued_ms=0 if self._reservation is None else self._reservation.queued_ms,
+        )
+        self._events = exchange.start_relay(response, sink if self._limited is None else self._limited)
+        return self._events
+
     def write_document(self, document: bytes, response: UpstreamResponse, sink: DirectSink) -> None:
-        """Write a whole document without a wait: `start_relay` and `write_now` in one."""
+        """Write a whole document without a wait: `start_relay` and `write_now` in one.
+
+        Raises `TransportError` for a document of an endpoint that cannot be translated, with nothing written.
+        """
+        if self._exchange is not None:
+            self._start_exchange_relay(self._exchange, response, sink)
+            document = self._exchange.answer.rewrite_document(document)
+            sink.write_now(document if self._limited is None else self._limited.limit(document), last=True)
+            return
         assert self.node is not None  # noqa: S101  # it has answered
         if self._own_prompt is not None:
             self._limited = LimitedSink(sink, self._own_prompt.own_tokens, is_stream=False)
@@ -374,8 +408,10 @@ class Attempt:
         """Whether a stream of the engine is passed on as a stream."""
         return self._call.stream or not self._streams_progress
 
-    def body_sink(self, sink: ClientSink) -> ClientSink | LimitedSink:
+    def body_sink(self, sink: ClientSink) -> BodySink:
         """Return what the bytes of an answer are written to, once `start_relay` was called."""
+        if self._exchange is not None:
+            return self._exchange.answer
         return sink if self._limited is None else self._limited
 
     def complete_start(self, events: bytes) -> bytes:
@@ -383,7 +419,11 @@ class Attempt:
         return _CHAT_START_EVENT.prefix_of(events) + events if self._streams_progress else events
 
     def write_now(self, data: bytes, sink: DirectSink, *, last: bool = False) -> None:
-        """Write whole events, or the whole document, without a wait; `start_relay` was called."""
+        """Write whole events without a wait; `start_relay` was called. Raises `TransportError`."""
+        if self._exchange is not None:
+            data = self._exchange.answer.rewrite_events(data)
+            if not data and not last:
+                return
         sink.write_now(data if self._limited is None else self._limited.limit(data), last=last)
 
     async def relay(self, response: UpstreamResponse, sink: ClientSink) -> RelayResult:
@@ -423,6 +463,16 @@ class Attempt:
         self.record_result(result)
         return result
 
+    @property
+    def timeouts(self) -> RelayTimeouts:
+        """How long the answer may be silent."""
+        return USUAL_TIMEOUTS if self._exchange is None else self._exchange.timeouts
+
+    def finish(self, response: UpstreamResponse, result: RelayResult) -> None:
+        """Record the outcome of an answer that was passed on whole without a wait."""
+        self.note_received(response)
+        self.record_result(result if self._exchange is None else self._exchange.complete(result))
+
     def note_received(self, response: UpstreamResponse) -> None:
         """Record when the answer began, and its size so far."""
         record = self._call.record
@@ -441,13 +491,8 @@ class Attempt:
         """Record the outcome of an answer that has reached the client, whole or up to an error."""
         call, context, record, place_id = self._call, self._context, self._call.record, self.place_id
         assert place_id is not None  # noqa: S101  # it has answered
-        if self._spend is not None:
-            if result.error is None:
-                self._spend.settle(result.usage)
-            elif result.stream:
-                self._spend.settle_partial(result.usage, result.body_bytes)
-            else:
-                self._spend.settle_unknown()
+        if self._exchange is not None:
+            self._exchange.settle(result)
         usage, error, model_id = result.usage, result.error, call.model.id
         record.usage = usage if self._own_prompt is None else self._tell_usage(usage, self._own_prompt)
         record.is_answered = error is None
@@ -473,22 +518,16 @@ class Attempt:
     async def _relay_exchange(
         self, exchange: EndpointExchange, response: UpstreamResponse, sink: ClientSink
     ) -> RelayResult:
-        """Pass the answer of an endpoint on and record its outcome."""
-        own_prompt, limited = self._own_prompt, None
-        if own_prompt is not None:
-            limited = LimitedSink(sink, own_prompt.own_tokens, is_stream=is_event_stream(response))
-        sink.start_response(
-            response.status,
-            response.content_type,
-            node_name=self.place_name,
-            queued_ms=0 if self._reservation is None else self._reservation.queued_ms,
-        )
+        """Pass the answer of an endpoint on, or what is left of it, and record its outcome."""
+        exchange.require_answer(response)
+        if self._events is None:
+            self._start_exchange_relay(exchange, response, sink)
         try:
             result = await exchange.relay(
-                response, sink if limited is None else limited, on_client_left=self.record_result
+                response, self._events, silent_s=self.silent_s, on_client_left=self.record_result
             )
-            if limited is not None and result.error is None:
-                await limited.flush()
+            if self._limited is not None and result.error is None:
+                await self._limited.flush()
         finally:
             self.note_received(response)
         self.record_result(result)
@@ -514,8 +553,8 @@ class Attempt:
 
     def report_failure(self, error: errors.LlbError) -> None:
         """Let the engine of this host be checked, after it has failed this request."""
-        if self._spend is not None:
-            self._end_spend(self._spend, is_started=False)
+        if self._exchange is not None:
+            self._exchange.end_spend(received_bytes=0)
         if self._lease is not None and isinstance(error, errors.UpstreamError):
             self._context.http_client.close_idle(target_of(self._lease))
             self._lease.report_suspected_failure()
@@ -526,8 +565,8 @@ class Attempt:
         self._events = None
         if self._begun is not None:
             self._begun.close()
-        if self._spend is not None:
-            self._end_spend(self._spend, is_started=self._call.record.received_bytes > 0)
+        if self._exchange is not None:
+            self._exchange.end_spend(received_bytes=self._call.record.received_bytes)
         if self._has_token_count_permit:
             self._context.token_count_permits.release()
         if self._lease is not None:
@@ -536,19 +575,6 @@ class Attempt:
             self._context.traffic.end_request(self.place_id)
         if self._reservation is not None:
             self._reservation.release()
-
-    def _end_spend(self, spend: AttemptSpend | FreeSpend, *, is_started: bool) -> None:
-        """Book what is still open: the client has left, or the request was refused or failed.
-
-        Only a stream that has started shows what was generated until then.
-        """
-        exchange = self._exchange
-        if exchange is None or not exchange.may_be_billed:
-            spend.release()
-        elif exchange.is_stream and is_started:
-            spend.settle_partial(exchange.known_usage, self._call.record.received_bytes)
-        else:
-            spend.settle_unknown()
 
     async def _reserve(self, excluded: frozenset[str]) -> str:
         """Id of the node that the request goes to; with a slot reserved there if the request needs one."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from llb.errors import LlbError
 from llb.gateway.attempt import Attempt
 from llb.gateway.http.response import UpstreamResponse
+from llb.gateway.http.upstream_errors import TransportError
 from llb.gateway.inference_call import DirectSink
 from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S
-from llb.gateway.stream.relay import MAX_HELD_BYTES, USUAL_TIMEOUTS, EventRelay, RelayResult
+from llb.gateway.stream.relay import MAX_HELD_BYTES, EventRelay, RelayResult
 from llb.gateway.stream.sse import SSE_KEEPALIVE, is_event_stream_type
 from llb.gateway.stream.usage_parser import Usage, read_document_usage
 
@@ -85,7 +87,7 @@ class DirectAnswer:
         try:
             if not has_data:
                 self._on_tick()
-            elif response.error is not None or response.status != 200:
+            elif response.error is not None or response.status != 200 or not self._attempt.accepts(response):
                 self.stop()
             elif self._events is not None or is_event_stream_type(response.content_type):
                 self._open_stream()
@@ -96,10 +98,15 @@ class DirectAnswer:
             else:
                 self._attempt.begin_relay()
         except Exception as error:
-            # This runs in a callback of the transport; the task that takes over raises it.
+            # This runs in a callback of the transport.
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        """Have a task raise `error`; the relay of a stream knows what its own failures mean to the client."""
+        if self._events is not None and isinstance(error, (TransportError, LlbError)):
+            self._events.failure = error
+            self.stop()
+            return
         self._response.stop_observing()
         self._on_failed(error)
 
@@ -113,15 +120,27 @@ class DirectAnswer:
             self._silent_ticks = 0
         else:
             self._silent_ticks += 1
-        if self._silent_ticks and self._silent_ticks % TICKS == 0:
-            silent_s = self._silent_ticks * tick_s
-            # A task that took over before the limit would leave out the comment that is due now.
-            if events is None or events.framer.is_mid_event or silent_s >= _longest_silence_s(events):
-                self._attempt.silent_s = silent_s
-                self.stop()
-                return
+        silent_s = self._silent_ticks * tick_s
+        is_comment_due = self._silent_ticks > 0 and self._silent_ticks % TICKS == 0
+        if is_comment_due and (events is None or events.framer.is_mid_event):
+            self._continue_silent(silent_s)
+            return
+        if is_comment_due:
             self._attempt.write_now(SSE_KEEPALIVE, self._sink)
-        response.start_wait(tick_s)
+        if events is not None and silent_s + tick_s > self._longest_silence_s(events):
+            self._continue_silent(silent_s)
+        else:
+            response.start_wait(tick_s)
+
+    def _continue_silent(self, silent_s: float) -> None:
+        """Have a task wait for what is silent."""
+        self._attempt.silent_s = silent_s
+        self.stop()
+
+    def _longest_silence_s(self, events: EventRelay) -> float:
+        """How long a stream may be silent: before its first events the engine reads the prompt."""
+        timeouts = self._attempt.timeouts
+        return timeouts.first_event_s if events.pipe is None else timeouts.idle_s
 
     # --- documents ---
 
@@ -131,7 +150,13 @@ class DirectAnswer:
         if not document:
             self.stop()
             return
-        self._attempt.write_document(document, response, self._sink)
+        try:
+            self._attempt.write_document(document, response, self._sink)
+        except TransportError:
+            # The task that takes over meets it again, and may ask another place.
+            response.put_back(document)
+            self.stop()
+            return
         self._finish(read_document_usage(document), len(document), is_stream=False)
 
     # --- streams ---
@@ -152,12 +177,14 @@ class DirectAnswer:
             events.note_first(first)
             attempt.write_now(first, self._sink)
             events.usage_parser.is_delivered = True
+            events.raise_failure()
             if not events.open_pipe(attempt.body_sink(self._sink)):
                 self.stop()
                 return
             self._silent_ticks = 0
             response.observe(self._pass_on, self._keepalive_s / TICKS)
-            response.pass_frame = self._pass_frame
+            if events.takes_frames:
+                response.pass_frame = self._pass_frame
         if response.is_complete:
             self._end_stream(events)
 
@@ -202,17 +229,12 @@ class DirectAnswer:
         self._finish(usage, events.usage_parser.total_bytes, is_stream=True)
 
     def _finish(self, usage: Usage, body_bytes: int, *, is_stream: bool) -> None:
-        response, attempt = self._response, self._attempt
+        response = self._response
         response.stop_observing()
-        attempt.note_received(response)
-        attempt.record_result(
+        self._attempt.finish(
+            response,
             RelayResult(
                 response.status, is_stream, usage, body_bytes, response.first_byte_at, time.monotonic(), None
-            )
+            ),
         )
         self._on_answered()
-
-
-def _longest_silence_s(events: EventRelay) -> float:
-    """How long a stream may be silent: before its first events the engine reads the prompt."""
-    return USUAL_TIMEOUTS.first_event_s if events.pipe is None else USUAL_TIMEOUTS.idle_s

@@ -97,7 +97,7 @@ class Dispatcher:
         """
         call = running.call
         context, model = self._context, call.model
-        if not call.fits_any_template or model.is_external or context.spill_book.rules_of(model.id):
+        if not call.fits_any_template or context.spill_book.rules_of(model.id):
             return False
         try:
             self._quarantine.check(model.id, call.record.principal, call.body)
@@ -327,6 +327,9 @@ class Dispatcher:
                 else:
                     response = await attempt.open(retry.excluded)
                 result = await attempt.relay(response, sink)
+                if result.error is not None and not sink.started:
+                    # The document was held until its end, so another place may answer.
+                    raise result.error
                 if result.error is not None:
                     self._is_cause(call, result.error)
                 else:

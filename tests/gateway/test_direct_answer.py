@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from llb.engine.spec import WorkerReady
 from llb.errors import EngineFailed, InvalidApiKey, TooManyCrashes
-from llb.gateway import direct_answer
+from llb.gateway import attempt as attempt_module
 from llb.gateway.admission.crash_quarantine import Quarantine
 from llb.gateway.direct_answer import DirectAnswer
 from llb.gateway.http.client import HttpClient, UpstreamTarget
@@ -188,7 +188,7 @@ async def test_a_long_prompt_gets_each_comment_without_a_task(monkeypatch: pytes
         answer = Answer(gateway, stream=True, keepalive_s=keepalive_s)
         with monkeypatch.context() as patch:
             # Between two events of an answer, a stream may be silent for this; a prompt takes longer.
-            patch.setattr(direct_answer, "USUAL_TIMEOUTS", RelayTimeouts(idle_s=2 * keepalive_s))
+            patch.setattr(attempt_module, "USUAL_TIMEOUTS", RelayTimeouts(idle_s=2 * keepalive_s))
             while answer.sink.body.count(SSE_KEEPALIVE) < 3:
                 answer.sink.was_written.clear()
                 await answer.sink.was_written.wait()

@@ -583,7 +583,7 @@ async def test_a_drain_waits_for_the_running_request_and_takes_no_new_one() -> N
 
 
 async def test_what_another_host_cached_before_this_process_is_not_told() -> None:
-    """Its engine may have served anybody. A document that breaks off is not completed by its limit."""
+    """Its engine may have served anybody. A held document that breaks off is an error of its own."""
     usage = b'"usage":{"prompt_tokens":40,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":%d}}'
     async with gateway_of("a") as gateway:
         gateway.context.view.nodes["a"].engines["m"] = cast(EngineReport, None)
@@ -597,7 +597,6 @@ async def test_what_another_host_cached_before_this_process_is_not_told() -> Non
             FakeResponse([b'{"text":"' + b"x" * MAX_HELD_BYTES, UpstreamClosed(before_first_byte=False)])
         ]
         sink = FakeSink()
-        result = await gateway.dispatcher.dispatch(make_call(), sink)
-        assert result is not None
-        assert result.error is not None
+        with pytest.raises(errors.EngineFailed):
+            await gateway.dispatcher.dispatch(make_call(), sink)
         assert sink.body == b""

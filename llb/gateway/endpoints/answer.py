@@ -13,14 +13,20 @@ from msgspec import Raw, Struct
 
 from llb.errors import EndpointFailed
 from llb.gateway.http.engine_errors import safe_message
-from llb.gateway.http.upstream_errors import InvalidResponse
+from llb.gateway.http.upstream_errors import AnswerFailed, InvalidResponse
 from llb.gateway.stream.keepalive import BodySink, ClientPipe, translate_pipe
 from llb.gateway.stream.sse import parse_data_line
 from llb.gateway.stream.start_event import StartEvent
+from llb.gateway.stream.usage_parser import Usage
+from llb.gateway.translation.answer_stream import AnswerStream
+from llb.gateway.translation.provider_errors import ProviderFailure
+from llb.gateway.translation.token_usage import TokenUsage
 from llb.wire.decoding import DECODE_ERRORS
 
 # Largest answer; nobody waits for one of this size.
 MAX_ANSWER_BYTES = 512 * 1024 * 1024
+# Events before the first content of an answer that is translated, such as pings.
+MAX_OPENING_BYTES = 1024 * 1024
 # A document above it is passed on as it is.
 MAX_REWRITTEN_BYTES = 16 * 1024 * 1024
 # Events that may precede the first content, before they are passed on whatever they are.
@@ -116,6 +122,57 @@ def _message_of(raw: Raw) -> str:
     return message if isinstance(message, str) else ""
 
 
+class TranslatedAnswer:
+    """Translator of one answer, with failures like those of the exchange."""
+
+    def __init__(
+        self,
+        stream: AnswerStream,
+        translate: Callable[[bytes], tuple[bytes, TokenUsage]],
+        redact: Callable[[str], str],
+    ) -> None:
+        self._stream = stream
+        self._redact = redact
+        self._translate = translate
+        self._document_usage: TokenUsage | None = None
+        self._received_bytes = 0
+
+    @property
+    def usage(self) -> Usage:
+        return (self._document_usage or self._stream.usage).recorded
+
+    def feed(self, data: bytes) -> bytes:
+        self._received_bytes += len(data)
+        most = MAX_ANSWER_BYTES if self._stream.has_content else MAX_OPENING_BYTES
+        if self._received_bytes > most:
+            raise AnswerFailed("an answer without " + ("an end" if self._stream.has_content else "content"))
+        try:
+            return self._stream.feed(data)
+        except ProviderFailure as failure:
+            raise self._answer_failed(failure) from failure
+
+    def finish(self) -> bytes:
+        try:
+            return self._stream.finish()
+        except ProviderFailure as failure:
+            raise self._answer_failed(failure) from failure
+
+    def raise_failure(self) -> None:
+        """Raise a failure that came after what `feed` returned last."""
+        if self._stream.failure is not None:
+            raise self._answer_failed(self._stream.failure)
+
+    def translate_document(self, body: bytes) -> bytes:
+        try:
+            document, self._document_usage = self._translate(body)
+        except ProviderFailure as failure:
+            raise self._answer_failed(failure) from failure
+        return document
+
+    def _answer_failed(self, failure: ProviderFailure) -> AnswerFailed:
+        return AnswerFailed(safe_message(failure.message, self._redact) or "no reason is given")
+
+
 class EndpointAnswerSink:
     """Sink for the answer of an endpoint: rewrites what has to be, and bounds its size.
 
@@ -150,7 +207,7 @@ class EndpointAnswerSink:
         """Write whole events, or a part of a document. Raises `InvalidResponse`."""
         self._count(data)
         if self._is_stream:
-            if (events := self._rewrite_events(data)) or last:
+            if (events := self._rewrite_chunks(data)) or last:
                 await self._sink.write(events, last=last)
             return
         if self._held is None:
@@ -167,11 +224,17 @@ class EndpointAnswerSink:
 
     def open_pipe(self) -> ClientPipe | None:
         """Return a pipe that does the same for the events of a stream."""
-        return translate_pipe(self._sink, self._pass_events) if self._is_stream else None
+        return translate_pipe(self._sink, self.rewrite_events) if self._is_stream else None
 
-    def _pass_events(self, data: bytes) -> bytes:
+    def rewrite_events(self, data: bytes) -> bytes:
+        """Return whole events as the client gets them, maybe none. Raises `InvalidResponse`."""
         self._count(data)
-        return self._rewrite_events(data)
+        return self._rewrite_chunks(data)
+
+    def rewrite_document(self, document: bytes) -> bytes:
+        """Return a whole document as the client gets it. Raises `TransportError`."""
+        self._count(document)
+        return document if self._held is None else self._rewrite_whole(document)
 
     def _count(self, data: bytes) -> None:
         self._total_bytes += len(data)
@@ -184,9 +247,9 @@ class EndpointAnswerSink:
         """Write a document that was held; idempotent."""
         if self._held:
             document, self._held = b"".join(self._held), []
-            await self._sink.write(self._rewrite_document(document), last=True)
+            await self._sink.write(self._rewrite_whole(document), last=True)
 
-    def _rewrite_document(self, document: bytes) -> bytes:
+    def _rewrite_whole(self, document: bytes) -> bytes:
         if self._translate_document is not None:
             return self._translate_document(document)
         renamed = document
@@ -204,7 +267,7 @@ class EndpointAnswerSink:
         fields["model"] = self._model_id
         return msgspec.json.encode(fields)
 
-    def _rewrite_events(self, data: bytes) -> bytes:
+    def _rewrite_chunks(self, data: bytes) -> bytes:
         # A quote inside of a text is escaped, so only a field can match.
         for old, new in self._replacements:
             data = data.replace(old, new)

@@ -6,22 +6,24 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from llb import errors
-from llb.gateway.endpoints.answer import MAX_ANSWER_BYTES, EndpointAnswerSink, OpeningFilter
+from llb.gateway.endpoints.answer import EndpointAnswerSink, OpeningFilter, TranslatedAnswer
 from llb.gateway.endpoints.answer_errors import Effect, read_error
 from llb.gateway.endpoints.checks import describe_failure
 from llb.gateway.endpoints.endpoint import ANTHROPIC_VERSION
 from llb.gateway.endpoints.outgoing import OutgoingRequest, build_request
 from llb.gateway.endpoints.registry import EndpointRegistry, Place
-from llb.gateway.http.client import JSON_HEADER, HttpClient
-from llb.gateway.http.engine_errors import safe_message
+from llb.gateway.http.client import JSON_HEADER, BegunRequest, HttpClient
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import AnswerFailed, ConnectError, TransportError, UpstreamTimeout
 from llb.gateway.inference_call import InferenceCall
+from llb.gateway.spend.attempt_spend import AttemptSpend, FreeSpend, SpendControl
+from llb.gateway.spend.billed_request import BilledRequest, read_billed_request
 from llb.gateway.stream.keepalive import BodySink
 from llb.gateway.stream.relay import (
     USUAL_TIMEOUTS,
@@ -32,10 +34,8 @@ from llb.gateway.stream.relay import (
     relay_response,
 )
 from llb.gateway.stream.usage_parser import Usage
-from llb.gateway.translation.answer_stream import AnswerStream
-from llb.gateway.translation.provider_errors import ProviderFailure
-from llb.gateway.translation.token_usage import TokenUsage
 from llb.policy.endpoints import dialects
+from llb.policy.spend.price import FREE, ModelPrice
 from llb.texts.coded_text import CodedText, respelled
 from llb.wire import EndpointKind
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
@@ -43,8 +43,6 @@ from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BODY_BYTES = 64 * 1024
 ERROR_BODY_TIMEOUT_S = 5.0
-# Events before the first content of an answer that is translated, such as pings.
-MAX_OPENING_BYTES = 1024 * 1024
 # A hostile endpoint may have any header.
 _LIMIT_HEADER = re.compile(rb"[a-z-]{1,64}:[ -~]{0,128}")
 _LIMIT_PREFIXES = (b"anthropic-ratelimit-", b"x-ratelimit-")
@@ -66,52 +64,104 @@ class EndpointContext(Struct, frozen=True):
 class EndpointExchange:
     """One request to one endpoint."""
 
-    def __init__(self, context: EndpointContext, call: InferenceCall, place: Place) -> None:
+    def __init__(
+        self, context: EndpointContext, spend: SpendControl, call: InferenceCall, place: Place
+    ) -> None:
         self.place = place
         self._context = context
+        self._spend_control = spend
+        # None for an unknown price.
+        self._price: ModelPrice | None = None
+        # None until the request is prepared.
+        self._spend: AttemptSpend | FreeSpend | None = None
         self._call = call
         self._outgoing = OutgoingRequest()
         self._translator: TranslatedAnswer | None = None
+        # None until its answer is passed on.
+        self._answer: EndpointAnswerSink | None = None
         self._sent_at = 0.0
+        # None until the head of an answer has come.
+        self._latency_ms: float | None = None
         # The request has been sent and no error status has come: the provider may bill it.
         self.may_be_billed = False
         # The head of a stream has come.
         self.is_stream = False
 
-    async def build(self) -> OutgoingRequest:
-        """Build the request. Raises `InvalidRequest` for what cannot be translated."""
-        endpoint, call = self.place.endpoint, self._call
-        if len(call.body) > MAX_EVENT_LOOP_BYTES:
-            self._outgoing = await asyncio.to_thread(build_request, call, endpoint, self.place.served_as)
-        else:
-            self._outgoing = build_request(call, endpoint, self.place.served_as)
-        call.record.ignored_fields = self._outgoing.ignored
-        return self._outgoing
+    async def prepare(self) -> None:
+        """Build the request, and reserve what it can cost.
 
-    async def open(self) -> UpstreamResponse:
-        """Send the request that was built, and return the response once its head has come.
+        Raises `InvalidRequest` for what cannot be translated, and `BudgetExceeded`.
+        """
+        build = partial(build_request, self._call, self.place.endpoint, self.place.served_as)
+        is_small = len(self._call.body) <= MAX_EVENT_LOOP_BYTES
+        outgoing = self._keep_outgoing(build() if is_small else await asyncio.to_thread(build))
+        if self._is_free():
+            return
+        is_small = len(outgoing.body) <= MAX_EVENT_LOOP_BYTES
+        self._reserve(self._read_bill() if is_small else await asyncio.to_thread(self._read_bill))
+
+    def prepare_small(self) -> bool:
+        """Like `prepare`, for a call with a small body; False where the request has a larger one."""
+        outgoing = self._keep_outgoing(build_request(self._call, self.place.endpoint, self.place.served_as))
+        if self._is_free():
+            return True
+        if len(outgoing.body) > MAX_EVENT_LOOP_BYTES:
+            return False
+        self._reserve(self._read_bill())
+        return True
+
+    def _is_free(self) -> bool:
+        """Whether the endpoint bills nothing; otherwise `_reserve` has to be called."""
+        place = self.place
+        self._price = self._spend_control.price_of(place.endpoint, place.served_as)
+        if self._price is not FREE:
+            return False
+        self._spend = FreeSpend(self._call.record)
+        return True
+
+    def _reserve(self, billed: BilledRequest) -> None:
+        self._spend = self._spend_control.reserve(self._call, self.place.endpoint, self._price, billed)
+
+    def _keep_outgoing(self, outgoing: OutgoingRequest) -> OutgoingRequest:
+        self._outgoing = outgoing
+        self._call.record.ignored_fields = outgoing.ignored
+        return outgoing
+
+    def _read_bill(self) -> BilledRequest:
+        return read_billed_request(
+            self._outgoing.path,
+            self._outgoing.body,
+            generates_text=self._call.operation.generates_text,
+            context_length=self.place.context_length,
+        )
+
+    def begin(self) -> BegunRequest:
+        """Send the request that was built, if a connection is idle."""
+        endpoint = self.place.endpoint
+        self._sent_at = time.monotonic()
+        return self._context.http_client.begin_request(
+            endpoint.target,
+            b"POST",
+            self._outgoing.path.removeprefix("/v1").encode("ascii"),
+            self._headers(),
+            self._outgoing.body,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            header_timeout_s=endpoint.timeout_s,
+            on_sent=self._mark_sent,
+        )
+
+    async def open(self, begun: BegunRequest, silent_s: float = 0.0) -> UpstreamResponse:
+        """Return the response to a request that has begun once its head has come; `silent_s` as in `wait`.
 
         Raises the error of the endpoint: one of the request itself, or one after which another place may
         answer.
         """
-        endpoint, call = self.place.endpoint, self._call
-        self._sent_at = time.monotonic()
         try:
-            response = await self._context.http_client.request(
-                endpoint.target,
-                b"POST",
-                self._outgoing.path.removeprefix("/v1").encode("ascii"),
-                self._headers(),
-                self._outgoing.body,
-                connect_timeout_s=CONNECT_TIMEOUT_S,
-                header_timeout_s=endpoint.timeout_s,
-                on_sent=self._mark_sent,
-            )
-            self.may_be_billed = response.status < 300
-            if self.may_be_billed:
-                self.is_stream = is_event_stream(response)
-                call.record.limit_headers = self._limit_headers(response)
+            response = await begun.wait(silent_s)
+            if response.status < 300:
+                self.accept(response)
                 return response
+            self.may_be_billed = False
             try:
                 body = await response.read(MAX_ERROR_BODY_BYTES, ERROR_BODY_TIMEOUT_S)
             finally:
@@ -124,51 +174,108 @@ class EndpointExchange:
             raise await self._explain_failure(failure) from failure
         raise self._read_error(response, body)
 
+    def settle(self, result: RelayResult) -> None:
+        """Book what an answer cost that has reached the client, whole or up to an error."""
+        assert self._spend is not None  # noqa: S101  # it was prepared
+        if result.error is None:
+            self._spend.settle(result.usage)
+        elif result.stream:
+            self._spend.settle_partial(result.usage, result.body_bytes)
+        else:
+            self._spend.settle_unknown()
+
+    def end_spend(self, *, received_bytes: int) -> None:
+        """Book what is still open: the client has left, or the request was refused or failed; idempotent.
+
+        Only a stream that has started shows what was generated until then.
+        """
+        if self._spend is None:
+            return
+        if not self.may_be_billed:
+            self._spend.release()
+        elif self.is_stream and received_bytes:
+            self._spend.settle_partial(self._known_usage, received_bytes)
+        else:
+            self._spend.settle_unknown()
+
     def _mark_sent(self) -> None:
         self.may_be_billed = True
 
-    async def relay(
-        self, response: UpstreamResponse, sink: BodySink, *, on_client_left: Callable[[RelayResult], None]
-    ) -> RelayResult:
-        """Pass the answer on. Raises `EndpointFailed` or `EndpointTimeout` while nothing has been written.
+    def accept(self, response: UpstreamResponse) -> bool:
+        """Note the head of an answer without an error; idempotent. False if it is not what was asked for.
 
-        For `on_client_left` see `relay_response`.
+        A page of a proxy or a portal is no answer, and no browser must take one for a page of llb.
         """
-        endpoint, call = self.place.endpoint, self._call
-        latency_ms = (time.monotonic() - self._sent_at) * 1000
-        is_stream = is_event_stream(response)
-        if is_stream is not call.stream or not (is_stream or _may_be_json(response)):
-            # A page of a proxy or a portal is no answer, and no browser must take one for a page of llb.
-            response.close()
-            wanted = "a stream" if call.stream else "a document"
-            failed = self._failed(f"it answers a request for {wanted} with something else")
-            self._context.registry.record_failure(endpoint, failed.message, is_unreachable=False)
-            raise failed
+        if self._latency_ms is None:
+            self._latency_ms = (time.monotonic() - self._sent_at) * 1000
+            self.may_be_billed = True
+            self.is_stream = is_event_stream(response)
+            self._call.record.limit_headers = self._limit_headers(response)
+        return self.is_stream is self._call.stream and (self.is_stream or _may_be_json(response))
+
+    @property
+    def timeouts(self) -> RelayTimeouts:
+        """How long the answer may be silent."""
+        timeout_s = self.place.endpoint.timeout_s
+        return RelayTimeouts(idle_s=min(USUAL_TIMEOUTS.idle_s, timeout_s), first_event_s=timeout_s)
+
+    @property
+    def answer(self) -> EndpointAnswerSink:
+        """Sink that rewrites the answer, once `start_relay` was called."""
+        assert self._answer is not None  # noqa: S101  # it is being passed on
+        return self._answer
+
+    def start_relay(self, response: UpstreamResponse, sink: BodySink) -> EventRelay | None:
+        """Begin to pass an accepted answer on; returns the relay of a stream, None for a document."""
         if self._outgoing.make_stream is not None and self._outgoing.translate_document is not None:
             self._translator = TranslatedAnswer(
                 self._outgoing.make_stream(), self._outgoing.translate_document, self._context.redact
             )
         translator = self._translator
-        answer = EndpointAnswerSink(
+        self._answer = EndpointAnswerSink(
             sink,
             served_as=self.place.served_as,
-            model_id=call.model.id,
-            is_stream=is_stream,
+            model_id=self._call.model.id,
+            is_stream=self.is_stream,
             drops_usage=self._outgoing.adds_usage,
             translate_document=None if translator is None else translator.translate_document,
         )
-        events = None
-        if is_stream:
-            opening_filter = OpeningFilter(endpoint.name, self._context.redact)
-            events = EventRelay(response, opening_filter=opening_filter, translator=translator)
+        if not self.is_stream:
+            return None
+        opening_filter = OpeningFilter(self.place.endpoint.name, self._context.redact)
+        return EventRelay(response, opening_filter=opening_filter, translator=translator)
+
+    def require_answer(self, response: UpstreamResponse) -> None:
+        """Raise `EndpointFailed` for a response that is not what was asked for."""
+        if self.accept(response):
+            return
+        response.close()
+        wanted = "a stream" if self._call.stream else "a document"
+        failed = self._failed(f"it answers a request for {wanted} with something else")
+        self._context.registry.record_failure(self.place.endpoint, failed.message, is_unreachable=False)
+        raise failed
+
+    async def relay(
+        self,
+        response: UpstreamResponse,
+        events: EventRelay | None,
+        *,
+        silent_s: float,
+        on_client_left: Callable[[RelayResult], None],
+    ) -> RelayResult:
+        """Pass the answer on, or what is left of it, once `start_relay` has returned `events`.
+
+        Raises `EndpointFailed` or `EndpointTimeout` while nothing has been written. For `silent_s` and
+        `on_client_left` see `relay_response`.
+        """
+        endpoint, call, answer = self.place.endpoint, self._call, self.answer
         try:
             result = await relay_response(
                 response,
                 answer,
                 begun=events,
-                timeouts=RelayTimeouts(
-                    idle_s=min(USUAL_TIMEOUTS.idle_s, endpoint.timeout_s), first_event_s=endpoint.timeout_s
-                ),
+                silent_s=silent_s,
+                timeouts=self.timeouts,
                 format_error_event=call.format_error_event,
                 explain_failure=self._explain_failure,
                 on_client_left=lambda left: on_client_left(self._with_usage(left)),
@@ -176,7 +283,6 @@ class EndpointExchange:
             )
             if result.error is None:
                 await answer.flush()
-            result = self._with_usage(result)
         except AnswerFailed as failure:
             # A document that cannot be translated; nothing was written.
             raise await self._explain_failure(failure) from failure
@@ -184,9 +290,13 @@ class EndpointExchange:
             if not isinstance(error.__cause__, TransportError):
                 self._context.registry.record_failure(endpoint, error.message, is_unreachable=False)
             raise
-        if result.error is None:
-            self._context.registry.record_success(endpoint, latency_ms)
-        return result
+        return self.complete(result)
+
+    def complete(self, result: RelayResult) -> RelayResult:
+        """Return the outcome of an answer with its counts; a success is one of the endpoint."""
+        if result.error is None and self._latency_ms is not None:
+            self._context.registry.record_success(self.place.endpoint, self._latency_ms)
+        return self._with_usage(result)
 
     def _limit_headers(self, response: UpstreamResponse) -> dict[str, str]:
         """Rate limits of the provider, for a client whose key has none of llb's."""
@@ -207,7 +317,7 @@ class EndpointExchange:
         return replace(result, usage=replace(translated, cost_usd=read.cost_usd, media=media))
 
     @property
-    def known_usage(self) -> Usage:
+    def _known_usage(self) -> Usage:
         """Counts of an answer so far, as far as a translator has read them."""
         return Usage() if self._translator is None else self._translator.usage
 
@@ -276,54 +386,3 @@ class EndpointExchange:
 def _may_be_json(response: UpstreamResponse) -> bool:
     """Whether a document may be what its route has; some programs do not say what they send."""
     return not response.content_type or b"json" in response.content_type.lower()
-
-
-class TranslatedAnswer:
-    """Translator of one answer, with failures like those of the exchange."""
-
-    def __init__(
-        self,
-        stream: AnswerStream,
-        translate: Callable[[bytes], tuple[bytes, TokenUsage]],
-        redact: Callable[[str], str],
-    ) -> None:
-        self._stream = stream
-        self._redact = redact
-        self._translate = translate
-        self._document_usage: TokenUsage | None = None
-        self._received_bytes = 0
-
-    @property
-    def usage(self) -> Usage:
-        return (self._document_usage or self._stream.usage).recorded
-
-    def feed(self, data: bytes) -> bytes:
-        self._received_bytes += len(data)
-        most = MAX_ANSWER_BYTES if self._stream.has_content else MAX_OPENING_BYTES
-        if self._received_bytes > most:
-            raise AnswerFailed("an answer without " + ("an end" if self._stream.has_content else "content"))
-        try:
-            return self._stream.feed(data)
-        except ProviderFailure as failure:
-            raise self._answer_failed(failure) from failure
-
-    def finish(self) -> bytes:
-        try:
-            return self._stream.finish()
-        except ProviderFailure as failure:
-            raise self._answer_failed(failure) from failure
-
-    def raise_failure(self) -> None:
-        """Raise a failure that came after what `feed` returned last."""
-        if self._stream.failure is not None:
-            raise self._answer_failed(self._stream.failure)
-
-    def translate_document(self, body: bytes) -> bytes:
-        try:
-            document, self._document_usage = self._translate(body)
-        except ProviderFailure as failure:
-            raise self._answer_failed(failure) from failure
-        return document
-
-    def _answer_failed(self, failure: ProviderFailure) -> AnswerFailed:
-        return AnswerFailed(safe_message(failure.message, self._redact) or "no reason is given")

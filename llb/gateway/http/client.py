@@ -128,11 +128,16 @@ class BegunRequest(Struct, eq=False):
         # The request is not sent again.
         self._head = self._body = b""
 
-    async def wait(self) -> UpstreamResponse:
-        """Return the response once its head is complete; raises as `HttpClient.request`."""
+    async def wait(self, silent_s: float = 0.0) -> UpstreamResponse:
+        """Return the response once its head is complete; raises as `HttpClient.request`.
+
+        `silent_s`: for how long somebody else has waited for it.
+        """
         if self.connection is not None and self.response is not None:
             try:
-                return await self.connection.wait_for_head(self.response, self._header_timeout_s)
+                return await self.connection.wait_for_head(
+                    self.response, max(0.0, self._header_timeout_s - silent_s)
+                )
             except UpstreamClosed as error:
                 if not error.is_stale:
                     raise

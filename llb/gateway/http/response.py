@@ -153,6 +153,11 @@ class UpstreamResponse:
         self.buffered_bytes = 0
         return chunks.pop()
 
+    def put_back(self, body: bytes) -> None:
+        """Make the body that `take_whole` has returned unread again."""
+        self.chunks.append(body)
+        self.buffered_bytes = len(body)
+
     async def pipe(
         self,
         consume: Callable[[bytes], bool],

@@ -235,6 +235,7 @@ class EventRelay:
         "_response",
         "_translator",
         "_write",
+        "failure",
         "framer",
         "pipe",
         "usage_parser",
@@ -253,6 +254,8 @@ class EventRelay:
         self._keep = self.usage_parser.feed
         # None until the client has received the first events.
         self.pipe: ClientPipe | None = None
+        # Failure that a callback has met; the task that continues raises it.
+        self.failure: TransportError | LlbError | None = None
         self._write: Callable[[bytes], bool]
         self._response = response
         self._opening_filter = opening_filter
@@ -281,6 +284,16 @@ class EventRelay:
         """Count events that are passed on."""
         self.usage_parser.feed(events)
         self._count_tokens(events.count(EVENT_END))
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether `pass_frame` may be called: a translator takes the stream as bytes."""
+        return self._translator is None
+
+    def raise_failure(self) -> None:
+        """Raise what the translator has met after the events that it returned last."""
+        if self._translator is not None:
+            self._translator.raise_failure()
 
     def flush(self) -> bytes:
         """Return what is still held at the end of the stream."""
@@ -332,6 +345,8 @@ class EventRelay:
 
     async def run(self, sink: BodySink, timeouts: RelayTimeouts, silent_s: float) -> None:
         """Pass the rest of the stream on; it has been silent for `silent_s`."""
+        if self.failure is not None:
+            raise self.failure
         if self.pipe is None:
             await self._open(sink, timeouts, silent_s)
         else:
@@ -376,8 +391,7 @@ class EventRelay:
             usage_parser.is_delivered = False
             await sink.write(events)
             usage_parser.is_delivered = True
-            if self._translator is not None:
-                self._translator.raise_failure()
+            self.raise_failure()
             if self.open_pipe(sink) and self.pipe is not None:
                 await self._pipe(sink, self.pipe, timeouts, 0.0)
                 return
@@ -402,9 +416,7 @@ class EventRelay:
 
         while True:
             wait_s = min(keepalive_s - silent_s % keepalive_s, idle_s - silent_s)
-            is_end = await self._response.pipe(
-                pass_on, wait_s, pass_frame if self._translator is None else None
-            )
+            is_end = await self._response.pipe(pass_on, wait_s, pass_frame if self.takes_frames else None)
             if is_end:
                 return
             if is_end is None:
