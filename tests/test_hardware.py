@@ -26,6 +26,7 @@ from llb.hardware import (
     device_query,
     engine_command,
     engine_environment,
+    nvml_library,
     physical_core_count,
     summarise_engine,
 )
@@ -113,6 +114,7 @@ TWO_GPUS: list[tuple[str | bytes, str, int, int]] = [
 def nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNvml]:
     def install(*arguments: Any, **more: Any) -> FakeNvml:
         fake = FakeNvml(*arguments, **more)
+        monkeypatch.setattr(nvml_library, "has_driver_library", lambda: True)
         monkeypatch.setitem(sys.modules, "pynvml", fake)
         return fake
 
@@ -282,6 +284,7 @@ async def test_a_broken_driver_is_told(nvml: Callable[..., FakeNvml]) -> None:
 
 
 async def test_without_pynvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml_library, "has_driver_library", lambda: True)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     async with machine(CPU) as host:
         assert (await host.probe()).problems == ()

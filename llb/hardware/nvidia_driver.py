@@ -6,15 +6,14 @@ For a child process: a broken driver may hang or crash the process that loads it
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import sys
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
 
+from llb.hardware.nvml_library import load_nvml
 from llb.policy.engine_build.choice import GpuFacts
 
 _VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -100,13 +99,9 @@ def _attribute(library: Any, attribute: int, device: ctypes.c_int) -> int:
 
 def _read_nvml() -> tuple[tuple[int, ...] | None, dict[str, tuple[str, int]]]:
     """Return the version of the driver, and name and memory of all GPUs, also of hidden ones."""
-    with warnings.catch_warnings():
-        # The package warns that it has been renamed.
-        warnings.simplefilter("ignore")
-        try:
-            nvml: Any = importlib.import_module("pynvml")
-        except ImportError:
-            return None, {}
+    nvml = load_nvml()
+    if nvml is None:
+        return None, {}
     gpus: dict[str, tuple[str, int]] = {}
     version = None
     try:

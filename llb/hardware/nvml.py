@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import re
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from llb.hardware.devices import ComputeDevice
+from llb.hardware.nvml_library import load_nvml
 from llb.texts.coded_text import CodedText
 
 log = logging.getLogger(__name__)
@@ -56,13 +55,9 @@ class Nvml:
     @classmethod
     def open(cls) -> Nvml:
         """Find the GPUs: none without the library; a failing library is reported in `problems`."""
-        with warnings.catch_warnings():
-            # The package warns that it has been renamed.
-            warnings.simplefilter("ignore")
-            try:
-                library = importlib.import_module("pynvml")
-            except ImportError:
-                return cls(None, (), ())
+        library = load_nvml()
+        if library is None:
+            return cls(None, (), ())
         try:
             library.nvmlInit()
         except library.NVMLError as error:

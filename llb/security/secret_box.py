@@ -24,8 +24,6 @@ from enum import StrEnum
 from pathlib import Path
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Struct
 
 from llb.base import platform_compat
@@ -110,6 +108,10 @@ class SecretBox:
 
     def open(self, sealed: str, owner: SecretOwner) -> str:
         """Decrypt a sealed secret of `owner`. Raises `SecretUnreadable`."""
+        # Imported when a secret is there: it takes 6 MB of memory.
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         key_id, data = _parse(sealed)
         key = self._key_of(key_id)
         try:
@@ -227,6 +229,8 @@ class _FileGuard:
 
 
 def _seal(key: bytes, secret: str, owner: SecretOwner) -> str:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     nonce = secrets.token_bytes(NONCE_BYTES)
     data = nonce + AESGCM(key).encrypt(nonce, secret.encode(), owner.associated_data)
     return f"{FORMAT_PREFIX}:{_key_id(key)}:{base64.urlsafe_b64encode(data).decode()}"
