@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -170,8 +171,7 @@ class UsageParser:
         counts = _UsageAccumulator()
         error: str | None = None
         tail = b"".join(self._tail)
-        lines = tail.splitlines()
-        events = (event for line in reversed(lines) if (event := _decode_event_line(line)) is not None)
+        events = (event for line in _lines_from_end(tail) if (event := _decode_event_line(line)) is not None)
         whole = False
         for _, event in zip(range(MAX_TAIL_EVENTS), events, strict=False):
             whole = True
@@ -321,6 +321,15 @@ def _decode(data: bytes) -> _Event | None:
 def _decode_event_line(line: bytes) -> _Event | None:
     data = parse_data_line(line)
     return None if data is None else _decode(data)
+
+
+def _lines_from_end(text: bytes) -> Iterator[bytes]:
+    """Lines of `text`, the last one first: to split all of them would take longer than all the rest."""
+    end = len(text)
+    while end:
+        begin = text.rfind(b"\n", 0, end - 1) + 1
+        yield from reversed(text[begin:end].splitlines())
+        end = begin
 
 
 def _decode_truncated(tail: bytes) -> _Event:
