@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from llb.api.connection.connection_limiter import EvictionRank
 from llb.api.connection.http_head import MalformedHead, parse_request_head
@@ -46,6 +47,8 @@ class InferenceFront:
         self._respond_to_error = respond_to_error
         self._routes: dict[bytes, FrontRoute] = {}
         self._waiting: dict[FrontProtocol, None] = {}
+        # Heads of open connections, by the hash of their bytes: programs open many with the same one.
+        self._heads: WeakValueDictionary[int, KnownHead] = WeakValueDictionary()
         # Read, and not begun yet.
         self._turns = RequestTurns()
 
@@ -73,6 +76,10 @@ class InferenceFront:
         end = data.find(b"\r\n\r\n")
         if not 0 <= end < MAX_HEAD_BYTES:
             return None
+        raw = data[: end + 4]
+        alike = self._heads.get(hash(raw))
+        if alike is not None and alike.match(data) is not None:
+            return alike.begin_alike()
         try:
             head = parse_request_head(data[:end])
         except MalformedHead:
@@ -86,7 +93,11 @@ class InferenceFront:
         )
         if not is_plain or any(name in _OTHER_HEADERS for name, _ in head.headers):
             return None
-        return KnownHead(data[: end + 4], head.target.decode("ascii"), head.header_map(), known)
+        found = KnownHead(raw, head.target.decode("ascii"), head.header_map(), known)
+        # The guard takes headers of llb's own out.
+        if not any(name.startswith("x-llb-") for name, _ in head.headers):
+            self._heads[hash(raw)] = found
+        return found
 
     def wait_for_body(self, connection: FrontProtocol) -> None:
         """Give the connection to Sanic unless `stop_waiting` is called soon."""

@@ -92,6 +92,7 @@ class KnownHead:
     """Head of a request. The next one of its connection usually differs in the length of the body only."""
 
     __slots__ = (
+        "__weakref__",
         "_after",
         "_after_bytes",
         "_before",
@@ -128,6 +129,16 @@ class KnownHead:
         self.facts: HeadFacts | None = None
         # Heads of responses, by what they depend on.
         self.templates: dict[Hashable, HeadTemplate] = {}
+
+    def begin_alike(self) -> KnownHead:
+        """Return this head for another connection, on which nothing was admitted yet."""
+        head = KnownHead.__new__(KnownHead)
+        head._before, head._after = self._before, self._after
+        head._before_bytes, head._after_bytes = self._before_bytes, self._after_bytes
+        head._search_end = self._search_end
+        head.path, head.query, head.headers, head.route = self.path, self.query, self.headers, self.route
+        head.admission, head.facts, head.templates = None, None, {}
+        return head
 
     def match(self, data: bytes) -> tuple[int, int] | None:
         """Return begin and end of the body of the request that `data` begins with; None for another head."""
@@ -297,8 +308,8 @@ class FrontResponse:
         return chunk + _END_OF_CHUNKS if end_stream else chunk
 
     def open_pipe(self) -> ClientPipe | None:
-        """Return a pipe for the rest of a body in chunks; None before its first one."""
-        return None if self._format_head is not None or self.is_complete else ChunkPipe(self._connection)
+        """Return a pipe for the rest of a body in chunks, the connection; None before its first one."""
+        return None if self._format_head is not None or self.is_complete else self._connection
 
     async def eof(self) -> None:
         """End the response."""
@@ -308,17 +319,6 @@ class FrontResponse:
         """End a response in chunks that has begun, with bytes that are framed already."""
         self.is_complete = True
         await self._write(frame)
-
-
-class ChunkPipe:
-    """Pipe to a client that receives a body in chunks."""
-
-    __slots__ = ("wait", "write", "write_frame")
-
-    def __init__(self, connection: FrontConnection) -> None:
-        self.write = connection.write_chunk
-        self.write_frame = connection.write_frame
-        self.wait = connection.wait_writable
 
 
 class _CompleteResponse(FrontResponse):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import httptools
 from sanic.exceptions import BadRequest
 
 from llb.api.connection.http_head import parse_request_head
+from llb.front.protocol import InferenceFront
 from llb.front.request import FrontRoute, KnownHead
 
 ROUTE = FrontRoute(SimpleNamespace(ctx=SimpleNamespace()), {})
@@ -102,3 +104,39 @@ def test_what_is_accepted_is_read_as_httptools_reads_it() -> None:
             known = KnownHead(data[: end + 4], "/", head.header_map(), ROUTE)
             assert known.match(data[: end + 4] + body) == (end + 4, end + 4 + length)
     assert accepted > 500
+
+
+HEAD = (
+    b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nX-API-Key: sk-1\r\n%bContent-Length: %d\r\nAccept: */*\r\n\r\n"
+)
+
+
+def test_equal_heads_of_connections_are_read_once_and_admitted_each() -> None:
+    nothing: Any = None
+    front = InferenceFront(nothing, nothing)
+    front.add_route("/v1/messages", SimpleNamespace(ctx=SimpleNamespace()))
+
+    def find(more: bytes = b"", length: int = 12) -> Any:
+        return front.find_head(HEAD % (more, length) + b"x" * length)
+
+    first = find()
+    first.admission = first.facts = object()
+    first.templates["node"] = object()
+    same = find()
+    assert same.headers is first.headers
+    assert (same.admission, same.facts, same.templates) == (None, None, {})
+    assert (same.path, same.query, same.route) == (first.path, first.query, first.route)
+    # The next request of a connection may have another length.
+    shorter = HEAD % (b"", 3) + b"abc"
+    assert same.match(shorter) == (len(shorter) - 3, len(shorter))
+    # Another length, and another value, are other heads.
+    assert find(length=9).headers["content-length"] == "9"
+    assert find(b"X-A: b\r\n").headers["x-a"] == "b"
+    # The guard takes such a header out.
+    assert find(b"X-LLB-A: b\r\n").headers is not find(b"X-LLB-A: b\r\n").headers
+    # Nothing is kept of connections that have ended.
+    del first
+    same = find()
+    assert find().headers is same.headers
+    del same
+    assert not len(front._heads)

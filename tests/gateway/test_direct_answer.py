@@ -56,14 +56,14 @@ class Pipe:
     def __init__(self, sink: DirectSink) -> None:
         self._sink = sink
 
-    def write(self, events: bytes) -> bool:
+    def write_chunk(self, events: bytes) -> bool:
         self._sink.write_now(events)
         return not self._sink.is_slow
 
     def write_frame(self, events: bytes, _frame: bytes, _is_single: bool) -> bool:
-        return self.write(events)
+        return self.write_chunk(events)
 
-    async def wait(self) -> None:
+    async def wait_writable(self) -> None:
         self._sink.is_slow = False
 
 

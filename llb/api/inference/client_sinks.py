@@ -42,13 +42,20 @@ class ResponseSink:
     first bytes are also the last, the whole response leaves in one write.
     """
 
-    # Of the class, because most sinks never set them.
-    _started = False
-    _ended = False
-    _status = 200
-    _content_type = "text/event-stream"
-    _ignored: tuple[str, ...] = ()
-    _response: ResponseWriter | None = None
+    # Every open stream has one.
+    __slots__ = (
+        "_content_type",
+        "_ended",
+        "_headers",
+        "_ignored",
+        "_keepalive",
+        "_record",
+        "_request",
+        "_response",
+        "_rewrite_events",
+        "_started",
+        "_status",
+    )
 
     def __init__(
         self,
@@ -65,6 +72,11 @@ class ResponseSink:
         self._record = record
         self._rewrite_events = rewrite_events
         self._headers = headers
+        self._started = self._ended = False
+        self._status = 200
+        self._content_type = "text/event-stream"
+        self._ignored: tuple[str, ...] = ()
+        self._response: ResponseWriter | None = None
 
     @property
     def started(self) -> bool:
@@ -118,15 +130,15 @@ class ResponseSink:
         headers = {**record.limit_headers, **(self._headers or {})}
         if self._ignored or record.ignored_fields:
             headers |= ignored_headers((*self._ignored, *record.ignored_fields))
+        # Needed once, and a stream is open for long.
+        self._headers = None
         return PassthroughResponse(status=self._status, headers=headers, content_type=self._content_type)
 
 
 class DirectResponseSink(ResponseSink):
     """Sink of a request whose response may be written without a wait."""
 
-    _writer: DirectWriter | None = None
-    # What the head depends on: status, content type, node, time in the queue. None before the answer.
-    _key: tuple[int, bytes, str, int] | None = None
+    __slots__ = ("_direct_request", "_key", "_writer")
 
     def __init__(
         self,
@@ -139,6 +151,9 @@ class DirectResponseSink(ResponseSink):
     ) -> None:
         super().__init__(request, record, headers=headers, rewrite_events=rewrite_events, keepalive=keepalive)
         self._direct_request = request
+        self._writer: DirectWriter | None = None
+        # What the head depends on: status, content type, node, time in the queue. None before the answer.
+        self._key: tuple[int, bytes, str, int] | None = None
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
         self._key = (status, content_type, node_name, queued_ms)
@@ -176,6 +191,8 @@ class DirectResponseSink(ResponseSink):
 
 class NdjsonSink(ResponseSink):
     """Writes a stream of SSE events as lines of JSON in Ollama's dialect."""
+
+    __slots__ = ("_translator",)
 
     def __init__(
         self, request: IncomingRequest, record: RequestRecord, translator: ResponseTranslator

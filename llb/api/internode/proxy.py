@@ -110,10 +110,10 @@ async def _pipe(response: UpstreamResponse, pipe: ClientPipe) -> None:
     def write_frame(events: bytes, frame: bytes) -> bool:
         return pipe.write_frame(events, frame, False)
 
-    while (is_end := await response.pipe(pipe.write, IDLE_TIMEOUT_S, write_frame)) is not True:
+    while (is_end := await response.pipe(pipe.write_chunk, IDLE_TIMEOUT_S, write_frame)) is not True:
         if is_end is None:
             raise UpstreamTimeout("idle")
-        await pipe.wait()
+        await pipe.wait_writable()
 
 
 async def _end_with_trailer(request: Request, started: HTTPResponse, blame: Blame) -> None:

@@ -28,18 +28,18 @@ class BodySink(Protocol):
 class ClientPipe(Protocol):
     """Way of whole events to a client that has begun to receive a stream, without a coroutine for each."""
 
-    def write(self, events: bytes) -> bool:
+    def write_chunk(self, events: bytes) -> bool:
         """Write at once; False if the client must catch up before the next write."""
         ...
 
     def write_frame(self, events: bytes, frame: bytes, is_single: bool) -> bool:
-        """Like `write`, with events that are one chunk with its frame, too.
+        """Like `write_chunk`, with events that are one chunk with its frame, too.
 
         `is_single`: it is one event of one line.
         """
         ...
 
-    async def wait(self) -> None:
+    async def wait_writable(self) -> None:
         """Return when the client can take more; raises when it has gone."""
         ...
 
@@ -59,18 +59,18 @@ class TranslatingPipe:
         self._pipe = pipe
         self._translate = translate
 
-    def write(self, events: bytes) -> bool:
+    def write_chunk(self, events: bytes) -> bool:
         translated = self._translate(events)
-        return not translated or self._pipe.write(translated)
+        return not translated or self._pipe.write_chunk(translated)
 
     def write_frame(self, events: bytes, frame: bytes, is_single: bool) -> bool:
         translated = self._translate(events)
         if translated is events:
             return self._pipe.write_frame(events, frame, is_single)
-        return not translated or self._pipe.write(translated)
+        return not translated or self._pipe.write_chunk(translated)
 
-    async def wait(self) -> None:
-        await self._pipe.wait()
+    async def wait_writable(self) -> None:
+        await self._pipe.wait_writable()
 
 
 def translate_pipe(sink: object, translate: Callable[[bytes], bytes]) -> ClientPipe | None:

@@ -230,11 +230,9 @@ class EventRelay:
 
     __slots__ = (
         "_count_tokens",
-        "_keep",
         "_opening_filter",
         "_response",
         "_translator",
-        "_write",
         "failure",
         "framer",
         "pipe",
@@ -251,12 +249,10 @@ class EventRelay:
     ) -> None:
         self.framer = SseFramer()
         self.usage_parser = UsageParser()
-        self._keep = self.usage_parser.feed
         # None until the client has received the first events.
         self.pipe: ClientPipe | None = None
         # Failure that a callback has met; the task that continues raises it.
         self.failure: TransportError | LlbError | None = None
-        self._write: Callable[[bytes], bool]
         self._response = response
         self._opening_filter = opening_filter
         self._translator = translator
@@ -304,10 +300,7 @@ class EventRelay:
     def open_pipe(self, sink: object) -> bool:
         """Whether callbacks can pass on the rest; nothing but `pass_on` writes then."""
         self.pipe = open_pipe(sink)
-        if self.pipe is None:
-            return False
-        self._write = self.pipe.write
-        return True
+        return self.pipe is not None
 
     def pass_on(self, data: bytes) -> bool:
         """Pass events on through the pipe; False if the client must catch up before the next ones."""
@@ -319,27 +312,30 @@ class EventRelay:
             data = framer.feed(data)
             if not data:
                 return True
-        self._keep(data)
-        self._count_tokens(data.count(EVENT_END))
-        return self._write(data)
+        self.note(data)
+        return self._write_chunk(data)
 
     def pass_frame(self, events: bytes, frame: bytes) -> bool:
         """Like `pass_on`, with whole events that are one chunk with its frame, too."""
         framer, pipe = self.framer, self.pipe
         if framer.held or framer.is_mid_event or pipe is None:
             return self.pass_on(events)
-        self._keep(events)
+        self.usage_parser.feed(events)
         # Searching for one byte is much faster than counting pairs.
         is_single = events.find(b"\n") == len(events) - len(EVENT_END)
         self._count_tokens(1 if is_single else events.count(EVENT_END))
         return pipe.write_frame(events, frame, is_single)
+
+    def _write_chunk(self, events: bytes) -> bool:
+        assert self.pipe is not None  # noqa: S101  # the events are being piped
+        return self.pipe.write_chunk(events)
 
     def _translate(self, data: bytes, translator: StreamTranslator) -> bool:
         events = self.framer.feed(translator.feed(data))
         may_continue = True
         if events:
             self.note(events)
-            may_continue = self._write(events)
+            may_continue = self._write_chunk(events)
         translator.raise_failure()
         return may_continue
 
@@ -426,7 +422,7 @@ class EventRelay:
                 if not self.framer.is_mid_event:
                     await sink.write(SSE_KEEPALIVE)
             else:
-                await pipe.wait()
+                await pipe.wait_writable()
 
 
 async def _read_counts(response: UpstreamResponse, usage_parser: UsageParser) -> None:

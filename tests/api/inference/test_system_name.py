@@ -21,7 +21,7 @@ class Pipe:
     def __init__(self) -> None:
         self.got: list[bytes] = []
 
-    def write(self, events: bytes) -> bool:
+    def write_chunk(self, events: bytes) -> bool:
         self.got.append(frame_chunk(events))
         return True
 
@@ -30,7 +30,7 @@ class Pipe:
         self.got.append(frame)
         return False
 
-    async def wait(self) -> None: ...
+    async def wait_writable(self) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_pipe_rewrites_as_the_whole_does(events: bytes) -> None:
     pipe = name_system.open_pipe(client)
     is_single = events.find(b"\n") == len(events) - 2
     was_frame = not pipe.write_frame(events, frame_chunk(events), is_single)
-    pipe.write(events)
+    pipe.write_chunk(events)
     expected = frame_chunk(name_system(events))
     assert client.got == [expected, expected]
     # What is not changed, and what is changed in the usual place, is written with its frame.

@@ -56,7 +56,7 @@ class SinkPipe:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
-    def write(self, events: bytes) -> bool:
+    def write_chunk(self, events: bytes) -> bool:
         assert events
         self._sink.writes.append(events)
         self._sink.wrote.set()
@@ -64,9 +64,9 @@ class SinkPipe:
 
     def write_frame(self, events: bytes, frame: bytes, _is_single: bool) -> bool:
         assert frame == frame_chunk(events)
-        return self.write(events)
+        return self.write_chunk(events)
 
-    async def wait(self) -> None:
+    async def wait_writable(self) -> None:
         await self._sink.ready.wait()
         if self._sink.gone:
             raise ConnectionResetError("the client has gone")

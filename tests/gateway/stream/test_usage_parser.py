@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
 import pytest
 
-from llb.gateway.stream.usage_parser import TAIL_BYTES, MediaUsage, Usage, UsageParser
+from llb.gateway.stream.usage_parser import TAIL_BYTES, MediaUsage, Usage, UsageParser, _lines_from_end
 
 CHAT = b"""data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" of"}}],"object":"chat.completion.chunk"}
 
@@ -117,6 +118,13 @@ def test_a_cut_stream_of_messages_has_no_count_of_its_answer() -> None:
 def test_the_middle_of_a_stream_is_not_looked_at() -> None:
     counted = b'data: {"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
     assert edges(DELTA, counted, *[DELTA] * 10).parse_stream() == (Usage(), None)
+
+
+def test_lines_from_the_end_are_those_from_the_beginning() -> None:
+    for length in range(6):
+        for parts in itertools.product((b"a", b"\r", b"\n"), repeat=length):
+            text = b"".join(parts)
+            assert list(_lines_from_end(text)) == text.splitlines()[::-1], text
 
 
 def test_an_error_at_the_end_of_a_stream() -> None:
