@@ -15,6 +15,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
+from llb.store import schema
 from tests import late_connections, prefork, speedups
 from tests.ggufs import write_chat_model
 from tests.harness import RunningBalancer, RunningJoinedNode, write_catalog
@@ -76,15 +77,28 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return ModuleScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """The garbage collector finds nothing in tests that are being collected."""
+    gc.disable()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """The garbage collector need not scan the collected tests again and again."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 
 
 BalancerFactory = Callable[..., RunningBalancer]
 JoinedNodeFactory = Callable[..., RunningJoinedNode]
+
+
+@pytest.fixture
+def real_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New databases go through all migrations, as in the product."""
+    monkeypatch.setattr(schema, "migrate", speedups.REAL_MIGRATE)
 
 
 @pytest.fixture(scope="session")

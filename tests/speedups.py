@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import functools
 import os
+import sqlite3
 import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -23,6 +25,7 @@ import argon2
 import httpx
 import httpx2
 import msgspec
+from sanic import Blueprint, Sanic
 from sanic.touchup.service import TouchUp
 from sanic_routing import route, router
 from sanic_routing.utils import parts_to_path, path_to_parts
@@ -42,9 +45,10 @@ from llb.hardware.device_query import query_devices
 from llb.hardware.devices import EngineDevices
 from llb.node import agent
 from llb.security import passwords
-from llb.store import database
+from llb.store import database, schema
+from llb.store.migrations import MIGRATIONS, Migration, migrate, schema_version_of
 
-REAL_FSYNC, REAL_CONNECT = os.fsync, database._connect
+REAL_FSYNC, REAL_CONNECT, REAL_MIGRATE = os.fsync, database._connect, migrate
 REAL_HASHER, REAL_DUMMY_HASH = passwords._HASHER, passwords.DUMMY_HASH
 
 _INTERVALS: tuple[tuple[Any, *tuple[str, ...]], ...] = (
@@ -71,7 +75,9 @@ def install() -> None:
     _share_sanic_rewrite()
     _share_sanic_routes()
     _share_sanic_paths()
+    _share_sanic_error_formats()
     _share_price_list()
+    _share_migrations()
     _sync_nothing()
     _share_device_probe()
     _share_page()
@@ -103,6 +109,7 @@ def prepare_children() -> None:
     for transports in (httpx._transports.default, httpx2._transports.default):
         transports.create_ssl_context(verify=True, cert=None, trust_env=False)
     _probe_devices_once()
+    _migrated_once()
     Page.load(resource_path("web"))
     # That of all commands, of which a process needs one.
     parser = command_line.build_parser()
@@ -177,6 +184,47 @@ def _share_sanic_paths() -> None:
     for module in (router, route):
         setattr(module, "path_to_parts", split)  # noqa: B010
         setattr(module, "parts_to_path", join)  # noqa: B010
+
+
+def _share_sanic_error_formats() -> None:
+    """Sanic parses the source of each handler whose route names no error format, for each app."""
+    determine = Sanic._determine_error_format
+    found: dict[CodeType, str] = {}
+
+    def determine_once(self: Any, handler: Any) -> str:
+        code = getattr(handler, "__code__", None)
+        # The source of what is wrapped would be read.
+        if code is None or hasattr(handler, "__wrapped__"):
+            return determine(self, handler)
+        if code not in found:
+            found[code] = determine(self, handler)
+        return found[code]
+
+    for owner in (Sanic, Blueprint):
+        setattr(owner, "_determine_error_format", determine_once)  # noqa: B010
+
+
+def _share_migrations() -> None:
+    """A new database goes through all migrations, which takes 10 ms; here it becomes a copy of one that has.
+
+    Tests of the migrations ask for the real ones (`REAL_MIGRATE`).
+    """
+
+    def migrate_once(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+        if migrations is MIGRATIONS and schema_version_of(connection) == 0:
+            with closing(sqlite3.connect(":memory:")) as migrated:
+                migrated.deserialize(_migrated_once())
+                migrated.backup(connection)
+        REAL_MIGRATE(connection, migrations)
+
+    setattr(schema, "migrate", migrate_once)  # noqa: B010
+
+
+@functools.cache
+def _migrated_once() -> bytes:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        REAL_MIGRATE(connection)
+        return connection.serialize()
 
 
 def _share_price_list() -> None:

@@ -15,6 +15,8 @@ from llb.store.backup import find_database_defect
 from llb.store.database import Database
 from tests import speedups
 
+pytestmark = pytest.mark.usefixtures("real_migrations")
+
 ROWS = 40
 
 

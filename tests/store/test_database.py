@@ -21,6 +21,8 @@ from llb.store.schema import prepare_database
 from llb.store.tables import settings
 from tests import speedups
 
+pytestmark = pytest.mark.usefixtures("real_migrations")
+
 # linux/capability.h
 _CAPABILITY_VERSION_3, _CAP_DAC_OVERRIDE = 0x20080522, 1 << 1
 

@@ -16,6 +16,8 @@ from llb.store.schema import VERSION_KEY
 from llb.store.tables import audit, keys, nodes, registrations, settings, users
 from tests.conftest import BalancerFactory
 
+pytestmark = pytest.mark.usefixtures("real_migrations")
+
 SCHEMAS = Path(__file__).parent / "schemas"
 VERSIONS = range(1, len(MIGRATIONS) + 1)
 KEY = "sk-" + "0123456789abcdef" * 3

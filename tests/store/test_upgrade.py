@@ -16,6 +16,8 @@ from llb.store.backup import restore_database
 from llb.store.migrations import MIGRATIONS
 from llb.store.schema import prepare_database
 
+pytestmark = pytest.mark.usefixtures("real_migrations")
+
 
 def add_colour(connection: sqlite3.Connection) -> None:
     """The migration of a later version."""
