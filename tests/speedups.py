@@ -10,6 +10,7 @@ work.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sqlite3
 import ssl
@@ -26,6 +27,7 @@ import httpx
 import httpx2
 import msgspec
 from sanic import Blueprint, Sanic
+from sanic.touchup.schemes.base import BaseScheme
 from sanic.touchup.service import TouchUp
 from sanic_routing import route, router
 from sanic_routing.utils import parts_to_path, path_to_parts
@@ -110,6 +112,7 @@ def prepare_children() -> None:
         transports.create_ssl_context(verify=True, cert=None, trust_env=False)
     _probe_devices_once()
     _migrated_once()
+    _rewrite_sanic_once()
     Page.load(resource_path("web"))
     # That of all commands, of which a process needs one.
     parser = command_line.build_parser()
@@ -144,17 +147,32 @@ def _share_tls_contexts() -> None:
 
 
 def _share_sanic_rewrite() -> None:
-    """Sanic recompiles its own methods for each app in test mode, for the signals of that app."""
-    rewrite: Any = TouchUp.run
-    rewritten_for: list[frozenset[str]] = []
+    """Sanic parses and recompiles its own methods for each app, for the signals of that app."""
+    build = BaseScheme.build
+    built: dict[object, Any] = {}
 
-    def run(app: Any) -> None:
-        signals = frozenset(signal.name for signal in app.signal_router.routes)
-        if rewritten_for != [signals]:
-            rewrite(app)
-            rewritten_for[:] = [signals]
+    def build_once(method: Any, module_globals: dict[str, Any], app: Any) -> Any:
+        # No method dispatches those of listeners, in which apps differ.
+        signals = frozenset(
+            signal.name
+            for signal in app.signal_router.routes
+            if not signal.name.startswith(("server.init.", "server.shutdown.", "sanic."))
+        )
+        versions = frozenset(server.settings["version"] for server in app.state.server_info)
+        key = (method, signals, versions)
+        if key not in built:
+            built[key] = build(method, module_globals, app)
+        return built[key]
 
-    TouchUp.run = run  # type: ignore[method-assign]
+    setattr(BaseScheme, "build", build_once)  # noqa: B010
+
+
+def _rewrite_sanic_once() -> None:
+    app: Sanic[Any, Any] = Sanic("template", configure_logging=False)
+    for target, name in TouchUp._registry:
+        module: Any = inspect.getmodule(target)
+        BaseScheme.build(getattr(target, name), dict(inspect.getmembers(module)), app)
+    Sanic.unregister_app(app)
 
 
 def _share_sanic_routes() -> None:
