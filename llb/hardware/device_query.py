@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
+from msgspec import Struct
 
 from llb.hardware.devices import EngineDevices
 
@@ -19,35 +22,81 @@ class DeviceQueryError(Exception):
     """The devices could not be queried; the text is a clause that says why."""
 
 
+class _Query(Struct, frozen=True):
+    """Query whose process runs."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> _Query:
+        """Start the process. Raises OSError."""
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(environment),
+        )
+        return cls(command, environment, process)
+
+    async def finish(self, deadline_s: float) -> tuple[bytes, bytes]:
+        """Return the output and the errors of the process, which has ended then. Raises `TimeoutExpired`."""
+        reading = asyncio.ensure_future(asyncio.to_thread(self._communicate, deadline_s))
+        try:
+            return await asyncio.shield(reading)
+        finally:
+            if not reading.done():
+                self.process.kill()
+                await asyncio.wait([reading])
+
+    def _communicate(self, deadline_s: float) -> tuple[bytes, bytes]:
+        try:
+            return self.process.communicate(timeout=deadline_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate(timeout=KILL_TIMEOUT_S)
+            raise
+
+
+# Begun before there was an event loop, and not taken over yet.
+_early_query: _Query | None = None
+
+
+def begin_device_query(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Start a query that the next call of `query_devices` takes over, if it asks the same.
+
+    A process that serves needs 0.3 s for its imports; its first query has ended by then.
+    """
+    global _early_query
+    # The call that finds no early query meets the same error, and says it.
+    with suppress(OSError):
+        _early_query = _Query.start(command, environment)
+
+
 async def query_devices(
     command: Sequence[str], environment: Mapping[str, str], *, timeout_s: float | None = None
 ) -> EngineDevices:
     """Return what `command` (the worker with `--devices`) prints. Raises `DeviceQueryError`."""
+    global _early_query
     deadline_s = DEVICE_QUERY_TIMEOUT_S if timeout_s is None else timeout_s
+    query, _early_query = _early_query, None
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(environment),
-        )
+        if query is None or (query.command, query.environment) != (command, environment):
+            if query is not None:
+                query.process.kill()
+                with suppress(subprocess.TimeoutExpired):
+                    await query.finish(KILL_TIMEOUT_S)
+            query = _Query.start(command, environment)
+        output, errors = await query.finish(deadline_s)
     except OSError as error:
         raise DeviceQueryError(str(error)) from None
-    try:
-        async with asyncio.timeout(deadline_s):
-            output, errors = await process.communicate()
-    except TimeoutError:
+    except subprocess.TimeoutExpired:
         raise DeviceQueryError(f"no answer within {deadline_s:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            # An unreaped child would keep the event loop from closing.
-            async with asyncio.timeout(KILL_TIMEOUT_S):
-                await process.wait()
-    if process.returncode != 0:
+    if query.process.returncode != 0:
         reason = last_line(errors)
-        raise DeviceQueryError(reason or f"it ended with status {process.returncode}")
+        raise DeviceQueryError(reason or f"it ended with status {query.process.returncode}")
     try:
         return msgspec.json.decode(output, type=EngineDevices)
     except msgspec.MsgspecError as error:
