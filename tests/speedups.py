@@ -148,7 +148,7 @@ def _share_tls_contexts() -> None:
 
 def _share_sanic_rewrite() -> None:
     """Sanic parses and recompiles its own methods for each app, for the signals of that app."""
-    build = BaseScheme.build
+    build: Any = BaseScheme.build
     built: dict[object, Any] = {}
 
     def build_once(method: Any, module_globals: dict[str, Any], app: Any) -> Any:
@@ -168,10 +168,11 @@ def _share_sanic_rewrite() -> None:
 
 
 def _rewrite_sanic_once() -> None:
+    scheme: Any = BaseScheme
     app: Sanic[Any, Any] = Sanic("template", configure_logging=False)
     for target, name in TouchUp._registry:
         module: Any = inspect.getmodule(target)
-        BaseScheme.build(getattr(target, name), dict(inspect.getmembers(module)), app)
+        scheme.build(getattr(target, name), dict(inspect.getmembers(module)), app)
     Sanic.unregister_app(app)
 
 
