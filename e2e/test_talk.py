@@ -330,6 +330,8 @@ async def test_an_answer_can_be_had_by_keyboard_alone(page: Page) -> None:
     await page.keyboard.type("One")
     await page.keyboard.press("Enter")
     await expect(conversation_log(page)).to_contain_text("First.")
+    # An answer whose end has not been told yet has no buttons.
+    await expect(conversation_log(page).get_by_role("button", name="Regenerate")).to_be_visible()
     await expect(message_box(page)).to_be_focused()
     await page.keyboard.press("Shift+Tab")
     await page.keyboard.press("Shift+Tab")

@@ -209,7 +209,7 @@ async function openPage(to) {
     if (route !== to) return;
     page = { name: to.page, title: module.title, ...module.open(app, to) };
   } catch (error) {
-    openError = error;
+    if (route === to) openError = error;
   }
 }
 

@@ -328,3 +328,16 @@ test('reconnect() is for a connection that is lost', () =>
     sync.reconnect();
     equal(sockets.length, 2);
   }));
+
+test('what is answered after the user has signed out belongs to nobody', () =>
+  withDataSync(async ({ api, store, sync, clock }) => {
+    for (const answers of [ANSWERS, { '/api/models': new Error('late'), '/api/nodes': new Error('late') }]) {
+      sync.reloadAll();
+      sync.stop();
+      store.dispatch({ type: 'signedOut' });
+      await api.answer(answers);
+      await clock.settled();
+      equal([store.state.models, store.state.loadError], [null, null]);
+      sync.start();
+    }
+  }));

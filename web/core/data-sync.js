@@ -17,11 +17,13 @@ export function createDataSync({ api, store, onUpgrade }) {
   let refreshTimer = 0;
 
   async function request(path, action) {
+    // An answer that comes after the user has signed out belongs to nobody.
+    const askedIn = socket;
     const log = [];
     eventLogs.add(log);
     try {
       const response = await api.get(path, { signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
-      store.dispatch({ ...action(response), after: log });
+      if (socket === askedIn) store.dispatch({ ...action(response), after: log });
     } finally {
       eventLogs.delete(log);
     }
@@ -34,10 +36,11 @@ export function createDataSync({ api, store, onUpgrade }) {
   const fetchSystem = () => request('/api/system', (system) => ({ type: 'system', system }));
 
   async function reloadAll() {
+    const askedIn = socket;
     try {
       await Promise.all([fetchModels(), fetchNodes(), fetchSystem()]);
     } catch (error) {
-      store.dispatch({ type: 'loadError', error });
+      if (socket === askedIn) store.dispatch({ type: 'loadError', error });
     } finally {
       scheduleRefresh();
     }

@@ -91,6 +91,8 @@ export function open(app, route) {
     close() {
       document.removeEventListener('keydown', onKey);
       modelPage?.close();
+      // A page of a model that is still being loaded is not opened.
+      current = {};
     },
     view(state) {
       if (current.tab !== 'model') return list(state);

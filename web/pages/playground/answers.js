@@ -17,16 +17,16 @@ export function createAnswers(client, onChange) {
     const controller = new AbortController();
     followed.set(message.id, { message, controller });
     message.isRunning = true;
-    let isAborted = false;
+    const isAborted = () => controller.signal.aborted;
     try {
       await consume(message, open(controller.signal));
     } catch (error) {
-      isAborted = controller.signal.aborted;
-      if (!isAborted) await recover(conversationId, message, error, controller.signal);
+      if (!isAborted()) await recover(conversationId, message, error, controller.signal);
     } finally {
-      followed.delete(message.id);
-      if (!isAborted) message.isRunning = false;
-      onChange(message, { ended: !isAborted });
+      // One that was left may be followed again meanwhile.
+      if (followed.get(message.id)?.controller === controller) followed.delete(message.id);
+      if (!isAborted()) message.isRunning = false;
+      onChange(message, { ended: !isAborted() });
     }
   }
 
@@ -103,6 +103,7 @@ export function createAnswers(client, onChange) {
     /** Stops following all answers; the server goes on. */
     detach() {
       for (const { controller } of followed.values()) controller.abort();
+      followed.clear();
     },
   };
 }

@@ -19,6 +19,7 @@ import { importSteps } from './conversations/transfer.js';
 const SETTINGS_DELAY_MS = 500;
 // While answers are generated that this page does not follow.
 const POLL_MS = 2000;
+const TABS = 'llb.conversations';
 
 /**
  * `onChange(message?, {ended}?)`: something changed; with a message, its answer did. `onError(error)`: a
@@ -33,10 +34,13 @@ export function createChat(app, { onChange, onError }) {
     onChange(message, change);
   });
   // Other tabs of this browser.
-  const tabs = new BroadcastChannel('llb.conversations');
+  const tabs = new BroadcastChannel(TABS);
   let settingsTimer = null;
   let pollTimer = null;
   let isClosed = false;
+  let isStarting = false;
+  // The conversation that is being loaded.
+  let loading = null;
   // Of the last search: an earlier one may be answered later.
   let listNumber = 0;
 
@@ -48,7 +52,9 @@ export function createChat(app, { onChange, onError }) {
     presets: [],
     current: newConversation(readPreference(`new_settings.${owner}`) ?? undefined),
     columns: [{ leafId: null, model: null }],
-    isLoading: false,
+    get isLoading() {
+      return isStarting || loading === chat.current;
+    },
     loadError: null,
     // Changes that could not be saved.
     isUnsaved: false,
@@ -87,6 +93,7 @@ export function createChat(app, { onChange, onError }) {
   }
 
   async function loadList() {
+    if (isClosed) return;
     listNumber += 1;
     const number = listNumber;
     clearTimeout(pollTimer);
@@ -111,8 +118,16 @@ export function createChat(app, { onChange, onError }) {
 
   /** This tab has changed something: the list here and in other tabs is out of date. */
   function changed() {
-    tabs.postMessage({ id: chat.current.id });
+    tell({ id: chat.current.id });
     loadList();
+  }
+
+  /** Tells the other tabs; a change may be saved after this page was closed. */
+  function tell(message) {
+    if (!isClosed) return tabs.postMessage(message);
+    const channel = new BroadcastChannel(TABS);
+    channel.postMessage(message);
+    channel.close();
   }
 
   tabs.addEventListener('message', ({ data }) => {
@@ -125,13 +140,13 @@ export function createChat(app, { onChange, onError }) {
 
   /** Shows the conversation that was open last, after those of an earlier version were moved. */
   async function start({ isNew }) {
-    chat.isLoading = true;
-    loadPresets();
+    isStarting = true;
+    const presets = loadPresets();
     await moveFromBrowser();
+    isStarting = false;
     const last = isNew ? null : readPreference(`open_conversation.${owner}`);
     if (last) await open(last, { isStart: true });
-    chat.isLoading = false;
-    await loadList();
+    await Promise.all([presets, loadList()]);
   }
   chat.start = start;
 
@@ -153,25 +168,23 @@ export function createChat(app, { onChange, onError }) {
     const opened = { ...newConversation(), id, isStored: true };
     chat.current = opened;
     chat.columns = [{ leafId: null, model: null }];
-    chat.isLoading = true;
+    loading = opened;
     onChange();
+    // Meanwhile the user may have opened another one, or another page.
+    const isCurrent = () => chat.current === opened && !isClosed;
     try {
-      await load(opened);
+      const found = await client.get(id);
+      if (!isCurrent()) return;
+      adopt(found);
       savePreference(`open_conversation.${owner}`, id);
     } catch (error) {
-      if (chat.current !== opened) return;
+      if (!isCurrent()) return;
       chat.current = newConversation();
       if (!isStart || error.status !== 404) onError(error);
     }
-    if (chat.current === opened || !isStart) chat.isLoading = false;
+    loading = null;
     loadList();
     onChange();
-  }
-
-  async function load(conversation) {
-    const found = await client.get(conversation.id);
-    if (chat.current !== conversation || isClosed) return;
-    adopt(found);
   }
 
   async function reload(id) {
@@ -179,7 +192,7 @@ export function createChat(app, { onChange, onError }) {
       const found = await client.get(id);
       if (chat.current.id === id && !isClosed) adopt(found);
     } catch (error) {
-      if (error.status !== 404 || chat.current.id !== id) return;
+      if (error.status !== 404 || chat.current.id !== id || isClosed) return;
       // Deleted in another tab.
       create();
     }
@@ -233,7 +246,7 @@ export function createChat(app, { onChange, onError }) {
     await client.remove(id);
     if (id === chat.current.id) {
       chat.current.isStored = false;
-      tabs.postMessage({ id });
+      tell({ id });
       create();
     } else changed();
   }
@@ -279,19 +292,19 @@ export function createChat(app, { onChange, onError }) {
       ({ presets: chat.presets } = await client.presets());
       onChange();
     } catch (error) {
-      onError(error);
+      if (!isClosed) onError(error);
     }
   }
 
   async function savePreset(preset) {
     await client.putPreset(preset);
-    tabs.postMessage({ presets: true });
+    tell({ presets: true });
     await loadPresets();
   }
 
   async function removePreset(id) {
     await client.removePreset(id);
-    tabs.postMessage({ presets: true });
+    tell({ presets: true });
     await loadPresets();
   }
 

@@ -3,9 +3,13 @@
 // An endpoint that does not say what its models can do has models that chat.
 const ASSUMED_CAPABILITIES = ['TextGeneration'];
 
-/** `withAll(state)`: `state` with both kinds of models, the same object until one of them changes. */
+/**
+ * `withAll(state)`: `state` with both kinds of models, the same object until one of them changes.
+ * `areAllKnown()`: whether both kinds are there, as far as they can be had.
+ */
 export function createEndpointModels(app) {
   let items = [];
+  let isAnswered = false;
   let seen = null;
   let last = { state: null, items: null, merged: null };
 
@@ -16,10 +20,11 @@ export function createEndpointModels(app) {
       items = endpoints
         .filter(({ enabled, cloud }) => enabled && (app.can('cloud') || !cloud))
         .flatMap((endpoint) => endpoint.models.map((model) => itemOf(model, endpoint)));
-      app.requestRender();
     } catch {
       // The models of the nodes are there without them.
     }
+    isAnswered = true;
+    app.requestRender();
   }
 
   const unsubscribe = app.store.subscribe(({ endpointChanges }) => {
@@ -29,6 +34,7 @@ export function createEndpointModels(app) {
 
   return {
     close: unsubscribe,
+    areAllKnown: () => isAnswered && app.store.state.models !== null,
     withAll(state) {
       if (!state.models || !items.length) return state;
       if (last.state !== state || last.items !== items) {

@@ -61,6 +61,9 @@ export function open(app, route) {
   let typingTimer = null;
   // Whether the composer gets the focus when it is there.
   let isFocusWanted = false;
+  // Whether the open conversation begins with the preset of its model once that is known.
+  let areDefaultsWanted = isNewWanted;
+  let isStarted = false;
   const contextLengths = createContextLengths(app);
   const endpointModels = createEndpointModels(app);
   const menu = { id: null };
@@ -80,7 +83,9 @@ export function open(app, route) {
   // Without it answers are shown as plain text.
   loadMarkdown().then(app.requestRender, app.requestRender);
   chat.start({ isNew: isNewWanted }).then(() => {
-    if (isNewWanted) applyDefaults();
+    if (listeners.signal.aborted) return;
+    isStarted = true;
+    if (areDefaultsWanted) applyDefaults();
     isFocusWanted = !matchMedia('(pointer: coarse)').matches;
     focusComposer();
   });
@@ -134,12 +139,18 @@ export function open(app, route) {
     app.requestRender();
   }
 
-  /** A new conversation begins with the preset of its model. */
+  /**
+   * A new conversation begins with the preset of its model. At first neither may be there yet: then it gets
+   * the preset when they are.
+   */
   function applyDefaults() {
+    areDefaultsWanted = !isStarted || !endpointModels.areAllKnown();
+    if (areDefaultsWanted || chat.current.isStored) return;
     const settings = defaultSettings(chat.presets, firstModel()?.model.id);
-    if (!settings || chat.current.messages.length) return;
+    if (!settings) return;
     chat.current.settings = structuredClone(settings);
     chat.settingsChanged();
+    app.requestRender();
   }
 
   function toggleComparison() {
@@ -193,6 +204,7 @@ export function open(app, route) {
     open(id) {
       if (id !== chat.current.id) {
         reset();
+        areDefaultsWanted = false;
         chat.open(id);
       } else hideDrawers();
       composer.focus();
@@ -391,19 +403,20 @@ export function open(app, route) {
       </div>`;
   }
 
-  /** What other devices did while this page was offline. */
-  function followConnection({ connection }) {
+  function followState({ connection }) {
+    if (areDefaultsWanted) applyDefaults();
+    // What other devices did while this page was offline.
     const isConnected = connection.status === 'connected';
     if (isConnected && !wasConnected) chat.refresh();
     wasConnected = isConnected;
   }
-  const unsubscribe = app.store.subscribe(followConnection);
+  const unsubscribe = app.store.subscribe(followState);
 
   return {
     update(next) {
       if (!next.query.model) return;
       requestModel(next.query.model);
-      if (chat.current.messages.length) actions.create();
+      if (chat.current.isStored) actions.create();
       else applyDefaults();
     },
     close() {
