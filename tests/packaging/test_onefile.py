@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import errno
 import json
+import lzma
 import os
 import platform
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from tests.packaging.stored_xz import store
 from tools.onefile import wheels
 from tools.onefile.archive import BOOTSTRAP, write_program_file
 from tools.onefile.bootstrap import llb_bootstrap as bootstrap
@@ -107,6 +110,12 @@ def test_the_same_contents_give_the_same_bytes(tmp_path: Path, program_file: Pat
     assert os.access(again, os.X_OK)
     changed = write_file(tmp_path / "changed.pyz", more=b"")
     assert bootstrap.read_manifest(changed).build != bootstrap.read_manifest(again).build
+
+
+@pytest.mark.parametrize("size", [1, 1 << 16, (3 << 16) + 5])
+def test_a_stored_file_of_xz_is_one(size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    assert lzma.decompress(store(content)) == content
 
 
 def test_the_bootstrap_compiles_with_old_pythons() -> None:

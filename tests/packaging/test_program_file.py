@@ -47,14 +47,12 @@ def test_from_the_download_to_a_restart() -> None:
         command = [
             sys.executable,
             "-m",
-            "tools.onefile",
+            # Its packages are stored. `test_onefile.py` unpacks compressed ones.
+            "tests.packaging.stored_xz",
             "--python",
             f"3.{minor}",
             "--out",
             str(folder / "dist"),
-            # It is used once: packed faster, it is a twentieth larger.
-            "--preset",
-            "0",
         ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
