@@ -267,6 +267,7 @@ def run(config: Config) -> int:
     """Run the server until a signal; returns the exit status. Raises `SetupError`."""
     log_output = log_setup.configure_logging(config.log_level, config.log_format, config.log_file)
     platform_compat.raise_descriptor_limit()
+    platform_compat.limit_malloc_arenas()
     with asyncio.Runner(loop_factory=platform_compat.new_event_loop) as runner:
         return runner.run(_serve(config, log_output))
 

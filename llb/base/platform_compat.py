@@ -38,6 +38,8 @@ _o_directory: int | None = getattr(os, "O_DIRECTORY", None)
 # linux/fs.h and linux/prctl.h
 _FICLONE = 0x40049409
 _PR_SET_PDEATHSIG = 1
+# malloc.h of glibc
+_M_ARENA_MAX = -8
 # Socket option that limits how long sent data may stay unacknowledged, and its units per second:
 # TCP_USER_TIMEOUT of linux/tcp.h, TCP_RXT_CONNDROPTIME of netinet/tcp.h, TCP_MAXRTMS of ws2ipdef.h.
 _TCP_USER_TIMEOUT = {"linux": (18, 1000), "darwin": (0x80, 1), "win32": (14, 1000)}
@@ -268,6 +270,17 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     library = _import_optional("uvloop") or importlib.import_module("asyncio")
     loop: asyncio.AbstractEventLoop = library.new_event_loop()
     return loop
+
+
+def limit_malloc_arenas() -> bool:
+    """Have all threads but this one allocate from one arena, where the C library can; whether it can.
+
+    glibc gives each thread an arena of its own, and what a thread has freed stays in it.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_ARENA_MAX, 2))
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:

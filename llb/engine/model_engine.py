@@ -92,6 +92,8 @@ class ModelEngine:
         self.memory_ratio: float | None = None
         self.process = make_process(self._on_transition)
         self.watch = RequestWatch(self.process, clock)
+        # One object each for all leases.
+        self._on_released, self._on_suspected = self._on_lease_released, self._report_suspected_failure
 
     # --- input of the pool's decisions ---------------------------------------------------------------
 
@@ -182,8 +184,8 @@ class ModelEngine:
         return Lease(
             self.process,
             self.watch,
-            on_released=self._on_lease_released,
-            on_suspected_failure=self._report_suspected_failure,
+            on_released=self._on_released,
+            on_suspected_failure=self._on_suspected,
         )
 
     def _on_lease_released(self, lease: Lease) -> None:

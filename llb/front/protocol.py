@@ -79,7 +79,7 @@ class InferenceFront:
         raw = data[: end + 4]
         alike = self._heads.get(hash(raw))
         if alike is not None and alike.match(data) is not None:
-            return alike.begin_alike()
+            return alike.copy()
         try:
             head = parse_request_head(data[:end])
         except MalformedHead:
@@ -284,12 +284,12 @@ class FrontProtocol(ServerProtocol):
             begun = None
         if begun is None or not self._start(begun):
             self._begun = begun
-            self._take_over()
+            self.take_over()
 
     def _start(self, begun: BegunAnswer) -> bool:
         """Have callbacks answer the request; False where a task has to."""
         try:
-            is_started = begun.start(self._end_directly, self._take_over)
+            is_started = begun.start(self)
         except Exception:
             # As above.
             log.exception("an answer could not be started without a task")
@@ -298,12 +298,12 @@ class FrontProtocol(ServerProtocol):
             self._begun, self._work = begun, None
         return is_started
 
-    def _end_directly(self) -> None:
+    def end_directly(self) -> None:
         """Callbacks have answered the request."""
         self._request = self._begun = None
         self._await_next()
 
-    def _take_over(self) -> None:
+    def take_over(self) -> None:
         """Have a task answer, from where the callbacks have got to."""
         if self._request is not None and self._work is None:
             self._work = self.loop.create_task(self._answer(self._request))

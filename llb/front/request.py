@@ -127,17 +127,18 @@ class KnownHead:
         # None until a request was admitted.
         self.admission: Admission | None = None
         self.facts: HeadFacts | None = None
-        # Heads of responses, by what they depend on.
+        # Heads of responses, by what they depend on beside this head.
         self.templates: dict[Hashable, HeadTemplate] = {}
 
-    def begin_alike(self) -> KnownHead:
+    def copy(self) -> KnownHead:
         """Return this head for another connection, on which nothing was admitted yet."""
         head = KnownHead.__new__(KnownHead)
         head._before, head._after = self._before, self._after
         head._before_bytes, head._after_bytes = self._before_bytes, self._after_bytes
         head._search_end = self._search_end
         head.path, head.query, head.headers, head.route = self.path, self.query, self.headers, self.route
-        head.admission, head.facts, head.templates = None, None, {}
+        head.facts, head.templates = self.facts, self.templates
+        head.admission = None
         return head
 
     def match(self, data: bytes) -> tuple[int, int] | None:
@@ -276,20 +277,19 @@ class FrontRequest:
 class FrontResponse:
     """Response that is sent in one piece with its length, or in chunks."""
 
-    __slots__ = ("_connection", "_format_head", "_write", "is_complete")
+    __slots__ = ("_connection", "_format_head", "is_complete")
 
     def __init__(self, format_head: Callable[[int | None], bytes], connection: FrontConnection) -> None:
         """`format_head` returns the head for a body of a length, or in chunks (None)."""
         # None once it is written.
         self._format_head: Callable[[int | None], bytes] | None = format_head
         self._connection = connection
-        self._write = connection.write
         self.is_complete = False
 
     async def send(self, data: bytes, end_stream: bool = False) -> None:
         """Write some bytes; `end_stream` ends the response."""
         if frame := self._frame(data, end_stream):
-            await self._write(frame)
+            await self._connection.write(frame)
 
     def send_now(self, data: bytes, end_stream: bool = False) -> None:
         """Like `send`, whatever the pace of the client."""
@@ -318,7 +318,7 @@ class FrontResponse:
     async def write_last(self, frame: bytes) -> None:
         """End a response in chunks that has begun, with bytes that are framed already."""
         self.is_complete = True
-        await self._write(frame)
+        await self._connection.write(frame)
 
 
 class _CompleteResponse(FrontResponse):

@@ -8,7 +8,7 @@ with the same attempt and the same relay.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 from llb.errors import LlbError
 from llb.gateway.attempt import Attempt
@@ -24,6 +24,22 @@ from llb.gateway.stream.usage_parser import Usage, read_document_usage
 TICKS = 3
 
 
+class AnswerListener(Protocol):
+    """Owner of a direct answer; one of the three is called, once."""
+
+    def on_answered(self) -> None:
+        """The client has the whole answer, and its outcome is recorded."""
+        ...
+
+    def on_stopped(self) -> None:
+        """A task has to continue."""
+        ...
+
+    def on_failed(self, error: Exception) -> None:
+        """A callback has failed: a task has to raise the error."""
+        ...
+
+
 class DirectAnswer:
     """Answer of an attempt whose request was sent. `stop` leaves the rest to a task."""
 
@@ -31,9 +47,7 @@ class DirectAnswer:
         "_attempt",
         "_events",
         "_keepalive_s",
-        "_on_answered",
-        "_on_failed",
-        "_on_stopped",
+        "_listener",
         "_received_bytes",
         "_response",
         "_silent_ticks",
@@ -45,23 +59,16 @@ class DirectAnswer:
         attempt: Attempt,
         response: UpstreamResponse,
         sink: DirectSink,
+        listener: AnswerListener,
         *,
-        on_answered: Callable[[], None],
-        on_stopped: Callable[[], None],
-        on_failed: Callable[[Exception], None],
         keepalive_s: float = SSE_KEEPALIVE_INTERVAL_S,
     ) -> None:
-        """`on_answered`: the client has the whole answer, and its outcome is recorded.
-
-        `on_stopped`: a task has to continue. `on_failed` gets the error of a callback. A stream that is
-        silent for `keepalive_s` gets a comment.
-        """
+        """A stream that is silent for `keepalive_s` gets a comment."""
         self._attempt = attempt
         self._response = response
         self._sink = sink
-        self._on_answered = on_answered
-        self._on_stopped = on_stopped
-        self._on_failed = on_failed
+        # One object, not a bound method for each: an open stream would keep them.
+        self._listener = listener
         # None before the first bytes of a stream.
         self._events: EventRelay | None = None
         self._keepalive_s = keepalive_s
@@ -79,7 +86,7 @@ class DirectAnswer:
     def stop(self) -> None:
         """Have a task continue with the answer."""
         self._response.stop_observing()
-        self._on_stopped()
+        self._listener.on_stopped()
 
     def _on_progress(self, has_data: bool) -> None:
         """Look at what has come of an answer that is not being piped."""
@@ -108,7 +115,7 @@ class DirectAnswer:
             self.stop()
             return
         self._response.stop_observing()
-        self._on_failed(error)
+        self._listener.on_failed(error)
 
     def _on_tick(self) -> None:
         """Write a comment into a silent stream; a task ends what has been silent for too long."""
@@ -237,4 +244,4 @@ class DirectAnswer:
                 response.status, is_stream, usage, body_bytes, response.first_byte_at, time.monotonic(), None
             ),
         )
-        self._on_answered()
+        self._listener.on_answered()

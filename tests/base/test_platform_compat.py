@@ -6,6 +6,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import platform
 import select
 import socket
 import stat
@@ -319,3 +320,9 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_may_be() -> None:
         [sys.executable, "-c", RAISE_LIMIT, "512"], stdout=subprocess.PIPE, text=True, check=True
     )
     assert ran.stdout.split() == ["128", "512"]
+
+
+def test_arenas_are_limited_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert platform_compat.limit_malloc_arenas() == (platform.libc_ver()[0] == "glibc")
+    monkeypatch.setattr(sys, "platform", "sunos5")
+    assert not platform_compat.limit_malloc_arenas()

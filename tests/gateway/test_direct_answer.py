@@ -110,12 +110,19 @@ class Answer:
             attempt,
             attempt.pending_response,
             self.sink,
-            on_answered=lambda: self.outcome.set_result("answered"),
-            on_stopped=lambda: self.outcome.set_result("stopped"),
-            on_failed=self.outcome.set_exception,
+            self,
             keepalive_s=keepalive_s,
         )
         self.running.hand_over(answer.stop)
+
+    def on_answered(self) -> None:
+        self.outcome.set_result("answered")
+
+    def on_stopped(self) -> None:
+        self.outcome.set_result("stopped")
+
+    def on_failed(self, error: Exception) -> None:
+        self.outcome.set_exception(error)
 
 
 @asynccontextmanager

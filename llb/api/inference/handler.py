@@ -100,14 +100,25 @@ async def end_response(request: IncomingRequest, response: ResponseSink, result:
     await response.end()
 
 
+class BegunListener(Protocol):
+    """Owner of an answer that was begun without a task; one of the two is called, once."""
+
+    def end_directly(self) -> None:
+        """Callbacks have given the client the whole answer."""
+        ...
+
+    def take_over(self) -> None:
+        """A task has to continue, with `BegunAnswer.resume`."""
+        ...
+
+
 class BegunAnswer:
     """Answer that was begun without a task: callbacks end it, or a task does with `resume`."""
 
     __slots__ = (
         "_dispatcher",
         "_is_connecting",
-        "_on_answered",
-        "_on_stopped",
+        "_listener",
         "_recording",
         "_request",
         "_running",
@@ -129,21 +140,16 @@ class BegunAnswer:
         self._sink = sink
         self._is_connecting = False
         # While callbacks answer.
-        self._on_answered: Callable[[], None]
-        self._on_stopped: Callable[[], None]
+        self._listener: BegunListener
 
-    def start(self, on_answered: Callable[[], None], on_stopped: Callable[[], None]) -> bool:
-        """Have callbacks answer; False where `resume` has to.
-
-        One of the two is called later: `on_answered` once the client has the whole answer, `on_stopped` where
-        `resume` has to continue.
-        """
+    def start(self, listener: BegunListener) -> bool:
+        """Have callbacks answer; False where `resume` has to."""
         running = self._running
         if not self._dispatcher.send_directly(running):
             return False
         attempt = running.attempt
         assert attempt is not None  # noqa: S101  # the request is sent, or a connection is made for it
-        self._on_answered, self._on_stopped = on_answered, on_stopped
+        self._listener = listener
         response = attempt.pending_response
         if response is None:
             self._is_connecting = True
@@ -154,14 +160,7 @@ class BegunAnswer:
         return True
 
     def _observe(self, attempt: Attempt, response: UpstreamResponse) -> DirectAnswer:
-        answer = DirectAnswer(
-            attempt,
-            response,
-            self._sink,
-            on_answered=self._finish,
-            on_stopped=self._on_stopped,
-            on_failed=self._fail,
-        )
+        answer = DirectAnswer(attempt, response, self._sink, self)
         self._running.hand_over(answer.stop)
         return answer
 
@@ -173,23 +172,27 @@ class BegunAnswer:
             return
         self._is_connecting = False
         if attempt is None or response is None:
-            self._on_stopped()
+            self.on_stopped()
         else:
             self._observe(attempt, response).begin()
 
     def _stop_connecting(self) -> None:
         self._is_connecting = False
-        self._on_stopped()
+        self.on_stopped()
 
-    def _finish(self) -> None:
-        """The client has the whole answer."""
+    # --- as `AnswerListener` has them ---
+
+    def on_answered(self) -> None:
         self._dispatcher.finish_directly(self._running)
         self._recording.close()
-        self._on_answered()
+        self._listener.end_directly()
 
-    def _fail(self, error: Exception) -> None:
+    def on_stopped(self) -> None:
+        self._listener.take_over()
+
+    def on_failed(self, error: Exception) -> None:
         self._running.failure = error
-        self._on_stopped()
+        self._listener.take_over()
 
     def interrupt(self) -> None:
         """The client has left."""

@@ -15,6 +15,7 @@ from functools import cached_property
 from msgspec import Struct
 
 from llb.gateway.http.connection import HOP_BY_HOP_HEADERS, Connection, PoolKey
+from llb.gateway.http.read_timer import ReadTimer
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import AddressRefused, ConnectError, UpstreamClosed
 from llb.policy.endpoints.addresses import is_forbidden_address
@@ -167,6 +168,9 @@ class HttpClient:
         self._tunnel_waiters: dict[PoolKey, deque[asyncio.Future[Connection]]] = {}
         self._connections: set[Connection] = set()
         self._is_closed = False
+        # One object each for all connections.
+        self._on_idle, self._on_lost = self._release_connection, self._discard_connection
+        self._read_timer = ReadTimer()
 
     async def request(
         self,
@@ -254,8 +258,9 @@ class HttpClient:
         """Add a connection that the other end has dialled to the pool of `target`."""
         connection = Connection(
             target.pool_key,
-            self._release_connection,
-            self._discard_connection,
+            self._on_idle,
+            self._on_lost,
+            self._read_timer,
             keepalive_expiry_s=TUNNEL_KEEPALIVE_EXPIRY_S,
         )
         transport.set_protocol(connection)
@@ -283,6 +288,7 @@ class HttpClient:
         for connection in tuple(self._connections):
             connection.abort(UpstreamClosed(before_first_byte=False))
         self._idle_pools.clear()
+        self._read_timer.close()
 
     @property
     def open_connections(self) -> int:
@@ -340,8 +346,9 @@ class HttpClient:
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: Connection(
                         pool_key,
-                        self._release_connection,
-                        self._discard_connection,
+                        self._on_idle,
+                        self._on_lost,
+                        self._read_timer,
                         fail_fast=self._fail_fast,
                     ),
                     host,

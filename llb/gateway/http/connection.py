@@ -16,6 +16,7 @@ from llb.base import platform_compat
 from llb.engine.watch_policy import Blame
 from llb.gateway.http.chunk_frames import FRAME_END, MAX_FRAME_BYTES, MIN_FRAME_BYTES, read_events
 from llb.gateway.http.known_response import KnownResponseHead, learn_head
+from llb.gateway.http.read_timer import TIMER_SLACK_S, Alarm, ReadTimer
 from llb.gateway.http.response import HIGH_WATER_BYTES, UpstreamResponse
 from llb.gateway.http.upstream_errors import EngineEnded, InvalidResponse, TransportError, UpstreamClosed
 
@@ -37,8 +38,6 @@ TCP_KEEPALIVE_INTERVAL_S, TCP_KEEPALIVE_PROBES = 5, 2
 # Used while a request waits for its response and no `LivenessProbe` detects that its host has vanished.
 FAIL_FAST_TCP_USER_TIMEOUT_S = 0.5
 FAIL_FAST_TCP_KEEPALIVE_INTERVAL_S = 1
-# uvloop rounds timers to milliseconds, so one may fire a little before its deadline.
-TIMER_SLACK_S = 0.002
 
 # Trailer with which a node ends a response whose engine has failed in the middle of it.
 BLAME_TRAILER = b"x-llb-engine-ended"
@@ -73,6 +72,7 @@ class Connection(asyncio.BufferedProtocol):
     """Keep-alive connection that carries one exchange at a time and notifies its pool when idle or lost."""
 
     __slots__ = (
+        "_alarm",
         "_continue_waiter",
         "_deadline",
         "_fail_fast",
@@ -90,11 +90,10 @@ class Connection(asyncio.BufferedProtocol):
         "_on_idle",
         "_on_lost",
         "_parser",
+        "_read_timer",
         "_request_count",
         "_response",
         "_sent_at",
-        "_timer",
-        "_timer_at",
         "_transport",
         "_write_waiter",
         "idle_until",
@@ -106,6 +105,7 @@ class Connection(asyncio.BufferedProtocol):
         pool_key: PoolKey,
         on_idle: Callable[[Connection], None],
         on_lost: Callable[[Connection], None],
+        read_timer: ReadTimer,
         *,
         keepalive_expiry_s: float = DEFAULT_KEEPALIVE_EXPIRY_S,
         fail_fast: bool = False,
@@ -119,7 +119,7 @@ class Connection(asyncio.BufferedProtocol):
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = httptools.HttpResponseParser(_PARSER_EVENTS)
         self._response: UpstreamResponse | None = None
         self._is_reading_paused = False
         self._request_count = 0
@@ -139,11 +139,11 @@ class Connection(asyncio.BufferedProtocol):
         self._continue_waiter: asyncio.Future[None] | None = None
         self._write_waiter: asyncio.Future[None] | None = None
         self._is_writing_paused = False
-        # One lazy timer serves every deadline of the connection. Moving a deadline is free: the timer checks
-        # it when it fires.
+        # One lazy alarm serves every deadline of the connection. Moving a deadline is free: it is looked at
+        # when the alarm's time has come.
         self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._read_timer = read_timer
+        self._alarm: Alarm | None = None
 
     # --- one exchange ---
 
@@ -276,29 +276,26 @@ class Connection(asyncio.BufferedProtocol):
     def start_deadline(self, timeout_s: float) -> None:
         """Have `UpstreamResponse.wake_reader` called with False after `timeout_s`."""
         deadline = self._deadline = self._loop.time() + timeout_s
-        if self._timer is None:
-            self._set_timer(deadline)
-        elif self._timer_at > deadline + TIMER_SLACK_S:
-            self._timer.cancel()
-            self._set_timer(deadline)
+        alarm = self._alarm
+        if alarm is None:
+            self._alarm = self._read_timer.set_alarm(deadline, self)
+        elif alarm.at > deadline + TIMER_SLACK_S:
+            self._read_timer.cancel(alarm)
+            self._alarm = self._read_timer.set_alarm(deadline, self)
 
     def extend_deadline(self, timeout_s: float) -> None:
         """Move the deadline of the present reader."""
         self._deadline = self._loop.time() + timeout_s
 
-    def _set_timer(self, at: float) -> None:
-        self._timer_at = at
-        self._timer = self._loop.call_at(at, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
+    def on_alarm(self) -> None:
+        self._alarm = None
         response = self._response
         if response is None or not response.has_reader:
             return
         if self._loop.time() >= self._deadline - TIMER_SLACK_S:
             response.wake_reader(has_data=False)
         else:
-            self._set_timer(self._deadline)
+            self._alarm = self._read_timer.set_alarm(self._deadline, self)
 
     # --- asyncio.Protocol ---
 
@@ -341,11 +338,14 @@ class Connection(asyncio.BufferedProtocol):
         is_begin = not (response.status or self._header_bytes or self._is_body_pending)
         if is_begin and self._known_head is not None and self._read_known(response, self._known_head, data):
             return
+        _PARSER_EVENTS.connection = self
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.abort(InvalidResponse(str(error) or "not an HTTP response"))
             return
+        finally:
+            _PARSER_EVENTS.connection = None
         if self._is_message_complete:
             if is_begin and self._is_reusable and response.content_length and not response.chunked:
                 self._known_head = learn_head(
@@ -390,9 +390,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.resume_writing()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._alarm is not None:
+            self._read_timer.cancel(self._alarm)
+            self._alarm = None
         response, self._response = self._response, None
         if response is not None:
             # Without a length and without chunks the end of the connection is the end of the body.
@@ -485,6 +485,44 @@ class Connection(asyncio.BufferedProtocol):
         elif not self._is_message_complete:
             self._is_message_complete = True
             self._is_reusable = self._parser.should_keep_alive()
+
+
+class _ParserEvents:
+    """Callbacks of all parsers, for the connection that has its parser read.
+
+    A parser keeps a bound method of each: those of connections would take a third of a kilobyte for each.
+    """
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.on_message_begin = self._on_message_begin
+        self.on_header = self._on_header
+        self.on_headers_complete = self._on_headers_complete
+        self.on_body = self._on_body
+        self.on_message_complete = self._on_message_complete
+
+    def _on_message_begin(self) -> None:
+        if self.connection is not None:
+            self.connection.on_message_begin()
+
+    def _on_header(self, name: bytes, value: bytes) -> None:
+        if self.connection is not None:
+            self.connection.on_header(name, value)
+
+    def _on_headers_complete(self) -> None:
+        if self.connection is not None:
+            self.connection.on_headers_complete()
+
+    def _on_body(self, data: bytes) -> None:
+        if self.connection is not None:
+            self.connection.on_body(data)
+
+    def _on_message_complete(self) -> None:
+        if self.connection is not None:
+            self.connection.on_message_complete()
+
+
+_PARSER_EVENTS = _ParserEvents()
 
 
 def _is_loopback(transport: asyncio.BaseTransport) -> bool:

@@ -8,12 +8,13 @@ import sqlite3
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from llb.base.tasks import TaskSupervisor
 from llb.gateway.stream.transcript import Transcript
@@ -47,6 +48,7 @@ CLEAR_BATCH_SIZE = 5000
 
 MAX_MODEL_NAME_CHARS = 200
 _NO_USAGE = Usage()
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class RequestRecord(Struct):
@@ -79,7 +81,7 @@ class RequestRecord(Struct):
     # of the request, without a counterpart at the target that answered
     ignored_fields: tuple[str, ...] = ()
     # of a provider, passed on to the client
-    limit_headers: dict[str, str] = field(default_factory=dict)
+    limit_headers: Mapping[str, str] = _NO_HEADERS
     # sent to the client; None: not yet
     status: int | None = None
     error_code: str | None = None
