@@ -79,6 +79,10 @@ class PartialFile:
         self.have_bytes += len(chunk)
         self.growing_file.set_available(self.have_bytes)
 
+    def finish_chunk(self) -> None:
+        """Wait until the last chunk may change."""
+        self._hash.finish_chunk()
+
     def sync_in_background(self) -> None:
         """Start to make the bytes so far durable; raises the error of the previous background sync."""
         if self._sync_thread is not None and self._sync_thread.is_alive():

@@ -449,10 +449,11 @@ class FileDownload:
     def _sync_if_due(self, now: float) -> None:
         partial, timeouts = self._partial_file, self._timeouts
         unsynced_bytes = partial.have_bytes - partial.synced_bytes
-        if unsynced_bytes >= timeouts.sync_interval_bytes or (
-            unsynced_bytes and now - self._synced_at >= timeouts.sync_interval_s
-        ):
-            partial.sync_in_background()
+        is_time = now - self._synced_at >= timeouts.sync_interval_s
+        if is_time or unsynced_bytes >= timeouts.sync_interval_bytes:
+            if unsynced_bytes:
+                partial.sync_in_background()
+            # Segments may fill the disk while the partial file does not grow.
             self._synced_at = now
             self._leave_last_bytes()
 

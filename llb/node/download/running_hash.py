@@ -37,6 +37,10 @@ class RunningHash:
         self._is_hashing = True
         self._chunks.put(chunk)
 
+    def finish_chunk(self) -> None:
+        """Wait until the last chunk may change."""
+        self._wait()
+
     def hexdigest(self) -> str:
         """The sha256 of the bytes so far, in lower-case hex."""
         self._wait()

@@ -79,6 +79,8 @@ class ParallelFetch:
 
         `first` is the open connection, whose chunks continue the partial file. Raises `HubError`, OSError.
         """
+        # Another thread receives the next chunks, in the buffer of the last one too.
+        self._partial.finish_chunk()
         try:
             if (segment := self._next_segment()) is not None:
                 self._open(segment, first if segment.start == self._partial.have_bytes else None)

@@ -177,6 +177,8 @@ class SegmentStore:
         return None if found is None else self._add(*found)
 
     def _add(self, start: int, limit: int) -> Segment:
+        # A segment that was given up just now may have had the same file, which it would remove later.
+        self.drop_empty()
         segment = Segment(self._directory / segment_file_name(self._spec, start), start, limit)
         # One with the same start may be there without a byte of use.
         segment.path.unlink(missing_ok=True)

@@ -9,17 +9,23 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from llb.node.download import hub_fetch
-from llb.node.download.download_errors import DownloadCancelled
+from llb.base import platform_compat
+from llb.node.download import hub_fetch, resumable_download, running_hash
+from llb.node.download.download_errors import DownloadCancelled, DownloadFailed
+from llb.node.download.parallel import parallel_fetch
 from llb.node.download.parallel.connection_policy import ConnectionPolicy
+from llb.node.download.parallel.range_connection import RangeConnection
+from llb.node.download.parallel.segments import SegmentStore
 from llb.node.download.resumable_download import FileDownload
+from llb.node.download.timeouts import DownloadTimeouts
 from llb.node.files import ModelFiles, segment_file_name
 from tests.hub.record import RecordedRequest
 from tests.node.replica_fixture import CONTENT, FAST_TIMEOUTS, NAME, DownloadFixture, wait_until
 
 RANGE_BYTES = 300_000
 assert RANGE_BYTES > hub_fetch.READ_BYTES
-TIMEOUTS = replace(FAST_TIMEOUTS, min_range_bytes=RANGE_BYTES)
+# A connection that stalls on purpose stays, however busy this machine is.
+TIMEOUTS = replace(FAST_TIMEOUTS, min_range_bytes=RANGE_BYTES, read_timeout_s=30.0)
 SENT_BYTES = 50_000
 
 
@@ -40,8 +46,13 @@ class FourConnections(ConnectionPolicy):
             self.connections = 4
 
 
-def start_download(site: DownloadFixture, policy: ConnectionPolicy | None = None) -> FileDownload:
-    download = site.create_download(timeouts=TIMEOUTS)
+def start_download(
+    site: DownloadFixture,
+    policy: ConnectionPolicy | None = None,
+    timeouts: DownloadTimeouts = TIMEOUTS,
+    reserve_bytes: int = 0,
+) -> FileDownload:
+    download = site.create_download(timeouts=timeouts, reserve_bytes=reserve_bytes)
     download._connection_policy = policy or FourConnections()
     download.start()
     return download
@@ -51,10 +62,12 @@ def byte_requests(site: DownloadFixture) -> list[RecordedRequest]:
     return site.hub.byte_requests(NAME)
 
 
-async def stalled_download(site: DownloadFixture) -> FileDownload:
+async def stalled_download(
+    site: DownloadFixture, timeouts: DownloadTimeouts = TIMEOUTS, reserve_bytes: int = 0
+) -> FileDownload:
     """A download with four connections, each of which has sent `SENT_BYTES`."""
     site.hub.faults.stall(after=SENT_BYTES)
-    download = start_download(site)
+    download = start_download(site, timeouts=timeouts, reserve_bytes=reserve_bytes)
     await wait_until(lambda: download.downloaded_bytes == 4 * SENT_BYTES)
     return download
 
@@ -71,6 +84,40 @@ async def test_four_connections_fetch_each_byte_once(site: DownloadFixture) -> N
     starts, ends = zip(*(map(int, text.split("-")) for text in ranges), strict=True)
     assert len(set(starts)) == len(starts)
     assert max(ends) == len(CONTENT) - 1
+
+
+async def test_no_buffer_is_filled_again_while_it_is_hashed(
+    site: DownloadFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each chunk is hashed in the other thread.
+    monkeypatch.setattr(running_hash, "LARGE_CHUNK_BYTES", 1)
+    hashing_at_start: list[bool] = []
+
+    class WatchedConnection(RangeConnection):
+        def start(self) -> None:
+            hashing_at_start.append(download._partial_file._hash._is_hashing)
+            super().start()
+
+    monkeypatch.setattr(parallel_fetch, "RangeConnection", WatchedConnection)
+    download = start_download(site)
+    await download.wait()
+    site.assert_complete()
+    assert hashing_at_start[0] is False
+
+
+def test_a_segment_that_was_given_up_takes_no_file_with_it(site: DownloadFixture) -> None:
+    site.directory.mkdir(parents=True)
+    store = SegmentStore(site.spec, site.directory)
+    given_up = store.add_next(0, 1000, 1000)
+    assert given_up is not None
+    given_up.finish()
+    # Its connection has not been looked at yet when another one is idle.
+    segment = store.add_next(0, 1000, 1000)
+    assert segment is not None
+    segment.append(CONTENT[:10])
+    store.drop_empty()
+    segment.finish()
+    assert segment.path.read_bytes() == CONTENT[:10]
 
 
 async def test_what_came_before_its_turn_survives_the_process(
@@ -186,6 +233,18 @@ async def test_an_expired_link_is_asked_for_again(site: DownloadFixture) -> None
     site.assert_complete()
     assert policy.connections == 4
     assert len([request for request in site.hub.requests if request.on == "resolve"]) == 2
+
+
+async def test_an_almost_full_disk_ends_it_also_while_nothing_can_be_moved(
+    site: DownloadFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumable_download, "MIN_FREE_BYTES", 1000)
+    download = await stalled_download(site, replace(TIMEOUTS, sync_interval_s=0.0), reserve_bytes=1000)
+    await wait_until(lambda: download.synced_bytes == download._partial_file.have_bytes)
+    monkeypatch.setattr(platform_compat, "free_disk_bytes", lambda _path: 999)
+    with pytest.raises(DownloadFailed) as failed:
+        await download.wait()
+    assert failed.value.code == "insufficient_storage"
 
 
 async def test_segments_are_removed_with_the_model(site: DownloadFixture, tmp_path: Path) -> None:
