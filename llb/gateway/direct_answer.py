@@ -115,6 +115,8 @@ class DirectAnswer:
             self.stop()
             return
         self._response.stop_observing()
+        # What has come until then is billed.
+        self._attempt.note_received(self._response)
         self._listener.on_failed(error)
 
     def _on_tick(self) -> None:

@@ -52,7 +52,7 @@ MAX_RANGE_BYTES = 64 << 20
 MAX_REDIRECTS = 5
 
 _COMMIT = re.compile("[0-9a-f]{40}")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d+)/(?:\d+|\*)")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 from llb.gateway.stream.keepalive import BodySink, ClientPipe, translate_pipe
+from llb.gateway.stream.usage_parser import MAX_TOKENS
+from llb.wire.decoding import DECODE_ERRORS
 
 # Templates render the end of a prompt differently once the conversation goes on, and some models can resume
 # only at checkpoints. What is missing of the caller's own prompt may be as much as this.
@@ -26,6 +28,7 @@ _CACHE_READ = re.compile(rb'("cache_read_input_tokens":\s*)(\d+)')
 _INPUT_TOKENS = re.compile(rb'("input_tokens":\s*)(\d+)')
 _TIMINGS = re.compile(rb'("timings":\s*)(\{[^{}]*\})')
 _PROGRESS = re.compile(rb'("prompt_progress":\s*)(\{[^{}]*\})')
+_MAX_DIGITS = len(str(MAX_TOKENS))
 
 
 def told_tokens(cached_tokens: int, own_tokens: int) -> int:
@@ -41,13 +44,14 @@ def told_tokens(cached_tokens: int, own_tokens: int) -> int:
 def limit_cached_tokens(data: bytes, own_tokens: int) -> bytes:
     """Return whole events or a document with `told_tokens` in place of cached tokens, in every dialect.
 
-    The tokens of the prompt stay the same: what is not told as cached counts as computed.
+    The tokens of the prompt stay the same: what is not told as cached counts as computed. Counts that no
+    answer has are not told at all.
     """
     if not any(marker in data for marker in _MARKERS):
         return data
 
     def replace_count(match: re.Match[bytes]) -> bytes:
-        return match[1] + b"%d" % told_tokens(int(match[2]), own_tokens)
+        return match[1] + b"%d" % told_tokens(_read_count(match[2]), own_tokens)
 
     if b'"cached_tokens"' in data:
         data = _CACHED_TOKENS.sub(replace_count, data)
@@ -99,43 +103,61 @@ def _limit_anthropic_usage(usage: bytes, own_tokens: int) -> bytes:
     cached = _CACHE_READ.search(usage)
     if cached is None:
         return usage
-    told = told_tokens(int(cached[2]), own_tokens)
-    hidden = int(cached[2]) - told
+    told = told_tokens(_read_count(cached[2]), own_tokens)
+    hidden = _read_count(cached[2]) - told
     usage = _CACHE_READ.sub(lambda match: match[1] + b"%d" % told, usage)
     # A closing quote precedes `cache_read_` and `cache_creation_` alike, so only the plain name matches.
-    return _INPUT_TOKENS.sub(lambda match: match[1] + b"%d" % (int(match[2]) + hidden), usage)
+    return _INPUT_TOKENS.sub(lambda match: match[1] + b"%d" % (_read_count(match[2]) + hidden), usage)
 
 
 def _limit_timings(timings: dict[str, Any], own_tokens: int) -> None:
-    cached = int(timings.get("cache_n", 0))
+    cached = _count_of(timings, "cache_n", 0)
     told = told_tokens(cached, own_tokens)
     if told == cached or "prompt_n" not in timings:
         return
-    prompt_n = int(timings["prompt_n"]) + cached - told
+    prompt_n = _count_of(timings, "prompt_n", 0) + cached - told
     timings.update(cache_n=told, prompt_n=prompt_n)
     prompt_ms = timings.get("prompt_ms")
-    if prompt_ms and prompt_n:
+    if isinstance(prompt_ms, (int, float)) and prompt_ms and prompt_n:
         timings["prompt_per_token_ms"] = prompt_ms / prompt_n
         timings["prompt_per_second"] = 1000 * prompt_n / prompt_ms
 
 
 def _limit_progress(progress: dict[str, Any], own_tokens: int) -> None:
     """Spread the progress over the whole prompt, as if what is not told were being computed."""
-    cached, total = int(progress.get("cache", 0)), int(progress.get("total", 0))
+    cached, total = _count_of(progress, "cache", 0), _count_of(progress, "total", 0)
     told = told_tokens(cached, own_tokens)
     if told == cached:
         return
-    done = int(progress.get("processed", total)) - cached
+    done = _count_of(progress, "processed", total) - cached
     share = done / (total - cached) if total > cached else 1.0
     progress.update(cache=told, processed=told + round(share * (total - told)))
+
+
+def _read_count(digits: bytes) -> int:
+    """Return a count of tokens, 0 for one that no answer has."""
+    return 0 if len(digits) > _MAX_DIGITS else int(digits)
+
+
+def _count_of(fields: dict[str, Any], name: str, default: int) -> int:
+    """Return a count of tokens, or `default` if it is missing. Raises ValueError for what is none."""
+    count = fields.get(name, default)
+    if not isinstance(count, (int, float)) or not 0 <= count <= MAX_TOKENS:
+        raise ValueError(f"{name} is not a count of tokens")
+    return int(count)
 
 
 def _replace_objects(
     pattern: re.Pattern[bytes], data: bytes, change: Callable[[dict[str, Any]], None]
 ) -> bytes:
+    """Change the objects that match; one without counts becomes null."""
+
     def replace(match: re.Match[bytes]) -> bytes:
-        fields = msgspec.json.decode(match[2], type=dict[str, Any])
-        change(fields)
+        try:
+            fields = msgspec.json.decode(match[2], type=dict[str, Any])
+            change(fields)
+        except (*DECODE_ERRORS, ValueError, OverflowError):
+            return match[1] + b"null"
         return match[1] + msgspec.json.encode(fields)
 
     return pattern.sub(replace, data)

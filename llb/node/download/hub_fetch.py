@@ -40,7 +40,7 @@ READ_BYTES = 256 << 10
 FAST_BYTES_PER_S = 200_000_000
 FAST_READ_BYTES = 1 << 20
 _BAD_REDIRECT = CodedText("hub_bad_redirect", "The Hub redirected to an invalid URL")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
 class NotGguf(HubInvalidResponse):

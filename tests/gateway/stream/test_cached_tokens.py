@@ -76,6 +76,28 @@ def test_progress_runs_over_the_whole_prompt() -> None:
     assert progress(400)["processed"] == 400
 
 
+def test_counts_that_are_none_are_not_told() -> None:
+    """A program that lies costs its own answer a number, and nothing else."""
+    huge = b"9" * 5000
+    for name, fields in (
+        (b"timings", b'"cache_n":"x","prompt_n":1'),
+        (b"timings", b'"cache_n":9,"prompt_n":null'),
+        (b"timings", b'"cache_n":-9,"prompt_n":1'),
+        (b"timings", b'"cache_n":1e400,"prompt_n":1'),
+        (b"timings", b'"cache_n":9,"prompt_n":1,"prompt_ms":1%b' % (b"0" * 400)),
+        (b"timings", b'"cache_n":bad'),
+        (b"prompt_progress", b'"cache":[],"total":1'),
+        (b"prompt_progress", b'"cache":7,"total":9,"processed":%b' % huge),
+    ):
+        assert limit_cached_tokens(b'{"%b":{%b}}' % (name, fields), 0) == b'{"%b":null}' % name
+    assert limit_cached_tokens(b'{"cached_tokens":%b}' % huge, 9) == b'{"cached_tokens":0}'
+    usage = b'{"cache_read_input_tokens":%b,"input_tokens":%b}'
+    assert limit_cached_tokens(usage % (huge, b"5"), 9) == usage % (b"0", b"5")
+    assert json.loads(limit_cached_tokens(b'{"timings":{"cache_n":9,"prompt_n":1,"prompt_ms":"x"}}', 0)) == {
+        "timings": {"cache_n": 0, "prompt_n": 10, "prompt_ms": "x"}
+    }
+
+
 def test_the_text_of_an_answer_stays_as_it_is() -> None:
     text = json.dumps({"content": '"cached_tokens":361, {"timings":{"cache_n":361}}'}).encode()
     assert limit_cached_tokens(text, 0) == text

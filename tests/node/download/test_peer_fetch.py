@@ -145,6 +145,12 @@ def test_a_patient_one_says_so(context: PeerFetchContext, node: FakeNode) -> Non
         (build_partial_response(1), "another part of the file", False),
         (build_partial_response(0, size=len(CONTENT) + 1), "bytes instead of", False),
         (build_partial_response(0, "Content-Encoding: gzip"), "encoding", False),
+        pytest.param(
+            build_response("206 Partial Content", f"Content-Range: bytes 0-1/{'9' * 5000}"),
+            "another part of the file",
+            False,
+            id="more digits than a number may have",
+        ),
     ],
 )
 def test_no_other_answer_will_do(
