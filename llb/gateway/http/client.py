@@ -14,8 +14,7 @@ from functools import cached_property
 
 from msgspec import Struct
 
-from llb.gateway.http.connection import HOP_BY_HOP_HEADERS, Connection, PoolKey
-from llb.gateway.http.read_timer import ReadTimer
+from llb.gateway.http.connection import HOP_BY_HOP_HEADERS, Connection, ConnectionOwner, PoolKey
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import AddressRefused, ConnectError, UpstreamClosed
 from llb.policy.endpoints.addresses import is_forbidden_address
@@ -168,9 +167,7 @@ class HttpClient:
         self._tunnel_waiters: dict[PoolKey, deque[asyncio.Future[Connection]]] = {}
         self._connections: set[Connection] = set()
         self._is_closed = False
-        # One object each for all connections.
-        self._on_idle, self._on_lost = self._release_connection, self._discard_connection
-        self._read_timer = ReadTimer()
+        self._owner = ConnectionOwner(self._release_connection, self._discard_connection)
 
     async def request(
         self,
@@ -258,9 +255,7 @@ class HttpClient:
         """Add a connection that the other end has dialled to the pool of `target`."""
         connection = Connection(
             target.pool_key,
-            self._on_idle,
-            self._on_lost,
-            self._read_timer,
+            self._owner,
             keepalive_expiry_s=TUNNEL_KEEPALIVE_EXPIRY_S,
         )
         transport.set_protocol(connection)
@@ -288,7 +283,7 @@ class HttpClient:
         for connection in tuple(self._connections):
             connection.abort(UpstreamClosed(before_first_byte=False))
         self._idle_pools.clear()
-        self._read_timer.close()
+        self._owner.read_timer.close()
 
     @property
     def open_connections(self) -> int:
@@ -346,9 +341,7 @@ class HttpClient:
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: Connection(
                         pool_key,
-                        self._on_idle,
-                        self._on_lost,
-                        self._read_timer,
+                        self._owner,
                         fail_fast=self._fail_fast,
                     ),
                     host,

@@ -68,6 +68,49 @@ class PoolKey(NamedTuple):
     is_external: bool = False
 
 
+class ParserEvents:
+    """Callbacks of the parsers of one client's connections, for the one that has its parser read.
+
+    A parser keeps a bound method of each: those of connections would take a third of a kilobyte for each.
+    """
+
+    def __init__(self) -> None:
+        # While a parser reads.
+        self.connection: Connection
+        self.on_message_begin = self._on_message_begin
+        self.on_header = self._on_header
+        self.on_headers_complete = self._on_headers_complete
+        self.on_body = self._on_body
+        self.on_message_complete = self._on_message_complete
+
+    def _on_message_begin(self) -> None:
+        self.connection.on_message_begin()
+
+    def _on_header(self, name: bytes, value: bytes) -> None:
+        self.connection.on_header(name, value)
+
+    def _on_headers_complete(self) -> None:
+        self.connection.on_headers_complete()
+
+    def _on_body(self, data: bytes) -> None:
+        self.connection.on_body(data)
+
+    def _on_message_complete(self) -> None:
+        self.connection.on_message_complete()
+
+
+class ConnectionOwner:
+    """Owner of connections of one event loop: whom they notify, and what they share."""
+
+    __slots__ = ("on_idle", "on_lost", "parser_events", "read_timer")
+
+    def __init__(self, on_idle: Callable[[Connection], None], on_lost: Callable[[Connection], None]) -> None:
+        self.on_idle = on_idle
+        self.on_lost = on_lost
+        self.read_timer = ReadTimer()
+        self.parser_events = ParserEvents()
+
+
 class Connection(asyncio.BufferedProtocol):
     """Keep-alive connection that carries one exchange at a time and notifies its pool when idle or lost."""
 
@@ -87,10 +130,8 @@ class Connection(asyncio.BufferedProtocol):
         "_keepalive_expiry_s",
         "_known_head",
         "_loop",
-        "_on_idle",
-        "_on_lost",
+        "_owner",
         "_parser",
-        "_read_timer",
         "_request_count",
         "_response",
         "_sent_at",
@@ -103,9 +144,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(
         self,
         pool_key: PoolKey,
-        on_idle: Callable[[Connection], None],
-        on_lost: Callable[[Connection], None],
-        read_timer: ReadTimer,
+        owner: ConnectionOwner,
         *,
         keepalive_expiry_s: float = DEFAULT_KEEPALIVE_EXPIRY_S,
         fail_fast: bool = False,
@@ -115,11 +154,10 @@ class Connection(asyncio.BufferedProtocol):
         self.idle_until = 0.0
         self._fail_fast = fail_fast
         self._keepalive_expiry_s = keepalive_expiry_s
-        self._on_idle = on_idle
-        self._on_lost = on_lost
+        self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._parser = httptools.HttpResponseParser(_PARSER_EVENTS)
+        self._parser = httptools.HttpResponseParser(owner.parser_events)
         self._response: UpstreamResponse | None = None
         self._is_reading_paused = False
         self._request_count = 0
@@ -142,7 +180,6 @@ class Connection(asyncio.BufferedProtocol):
         # One lazy alarm serves every deadline of the connection. Moving a deadline is free: it is looked at
         # when the alarm's time has come.
         self._deadline = 0.0
-        self._read_timer = read_timer
         self._alarm: Alarm | None = None
 
     # --- one exchange ---
@@ -239,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
     def return_to_pool(self) -> None:
         """Become available for the next request."""
         self.idle_until = time.monotonic() + self._keepalive_expiry_s
-        self._on_idle(self)
+        self._owner.on_idle(self)
 
     def abort(self, error: TransportError) -> None:
         """Close at once, without a flush; the current response fails with `error`."""
@@ -278,10 +315,10 @@ class Connection(asyncio.BufferedProtocol):
         deadline = self._deadline = self._loop.time() + timeout_s
         alarm = self._alarm
         if alarm is None:
-            self._alarm = self._read_timer.set_alarm(deadline, self)
+            self._alarm = self._owner.read_timer.set_alarm(deadline, self)
         elif alarm.at > deadline + TIMER_SLACK_S:
-            self._read_timer.cancel(alarm)
-            self._alarm = self._read_timer.set_alarm(deadline, self)
+            self._owner.read_timer.cancel(alarm)
+            self._alarm = self._owner.read_timer.set_alarm(deadline, self)
 
     def extend_deadline(self, timeout_s: float) -> None:
         """Move the deadline of the present reader."""
@@ -295,7 +332,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._loop.time() >= self._deadline - TIMER_SLACK_S:
             response.wake_reader(has_data=False)
         else:
-            self._alarm = self._read_timer.set_alarm(self._deadline, self)
+            self._alarm = self._owner.read_timer.set_alarm(self._deadline, self)
 
     # --- asyncio.Protocol ---
 
@@ -338,14 +375,12 @@ class Connection(asyncio.BufferedProtocol):
         is_begin = not (response.status or self._header_bytes or self._is_body_pending)
         if is_begin and self._known_head is not None and self._read_known(response, self._known_head, data):
             return
-        _PARSER_EVENTS.connection = self
+        self._owner.parser_events.connection = self
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.abort(InvalidResponse(str(error) or "not an HTTP response"))
             return
-        finally:
-            _PARSER_EVENTS.connection = None
         if self._is_message_complete:
             if is_begin and self._is_reusable and response.content_length and not response.chunked:
                 self._known_head = learn_head(
@@ -391,7 +426,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.resume_writing()
         if self._alarm is not None:
-            self._read_timer.cancel(self._alarm)
+            self._owner.read_timer.cancel(self._alarm)
             self._alarm = None
         response, self._response = self._response, None
         if response is not None:
@@ -409,7 +444,7 @@ class Connection(asyncio.BufferedProtocol):
                     and not isinstance(error, TimeoutError)
                 )
                 response.finish(UpstreamClosed(before_first_byte=before_first_byte, is_stale=is_stale))
-        self._on_lost(self)
+        self._owner.on_lost(self)
 
     def _finish_response(self, response: UpstreamResponse) -> None:
         self._response = None
@@ -485,44 +520,6 @@ class Connection(asyncio.BufferedProtocol):
         elif not self._is_message_complete:
             self._is_message_complete = True
             self._is_reusable = self._parser.should_keep_alive()
-
-
-class _ParserEvents:
-    """Callbacks of all parsers, for the connection that has its parser read.
-
-    A parser keeps a bound method of each: those of connections would take a third of a kilobyte for each.
-    """
-
-    def __init__(self) -> None:
-        self.connection: Connection | None = None
-        self.on_message_begin = self._on_message_begin
-        self.on_header = self._on_header
-        self.on_headers_complete = self._on_headers_complete
-        self.on_body = self._on_body
-        self.on_message_complete = self._on_message_complete
-
-    def _on_message_begin(self) -> None:
-        if self.connection is not None:
-            self.connection.on_message_begin()
-
-    def _on_header(self, name: bytes, value: bytes) -> None:
-        if self.connection is not None:
-            self.connection.on_header(name, value)
-
-    def _on_headers_complete(self) -> None:
-        if self.connection is not None:
-            self.connection.on_headers_complete()
-
-    def _on_body(self, data: bytes) -> None:
-        if self.connection is not None:
-            self.connection.on_body(data)
-
-    def _on_message_complete(self) -> None:
-        if self.connection is not None:
-            self.connection.on_message_complete()
-
-
-_PARSER_EVENTS = _ParserEvents()
 
 
 def _is_loopback(transport: asyncio.BaseTransport) -> bool:

@@ -15,8 +15,7 @@ from llb.gateway.http.chunk_frames import (
     frame_chunk,
     read_events,
 )
-from llb.gateway.http.connection import READ_BUFFER_BYTES, Connection, PoolKey
-from llb.gateway.http.read_timer import ReadTimer
+from llb.gateway.http.connection import READ_BUFFER_BYTES, Connection, ConnectionOwner, PoolKey
 from tests.gateway.fake_engine import SSE_HEAD
 
 EVENT = b'data: {"delta":" word"}\n\n'
@@ -63,7 +62,7 @@ async def test_bodies_in_any_reads(piped: bool) -> None:
     for _ in range(400):
         got: list[bytes] = []
         frames: list[bytes] = []
-        connection = Connection(PoolKey("127.0.0.1", 1), lambda _: None, lambda _: None, ReadTimer())
+        connection = Connection(PoolKey("127.0.0.1", 1), ConnectionOwner(lambda _: None, lambda _: None))
         transport: Any = SimpleNamespace(
             get_extra_info=lambda _name: None,
             write=lambda _data: None,
