@@ -32,6 +32,7 @@ from sanic.touchup.service import TouchUp
 from sanic_routing import route, router
 from sanic_routing.utils import parts_to_path, path_to_parts
 
+from llb import hardware
 from llb.api.routes.page import Page
 from llb.base.resources import resource_path
 from llb.cli.checks import network, program
@@ -43,7 +44,7 @@ from llb.engine import process as engine_process
 from llb.gateway.nodes import node_connections
 from llb.gateway.spend.price_list import PriceList
 from llb.hardware import engine_command, engine_environment, probe
-from llb.hardware.device_query import query_devices
+from llb.hardware.device_query import begin_device_query, query_devices
 from llb.hardware.devices import EngineDevices
 from llb.node import agent
 from llb.security import passwords
@@ -276,17 +277,25 @@ def _sync_nothing() -> None:
 
 def _share_device_probe() -> None:
     """A child with the installed llama.cpp that says what this machine has."""
-    query = query_devices
+    begin, query = begin_device_query, query_devices
     installed = engine_environment(os.environ)["PYTHONPATH"]
+
+    def is_shared(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+        return environment["PYTHONPATH"] == installed and tuple(command) == engine_command("--devices")
+
+    def begin_unless_shared(command: Sequence[str], environment: Mapping[str, str]) -> None:
+        # Nothing would take it over: its process would stay, ended, until this one ends.
+        if not is_shared(command, environment):
+            begin(command, environment)
 
     async def query_once(
         command: Sequence[str], environment: Mapping[str, str], **more: Any
     ) -> EngineDevices:
-        is_installed_build = environment["PYTHONPATH"] == installed
-        if is_installed_build and tuple(command) == engine_command("--devices"):
+        if is_shared(command, environment):
             return _probe_devices_once()
         return await query(command, environment, **more)
 
+    setattr(hardware, "begin_device_query", begin_unless_shared)  # noqa: B010
     setattr(probe, "query_devices", query_once)  # noqa: B010
 
 
