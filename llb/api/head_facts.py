@@ -18,6 +18,7 @@ from llb.api.reference.schemas.common import SESSION_HEADER
 MAX_VIA_CHARS = 2000
 # Headers of Anthropic's dialect, passed on to endpoints that speak it.
 DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
+REQUEST_ID_HEADER = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # An id must be unique but need not be secret: random bytes from the system cost a tenth of a request.
 _id_prefix = secrets.token_hex(4)
@@ -50,7 +51,7 @@ def facts_of(request: IncomingRequest) -> HeadFacts:
 
 def _read_facts(request: IncomingRequest) -> HeadFacts:
     headers = request.headers
-    given_id = headers.get("x-request-id", "")
+    given_id = headers.get(REQUEST_ID_HEADER, "")
     via = ", ".join(headers.getall("via", ()))
     return HeadFacts(
         request_id=given_id if _REQUEST_ID.fullmatch(given_id) else None,

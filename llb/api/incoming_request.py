@@ -92,9 +92,16 @@ class DirectWriter(ResponseWriter, Protocol):
         """Write at once, whatever the pace of the client."""
         ...
 
+    def open_pipe(self) -> Any:
+        """Return a pipe for the rest of a body in chunks; None before its first one."""
+        ...
+
 
 class DirectRequest(IncomingRequest, Protocol):
     """Request whose response can begin without a wait."""
+
+    @property
+    def query_string(self) -> str: ...
 
     def respond_now(self, head: Any, /) -> DirectWriter:
         """Begin the response."""
@@ -106,4 +113,32 @@ class DirectRequest(IncomingRequest, Protocol):
 
     def respond_alike(self, key: Hashable, make_head: Callable[[], Any], /) -> DirectWriter:
         """Like `respond_now`, with a head that is the same for equal keys of requests with equal heads."""
+        ...
+
+
+class BegunListener(Protocol):
+    """Owner of an answer that was begun without a task; one of the two is called, once."""
+
+    def end_directly(self) -> None:
+        """Callbacks have given the client the whole answer."""
+        ...
+
+    def take_over(self) -> None:
+        """A task has to continue, with `BegunAnswer.resume`."""
+        ...
+
+
+class BegunAnswer(Protocol):
+    """Answer that was begun without a task: callbacks end it, or a task does with `resume`."""
+
+    def start(self, listener: BegunListener) -> bool:
+        """Have callbacks answer; False where `resume` has to."""
+        ...
+
+    def interrupt(self) -> None:
+        """The client has left."""
+        ...
+
+    async def resume(self) -> None:
+        """Answer from where the answer stands."""
         ...

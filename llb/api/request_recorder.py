@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextvars import copy_context
 from types import TracebackType
 
 from msgspec import Struct
@@ -12,6 +13,7 @@ from msgspec import Struct
 from llb.api.error_mapping import http_status_of, to_llb_error
 from llb.api.head_facts import facts_of, request_id_of
 from llb.api.incoming_request import IncomingRequest
+from llb.base.logs import log_setup
 from llb.errors import LlbError
 from llb.gateway.observability.request_log import RequestLog, RequestRecord
 
@@ -66,7 +68,14 @@ class RequestRecording(Struct, eq=False):
         """Close the record of a request that was answered, without a block."""
         self._request_log.close_record(self.record)
         if log.isEnabledFor(logging.DEBUG):
-            self._log_outcome()
+            # The context of a callback is that of other requests, too.
+            copy_context().run(self._bind_and_log)
+
+    def _bind_and_log(self) -> None:
+        record = self.record
+        traceparent = record.trace_headers[0][1].decode("latin-1") if record.trace_headers else None
+        log_setup.bind_request(record.request_id, None if traceparent is None else traceparent.split("-")[1])
+        self._log_outcome()
 
     def __enter__(self) -> RequestRecord:
         return self.record

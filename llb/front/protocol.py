@@ -20,7 +20,7 @@ from llb.api.connection.http_head import MalformedHead, parse_request_head
 from llb.api.connection.http_protocol import PROCESSING_RESPONSE, ServerProtocol
 from llb.api.connection.turns import RequestTurns
 from llb.api.head_facts import facts_of
-from llb.api.inference.handler import BegunAnswer
+from llb.api.incoming_request import BegunAnswer
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.error_handler import ErrorResponder
 from llb.front.request import MAX_BODY_BYTES, FrontRequest, FrontRoute, KnownHead
@@ -253,19 +253,19 @@ class FrontProtocol(ServerProtocol):
     def _begin(self, data: bytes) -> bool:
         """Whether `data`, which begins with a request, was taken."""
         head = self._head
-        span = None if head is None else head.match(data)
-        if span is None:
+        match = None if head is None else head.match(data)
+        if match is None:
             head = self._head = self._front.find_head(data)
-            span = None if head is None else head.match(data)
-        if head is None or span is None:
+            match = None if head is None else head.match(data)
+        if head is None or match is None:
             return False
-        begin, end = span
+        begin, end, request_id = match
         if len(data) < end:
             self._held = data
             self._front.wait_for_body(self)
             return True
         self._held = data[end:]
-        self._request = FrontRequest(self, head, data[begin:end], self._front.finish_head)
+        self._request = FrontRequest(self, head, data[begin:end], self._front.finish_head, request_id)
         if self._held:
             self._pause_if_full()
         self._front.schedule(self)

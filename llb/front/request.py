@@ -13,9 +13,8 @@ from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from llb.api.head_facts import HeadFacts, request_id_of
-from llb.api.incoming_request import RequestHeaders
-from llb.api.inference.handler import BegunAnswer
+from llb.api.head_facts import REQUEST_ID_HEADER, HeadFacts, request_id_of
+from llb.api.incoming_request import BegunAnswer, RequestHeaders
 from llb.api.middleware.auth_middleware import Admission
 from llb.api.responses import HeadTemplate, PassthroughResponse, ResponseHead, format_head
 from llb.gateway.stream.keepalive import ClientPipe
@@ -26,6 +25,10 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_TEMPLATES = 16
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]+)")
 _MAX_LENGTH_DIGITS = len(str(MAX_BODY_BYTES))
+MAX_ID_CHARS = 64
+# A valid id, as `head_facts` reads it.
+_ID_LINE = re.compile(rb"(?i)\r\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*(?=\r\n)")
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _NO_COOKIES: Mapping[str, str] = MappingProxyType({})
 _END_OF_CHUNKS = b"0\r\n\r\n"
 
@@ -89,7 +92,10 @@ class FrontRoute:
 
 
 class KnownHead:
-    """Head of a request. The next one of its connection usually differs in the length of the body only."""
+    """Head of a request. The next one of its connection usually differs in the length of the body only.
+
+    Balancers and many proxies give each request an id of its own: it may differ, too.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -97,6 +103,8 @@ class KnownHead:
         "_after_bytes",
         "_before",
         "_before_bytes",
+        "_between",
+        "_is_id_first",
         "_search_end",
         "admission",
         "facts",
@@ -118,7 +126,17 @@ class KnownHead:
         length = _LENGTH.search(raw)
         # The parser has found one.
         assert length is not None  # noqa: S101
-        self._before, self._after = raw[: length.start(1)], raw[length.end(1) :]
+        # Between id and length; None for a head without an id.
+        self._between: bytes | None = None
+        self._is_id_first = False
+        begin, end = length.span(1)
+        if len(headers.getall(REQUEST_ID_HEADER, [])) == 1 and (line := _ID_LINE.search(raw)) is not None:
+            self._is_id_first = line.start() < begin
+            (begin, first_end), (second_begin, end) = sorted((length.span(1), line.span(1)))
+            self._between = raw[first_end:second_begin]
+            # That of this request only; `FrontContext` has that of each.
+            headers.popall(REQUEST_ID_HEADER, None)
+        self._before, self._after = raw[:begin], raw[end:]
         self._before_bytes, self._after_bytes = len(self._before), len(self._after)
         self._search_end = self._before_bytes + _MAX_LENGTH_DIGITS + self._after_bytes
         self.path, _, self.query = target.partition("?")
@@ -136,15 +154,21 @@ class KnownHead:
         head._before, head._after = self._before, self._after
         head._before_bytes, head._after_bytes = self._before_bytes, self._after_bytes
         head._search_end = self._search_end
+        head._between, head._is_id_first = self._between, self._is_id_first
         head.path, head.query, head.headers, head.route = self.path, self.query, self.headers, self.route
         head.facts, head.templates = self.facts, self.templates
         head.admission = None
         return head
 
-    def match(self, data: bytes) -> tuple[int, int] | None:
-        """Return begin and end of the body of the request that `data` begins with; None for another head."""
+    def match(self, data: bytes) -> tuple[int, int, str | None] | None:
+        """Return begin and end of the body of the request that `data` begins with, and the id in its head.
+
+        None for another head.
+        """
         if not data.startswith(self._before):
             return None
+        if self._between is not None:
+            return self._match_with_id(data, self._between)
         digits_end = data.find(self._after, self._before_bytes, self._search_end)
         if digits_end < 0:
             return None
@@ -153,7 +177,23 @@ class KnownHead:
             return None
         begin = digits_end + self._after_bytes
         end = begin + int(digits)
-        return (begin, end) if end - begin <= MAX_BODY_BYTES else None
+        return (begin, end, None) if end - begin <= MAX_BODY_BYTES else None
+
+    def _match_with_id(self, data: bytes, between: bytes) -> tuple[int, int, str | None] | None:
+        longest = MAX_ID_CHARS + len(between)
+        first_end = data.find(between, self._before_bytes, self._before_bytes + longest)
+        second_begin = first_end + len(between)
+        second_end = data.find(self._after, second_begin, second_begin + MAX_ID_CHARS + self._after_bytes)
+        if first_end < 0 or second_end < 0:
+            return None
+        request_id, digits = data[self._before_bytes : first_end], data[second_begin:second_end]
+        if not self._is_id_first:
+            request_id, digits = digits, request_id
+        if not digits.isdigit() or len(digits) > _MAX_LENGTH_DIGITS or not _ID.fullmatch(request_id):
+            return None
+        begin = second_end + self._after_bytes
+        end = begin + int(digits)
+        return (begin, end, request_id.decode("ascii")) if end - begin <= MAX_BODY_BYTES else None
 
     def add_template(self, key: Hashable, template: HeadTemplate) -> HeadTemplate:
         """Remember and return the head of the responses of a key."""
@@ -168,9 +208,10 @@ class FrontContext:
 
     __slots__ = ("client", "credentials", "facts", "principal", "request_id")
 
-    def __init__(self, facts: HeadFacts | None) -> None:
+    def __init__(self, facts: HeadFacts | None, request_id: str | None) -> None:
         self.principal: Any = None
-        self.request_id: str | None = None
+        # Of the client, until there is one.
+        self.request_id = request_id
         # None for the first request with this head.
         self.facts = facts
 
@@ -190,13 +231,14 @@ class FrontRequest:
         head: KnownHead,
         body: bytes,
         finish_head: Callable[[FrontRequest, Any], None],
+        request_id: str | None = None,
     ) -> None:
-        """`finish_head` adds the headers that every response has."""
+        """`finish_head` adds the headers that every response has. `request_id` is the one of the client."""
         self._connection = connection
         self._finish_head = finish_head
         self.head = head
         self.body = body
-        self.ctx = FrontContext(head.facts)
+        self.ctx = FrontContext(head.facts, request_id)
         # None until the response has begun.
         self.response: FrontResponse | None = None
 
@@ -212,6 +254,10 @@ class FrontRequest:
     def args(self) -> Mapping[str, str]:
         """Parameters of the query; the first of each name counts."""
         return dict(reversed(parse_qsl(self.head.query)))
+
+    @property
+    def query_string(self) -> str:
+        return self.head.query
 
     @property
     def headers(self) -> RequestHeaders:

@@ -11,6 +11,7 @@ from llb.gateway.attempt_context import AttemptContext
 from llb.gateway.http.client import JSON_HEADER, BegunRequest, UpstreamTarget
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.nodes.node_connections import BegunNodeRequest
+from llb.policy.keep_alive import KeepAlive
 
 # Connecting to an engine of this host.
 ENGINE_CONNECT_TIMEOUT_S = 5.0
@@ -49,28 +50,48 @@ def begin_engine_request(
             connect_timeout_s=ENGINE_CONNECT_TIMEOUT_S,
             header_timeout_s=header_timeout_s,
         )
-    query = f"?model={quote(call.model.id)}&load_s={context.get_load_timeout_s():g}&blame=1"
-    if call.keep_alive is not None:
-        # A node of an older version does not know the second name, and then keeps its own keep-alive.
-        name = "keep_alive_s" if call.keep_alive.may_shorten else "min_keep_alive_s"
-        query += f"&{name}={call.keep_alive.seconds:g}"
     speed = context.performance.speed_of(node.id, call.model.id)
-    if speed.prefill_tokens_per_s is not None:
-        query += f"&prefill_tokens_per_s={_rounded(speed.prefill_tokens_per_s):g}"
-    if speed.decode_tokens_per_s is not None:
-        query += f"&decode_tokens_per_s={_rounded(speed.decode_tokens_per_s):g}"
-    # For the log of that host.
-    request_id = (b"x-request-id", call.record.request_id.encode("ascii"))
     return context.node_connections.begin_request(
         node.id,
         b"POST",
-        b"/hop" + path + query.encode("ascii"),
-        (*headers, request_id),
+        _hop_path(
+            path,
+            call.model.id,
+            context.get_load_timeout_s(),
+            call.keep_alive,
+            _rounded(speed.prefill_tokens_per_s),
+            _rounded(speed.decode_tokens_per_s),
+        ),
+        headers,
         body,
         header_timeout_s=header_timeout_s,
+        # For the log of that host.
+        own_header=(b"x-request-id", call.record.request_id.encode("ascii")),
     )
 
 
-def _rounded(speed: float) -> float:
+@lru_cache(maxsize=1024)
+def _hop_path(
+    path: bytes,
+    model_id: str,
+    load_s: float,
+    keep_alive: KeepAlive | None,
+    prefill_tokens_per_s: float | None,
+    decode_tokens_per_s: float | None,
+) -> bytes:
+    """Return the address of a request to another host; most requests of a model have the same."""
+    query = f"?model={quote(model_id)}&load_s={load_s:g}&blame=1"
+    if keep_alive is not None:
+        # A node of an older version does not know the second name, and then keeps its own keep-alive.
+        name = "keep_alive_s" if keep_alive.may_shorten else "min_keep_alive_s"
+        query += f"&{name}={keep_alive.seconds:g}"
+    if prefill_tokens_per_s is not None:
+        query += f"&prefill_tokens_per_s={prefill_tokens_per_s:g}"
+    if decode_tokens_per_s is not None:
+        query += f"&decode_tokens_per_s={decode_tokens_per_s:g}"
+    return b"/hop" + path + query.encode("ascii")
+
+
+def _rounded(speed: float | None) -> float | None:
     """Return a speed with two digits, so that the paths of most requests are the same."""
-    return float(f"{speed:.2g}")
+    return None if speed is None else float(f"{speed:.2g}")

@@ -52,15 +52,19 @@ def request_bytes(
 async def read_answer(connection: RawConnection) -> tuple[bytes, bytes]:
     """Head and body of the next response, of a length or in chunks."""
     head = await connection.read_head()
+    return head, await read_body(connection, head)
+
+
+async def read_body(connection: RawConnection, head: bytes) -> bytes:
     if b"transfer-encoding: chunked" not in head.lower():
         length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
-        return head, await connection.reader.readexactly(length)
+        return await connection.reader.readexactly(length)
     body = b""
     async with asyncio.timeout(20):
         while size := int(await connection.reader.readuntil(b"\r\n"), 16):
             body += (await connection.reader.readexactly(size + 2))[:-2]
         await connection.reader.readexactly(2)
-    return head, body
+    return body
 
 
 @pytest.fixture
@@ -142,6 +146,32 @@ async def test_refusals_are_the_same(server: RunningBalancer) -> None:
                 answers.append((comparable(head), comparable(answer)))
         assert answers[0] == answers[1]
         assert re.match(rb"HTTP/1.1 4\d\d", head)
+
+
+async def test_each_request_has_the_id_that_its_client_gave_it(
+    server: RunningBalancer, in_tasks: list[str]
+) -> None:
+    """The heads of a connection may differ in it, whatever stands first: the id or the length."""
+    key = await server.create_key("inference")
+    body = json.dumps(PLAIN).encode()
+    for lines in (
+        "X-Request-ID: {}\r\nContent-Length: {}\r\n",
+        "Content-Length: {1}\r\nx-request-id:{0} \r\n",
+    ):
+        in_tasks.clear()
+        async with connect(server.port) as connection:
+            for request_id in ("first", "2", "a.b_c-d" * 9):
+                content = body + b" " * len(request_id)
+                head = (
+                    f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+                    f"Content-Type: application/json\r\n{lines.format(request_id, len(content))}\r\n"
+                )
+                await connection.send(head.encode() + content)
+                head_of_answer, _ = await read_answer(connection)
+                assert head_of_answer.startswith(b"HTTP/1.1 200 OK\r\n")
+                assert f"x-request-id: {request_id}\r\n" in head_of_answer.decode().lower()
+        # The guard has examined one of them.
+        assert in_tasks == [CHAT]
 
 
 async def test_pipelined_requests_are_answered_in_order_by_both(

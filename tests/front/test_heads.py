@@ -102,8 +102,66 @@ def test_what_is_accepted_is_read_as_httptools_reads_it() -> None:
         if not head.is_chunked and head.content_length is not None:
             # The next request of the connection, with another length.
             known = KnownHead(data[: end + 4], "/", head.header_map(), ROUTE)
-            assert known.match(data[: end + 4] + body) == (end + 4, end + 4 + length)
+            span = known.match(data[: end + 4] + body)
+            assert span is not None
+            assert span[:2] == (end + 4, end + 4 + length)
     assert accepted > 500
+
+
+def test_the_id_of_a_known_head_may_be_another_valid_one() -> None:
+    """Whatever else differs, an id that is no valid one too, is another head."""
+    for lines in (
+        b"X-Request-ID: %b\r\nContent-Length: %b\r\n",
+        b"content-length: %b\r\nx-request-id:%b \r\n",
+    ):
+        is_id_first = lines.startswith(b"X")
+
+        def head(
+            request_id: bytes,
+            length: bytes,
+            lines: bytes = lines,
+            is_id_first: bool = is_id_first,
+            last: bytes = b"Via: a\r\n",
+        ) -> bytes:
+            values = (request_id, length) if is_id_first else (length, request_id)
+            return b"POST /v1/messages HTTP/1.1\r\nHost: a\r\n" + lines % values + last + b"\r\n"
+
+        raw = head(b"first", b"12")
+        known = KnownHead(raw, "/v1/messages", parse_request_head(raw[:-4]).header_map(), ROUTE)
+        assert known.headers.get("x-request-id") is None
+        for request_id in (b"first", b"2", b"a.B_c-9", b"x" * 64):
+            for length in (b"12", b"3", b"65536"):
+                data = head(request_id, length)
+                end = len(data)
+                assert known.match(data + b"x") == (end, end + int(length), request_id.decode())
+        for request_id in (
+            b"",
+            b"x" * 65,
+            b"a b",
+            b"a:b",
+            b"\xe4",
+            b"a\r\nVia: b",
+            b"a\r\nContent-Length: 3",
+        ):
+            assert known.match(head(request_id, b"12")) is None
+        for length in (
+            b"",
+            b"-1",
+            b"1x",
+            b"65537",
+            b"1" * 20,
+            b"3\r\nContent-Length: 4",
+            b"3\r\nX-Request-ID: 4",
+        ):
+            assert known.match(head(b"first", length)) is None
+        assert known.match(head(b"first", b"12", last=b"Via: b\r\n")) is None
+        assert known.match(head(b"first", b"12")[:-2]) is None
+    # Of two ids, and of one that is not valid, none is told apart.
+    for given in (b"X-Request-ID: a\r\nX-Request-ID: b\r\n", b"X-Request-ID: a b\r\n"):
+        raw = b"POST /v1/messages HTTP/1.1\r\nHost: a\r\n" + given + b"Content-Length: 3\r\n\r\n"
+        known = KnownHead(raw, "/v1/messages", parse_request_head(raw[:-4]).header_map(), ROUTE)
+        assert known.match(raw) == (len(raw), len(raw) + 3, None)
+        assert known.match(raw.replace(b"D: a", b"D: c")) is None
 
 
 HEAD = (
@@ -127,7 +185,7 @@ def test_equal_heads_of_connections_are_read_once_and_admitted_each() -> None:
         assert getattr(same, name) is getattr(first, name)
     # The next request of a connection may have another length.
     shorter = HEAD % (b"", 3) + b"abc"
-    assert same.match(shorter) == (len(shorter) - 3, len(shorter))
+    assert same.match(shorter) == (len(shorter) - 3, len(shorter), None)
     # Another length, and another value, are other heads.
     assert find(length=9).headers["content-length"] == "9"
     assert find(b"X-A: b\r\n").headers["x-a"] == "b"

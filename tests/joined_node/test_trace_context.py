@@ -25,18 +25,18 @@ async def test_a_log_line_of_any_host_and_the_history_meet(
         "X-Request-ID": "my-id.1",
         "traceparent": PARENT,
     }
-    # Through the proxy of the joined node and the balancer, to the engine of the joined node.
-    with caplog.at_level(logging.DEBUG, "llb.api"):
-        async with httpx.AsyncClient(
-            base_url=node.url, headers=headers, timeout=30, trust_env=False
-        ) as client:
+    async with httpx.AsyncClient(base_url=node.url, headers=headers, timeout=30, trust_env=False) as client:
+        # The engine is loaded: a task of the joined node answers this one, callbacks the next.
+        await client.post("/v1/chat/completions", json=QUESTION, headers={"X-Request-ID": "other"})
+        # Through the proxy of the joined node and the balancer, to the engine of the joined node.
+        with caplog.at_level(logging.DEBUG, "llb.api"):
             answer = await client.post("/v1/chat/completions", json=QUESTION)
     assert answer.status_code == 200
     assert answer.headers["x-request-id"] == "my-id.1"
     lines = [json.loads(line) for line in caplog.text.splitlines()]
     of_it = [(line["logger"], line["trace_id"]) for line in lines if line.get("request_id") == "my-id.1"]
-    assert of_it == [("llb.api.internode.node_api", TRACE), ("llb.api.request_recorder", TRACE)]
+    assert of_it == [("llb.api.internode.hop_answer", TRACE), ("llb.api.request_recorder", TRACE)]
 
     found = await llb.http.get("/api/requests", params={"request_id": "my-id.1"})
     assert [(row["request_id"], row["status"]) for row in found.json()["requests"]] == [("my-id.1", 200)]
-    assert (await llb.http.get("/api/requests", params={"request_id": "other"})).json()["requests"] == []
+    assert (await llb.http.get("/api/requests", params={"request_id": "another"})).json()["requests"] == []

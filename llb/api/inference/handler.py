@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from llb import errors
 from llb.api.error_mapping import http_status_of
-from llb.api.incoming_request import DirectRequest, IncomingRequest
+from llb.api.incoming_request import BegunListener, DirectRequest, IncomingRequest
 from llb.api.inference.body_size import repair_body, strip_images
 from llb.api.inference.call_builder import (
     ErrorEventBuilder,
@@ -100,20 +100,8 @@ async def end_response(request: IncomingRequest, response: ResponseSink, result:
     await response.end()
 
 
-class BegunListener(Protocol):
-    """Owner of an answer that was begun without a task; one of the two is called, once."""
-
-    def end_directly(self) -> None:
-        """Callbacks have given the client the whole answer."""
-        ...
-
-    def take_over(self) -> None:
-        """A task has to continue, with `BegunAnswer.resume`."""
-        ...
-
-
-class BegunAnswer:
-    """Answer that was begun without a task: callbacks end it, or a task does with `resume`."""
+class BegunInference:
+    """`BegunAnswer` to an ordinary inference request."""
 
     __slots__ = (
         "_dispatcher",
@@ -240,7 +228,7 @@ class InferenceHandler:
                 await self._dispatch(request, record, response, path, request.body, hooks),
             )
 
-    def begin_direct(self, request: DirectRequest, hooks: DialectHooks) -> BegunAnswer | None:
+    def begin_direct(self, request: DirectRequest, hooks: DialectHooks) -> BegunInference | None:
         """Begin to answer an ordinary request, without a wait; None for all others, of which nothing is kept.
 
         Ordinary is a plain chat whose model can answer. `handle` answers the others, errors too.
@@ -270,7 +258,7 @@ class InferenceHandler:
             rewrite_events=hooks.rewrite_events,
             keepalive=hooks.keepalive,
         )
-        return BegunAnswer(self.dispatcher, request, recording, self.dispatcher.begin(call, sink), sink)
+        return BegunInference(self.dispatcher, request, recording, self.dispatcher.begin(call, sink), sink)
 
     async def answer_into(self, request: IncomingRequest, sink: ClientSink, path: str, body: bytes) -> None:
         """Answer `body`, for the engine's route `path`, into `sink`, which may outlive the connection.

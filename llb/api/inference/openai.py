@@ -15,7 +15,7 @@ from sanic.response import HTTPResponse
 from llb.api.blueprint import Blueprint
 from llb.api.incoming_request import DirectRequest
 from llb.api.inference.client_sinks import ResponsesSink
-from llb.api.inference.handler import BegunAnswer, DialectHooks, InferenceHandler
+from llb.api.inference.handler import BegunInference, DialectHooks, InferenceHandler
 from llb.api.inference.system_name import name_system
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
@@ -128,7 +128,7 @@ def _add_inference_routes(blueprint: Blueprint, handler: InferenceHandler) -> No
     async def count_tokens(request: Request) -> None:
         await handler.handle(request, _COUNTING_HOOKS)
 
-    def begin_direct(request: DirectRequest) -> BegunAnswer | None:
+    def begin_direct(request: DirectRequest) -> BegunInference | None:
         return handler.begin_direct(request, _DEFAULT_HOOKS)
 
     for path in OPENAI_PATHS:

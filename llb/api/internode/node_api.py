@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterable, Callable, Coroutine
 from functools import wraps
 from typing import Any, cast
@@ -12,35 +11,22 @@ from sanic.response import HTTPResponse
 
 from llb import errors
 from llb.api.blueprint import Blueprint
-from llb.api.internode.proxy import HEADER_TIMEOUT_S, InFlightCounter, proxy_response, select_headers
+from llb.api.internode.hop_answer import HopAnswer, HopContext, node_error_response, parse_hop_query
+from llb.api.internode.proxy import InFlightCounter
 from llb.api.middleware.route_policy import node_only, public
-from llb.api.query_params import float_query_param
 from llb.api.request_body import parse_body
-from llb.api.responses import error_response, json_response, no_content
+from llb.api.responses import json_response, no_content
 from llb.base.node_identity import Membership
-from llb.engine.watch_policy import Blame, EngineSpeed
-from llb.gateway.attempt import ENGINE_END_TIMEOUT_S
-from llb.gateway.engine_request import target_of
 from llb.gateway.http.client import HttpClient
-from llb.gateway.http.engine_errors import NODE_ERROR_HEADER, error_from_blame
-from llb.gateway.http.upstream_errors import TransportError
-from llb.gateway.stream.relay import error_from_transport_error
 from llb.node.agent import NodeAgent
-from llb.policy.keep_alive import KeepAlive
 from llb.security import tokens
 from llb.wire import LoadOptions
-
-log = logging.getLogger(__name__)
 
 Handler = Callable[..., Coroutine[Any, Any, HTTPResponse | None]]
 
 HOP_ROUTE = "/hop/v1/<path:path>"
 # Its usual addresses, which need no search for a route.
 HOP_PATHS = ("chat/completions", "completions", "messages", "responses", "embeddings", "rerank")
-FORWARDED_HEADERS = ("content-type", "traceparent", "tracestate")
-CONNECT_TIMEOUT_S = 5.0
-# Longest load for a balancer that names no time.
-DEFAULT_LOAD_S = 60.0
 NONCE_MAX_CHARS = 128
 
 
@@ -72,12 +58,15 @@ def node_api_blueprint(
             pass
         return no_content()
 
-    @blueprint.post(HOP_ROUTE, name="infer")
+    hops = HopContext(agent, http_client, in_flight)
+
+    @blueprint.post(HOP_ROUTE, name="infer", ctx_begin_direct=hops.begin_direct)
     @node_only
     @_answers_node_errors
-    async def infer(request: Request, path: str) -> HTTPResponse | None:
-        with in_flight.track():
-            return await _relay_to_engine(request, path, agent, http_client)
+    async def infer(request: Request, path: str) -> None:
+        """Answer with a loaded engine of this node, or with one that it loads."""
+        query = parse_hop_query(request.query_string)
+        await HopAnswer(hops, request, b"/v1/" + path.encode("ascii"), query).relay()
 
     _add_model_routes(blueprint, agent)
     return blueprint
@@ -107,50 +96,6 @@ def _add_model_routes(blueprint: Blueprint, agent: NodeAgent) -> None:
         return no_content()
 
 
-async def _relay_to_engine(
-    request: Request, path: str, agent: NodeAgent, http_client: HttpClient
-) -> HTTPResponse | None:
-    """Answer an inference request with a loaded engine of this node, or with one that it loads."""
-    model_id = request.args.get("model") or ""
-    speed = EngineSpeed(
-        float_query_param(request, "prefill_tokens_per_s"),
-        float_query_param(request, "decode_tokens_per_s"),
-    )
-    keep_alive = _keep_alive_of(request)
-    # Read before it is known whether it is needed: a malformed one is always refused.
-    load_s = float_query_param(request, "load_s") or DEFAULT_LOAD_S
-    async with agent.lease_loaded(model_id, keep_alive) or await agent.acquire_lease(
-        model_id,
-        deadline_s=load_s,
-        keep_alive=keep_alive,
-    ) as lease:
-        lease.begin_request(len(request.body), speed)
-
-        async def wait_for_blame(_failure: TransportError) -> Blame | None:
-            return await lease.wait_for_blame(ENGINE_END_TIMEOUT_S)
-
-        try:
-            response = await http_client.request(
-                target_of(lease),
-                b"POST",
-                b"/v1/" + path.encode("ascii"),
-                select_headers(request, FORWARDED_HEADERS),
-                request.body,
-                connect_timeout_s=CONNECT_TIMEOUT_S,
-                header_timeout_s=HEADER_TIMEOUT_S,
-            )
-            lease.follow_answer(response)
-            log.debug("%s for %s: %s", path, model_id, response.status)
-            # An older balancer would take a response with a trailer for a complete one.
-            explain = wait_for_blame if request.args.get("blame") else None
-            return await proxy_response(request, response, get_blame=explain)
-        except TransportError as error:
-            if (blame := await wait_for_blame(error)) is not None:
-                raise error_from_blame(blame, model_id) from error
-            lease.report_suspected_failure()
-            raise error_from_transport_error(error) from error
-
-
 def _answers_node_errors(handler: Handler) -> Handler:
     """Answer the handler's errors with the header from which the balancer restores them."""
 
@@ -159,21 +104,9 @@ def _answers_node_errors(handler: Handler) -> Handler:
         try:
             return await handler(request, **params)
         except errors.LlbError as error:
-            model_id = params.get("model_id") or request.args.get("model")
-            log.warning("%s for %s failed: %s", request.path, model_id, error.message)
-            response = error_response(error)
-            response.headers[NODE_ERROR_HEADER.decode("ascii")] = error.hop_code or error.code
-            return response
+            return node_error_response(request, error, params.get("model_id") or request.args.get("model"))
 
     return answer
-
-
-def _keep_alive_of(request: Request) -> KeepAlive | None:
-    if (seconds := float_query_param(request, "keep_alive_s")) is not None:
-        return KeepAlive(seconds)
-    if (seconds := float_query_param(request, "min_keep_alive_s")) is not None:
-        return KeepAlive(seconds, may_shorten=False)
-    return None
 
 
 def is_valid_nonce(text: str) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import cast
+from typing import Any, cast
 
 from sanic import Request
 from sanic.http import Http
-from sanic.response import HTTPResponse
 
+from llb.api.incoming_request import IncomingRequest
 from llb.api.responses import OCTET_STREAM, PassthroughResponse, abort_connection
 from llb.engine.watch_policy import Blame
 from llb.gateway.http.connection import BLAME_TRAILER
@@ -35,14 +35,22 @@ class InFlightCounter:
     @contextmanager
     def track(self) -> Iterator[None]:
         """Count a request as in flight while the block runs."""
-        self._count += 1
-        self._idle.clear()
+        self.begin()
         try:
             yield
         finally:
-            self._count -= 1
-            if not self._count:
-                self._idle.set()
+            self.end()
+
+    def begin(self) -> None:
+        """Count one more request as in flight, until `end`."""
+        self._count += 1
+        self._idle.clear()
+
+    def end(self) -> None:
+        """Count one request less."""
+        self._count -= 1
+        if not self._count:
+            self._idle.set()
 
     async def wait_idle(self, timeout_s: float) -> None:
         """Wait until no request is in flight, at most `timeout_s`."""
@@ -51,7 +59,7 @@ class InFlightCounter:
                 await self._idle.wait()
 
 
-def select_headers(request: Request, names: Sequence[str]) -> list[tuple[bytes, bytes]]:
+def select_headers(request: IncomingRequest, names: Sequence[str]) -> list[tuple[bytes, bytes]]:
     """Return the headers of `request` with these names (lower case), as the bytes that were received."""
     return [
         (name.encode("ascii"), value.encode(errors="surrogateescape"))
@@ -61,25 +69,28 @@ def select_headers(request: Request, names: Sequence[str]) -> list[tuple[bytes, 
 
 
 async def proxy_response(
-    request: Request,
+    request: IncomingRequest,
     response: UpstreamResponse,
     *,
     headers: Mapping[str, str] | None = None,
     get_blame: Callable[[TransportError], Awaitable[Blame | None]] | None = None,
-) -> HTTPResponse | None:
+    started: Any = None,
+) -> None:
     """Write `response` to the client; its head and first bytes leave in one write.
 
     Raises `TransportError` only while nothing is written. Later errors abort the client's connection, after a
-    trailer with what `get_blame` returns.
+    trailer with what `get_blame` returns. `started` is a response in chunks that callbacks have begun: what
+    is left is written.
     """
-    started: HTTPResponse | None = None
     try:
         try:
-            if whole := response.take_whole(MAX_WHOLE_BYTES):
+            pipe = None if started is None else open_pipe(started)
+            if pipe is not None:
+                await pipe.wait_writable()
+            elif whole := response.take_whole(MAX_WHOLE_BYTES):
                 started = await _start_response(request, response, headers)
                 await started.send(whole, end_stream=True)
-                return None
-            pipe: ClientPipe | None = None
+                return
             while pipe is None and (data := await response.read_chunk(IDLE_TIMEOUT_S)) != b"":
                 if data is None:
                     raise UpstreamTimeout("idle")
@@ -96,10 +107,9 @@ async def proxy_response(
                 abort_connection(request)
             else:
                 await _end_with_trailer(request, started, blame)
-            return None
+            return
         started = started or await _start_response(request, response, headers)
-        await started.eof()  # type: ignore[no-untyped-call]
-        return None
+        await started.eof()
     finally:
         response.close()
 
@@ -116,7 +126,7 @@ async def _pipe(response: UpstreamResponse, pipe: ClientPipe) -> None:
         await pipe.wait_writable()
 
 
-async def _end_with_trailer(request: Request, started: HTTPResponse, blame: Blame) -> None:
+async def _end_with_trailer(request: IncomingRequest, started: Any, blame: Blame) -> None:
     """End the chunks of the response, and the connection."""
     trailer = b"0\r\n%b: %b\r\n\r\n" % (BLAME_TRAILER, blame.encode("ascii"))
     write_last = getattr(started, "write_last", None)
@@ -124,20 +134,22 @@ async def _end_with_trailer(request: Request, started: HTTPResponse, blame: Blam
         await write_last(trailer)
     else:
         # Sanic knows no trailers.
-        await cast(Http, request.stream).protocol.send(trailer)  # type: ignore[no-untyped-call]
+        await cast(Http, cast(Request, request).stream).protocol.send(trailer)  # type: ignore[no-untyped-call]
     cast(asyncio.Transport, request.transport).close()
 
 
 async def _start_response(
-    request: Request, response: UpstreamResponse, headers: Mapping[str, str] | None
-) -> HTTPResponse:
-    return cast(
-        HTTPResponse,
-        await request.respond(
-            PassthroughResponse(
-                status=response.status,
-                headers=headers or {},
-                content_type=response.content_type.decode("latin-1") or OCTET_STREAM,
-            )
-        ),
+    request: IncomingRequest, response: UpstreamResponse, headers: Mapping[str, str] | None
+) -> Any:
+    return await request.respond(make_response_head(response, headers))
+
+
+def make_response_head(
+    response: UpstreamResponse, headers: Mapping[str, str] | None = None
+) -> PassthroughResponse:
+    """Return the head of the response to the client: status and content type of `response`, and `headers`."""
+    return PassthroughResponse(
+        status=response.status,
+        headers=headers or {},
+        content_type=response.content_type.decode("latin-1") or OCTET_STREAM,
     )

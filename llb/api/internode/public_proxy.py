@@ -69,7 +69,7 @@ def public_proxy_blueprint(
     tls = parts.scheme == "https"
     host, port = parts.hostname or "", parts.port or (443 if tls else 80)
 
-    async def forward(request: Request, path: str) -> HTTPResponse | None:
+    async def forward(request: Request, path: str) -> None:
         target = UpstreamTarget(
             host,
             port,
@@ -88,19 +88,19 @@ def public_proxy_blueprint(
                     if (name := key.decode("latin-1")) in RETURNED_HEADERS
                     or name.startswith(RETURNED_HEADER_PREFIXES)
                 }
-                return await proxy_response(request, response, headers=returned_headers)
+                await proxy_response(request, response, headers=returned_headers)
         except TransportError:
             raise errors.NoNodeAvailable(
                 "This host has joined another llb, which does not respond at the moment"
             ) from None
 
     @proxied((JSON,))
-    async def infer(request: Request, path: str) -> HTTPResponse | None:
-        return await forward(request, f"/v1/{path}")
+    async def infer(request: Request, path: str) -> None:
+        await forward(request, f"/v1/{path}")
 
     @proxied(JSON_LIKE_MEDIA_TYPES)
-    async def ollama(request: Request) -> HTTPResponse | None:
-        return await forward(request, request.path)
+    async def ollama(request: Request) -> None:
+        await forward(request, request.path)
 
     @public
     async def redirect_to_balancer(request: Request, path: str = "") -> HTTPResponse:

@@ -137,13 +137,14 @@ class AuthMiddleware:
     def note_admission(self, request: IncomingRequest) -> Admission | None:
         """Return what `on_request` has found; None where each request has to be examined.
 
-        Only a key is found by the head alone. Behind a trusted proxy the connection is that of many clients.
+        Only a key and a node are found by the head alone. Behind a trusted proxy the connection is that of
+        many clients.
         """
         ctx = request.ctx
         principal: Principal | None = ctx.principal
         if (
             principal is None
-            or principal.kind is not PrincipalKind.KEY
+            or principal.kind not in (PrincipalKind.KEY, PrincipalKind.NODE)
             or len(ctx.credentials) != 1
             or principal.must_change_password
             or principal.id == OLLAMA_PORT_KEY_ID
@@ -151,7 +152,11 @@ class AuthMiddleware:
         ):
             return None
         authenticator = self._authenticator
-        expires_at = time.monotonic() + authenticator.trusted_s(ctx.credentials[0])
+        # The credential of a node is compared each time.
+        trusted_s = 0.0
+        if principal.kind is PrincipalKind.KEY:
+            trusted_s = authenticator.trusted_s(ctx.credentials[0])
+        expires_at = time.monotonic() + trusted_s
         return Admission(ctx.client, ctx.credentials, principal, authenticator.generation, expires_at)
 
     def admit_again(self, request: IncomingRequest, admission: Admission) -> bool:
@@ -159,12 +164,21 @@ class AuthMiddleware:
 
         False where it has to be examined.
         """
-        if admission.generation != self._authenticator.generation or time.monotonic() >= admission.expires_at:
+        if (
+            admission.generation != self._authenticator.generation or time.monotonic() >= admission.expires_at
+        ) and not self._is_still_node(admission):
             return False
         ctx = request.ctx
         ctx.client, ctx.credentials = admission.client, admission.credentials
         ctx.principal = admission.principal
         return True
+
+    def _is_still_node(self, admission: Admission) -> bool:
+        """Whether a node was admitted whose credential is still valid."""
+        if admission.principal.kind is not PrincipalKind.NODE:
+            return False
+        principal = self._authenticator.authenticate_node(admission.credentials[0])
+        return principal is not None and principal.id == admission.principal.id
 
     async def on_response(self, request: IncomingRequest, response: BaseHTTPResponse) -> None:
         """Like `add_response_headers`."""

@@ -208,9 +208,13 @@ class HttpClient:
         connect_timeout_s: float,
         header_timeout_s: float,
         on_sent: Callable[[], None] | None = None,
+        own_header: tuple[bytes, bytes] | None = None,
     ) -> BegunRequest:
-        """Send a request if a connection is idle; `BegunRequest.wait` does the rest of `request`."""
-        head = build_request_head(target, method, path, headers, len(body))
+        """Send a request if a connection is idle; `BegunRequest.wait` does the rest of `request`.
+
+        `own_header` is one that no other request has.
+        """
+        head = build_request_head(target, method, path, headers, len(body), own_header=own_header)
         connection, response = self._pop_idle(target.pool_key), None
         if connection is not None:
             if on_sent is not None:
@@ -431,10 +435,12 @@ def build_request_head(
     body_bytes: int | None,
     *,
     expects_continue: bool = False,
+    own_header: tuple[bytes, bytes] | None = None,
 ) -> bytes:
     """Return the request line and the headers; `body_bytes` None is a body in chunks.
 
-    Raises ValueError if a name or value would break out of its line.
+    What precedes `own_header` is kept for the next request. Raises ValueError if a name or value would break
+    out of its line.
     """
     known = target.head_starts.get((method, path, tuple(headers)))
     if known is None:
@@ -442,12 +448,17 @@ def build_request_head(
         if len(target.head_starts) >= MAX_HEAD_STARTS:
             target.head_starts.clear()
         target.head_starts[method, path, tuple(headers)] = known
-    expectation = b"Expect: 100-continue\r\n" if expects_continue else b""
+    more = b"Expect: 100-continue\r\n" if expects_continue else b""
+    if own_header is not None:
+        line = b"%b: %b" % own_header
+        if b"\r" in line or b"\n" in line:
+            raise ValueError("unexpected line break in a header")
+        more = b"%b\r\n%b" % (line, more)
     if body_bytes is None:
-        return b"%b%bTransfer-Encoding: chunked\r\n\r\n" % (known, expectation)
+        return b"%b%bTransfer-Encoding: chunked\r\n\r\n" % (known, more)
     if body_bytes or method not in (b"GET", b"DELETE"):
-        return b"%b%bContent-Length: %d\r\n\r\n" % (known, expectation, body_bytes)
-    return b"%b%b\r\n" % (known, expectation)
+        return b"%b%bContent-Length: %d\r\n\r\n" % (known, more, body_bytes)
+    return b"%b%b\r\n" % (known, more)
 
 
 def _build_head_start(

@@ -341,7 +341,10 @@ class Connection(asyncio.BufferedProtocol):
         sock = self.socket
         if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if not _is_loopback(transport):
+            if _is_loopback(transport):
+                # It does not vanish.
+                self._fail_fast = False
+            else:
                 platform_compat.set_tcp_user_timeout(sock, TCP_USER_TIMEOUT_S)
                 interval_s = (
                     FAIL_FAST_TCP_KEEPALIVE_INTERVAL_S if self._fail_fast else TCP_KEEPALIVE_INTERVAL_S

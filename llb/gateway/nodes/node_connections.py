@@ -167,10 +167,11 @@ class NodeConnections:
         body: bytes = b"",
         *,
         header_timeout_s: float,
+        own_header: tuple[bytes, bytes] | None = None,
     ) -> BegunNodeRequest:
         """Send a request if a connection is idle; the caller calls `wait`, `begin_relay` or `close`.
 
-        Raises `ConnectError`.
+        `own_header` is one that no other request has. Raises `ConnectError`.
         """
         route = self.route_of(node_id)
         if route is None:
@@ -185,6 +186,7 @@ class NodeConnections:
                 body,
                 connect_timeout_s=NODE_CONNECT_TIMEOUT_S,
                 header_timeout_s=header_timeout_s,
+                own_header=own_header,
             )
         except BaseException:
             route.liveness_probe.end_wait()
