@@ -27,6 +27,9 @@ import httpx
 import httpx2
 import msgspec
 from sanic import Blueprint, Sanic
+from sanic import router as sanic_router
+from sanic.mixins import routes as sanic_routes
+from sanic.mixins.routes import RouteMixin
 from sanic.touchup.schemes.base import BaseScheme
 from sanic.touchup.service import TouchUp
 from sanic_routing import route, router
@@ -78,6 +81,7 @@ def install() -> None:
     _share_sanic_rewrite()
     _share_sanic_routes()
     _share_sanic_paths()
+    _share_sanic_signatures()
     _share_sanic_error_formats()
     _share_price_list()
     _share_migrations()
@@ -177,25 +181,69 @@ def _rewrite_sanic_once() -> None:
     Sanic.unregister_app(app)
 
 
+class _OrderedRoutes(dict[Any, None]):
+    """In place of a set, whose order is that of addresses in memory: an app is routed as the last one was."""
+
+    def add(self, future_route: Any) -> None:
+        self[future_route] = None
+
+
 def _share_sanic_routes() -> None:
     """Sanic writes a function that finds a route, and compiles it, for each app."""
-    render = router.BaseRouter._render
+    generate_tree, render, init = (
+        router.BaseRouter._generate_tree,
+        router.BaseRouter._render,
+        RouteMixin.__init__,
+    )
+    compiled: dict[object, CodeType] = {}
 
-    @functools.cache
-    def compiled(source: str) -> CodeType:
-        return compile(source, "", "exec")
+    def init_ordered(self: Any, *arguments: Any, **more: Any) -> None:
+        init(self, *arguments, **more)
+        self._future_routes = _OrderedRoutes()
 
-    def render_once(self: Any, do_compile: bool = True, do_optimize: bool = False) -> None:
-        if do_optimize or not do_compile:
-            render(self, do_compile, do_optimize)
-            return
-        render(self, do_compile=False)
+    def key_of(self: Any) -> object:
+        """All that the source depends on."""
+        return self.delimiter, tuple(
+            (
+                kind,
+                *(
+                    (each.path, each.methods, each.strict, each.unquote, str(each.requirements))
+                    for each in group
+                ),
+            )
+            for kind, groups in enumerate((self.static_routes, self.dynamic_routes, self.regex_routes))
+            for group in groups.values()
+        )
+
+    def finalize_once(self: Any, do_compile: bool = True, do_optimize: bool = False) -> None:
+        key = key_of(self)
+        if key not in compiled:
+            generate_tree(self)
+            render(self, do_compile=False)
+            compiled[key] = compile(self.find_route_src, "", "exec")
         found: dict[str, Any] = {}
-        exec(compiled(self.find_route_src), vars(router), found)  # noqa: S102
+        exec(compiled[key], vars(router), found)  # noqa: S102
         self._find_route = found["find_route"]
         self._matchers = found.get("matchers")
 
-    router.BaseRouter._render = render_once  # type: ignore[method-assign]
+    setattr(RouteMixin, "__init__", init_ordered)  # noqa: B010
+    setattr(router.BaseRouter, "_generate_tree", lambda self: None)  # noqa: B010
+    setattr(router.BaseRouter, "_render", finalize_once)  # noqa: B010
+
+
+def _share_sanic_signatures() -> None:
+    """Sanic asks for the names of each handler's parameters, for each app."""
+    found: dict[object, inspect.Signature] = {}
+
+    def signature_once(handler: Any) -> inspect.Signature:
+        if not inspect.isfunction(handler) or hasattr(handler, "__wrapped__"):
+            return inspect.signature(handler)
+        if handler.__code__ not in found:
+            found[handler.__code__] = inspect.signature(handler)
+        return found[handler.__code__]
+
+    for module in (sanic_routes, sanic_router):
+        setattr(module, "signature", signature_once)  # noqa: B010
 
 
 def _share_sanic_paths() -> None:
