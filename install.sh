@@ -210,13 +210,17 @@ run_tests() {
   fi
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
-  # The types are checked while the tests wait for something.
+  # The types are checked while the tests wait for something. Writing a cache takes a tenth of the time: in a
+  # fresh clone, which may be used once, it is left out.
+  local types_cache=/dev/null
+  [ ! -d .mypy_cache ] || types_cache=.mypy_cache
   types=$(mktemp)
   trap 'rm -f "$types"' EXIT
-  nice .venv/bin/mypy >"$types" 2>&1 &
+  nice .venv/bin/mypy --cache-dir "$types_cache" >"$types" 2>&1 &
   local mypy=$! status=0
   .venv/bin/python -m pytest "${suite[@]}" || status=$?
   wait "$mypy" || status=1
+  mkdir -p .mypy_cache
   cat "$types"
   return "$status"
 }
