@@ -11,6 +11,8 @@ from llb.gateway.http.upstream_errors import TransportError, UpstreamClosed
 
 # Together with the kernel's first retransmission (0.2 to 0.3 s), a vanished host is detected within 0.8 s.
 PROBE_INTERVAL_S = 0.1
+# The first byte comes after the request: the other host would read it before, and most answers are quicker.
+FIRST_PROBE_DELAY_S = 0.01
 TCP_USER_TIMEOUT_S = 0.35
 # Used while no request waits, so that the next one need not detect the loss itself.
 TCP_KEEPALIVE_IDLE_S, TCP_KEEPALIVE_INTERVAL_S, TCP_KEEPALIVE_PROBES = 1, 1, 2
@@ -74,7 +76,7 @@ class LivenessProbe:
         """Probe the host for one more waiting request, until `end_wait()`."""
         self._pending_requests += 1
         if self._timer is None:
-            self._send_chunk()
+            self._timer = self._loop.call_later(FIRST_PROBE_DELAY_S, self._send_chunk)
 
     def end_wait(self) -> None:
         """Stop probing for one request."""

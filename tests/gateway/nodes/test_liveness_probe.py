@@ -13,6 +13,7 @@ import pytest
 
 from llb.gateway.http.client import HttpClient, UpstreamTarget
 from llb.gateway.http.upstream_errors import UpstreamClosed
+from llb.gateway.nodes import liveness_probe
 from llb.gateway.nodes.liveness_probe import PROBE_INTERVAL_S, TCP_USER_TIMEOUT_S, LivenessProbe
 from tests.gateway.fake_node import FakeNode, run_fake_node
 
@@ -69,6 +70,18 @@ async def test_it_probes_only_while_a_request_waits(http_client: HttpClient) -> 
         # The absence of probes has no event.
         await asyncio.sleep(3 * PROBE_INTERVAL_S)
         assert len(node.probe_times) <= count + 1
+
+
+async def test_a_request_that_is_answered_at_once_is_not_probed(
+    http_client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other host reads the request first, and has nothing else to read."""
+    monkeypatch.setattr(liveness_probe, "FIRST_PROBE_DELAY_S", 3600.0)
+    async with probed_node(http_client) as (node, target, probe, _):
+        waiting = asyncio.ensure_future(send_and_wait(http_client, target, probe))
+        await (await node.next_request()).respond(b"{}")
+        assert await waiting == b"{}"
+        assert node.probe_times == []
 
 
 async def test_waiting_requests_share_one_probe(http_client: HttpClient) -> None:
