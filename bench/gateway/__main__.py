@@ -197,7 +197,7 @@ def measure_memory() -> None:
     memory.
     """
     for text, most_mb, how, seconds, load in (
-        ("2,000 open idle streams", 200, "hold", 16.0, LoadProfile("idle", 2000, {"max_tokens": 2, "top_k": 60_000, "stream": True})),
+        ("2,000 open idle streams", 80, "hold", 16.0, LoadProfile("idle", 2000, {"max_tokens": 2, "top_k": 60_000, "stream": True})),
         ("100 slow readers of a fast engine", 120, "slow", 20.0, LoadProfile("slow", 100, {"max_tokens": 10_000_000, "stream": True})),
     ):  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="llb-gateway-") as name:
@@ -243,10 +243,14 @@ def main() -> None:
     parser.add_argument("--others", type=Path, metavar="VENV", help="measure Sanic with aiohttp too")
     parser.add_argument("--litellm", action="store_true", help="and the LiteLLM proxy; needs --others")
     parser.add_argument("--routers", action="store_true", help="and SGLang's and vLLM's; needs --others")
+    parser.add_argument("--memory", action="store_true", help="only the memory of open streams")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="only this, with py-spy on the PATH")
     options = parser.parse_args()
     if options.profile is not None:
         profile_main_thread(options.profile, 5.0)
+        return
+    if options.memory:
+        measure_memory()
         return
     with tempfile.TemporaryDirectory(prefix="llb-gateway-") as name, ExitStack() as stack:
         folder = Path(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llb import __version__
-from llb.gateway.http.chunk_frames import frame_chunk
+from llb.gateway.http.chunk_frames import CHUNK_END, CHUNK_STARTS
 from llb.gateway.stream.keepalive import ClientPipe, TranslatingPipe
 
 # No text of an answer can match: JSON escapes quotes.
@@ -12,6 +12,7 @@ _OWN = b'"system_fingerprint":"llb-%b"' % __version__.encode()
 # How llama-server ends nearly every event of a chat.
 _USUAL_REST = b',"object":"chat.completion.chunk"}\n\n'
 _USUAL_TAIL, _OWN_TAIL = _OF_ENGINE + _USUAL_REST, _OWN + _USUAL_REST
+_USUAL_END = -len(_USUAL_TAIL)
 
 
 class SystemNaming:
@@ -35,8 +36,10 @@ class _NamingPipe(TranslatingPipe):
 
     def write_frame(self, events: bytes, frame: bytes, is_single: bool) -> bool:
         if is_single and events.endswith(_USUAL_TAIL):
-            events = events[: -len(_USUAL_TAIL)] + _OWN_TAIL
-            return self._pipe.write_frame(events, frame_chunk(events), True)
+            events = events[:_USUAL_END] + _OWN_TAIL
+            # As `frame_chunk` does; those that pass the parser by are not longer.
+            frame = b"".join((CHUNK_STARTS[len(events)], events, CHUNK_END))
+            return self._pipe.write_frame(events, frame, True)
         return super().write_frame(events, frame, is_single)
 
 

@@ -9,28 +9,37 @@ from __future__ import annotations
 MAX_FRAME_BYTES = 1024
 # A frame of this size has at least 16 bytes of body, so that its size has two digits or three.
 MIN_FRAME_BYTES = 22
-# Frames up to here have two digits.
-_MAX_TWO_DIGITS_BYTES = 0xFF + 6
 # Ends a chunk whose body ends with an event.
 FRAME_END = b"\n\n\r\n"
 # The line before the body of a chunk, by the size of the body; also of those that grow on their way.
 CHUNK_STARTS = tuple(b"%x\r\n" % size_bytes for size_bytes in range(MAX_FRAME_BYTES + 64))
+CHUNK_END = b"\r\n"
+
+
+def _start_of_frame(frame_bytes: int) -> bytes:
+    """Return the line before the body, by the size of the frame; for others what no frame begins with."""
+    for digits in (2, 3):
+        start = b"%x\r\n" % max(0, frame_bytes - digits - 4)
+        if frame_bytes >= MIN_FRAME_BYTES and len(start) == digits + 2:
+            return start
+    return b"\n" * (frame_bytes + 1)
+
+
+_FRAME_STARTS = tuple(map(_start_of_frame, range(MAX_FRAME_BYTES + 1)))
 
 
 def frame_chunk(data: bytes) -> bytes:
     """Return `data`, which is not empty, as one chunk."""
     size_bytes = len(data)
     if size_bytes < len(CHUNK_STARTS):
-        return b"".join((CHUNK_STARTS[size_bytes], data, b"\r\n"))
+        return b"".join((CHUNK_STARTS[size_bytes], data, CHUNK_END))
     return b"%x\r\n%b\r\n" % (size_bytes, data)
 
 
 def read_events(frame: bytes) -> bytes:
     """Return the body of `frame`, if that is exactly one chunk, which ends with an event; else nothing.
 
-    It must have `MIN_FRAME_BYTES` to `MAX_FRAME_BYTES`.
+    It must have at most `MAX_FRAME_BYTES`; one with less than `MIN_FRAME_BYTES` counts as none.
     """
-    size_bytes = len(frame)
-    begin = 4 if size_bytes <= _MAX_TWO_DIGITS_BYTES else 5
-    is_whole = frame.startswith(CHUNK_STARTS[size_bytes - begin - 2]) and frame.endswith(FRAME_END)
-    return frame[begin:-2] if is_whole else b""
+    start = _FRAME_STARTS[len(frame)]
+    return frame[len(start) : -2] if frame.startswith(start) and frame.endswith(FRAME_END) else b""

@@ -14,7 +14,7 @@ import httptools
 
 from llb.base import platform_compat
 from llb.engine.watch_policy import Blame
-from llb.gateway.http.chunk_frames import FRAME_END, MAX_FRAME_BYTES, MIN_FRAME_BYTES, read_events
+from llb.gateway.http.chunk_frames import FRAME_END, MAX_FRAME_BYTES, read_events
 from llb.gateway.http.known_response import KnownResponseHead, learn_head
 from llb.gateway.http.read_timer import TIMER_SLACK_S, Alarm, ReadTimer
 from llb.gateway.http.response import HIGH_WATER_BYTES, UpstreamResponse
@@ -362,7 +362,7 @@ class Connection(asyncio.BufferedProtocol):
             self._is_between_chunks
             and response is not None
             and response.pass_frame is not None
-            and MIN_FRAME_BYTES <= nbytes <= MAX_FRAME_BYTES
+            and nbytes <= MAX_FRAME_BYTES
         ):
             # Each token of each stream comes here.
             frame = _READ_BUFFER[:nbytes].tobytes()

@@ -93,6 +93,7 @@ class OpeningEvents(Protocol):
 
 # Ends every event, as llama.cpp writes it.
 EVENT_END = b"\n\n"
+_EVENT_END_BYTES = len(EVENT_END)
 
 
 async def explain_failure(failure: TransportError) -> LlbError:
@@ -322,7 +323,7 @@ class EventRelay:
             return self.pass_on(events)
         self.usage_parser.feed(events)
         # Searching for one byte is much faster than counting pairs.
-        is_single = events.find(b"\n") == len(events) - len(EVENT_END)
+        is_single = events.find(b"\n") == len(events) - _EVENT_END_BYTES
         self._count_tokens(1 if is_single else events.count(EVENT_END))
         return pipe.write_frame(events, frame, is_single)
 

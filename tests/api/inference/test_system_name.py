@@ -6,13 +6,15 @@ import pytest
 
 from llb import __version__
 from llb.api.inference.system_name import name_system
-from llb.gateway.http.chunk_frames import frame_chunk, read_events
+from llb.gateway.http.chunk_frames import MAX_FRAME_BYTES, frame_chunk, read_events
 
 OWN = b'"system_fingerprint":"llb-%b"' % __version__.encode()
 USUAL = (
     b'data: {"choices":[{"delta":{"content":"a \\"system_fingerprint\\":\\"b0-unknown\\""}}],'
     b'"system_fingerprint":"b0-unknown","object":"chat.completion.chunk"}\n\n'
 )
+# With its frame, the longest that passes the parser by.
+LONGEST = USUAL.replace(b"a ", b"a" * (MAX_FRAME_BYTES - len(USUAL) - 6) + b" ")
 TIMED = USUAL.replace(b"}\n\n", b',"timings":{"prompt_n":1}}\n\n')
 OTHER = b'data: {"system_fingerprint":"fp_1","object":"chat.completion.chunk"}\n\n'
 
@@ -35,7 +37,15 @@ class Pipe:
 
 @pytest.mark.parametrize(
     "events",
-    [USUAL, TIMED, USUAL + USUAL, OTHER, b": a comment of an engine\n\n", USUAL + b"data: [DONE]\n\n"],
+    [
+        USUAL,
+        TIMED,
+        USUAL + USUAL,
+        LONGEST,
+        OTHER,
+        b": a comment of an engine\n\n",
+        USUAL + b"data: [DONE]\n\n",
+    ],
 )
 def test_a_pipe_rewrites_as_the_whole_does(events: bytes) -> None:
     client = Pipe()
@@ -46,5 +56,5 @@ def test_a_pipe_rewrites_as_the_whole_does(events: bytes) -> None:
     expected = frame_chunk(name_system(events))
     assert client.got == [expected, expected]
     # What is not changed, and what is changed in the usual place, is written with its frame.
-    assert was_frame == (events in (USUAL, OTHER) or b"fingerprint" not in events)
+    assert was_frame == (events in (USUAL, LONGEST, OTHER) or b"fingerprint" not in events)
     assert name_system(USUAL).count(OWN) == 1

@@ -50,6 +50,12 @@ def test_a_chunk_of_any_size_and_what_is_none() -> None:
         assert not read_events(frame[1:])
         assert not read_events(frame[:-3] + b"x\r\n")
     assert not read_events(frame_chunk(EVENT) * 2)
+    # Shorter ones are parsed.
+    assert not any(
+        read_events(frame_chunk(b"x" * size_bytes + b"\n\n")) for size_bytes in range(MIN_FRAME_BYTES - 8)
+    )
+    assert not any(read_events(b"\n" * length + b"\r\n") for length in range(300))
+    assert not read_events(b"")
     assert not read_events(b"%X\r\n%b\r\n" % (0x1B, EVENT + b"\n"))
     assert frame_chunk(b"x" * len(CHUNK_STARTS)).startswith(b"%x\r\n" % len(CHUNK_STARTS))
 
