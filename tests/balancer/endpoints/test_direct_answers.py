@@ -112,6 +112,7 @@ CASES: dict[str, tuple[str, Answer, bool, bool]] = {
     "refused": ("vllm", (400, {"error": {"message": "bad"}}), False, False),
     "busy": ("vllm", (429, {"error": {"message": "later"}}), False, False),
     "failed": ("vllm", (500, {"error": {"message": "broken"}}), False, False),
+    "a defect of llb": ("vllm", COMPLETE, True, False),
     "translated document": ("anthropic", MESSAGE, False, True),
     "translated stream": ("anthropic", stream_of(START, TEXT, STOP), True, True),
     "untranslatable document": ("anthropic", FAILED_MESSAGE, False, False),
@@ -183,6 +184,8 @@ async def test_callbacks_and_a_task_give_the_same(
         await answer(connection, request)
 
     monkeypatch.setattr(FrontProtocol, "_answer", count_tasks)
+    if case == "a defect of llb":
+        monkeypatch.setattr(answer_module.EndpointAnswerSink, "_rewrite_chunks", lambda *_: 1 / 0)
     path = MESSAGES if kind == "anthropic" else CHAT
     # Only a key is admitted again without a task.
     headers = {"Authorization": f"Bearer {await front.create_key('inference', 'cloud')}"}

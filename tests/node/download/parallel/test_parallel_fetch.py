@@ -229,10 +229,15 @@ async def test_connections_that_end_early_are_replaced(site: DownloadFixture, ki
 async def test_an_expired_link_is_asked_for_again(site: DownloadFixture) -> None:
     # The first connection goes on; the link that it found is of no use to one of the others.
     policy = FourConnections(lambda: site.hub.faults.answer(403, "", on="bytes", times=1))
+    site.hub.add_token("hf_good")
+    site.hub_client.set_token("hf_good")
     await start_download(site, policy).wait()
     site.assert_complete()
     assert policy.connections == 4
-    assert len([request for request in site.hub.requests if request.on == "resolve"]) == 2
+    resolved = [request for request in site.hub.requests if request.on == "resolve"]
+    # The token is for the Hub, whatever address a range is asked for at.
+    assert [request.authorization for request in resolved] == 2 * ["Bearer hf_good"]
+    assert site.hub.tokens_seen_by_cdn() == []
 
 
 async def test_an_almost_full_disk_ends_it_also_while_nothing_can_be_moved(
