@@ -61,9 +61,11 @@ class ProcessPair:
         def held() -> set[str]:
             return {each["model_id"] for each in self.get_node()["replicas"] if each["state"] == "ready"}
 
-        wait_until(lambda: held() == set(model_ids))
-        files = {path.parent.name for path in (self.node.home / "models").glob("*/*.gguf")}
-        assert files == set(model_ids)
+        def on_disk() -> set[str]:
+            return {path.parent.name for path in (self.node.home / "models").glob("*/*.gguf")}
+
+        # One that is being removed is not held any more while its files are.
+        wait_until(lambda: held() == on_disk() == set(model_ids))
 
 
 @pytest.fixture
