@@ -27,6 +27,7 @@ import time
 import tracemalloc
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, FrameType
@@ -114,18 +115,19 @@ def begin_streams(listener: socket.socket) -> None:
 
 
 class Engine(asyncio.Protocol):
-    """Engine that answers each request, which comes in one piece; late, so that each has a connection.
+    """Engine that answers each request, which comes in one piece; late, so that each has a connection."""
 
-    A stream gets nothing.
-    """
+    def __init__(self, *, is_silent: bool) -> None:
+        """A silent one lets the measurement begin its streams."""
+        self._is_silent = is_silent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
 
     def data_received(self, data: bytes) -> None:
-        if b'"stream":true' in data:
-            return
-        asyncio.get_running_loop().call_later(ENGINE_TIME_S, self._transport.write, RESPONSE)
+        # Where it does not know how long an answer takes, llb asks for a stream, and takes a document too.
+        if not self._is_silent:
+            asyncio.get_running_loop().call_later(ENGINE_TIME_S, self._transport.write, RESPONSE)
 
 
 class DroppingTransport:
@@ -360,7 +362,9 @@ async def count(path: MeasuredPath) -> None:
 async def serve(of: str, *, counts: bool, memory: bool) -> None:
     """Start the product; then count, or print the figures of a window for each line of standard input."""
     local_node: Any = import_module("llb.parts.local_node")
-    engine = await asyncio.get_running_loop().create_server(Engine, "127.0.0.1", 0)
+    engine = await asyncio.get_running_loop().create_server(
+        partial(Engine, is_silent=of != "answers"), "127.0.0.1", 0
+    )
     port = 0 if memory else engine.sockets[0].getsockname()[1]
     pool: Any = EnginePool
     command = (sys.executable, __file__, "--worker", str(port))
