@@ -117,7 +117,7 @@ def begin_streams(listener: socket.socket) -> None:
 class Engine(asyncio.Protocol):
     """Engine that answers each request, which comes in one piece; late, so that each has a connection."""
 
-    def __init__(self, *, is_silent: bool) -> None:
+    def __init__(self, *, is_silent: bool = False) -> None:
         """A silent one lets the measurement begin its streams."""
         self._is_silent = is_silent
 
