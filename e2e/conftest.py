@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright, expect
 
+from e2e.profiles import DEADLINE_MS, DESK_OPTIONS, DESK_VIEWPORT, SAVE_DATA_SCRIPT, Profile, ProfilePool
 from llb.engine import process as engine_process
 from tests.conftest import (
     BalancerFactory,
@@ -30,7 +31,8 @@ from tests.conftest import (
 )
 from tests.harness import PASSWORD, RunningBalancer
 from tests.hub import HubStandIn
-from tests.processes import ROOT, wait_until
+from tests.ports import free_port
+from tests.processes import ROOT
 
 __all__ = ["catalog", "chat_gguf", "hub", "smollm2"]
 
@@ -49,10 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(shared, append=False)
 
 
-# For hangs only: whatever is awaited comes within a second or two on a quiet machine, and within fifteen
-# where ten other programs want the same two cores.
-DEADLINE_MS = 30_000
-# The same for what a real engine says, which has to be loaded first.
+# As `DEADLINE_MS` for what a real engine says, which has to be loaded first.
 ENGINE_DEADLINE_MS = 60_000
 expect.set_options(timeout=DEADLINE_MS)
 
@@ -76,50 +75,56 @@ def chromium_path() -> str:
     return found
 
 
-# Runs a command, and kills its whole session when the process that started it has gone, however it went:
-# standard input is a pipe from there.
-END_WITH_PARENT = '"$@" </dev/null & read -r _; kill -KILL 0'
+@async_fixture(scope="session")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
+    """One Chromium for all tests of a process: it takes longer to start than most tests do.
+
+    It is told what to do through a pipe: a WebSocket compresses every message, a tenth of the work of a test.
+    It ends with the pipe, however the process ended.
+    """
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(
+            executable_path=chromium_path(),
+            ignore_default_args=True,
+            args=[
+                "--headless",
+                *CHROMIUM_ARGUMENTS,
+                "--remote-debugging-pipe",
+                f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+            ],
+        )
+        yield launched
+        await launched.close()
 
 
 @pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One Chromium for all tests of a process, at this address: it takes longer to start than most
-    tests do.
+def page_port() -> int:
+    """The port of the servers whose pages tests look at, one after another.
+
+    What browsers keep for a server, they keep by its port.
     """
-    profile = tmp_path_factory.mktemp("chromium")
-    process = subprocess.Popen(
-        [
-            *("sh", "-c", END_WITH_PARENT, "sh"),
-            chromium_path(),
-            "--headless",
-            *CHROMIUM_ARGUMENTS,
-            "--remote-debugging-port=0",
-            f"--user-data-dir={profile}",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    told = profile / "DevToolsActivePort"
-    wait_until(lambda: told.exists() and told.read_text().count("\n") == 1)
-    yield f"http://127.0.0.1:{told.read_text().splitlines()[0]}"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    return free_port()
 
 
 @async_fixture(scope="session")
-async def browser(chromium: str) -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        connected = await playwright.chromium.connect_over_cdp(chromium)
-        yield connected
-        await connected.close()
+async def profiles(browser: Browser, page_port: int) -> AsyncIterator[ProfilePool]:
+    pool = ProfilePool(browser, f"http://127.0.0.1:{page_port}")
+    yield pool
+    await pool.close()
 
 
 @async_fixture()
-async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[BalancerFactory]:
+async def make_llb(
+    tmp_path: Path, hub: HubStandIn, catalog: Path, page_port: int
+) -> AsyncIterator[BalancerFactory]:
     async with balancer_factory(tmp_path / "home", hub, catalog) as make:
-        yield make
+
+        def make_at_port(**settings: Any) -> RunningBalancer:
+            llb = make(**settings)
+            llb.preferred_port = page_port
+            return llb
+
+        yield make_at_port
 
 
 @async_fixture()
@@ -145,13 +150,6 @@ async def make_node(tmp_path: Path) -> AsyncIterator[JoinedNodeFactory]:
         yield make
 
 
-# Without it, each page loads the files of all other pages after two seconds, as much work as the page itself.
-SAVE_DATA_SCRIPT = "Object.defineProperty(navigator.connection, 'saveData', { get: () => true });"
-
-# What a browser says of an answer that the test wants to see refused.
-IGNORED_CONSOLE_PREFIXES = ("Failed to load resource", "WebSocket connection to")
-
-
 # Width of a page, once it has been laid out and drawn for the window that it has now.
 SETTLED_WIDTH = """async () => {
   await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
@@ -171,6 +169,9 @@ async def go_to(page: Page, address: str) -> None:
     await page.evaluate(GO_TO_SCRIPT, address)
 
 
+# Set for a test that has failed.
+HAS_FAILED = pytest.StashKey[bool]()
+
 # The llb that the pages of a browser context show.
 _LLBS: dict[BrowserContext, RunningBalancer] = {}
 
@@ -180,36 +181,53 @@ def llb_of(page: Page) -> RunningBalancer:
 
 
 class Visitor:
-    """A person with a browser profile of their own, in front of one llb.
+    """A person with a browser profile of their own, in front of one llb."""
 
-    What the browser complains of is kept.
-    """
-
-    def __init__(self, context: BrowserContext, llb: RunningBalancer) -> None:
-        self.context = context
+    def __init__(self, profile: Profile, llb: RunningBalancer) -> None:
+        self.profile = profile
+        self.context = profile.context
         self.llb = llb
-        self.console_errors: list[str] = []
-        _LLBS[context] = llb
-        context.on("page", self._watch_page)
-
-    def _watch_page(self, page: Page) -> None:
-        page.on("console", lambda message: self._record_console_message(message.type, message.text))
-        page.on("pageerror", lambda error: self.console_errors.append(f"{error}\n{error.stack}"))
-
-    def _record_console_message(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning") and not text.startswith(IGNORED_CONSOLE_PREFIXES):
-            self.console_errors.append(text)
+        _LLBS[self.context] = llb
 
     async def sign_in(self, username: str = "admin", password: str = PASSWORD) -> None:
         """Get the session's cookie without the form."""
-        answer = await self.context.request.post(
-            f"{self.llb.url}/api/auth/login", data={"username": username, "password": password}
+        answer = await self.request("POST", "/api/auth/login", {"username": username, "password": password})
+        assert answer.is_success, answer.text
+        await self.context.add_cookies(
+            [
+                {
+                    "name": cookie.key,
+                    "value": cookie.value,
+                    "domain": answer.url.host,
+                    "path": cookie["path"],
+                    "expires": time.time() + int(cookie["max-age"]),
+                    "httpOnly": bool(cookie["httponly"]),
+                    "secure": bool(cookie["secure"]),
+                    "sameSite": cookie["samesite"],
+                }
+                for line in answer.headers.get_list("set-cookie")
+                for cookie in SimpleCookie(line).values()
+            ]
         )
-        assert answer.ok, await answer.text()
+
+    async def request(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """The answer to a request with their cookies, which needs no page.
+
+        Playwright's own requests keep a connection that a server at the same port may have closed meanwhile.
+        """
+        cookies = await self.context.cookies(self.llb.url)
+        request = self.llb.http.build_request(method, path, json=body)
+        # Without the token of the host.
+        del request.headers["authorization"]
+        if cookies:
+            request.headers["cookie"] = "; ".join(f"{each['name']}={each['value']}" for each in cookies)
+        answer = await self.llb.http.send(request)
+        self.llb.http.cookies.clear()
+        return answer
 
     async def open(self, path: str = "/") -> Page:
-        """A new tab at `path`; returns when the page has drawn itself."""
-        page = await self.context.new_page()
+        """A tab at `path`; returns when the page has drawn itself."""
+        page = await self.profile.get_page()
         await page.goto(f"{self.llb.url}{path}")
         await page.locator("main").wait_for()
         return page
@@ -218,20 +236,51 @@ class Visitor:
 VisitorFactory = Callable[..., Awaitable[Visitor]]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[HAS_FAILED] = True
+    return report
+
+
 @async_fixture()
-async def visitors(browser: Browser) -> AsyncIterator[VisitorFactory]:
-    """Makes visitors; `options` are those of a browser context. At the end none may have had a complaint."""
+async def visitors(
+    request: pytest.FixtureRequest, browser: Browser, profiles: ProfilePool
+) -> AsyncIterator[VisitorFactory]:
+    """Makes visitors; `options` are those of a browser context. At the end none may have had a complaint.
+
+    Without other options than `viewport` and `permissions` a visitor gets a profile that other tests have
+    used, and that is as new (see profiles.py); one `of_their_own` where a test judges how the page is loaded,
+    or all that the browser holds.
+    """
     made: list[Visitor] = []
 
-    async def make(
-        llb: RunningBalancer, *, signed_in: bool = True, saves_data: bool = True, **options: Any
-    ) -> Visitor:
-        desk = {"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce"}
-        context = await browser.new_context(**{**desk, **options})
-        context.set_default_timeout(DEADLINE_MS)
+    async def make_profile(*, saves_data: bool, **options: Any) -> Profile:
+        context = await browser.new_context(**{**DESK_OPTIONS, **options})
         if saves_data:
             await context.add_init_script(SAVE_DATA_SCRIPT)
-        visitor = Visitor(context, llb)
+        return Profile(context)
+
+    async def make(
+        llb: RunningBalancer,
+        *,
+        signed_in: bool = True,
+        saves_data: bool = True,
+        of_their_own: bool = False,
+        viewport: ViewportSize = DESK_VIEWPORT,
+        permissions: Sequence[str] = (),
+        **options: Any,
+    ) -> Visitor:
+        profile: Profile
+        if of_their_own or options or not saves_data or llb.url != profiles.origin:
+            profile = await make_profile(saves_data=saves_data, viewport=viewport, **options)
+        else:
+            profile = reused = await profiles.take()
+            reused.viewport = viewport
+        if permissions:
+            await profile.context.grant_permissions(permissions)
+        visitor = Visitor(profile, llb)
         made.append(visitor)
         if signed_in:
             await visitor.sign_in()
@@ -239,9 +288,10 @@ async def visitors(browser: Browser) -> AsyncIterator[VisitorFactory]:
 
     yield make
     for visitor in made:
-        await visitor.context.close()
+        await profiles.give_back(visitor.profile, has_passed=HAS_FAILED not in request.node.stash)
         del _LLBS[visitor.context]
-    assert [text for visitor in made for text in visitor.console_errors] == []
+    complaints = [text for visitor in made for text in visitor.profile.console_errors]
+    assert complaints == []
 
 
 @async_fixture()

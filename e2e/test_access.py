@@ -83,8 +83,10 @@ async def test_a_key_is_made_works_and_is_revoked(visitor: Visitor) -> None:
     await expect(row(page, "Audit log", "Revoked API key")).to_contain_text(HOSTILE)
 
 
-async def test_a_key_is_shown_until_its_button_is_pressed_and_never_again(visitor: Visitor) -> None:
-    page = await visitor.open("/access")
+async def test_a_key_is_shown_until_its_button_is_pressed_and_never_again(
+    llb: RunningBalancer, visitors: VisitorFactory
+) -> None:
+    page = await (await visitors(llb, of_their_own=True)).open("/access")
     dialog, key = await make_key(page, "laptop")
     await expect(dialog).to_contain_text("You won't be able to see it again")
     for _ in range(3):

@@ -78,7 +78,7 @@ async def test_the_page_below_a_path(
 ) -> None:
     llb = await start_balancer(make_llb(trusted_proxies=("127.0.0.1",), **settings))
     with nginx_below(tmp_path / "nginx", llb, location) as origin:
-        visitor = await visitors(llb, signed_in=False)
+        visitor = await visitors(llb, signed_in=False, of_their_own=True)
         page = await visitor.context.new_page()
         outside: list[str] = []
         page.on("request", lambda request: outside.append(request.url) if "/llb" not in request.url else None)

@@ -40,7 +40,9 @@ KINDS = {
 
 
 @async_fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory, chat_gguf: Path) -> AsyncIterator[RunningBalancer]:
+async def server(
+    tmp_path_factory: pytest.TempPathFactory, chat_gguf: Path, page_port: int
+) -> AsyncIterator[RunningBalancer]:
     """Two chat models, one for embeddings and one for reranking, all Ready."""
     directory = tmp_path_factory.mktemp("conversations")
     files = {
@@ -65,7 +67,9 @@ async def server(tmp_path_factory: pytest.TempPathFactory, chat_gguf: Path) -> A
         for name, path in files.items():
             hub.add_repo(f"test/{name}", {f"{name}.gguf": path})
         async with balancer_factory(directory / "home", hub, catalog) as make:
-            llb = await make(context=2048).start()
+            llb = make(context=2048)
+            llb.preferred_port = page_port
+            await llb.start()
             await llb.wait_until_online()
             for name in files:
                 await llb.pull_model(name)
@@ -76,9 +80,8 @@ async def server(tmp_path_factory: pytest.TempPathFactory, chat_gguf: Path) -> A
 async def page(server: RunningBalancer, visitors: VisitorFactory) -> AsyncIterator[Page]:
     """A new conversation of a user whose earlier ones are deleted."""
     visitor = await visitors(server)
-    listed = await visitor.context.request.get(f"{server.url}/api/conversations")
-    for each in (await listed.json())["conversations"]:
-        await visitor.context.request.delete(f"{server.url}/api/conversations/{each['id']}")
+    for each in (await visitor.request("GET", "/api/conversations")).json()["conversations"]:
+        await visitor.request("DELETE", f"/api/conversations/{each['id']}")
     opened = await visitor.open("/playground?model=chat")
     await expect(message_box(opened)).to_be_focused()
     yield opened

@@ -9,6 +9,7 @@ import pytest
 from playwright.async_api import Page, Response, expect
 
 from e2e.conftest import Visitor, VisitorFactory
+from e2e.profiles import Profile
 from tests.conftest import BalancerFactory
 from tests.harness import PASSWORD, RunningBalancer
 
@@ -142,7 +143,7 @@ async def password_changed_elsewhere(visitor: Visitor) -> None:
     browser = visitor.context.browser
     assert browser is not None
     elsewhere = await browser.new_context()
-    await Visitor(elsewhere, visitor.llb).sign_in()
+    await Visitor(Profile(elsewhere), visitor.llb).sign_in()
     answer = await elsewhere.request.post(
         f"{visitor.llb.url}/api/auth/password",
         data={"current_password": PASSWORD, "new_password": OTHER_PASSWORD},
@@ -253,7 +254,7 @@ async def test_the_way_back_never_leads_elsewhere(
     llb: RunningBalancer, visitors: VisitorFactory, targets: tuple[str, ...]
 ) -> None:
     visitor = await visitors(llb, signed_in=False)
-    page = await visitor.context.new_page()
+    page = await visitor.profile.get_page()
     for target in targets:
         await page.goto(f"{llb.url}/login?next={target}")
         await log_in(page)

@@ -13,7 +13,8 @@ from e2e.answers import (
     talker,
     text_completion,
 )
-from e2e.conftest import DEADLINE_MS, VisitorFactory, async_fixture
+from e2e.conftest import VisitorFactory, async_fixture
+from e2e.profiles import DEADLINE_MS
 from tests.harness import RunningBalancer
 
 __all__ = ["talker"]

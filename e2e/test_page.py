@@ -64,7 +64,9 @@ async def test_the_other_pages_are_loaded_while_it_is_seen(
         await let_time_pass(page)
 
 
-async def test_the_other_pages_are_not_loaded_where_data_is_saved(visitor: Visitor) -> None:
-    page, asked = await open_on_a_stopped_clock(visitor)
+async def test_the_other_pages_are_not_loaded_where_data_is_saved(
+    llb: RunningBalancer, visitors: VisitorFactory
+) -> None:
+    page, asked = await open_on_a_stopped_clock(await visitors(llb, of_their_own=True))
     await let_time_pass(page)
     assert not [url for url in asked if url.endswith(OTHER_PAGE)]

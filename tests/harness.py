@@ -42,6 +42,8 @@ class _RunningServer(Generic[App]):
     def __init__(self, home: Path, **settings: Any) -> None:
         self.home = home
         self.settings = settings
+        # Taken where no port is asked for and nobody else listens there.
+        self.preferred_port = 0
         self._server: Server | None = None
 
     async def start(self, port: int = 0) -> Self:
@@ -49,7 +51,12 @@ class _RunningServer(Generic[App]):
         Sanic.test_mode = True  # several apps of one name in one process
         config = make_config(home=self.home, **{"port": 0, **self.settings})
         app = create_app(config)
-        sock = socket.create_server(("127.0.0.1", port))
+        try:
+            sock = socket.create_server(("127.0.0.1", port or self.preferred_port))
+        except OSError:
+            if port != 0:
+                raise
+            sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)
         main, ollama = BoundPort((sock,)), bind_ollama_port(config)
         try:
