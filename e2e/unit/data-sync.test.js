@@ -341,3 +341,19 @@ test('what is answered after the user has signed out belongs to nobody', () =>
       sync.start();
     }
   }));
+
+test('an answer that is older than a change of the user does not undo it', () =>
+  withDataSync(async ({ api, store, sync, clock }) => {
+    await api.answer();
+    await clock.pass(20);
+    api.news();
+    sync.reloadAll();
+    sync.showChanged(model('a', { pinned: true }));
+    await api.answer();
+    await clock.settled();
+    equal(store.state.models.get('a').pinned, true);
+    equal(api.news(), [...EVERYTHING, ...EVERYTHING].sort());
+    await api.answer({ ...ANSWERS, '/api/models': { models: [model('a', { pinned: true })] } });
+    await clock.settled();
+    equal(store.state.models.get('a').pinned, true);
+  }));

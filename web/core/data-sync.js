@@ -15,15 +15,20 @@ export function createDataSync({ api, store, onUpgrade }) {
   let socket = null;
   let version = null;
   let refreshTimer = 0;
+  // Answers to changes that the user has made.
+  let changes = 0;
 
   async function request(path, action) {
-    // An answer that comes after the user has signed out belongs to nobody.
-    const askedIn = socket;
+    const [askedIn, changesBefore] = [socket, changes];
     const log = [];
     eventLogs.add(log);
     try {
       const response = await api.get(path, { signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
-      if (socket === askedIn) store.dispatch({ ...action(response), after: log });
+      // An answer that comes after the user has signed out belongs to nobody.
+      if (socket !== askedIn) return;
+      // It may be from before what the user has changed meanwhile.
+      if (changes !== changesBefore) await request(path, action);
+      else store.dispatch({ ...action(response), after: log });
     } finally {
       eventLogs.delete(log);
     }
@@ -79,6 +84,11 @@ export function createDataSync({ api, store, onUpgrade }) {
 
   return {
     reloadAll,
+    /** Shows what the server has answered to a change. */
+    showChanged(model) {
+      changes += 1;
+      store.dispatch({ type: 'model', model });
+    },
     start() {
       if (!socket) showEarly();
       socket ??= openSocket('/ws/models', {

@@ -27,7 +27,7 @@ export function createModelActions(app) {
   }
 
   async function setPinned(id, pinned) {
-    app.store.dispatch({ type: 'model', model: await app.api.patch(path(id), { pinned }) });
+    app.sync.showChanged(await app.api.patch(path(id), { pinned }));
   }
 
   const path = (id) => `/api/models/${encodeURIComponent(id)}`;
@@ -42,8 +42,8 @@ export function createModelActions(app) {
     discard: (id) => run(id, 'discard', () => app.api.remove(`${path(id)}?discard=true`)),
     load: (id, options) =>
       run(id, 'load', async () => {
-        const model = await app.api.post(`${path(id)}/load`, options === undefined ? {} : { options });
-        app.store.dispatch({ type: 'model', model });
+        const body = options === undefined ? {} : { options };
+        app.sync.showChanged(await app.api.post(`${path(id)}/load`, body));
       }),
     /** A model that is kept loaded is not any more: it would be loaded again. */
     unload: (id, { pinned }) =>
@@ -55,8 +55,7 @@ export function createModelActions(app) {
     pin: (id, pinned, { loaded }) =>
       run(id, 'pin', async () => {
         await setPinned(id, pinned);
-        if (pinned && !loaded)
-          app.store.dispatch({ type: 'model', model: await app.api.post(`${path(id)}/load`, {}) });
+        if (pinned && !loaded) app.sync.showChanged(await app.api.post(`${path(id)}/load`, {}));
       }),
     /** Rejects on failure: the dialog shows the error. */
     remove: (id) => app.api.remove(`${path(id)}?discard=true`),
