@@ -194,9 +194,9 @@ run_tests() {
   unset PYTHONDONTWRITEBYTECODE
   unpack_proxies
   unpack_vulkan
-  # Two at a time, whatever the machine has: browsers and engines fill the cores that these leave.
+  # Four at a time, whatever the machine has: two cores are busy then, though many tests wait most of the time.
   # A test that ends its worker would end the next one as well. `tests/conftest.py` groups them by module.
-  local suite=(-n 2 --max-worker-restart 0 --dist loadgroup --no-loadscope-reorder)
+  local suite=(-n 4 --max-worker-restart 0 --dist loadgroup --no-loadscope-reorder)
   if [ "${1:-}" = --fast ]; then
     shift
     suite+=(--ignore=tests/lab --ignore=e2e)
