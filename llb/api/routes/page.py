@@ -10,8 +10,9 @@ step, except that imported style sheets are inlined: a browser would request the
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -75,11 +76,7 @@ class Page(Struct, frozen=True):
         """Read the files of the page; raises `SetupError` where they cannot be read."""
         try:
             index = (directory / INDEX_FILE).read_bytes()
-            contents = {
-                path.relative_to(directory).as_posix(): path.read_bytes()
-                for path in sorted(directory.rglob("*"))
-                if path.suffix in _CONTENT_TYPES and path.is_file() and not _is_hidden(path, directory)
-            }
+            contents = {name: (directory / name).read_bytes() for name in sorted(_list_assets(directory))}
         except OSError as error:
             raise SetupError(
                 f"Cannot read the files of the page in {directory}: {error.strerror}; install llb again."
@@ -102,8 +99,21 @@ class Page(Struct, frozen=True):
         return StaticContent(self.index.replace(ASSETS_PLACEHOLDER, links), _HTML_CONTENT_TYPE)
 
 
-def _is_hidden(path: Path, directory: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(directory).parts)
+def _list_assets(directory: Path) -> Iterator[str]:
+    """Return the paths below `directory` of the files that are served, with slashes. Raises OSError."""
+    # Half the time that `Path.rglob` and its objects take: this is a part of each start.
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        with os.scandir(directory / below) as entries:
+            for entry in entries:
+                name = below + entry.name
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{name}/")
+                elif name.endswith(tuple(_CONTENT_TYPES)) and entry.is_file():
+                    yield name
 
 
 def _inline_css_imports(name: str, contents: Mapping[str, bytes]) -> bytes:
