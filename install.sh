@@ -199,7 +199,9 @@ run_tests() {
   local suite=(-n 4 --max-worker-restart 0 --dist loadgroup --no-loadscope-reorder)
   if [ "${1:-}" = --fast ]; then
     shift
-    suite+=(--ignore=tests/lab --ignore=e2e)
+    suite+=(--ignore=tests/lab)
+    # A path of pyproject.toml's `testpaths` is not ignored.
+    [ $# -gt 0 ] || suite+=(tests)
   else
     install_chromium
     install_iproute2
