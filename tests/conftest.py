@@ -15,6 +15,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
+from llb.front.protocol import InferenceFront
 from llb.store import schema
 from tests import late_connections, prefork, speedups
 from tests.ggufs import write_chat_model
@@ -99,6 +100,20 @@ JoinedNodeFactory = Callable[..., RunningJoinedNode]
 def real_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
     """New databases go through all migrations, as in the product."""
     monkeypatch.setattr(schema, "migrate", speedups.REAL_MIGRATE)
+
+
+@pytest.fixture
+def in_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the requests for which the front has used a task."""
+    paths: list[str] = []
+    answer = InferenceFront.answer
+
+    async def noting(self: InferenceFront, request: Any, *how: Any) -> bool | None:
+        paths.append(request.path)
+        return await answer(self, request, *how)
+
+    monkeypatch.setattr(InferenceFront, "answer", noting)
+    return paths
 
 
 @pytest.fixture(scope="session")

@@ -244,20 +244,6 @@ async def test_a_client_that_closes_its_half_is_answered(server: RunningBalancer
     assert taken == [CHAT]
 
 
-@pytest.fixture
-def in_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths of the requests for which the front has used a task."""
-    paths: list[str] = []
-    answer = InferenceFront.answer
-
-    async def noting(self: InferenceFront, request: Any, *how: Any) -> bool | None:
-        paths.append(request.path)
-        return await answer(self, request, *how)
-
-    monkeypatch.setattr(InferenceFront, "answer", noting)
-    return paths
-
-
 def busy_slots(server: RunningBalancer) -> int:
     return sum(node.busy for queue in server.app.gateway.admission.snapshot() for node in queue.nodes)
 

@@ -154,20 +154,6 @@ def node(served_node: Node) -> Node:
     return served_node
 
 
-@pytest.fixture
-def in_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths of the requests for which the front has used a task."""
-    paths: list[str] = []
-    answer = InferenceFront.answer
-
-    async def noting(self: InferenceFront, request: Any, *how: Any) -> bool | None:
-        paths.append(request.path)
-        return await answer(self, request, *how)
-
-    monkeypatch.setattr(InferenceFront, "answer", noting)
-    return paths
-
-
 FRAME = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
 
 
