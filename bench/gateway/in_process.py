@@ -26,7 +26,7 @@ import threading
 import time
 import tracemalloc
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -396,12 +396,17 @@ async def serve_windows(path: MeasuredPath) -> None:
         print(main_s / path.in_a_window * 1e6, all_s / path.in_a_window * 1e6, flush=True)
 
 
-def compare(trees: dict[str, Path], of: str, turns: int) -> None:
-    """Have the trees take turns; print the least and the median of their windows."""
-    spent: dict[str, list[tuple[float, float]]] = {label: [] for label in trees}
+def take_turns(
+    script: str, arguments: Sequence[str], trees: dict[str, Path], turns: int, lines: int = 1
+) -> dict[str, list[tuple[float, ...]]]:
+    """Have a server of each tree measure in turns; returns the numbers that it printed, of each turn.
+
+    `lines`: how many lines of them a turn has.
+    """
+    measured: dict[str, list[tuple[float, ...]]] = {label: [] for label in trees}
     servers = {
         label: subprocess.Popen(
-            [sys.executable, __file__, "--serve", "--of", of],
+            [sys.executable, script, "--serve", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -419,11 +424,17 @@ def compare(trees: dict[str, Path], of: str, turns: int) -> None:
             assert server.stdout is not None
             server.stdin.write("\n")
             server.stdin.flush()
-            main_us, all_us = map(float, server.stdout.readline().split())
-            spent[label].append((main_us, all_us))
-    for label, server in servers.items():
+            words = " ".join(server.stdout.readline() for _ in range(lines)).split()
+            measured[label].append(tuple(map(float, words)))
+    for server in servers.values():
         server.communicate()
-        for what, values in zip(("main thread", "all threads"), zip(*spent[label], strict=True), strict=True):
+    return measured
+
+
+def compare(trees: dict[str, Path], of: str, turns: int) -> None:
+    """Print the least and the median of the trees' windows."""
+    for label, windows in take_turns(__file__, ("--of", of), trees, turns).items():
+        for what, values in zip(("main thread", "all threads"), zip(*windows, strict=True), strict=True):
             in_order = sorted(values)
             print(
                 f"{label:6} {what}: least {in_order[0]:6.2f} µs,"

@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -203,36 +201,14 @@ async def count(hop: Hop) -> None:
 
 
 def compare(trees: dict[str, Path], turns: int) -> None:
-    """Have the trees take turns; print the medians of the least and of the medians of their blocks."""
-    spent: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    servers = {
-        label: subprocess.Popen(
-            [sys.executable, __file__, "--serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(tree)},
-            cwd=tree,
-        )
-        for label, tree in trees.items()
-    }
-    for server in servers.values():
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-    for _ in range(turns):
-        for label, server in servers.items():
-            assert server.stdin is not None
-            assert server.stdout is not None
-            server.stdin.write("\n")
-            server.stdin.flush()
-            for place in ("here", "hop"):
-                least, median = map(float, server.stdout.readline().split())
-                spent.setdefault((label, place), []).append((least * 1e6, median * 1e6))
-    for label, server in servers.items():
-        server.communicate()
+    """Print the medians of the least and of the medians of the trees' blocks, here and through the hop."""
+    # Not of the module: the process that is measured may be another checkout's, which lacks it.
+    from bench.gateway.in_process import take_turns
+
+    for label, blocks in take_turns(__file__, (), trees, turns, lines=2).items():
         for number, what in enumerate(("least of a block", "median of a block")):
             here, there = (
-                statistics.median(each[number] for each in spent[label, place]) for place in ("here", "hop")
+                statistics.median(each[number + place] * 1e6 for each in blocks) for place in (0, 2)
             )
             print(
                 f"{label:6} {what:17}: here {here:6.1f} µs, hop {there:6.1f} µs, added {there - here:6.1f} µs"
