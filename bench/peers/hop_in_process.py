@@ -6,6 +6,7 @@ processor time of the thread from the request to the first byte is what all of t
 of processes. Requests of a block go to the balancer's own node, those of the next one to the joined node; the
 difference is the hop. `--before` names another checkout of llb, which takes turns with this one. `--count`
 prints the bytecode instructions and calls of a hop, to the end of the answer, which no other load changes.
+`--before` names a checkout whose `bench.gateway.in_process` measures chunks, too.
 """
 
 from __future__ import annotations
