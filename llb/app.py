@@ -45,7 +45,7 @@ def create_app(config: Config) -> Sanic[Any, Any]:
         else ConnectionResources(config, find_path_alias=dialect_path_of)
     )
     respond_to_error = install_error_handler(app, ERROR_BODY_BUILDERS)
-    _install_guard(app, llb.auth_middleware, respond_to_error, config.base_path)
+    _install_auth(app, llb.auth_middleware, respond_to_error, config.base_path)
     for blueprint in llb.blueprints():
         app.blueprint(blueprint)
 
@@ -69,7 +69,7 @@ def create_ollama_app(llb: Balancer, connections: ConnectionResources | None = N
     app.ctx.llb = llb
     app.ctx.connections = connections or ConnectionResources(llb.config, find_path_alias=dialect_path_of)
     respond_to_error = install_error_handler(app, {"/v1/": error_body, "/": ollama_error_body})
-    _install_guard(
+    _install_auth(
         app,
         OllamaPortAuth(llb.config, llb.accounts.auth_middleware.local_proof),
         respond_to_error,
@@ -80,12 +80,12 @@ def create_ollama_app(llb: Balancer, connections: ConnectionResources | None = N
     return app
 
 
-def _install_guard(
-    app: Sanic[Any, Any], guard: AuthMiddleware, respond_to_error: ErrorResponder, base_path: str
+def _install_auth(
+    app: Sanic[Any, Any], auth: AuthMiddleware, respond_to_error: ErrorResponder, base_path: str
 ) -> None:
-    """Have `guard` authorise the requests of `app` at both doors."""
-    guard.install(app)
-    front = app.ctx.front = InferenceFront(guard, respond_to_error)
+    """Make `auth` authorise the requests of `app`, through Sanic and through the front."""
+    auth.install(app)
+    front = app.ctx.front = InferenceFront(auth, respond_to_error)
 
     async def add_front_routes(app: Sanic[Any, Any]) -> None:
         # A joined host only passes the requests of others on. Below the base path Sanic chooses the route.

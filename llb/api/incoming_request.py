@@ -1,4 +1,4 @@
-"""Incoming request: what guard, handlers and sinks see of a request, through whichever door it came.
+"""Incoming request: what `AuthMiddleware`, handlers and sinks see of a request, through Sanic or the front.
 
 Two classes have this shape: the request of Sanic, and the one of the front (`llb.front.request`).
 """
@@ -71,7 +71,7 @@ class IncomingRequest(Protocol):
 
     @property
     def ctx(self) -> Any:
-        """Results of the guard for the handler: `client`, `credentials`, `principal`."""
+        """Results of `AuthMiddleware` for the handler: `client`, `credentials`, `principal`."""
         ...
 
     @property

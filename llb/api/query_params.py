@@ -15,7 +15,7 @@ EnumT = TypeVar("EnumT", bound=StrEnum)
 
 
 class QueriedRequest(Protocol):
-    """Request through whichever door it came."""
+    """Request, of Sanic or of the front."""
 
     @property
     def args(self) -> Mapping[str, Any]: ...

@@ -1,1 +1,1 @@
-"""Front: the door of inference requests, beside Sanic's on the same connections."""
+"""Front: inference requests answered without Sanic, on the same connections as all others."""

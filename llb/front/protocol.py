@@ -1,9 +1,8 @@
-"""Front: the connections of the server, and the inference requests that are answered without Sanic.
+"""Front: the connections of the server, and inference requests answered without Sanic.
 
-It takes what most programs send: a whole request with a length, for a route of the dialects. Whatever else
-comes over the same connection is Sanic's, so there is one place for each rule that is not here: chunks,
-encodings, `100 Continue`, slow bodies, other methods, WebSockets. Both doors read heads with the same strict
-parser, so no bytes are one request to one of them and two to the other.
+The front takes what most programs send: a whole request with a length, for a route of the dialects. Sanic
+gets everything else on the same connection: chunks, encodings, `100 Continue`, slow bodies, other methods,
+WebSockets. Both read heads with the same strict parser, so they never disagree about where a request ends.
 """
 
 from __future__ import annotations
@@ -28,10 +27,11 @@ from llb.gateway.http.chunk_frames import frame_chunk
 
 log = logging.getLogger(__name__)
 
-# Most bytes of later requests that are held while one is answered.
+# Maximum bytes of later requests that are held while one is answered.
 MAX_HELD_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 8192
-# A body that is not there after this is Sanic's to wait for. Many programs send head and body separately.
+# Many programs send head and body separately. After this time the request goes to Sanic, which waits for its
+# body.
 BODY_WAIT_S = 0.01
 _POST = b"POST "
 # Headers of requests that Sanic answers.
@@ -41,19 +41,19 @@ _OTHER_HEADERS = frozenset({"content-encoding", "cookie", "expect", "upgrade"})
 class InferenceFront:
     """The front of one app; its connections share it."""
 
-    def __init__(self, guard: AuthMiddleware, respond_to_error: ErrorResponder) -> None:
+    def __init__(self, auth: AuthMiddleware, respond_to_error: ErrorResponder) -> None:
         """`respond_to_error` returns the response to an error that left a handler."""
-        self._guard = guard
+        self._auth = auth
         self._respond_to_error = respond_to_error
         self._routes: dict[bytes, FrontRoute] = {}
         self._waiting: dict[FrontProtocol, None] = {}
         # Heads of open connections, by the hash of their bytes: programs open many with the same one.
         self._heads: WeakValueDictionary[int, KnownHead] = WeakValueDictionary()
-        # Read, and not begun yet.
+        # Requests that are read but not begun.
         self._turns = RequestTurns()
 
     def add_route(self, address: str, route: Any, **arguments: str) -> None:
-        """Answer the requests with POST for an address, at which a route of Sanic has these `arguments`."""
+        """Answer POST requests for `address` with the handler of a Sanic route and these path `arguments`."""
         self._routes[address.encode("ascii")] = FrontRoute(route, arguments)
 
     @property
@@ -65,7 +65,7 @@ class InferenceFront:
     def find_head(self, data: bytes) -> KnownHead | None:
         """Return the head of the request that `data` begins with.
 
-        None where Sanic answers it, or where the head is not complete or not valid.
+        None if Sanic answers it, or if the head is incomplete or invalid.
         """
         if not data.startswith(_POST):
             return None
@@ -94,7 +94,7 @@ class InferenceFront:
         if not is_plain or any(name in _OTHER_HEADERS for name, _ in head.headers):
             return None
         found = KnownHead(raw, head.target.decode("ascii"), head.header_map(), known)
-        # The guard takes headers of llb's own out.
+        # `AuthMiddleware` removes llb's own headers.
         if not any(name.startswith("x-llb-") for name, _ in head.headers):
             self._heads[hash(raw)] = found
         return found
@@ -117,12 +117,12 @@ class InferenceFront:
     # --- answering ---
 
     def schedule(self, connection: FrontProtocol) -> None:
-        """Have the request of `connection` begun soon."""
+        """Begin the request of `connection` soon, after those that were read before it."""
         self._turns.schedule(connection.begin_answer)
 
     def finish_head(self, request: FrontRequest, head: Any) -> None:
         """Add the headers that every response has."""
-        self._guard.add_response_headers(request, head)
+        self._auth.add_response_headers(request, head)
 
     def begin(self, request: FrontRequest) -> BegunAnswer | None:
         """Begin to answer an ordinary request of an admitted head without a task; None for all others."""
@@ -130,7 +130,7 @@ class InferenceFront:
         if (
             head.route.begin_direct is None
             or head.admission is None
-            or not self._guard.admit_again(request, head.admission)
+            or not self._auth.admit_again(request, head.admission)
         ):
             return None
         return head.route.begin_direct(request)
@@ -138,10 +138,10 @@ class InferenceFront:
     async def answer(
         self, request: FrontRequest, begun: BegunAnswer | None, start: Callable[[BegunAnswer], bool]
     ) -> bool | None:
-        """Answer `request`, from where an answer stands that was `begun`.
+        """Answer `request`, or continue the answer that was `begun`.
 
-        Returns whether the response is complete, None where callbacks complete it: `start` has told whether
-        they do. Raises `CancelledError` only.
+        Returns whether the response is complete, None if callbacks complete it (`start` returned True).
+        Raises `CancelledError` only.
         """
         try:
             if begun is None and request.head.admission is None:
@@ -152,14 +152,14 @@ class InferenceFront:
             elif begun is None:
                 await self._admit(request)
             if begun is not None:
-                self._guard.bind_log(request)
+                self._auth.bind_log(request)
                 await begun.resume()
             else:
                 document = await request.head.route.answer(request)
                 if document is not None:
                     await request.respond_whole(document)
         except Exception as error:
-            # Whatever a handler raises is answered, as at Sanic's door.
+            # Every error of a handler gets a response, as in Sanic.
             if request.response is not None:
                 log.error("%s failed after its response had begun", request.path, exc_info=error)
                 return False
@@ -167,14 +167,14 @@ class InferenceFront:
         return request.response is not None and request.response.is_complete
 
     async def _admit(self, request: FrontRequest) -> None:
-        """Have the guard admit a request; raises the error that denies it."""
+        """Authorise a request; raises the error that denies it."""
         head = request.head
-        if head.admission is not None and self._guard.admit_again(request, head.admission):
-            self._guard.bind_log(request)
+        if head.admission is not None and self._auth.admit_again(request, head.admission):
+            self._auth.bind_log(request)
             return
         head.admission = None
-        await self._guard.on_request(request)
-        head.admission = self._guard.note_admission(request)
+        await self._auth.on_request(request)
+        head.admission = self._auth.note_admission(request)
         head.facts = facts_of(request)
         request.note_admitted()
 
@@ -193,7 +193,7 @@ class FrontProtocol(ServerProtocol):
         self._front: InferenceFront = self.app.ctx.front
         # Head of the last request that the front has answered.
         self._head: KnownHead | None = None
-        # Bytes that were received and that nobody has read yet.
+        # Received bytes that have not been read.
         self._held = b""
         # The request that the front is answering.
         self._request: FrontRequest | None = None
@@ -279,7 +279,8 @@ class FrontProtocol(ServerProtocol):
         try:
             begun = self._front.begin(request)
         except Exception:
-            # Others begin in the same turn. The task meets the error again, and answers with it.
+            # Must not affect the other requests of this turn. The task raises the error again and responds
+            # with it.
             log.exception("%s could not be begun without a task", request.path)
             begun = None
         if begun is None or not self._start(begun):
@@ -287,11 +288,11 @@ class FrontProtocol(ServerProtocol):
             self.take_over()
 
     def _start(self, begun: BegunAnswer) -> bool:
-        """Have callbacks answer the request; False where a task has to."""
+        """Let callbacks answer the request; False if a task has to."""
         try:
             is_started = begun.start(self)
         except Exception:
-            # As above.
+            # As in `begin_answer`.
             log.exception("an answer could not be started without a task")
             is_started = False
         if is_started:
@@ -304,7 +305,7 @@ class FrontProtocol(ServerProtocol):
         self._await_next()
 
     def take_over(self) -> None:
-        """Have a task answer, from where the callbacks have got to."""
+        """Continue the answer in a task."""
         if self._request is not None and self._work is None:
             self._work = self.loop.create_task(self._answer(self._request))
 
@@ -324,7 +325,7 @@ class FrontProtocol(ServerProtocol):
             self._await_next()
 
     def _await_next(self) -> None:
-        """Go on to the next request of the connection, which may have come already."""
+        """Continue with the next request of the connection, which may have arrived already."""
         transport = self.transport
         self._time = time.monotonic()
         if self._is_half_closed:
@@ -334,7 +335,7 @@ class FrontProtocol(ServerProtocol):
         held, self._held = self._held, b""
         if held:
             self.data_received(held)
-        # What is still held back may be too much to read on: the client may send faster than it is answered.
+        # Reading stays paused while too much is held: the client may send faster than it is answered.
         if not transport.is_reading() and not self._holds_enough:
             transport.resume_reading()
 

@@ -1,6 +1,7 @@
-"""Request and response of the front, in the shape that guard, handlers and sinks expect.
+"""Request and response of the front, in the shape that `AuthMiddleware`, handlers and sinks expect.
 
-The requests of a connection have nearly the same head; what was found out about it is kept for the next one.
+The requests of a connection have nearly the same head, so the results of parsing and authorising it are
+reused.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from llb.api.middleware.auth_middleware import Admission
 from llb.api.responses import HeadTemplate, PassthroughResponse, ResponseHead, format_head
 from llb.gateway.stream.keepalive import ClientPipe
 
-# A larger one counts as a request of its key while it is read.
+# A larger body counts as a request of its key while it is read.
 MAX_BODY_BYTES = 64 * 1024
-# Most kinds of response heads: each node has one for documents and one for streams.
+# Maximum number of response heads: each node has one for documents and one for streams.
 MAX_TEMPLATES = 16
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]+)")
 _MAX_LENGTH_DIGITS = len(str(MAX_BODY_BYTES))
@@ -87,7 +88,7 @@ class FrontRoute:
         )
 
     async def answer(self, request: FrontRequest) -> Any:
-        """Call the handler; returns a response that is not written yet, or None."""
+        """Call the handler; returns a response to write, or None if it has written one."""
         return await self.route.handler(request, **self._arguments)
 
 
@@ -142,14 +143,14 @@ class KnownHead:
         self.path, _, self.query = target.partition("?")
         self.headers = headers
         self.route = route
-        # None until a request was admitted.
+        # None until a request has been authorised.
         self.admission: Admission | None = None
         self.facts: HeadFacts | None = None
         # Heads of responses, by what they depend on beside this head.
         self.templates: dict[Hashable, HeadTemplate] = {}
 
     def copy(self) -> KnownHead:
-        """Return this head for another connection, on which nothing was admitted yet."""
+        """Return this head for another connection, without an admission."""
         head = KnownHead.__new__(KnownHead)
         head._before, head._after = self._before, self._after
         head._before_bytes, head._after_bytes = self._before_bytes, self._after_bytes
@@ -204,7 +205,7 @@ class KnownHead:
 
 
 class FrontContext:
-    """What the guard leaves to the handler of a request."""
+    """Results of `AuthMiddleware` for the handler of a request."""
 
     __slots__ = ("client", "credentials", "facts", "principal", "request_id")
 
@@ -276,7 +277,7 @@ class FrontRequest:
         return self._connection.app
 
     def note_admitted(self) -> None:
-        """Have the connection no longer count as anonymous."""
+        """Count the connection as authenticated."""
         self._connection.note_principal(self.ctx.principal)
 
     async def respond(self, head: ResponseHead, /) -> FrontResponse:

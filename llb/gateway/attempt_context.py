@@ -1,4 +1,4 @@
-"""Attempt context: the parts of a process that its attempts use."""
+"""Attempt context: the parts of the process that attempts use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from llb.gateway.spend.attempt_spend import SpendControl
 from llb.gateway.spill.book import SpillBook
 from llb.node.agent import NodeAgent
 
-# Requests without a slot that one process sends at the same time. Each takes a thread of its engine.
+# Maximum number of concurrent requests without a slot. Each takes a thread of its engine.
 MAX_CONCURRENT_TOKEN_COUNTS = 4
 
 
 class AttemptContext(Struct, frozen=True):
-    """What every attempt of a process uses."""
+    """Parts that every attempt uses."""
 
     view: ClusterView
     admission: AdmissionController

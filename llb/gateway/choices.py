@@ -30,12 +30,12 @@ _MAX_SEED = 2**32 - 1
 
 
 class _Prompts(Struct):
-    # The prompt as it stands in the body, with its images.
+    # The prompt of the body, with its images.
     prompt: Raw = Raw()
 
 
 class ChoicePlan(Struct, frozen=True):
-    """Choices of one request, and what is different in the body of each.
+    """Choices of one request, with the fields in which their bodies differ.
 
     A body may have many images, so it is copied only while its choice is generated.
     """
@@ -152,7 +152,7 @@ def read_choice_plan(call: InferenceCall) -> ChoicePlan | None:
     for number, prompt in enumerate(prompts):
         for copy in range(count):
             specs.append(ChoiceSpec(number, prefixes[number]))
-            # Copies with one seed would be equal.
+            # With the same seed all choices would be equal.
             replaced: dict[str, Any] = {"n": 1, "n_cmpl": 1, "best_of": 1, "echo": False}
             if seed is not None and seed >= 0:
                 replaced["seed"] = (int(seed) + copy) & _MAX_SEED

@@ -1,8 +1,7 @@
-"""Direct answer: the answer to an ordinary call, passed on by the callbacks that receive it.
+"""Direct answer: an answer that the callbacks of the transport pass on, without a task.
 
-Nothing waits for it: no task, no coroutine, no future. As soon as something is not ordinary (an error, a
-silence, a client that is slower than its engine or has left), a task continues from where the answer stands,
-with the same attempt and the same relay.
+In all but the ordinary case (an error, a silence, a client that is slower than its engine or has left), a
+task continues the answer with the same attempt and the same relay.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from llb.gateway.stream.relay import MAX_HELD_BYTES, EventRelay, RelayResult
 from llb.gateway.stream.sse import SSE_KEEPALIVE, is_event_stream_type
 from llb.gateway.stream.usage_parser import Usage, read_document_usage
 
-# A silent answer is looked at this often between two comments: a look at each token would cost more.
+# Number of checks for silence between two comments. Noting the time of each token would cost more.
 TICKS = 3
 
 
 class AnswerListener(Protocol):
-    """Owner of a direct answer; one of the three is called, once."""
+    """Owner of a direct answer. Exactly one of the three methods is called, once."""
 
     def on_answered(self) -> None:
         """The client has the whole answer, and its outcome is recorded."""
         ...
 
     def on_stopped(self) -> None:
-        """A task has to continue."""
+        """A task has to continue the answer."""
         ...
 
     def on_failed(self, error: Exception) -> None:
@@ -41,7 +40,7 @@ class AnswerListener(Protocol):
 
 
 class DirectAnswer:
-    """Answer of an attempt whose request was sent. `stop` leaves the rest to a task."""
+    """Answer of an attempt whose request has been sent. `stop` leaves the rest to a task."""
 
     __slots__ = (
         "_attempt",
@@ -72,24 +71,24 @@ class DirectAnswer:
         # None before the first bytes of a stream.
         self._events: EventRelay | None = None
         self._keepalive_s = keepalive_s
-        # How often in a row nothing had come since the last look, and how much had come until then.
+        # Number of consecutive checks without new bytes, and the bytes received at the last one.
         self._silent_ticks = 0
         self._received_bytes = 0
         response.observe(self._on_progress, keepalive_s / TICKS)
 
     def begin(self) -> None:
-        """Look at what has come before this object was there."""
+        """Handle the bytes that arrived before this object existed."""
         response = self._response
         if response.status or response.error is not None:
             self._on_progress(True)
 
     def stop(self) -> None:
-        """Have a task continue with the answer."""
+        """Leave the rest of the answer to a task."""
         self._response.stop_observing()
         self._listener.on_stopped()
 
     def _on_progress(self, has_data: bool) -> None:
-        """Look at what has come of an answer that is not being piped."""
+        """Handle new bytes of an answer that is not piped yet."""
         response = self._response
         try:
             if not has_data:
@@ -109,13 +108,13 @@ class DirectAnswer:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """Have a task raise `error`; the relay of a stream knows what its own failures mean to the client."""
+        """Leave `error` to a task; the relay of a stream translates its own failures for the client."""
         if self._events is not None and isinstance(error, (TransportError, LlbError)):
             self._events.failure = error
             self.stop()
             return
         self._response.stop_observing()
-        # What has come until then is billed.
+        # The bytes received so far are billed.
         self._attempt.note_received(self._response)
         self._listener.on_failed(error)
 
@@ -123,7 +122,7 @@ class DirectAnswer:
         """Write a comment into a silent stream; a task ends what has been silent for too long."""
         response, events = self._response, self._events
         tick_s = self._keepalive_s / TICKS
-        # Before the first events the client gets nothing of what comes.
+        # Before the first events the client receives nothing that the engine sends.
         if events is not None and events.pipe is not None and response.total_bytes != self._received_bytes:
             self._received_bytes = response.total_bytes
             self._silent_ticks = 0
@@ -142,12 +141,12 @@ class DirectAnswer:
             response.start_wait(tick_s)
 
     def _continue_silent(self, silent_s: float) -> None:
-        """Have a task wait for what is silent."""
+        """Leave a silent stream to a task."""
         self._attempt.silent_s = silent_s
         self.stop()
 
     def _longest_silence_s(self, events: EventRelay) -> float:
-        """How long a stream may be silent: before its first events the engine reads the prompt."""
+        """Maximum silence of a stream. Before its first events it is longer: the engine reads the prompt."""
         timeouts = self._attempt.timeouts
         return timeouts.first_event_s if events.pipe is None else timeouts.idle_s
 
@@ -162,7 +161,7 @@ class DirectAnswer:
         try:
             self._attempt.write_document(document, response, self._sink)
         except TransportError:
-            # The task that takes over meets it again, and may ask another place.
+            # The task that takes over gets it again, and may try another node.
             response.put_back(document)
             self.stop()
             return
@@ -175,7 +174,7 @@ class DirectAnswer:
         response, attempt, events = self._response, self._attempt, self._events
         if events is None:
             if not attempt.wants_stream:
-                # Its events become a document.
+                # The client gets a document, which a task aggregates from the events.
                 self.stop()
                 return
             attempt.begin_relay()
@@ -198,7 +197,7 @@ class DirectAnswer:
             self._end_stream(events)
 
     def _pass_on(self, has_data: bool) -> None:
-        """Pass on events as they come: each token of each stream comes here."""
+        """Pass on events as they arrive. Hot path: called for each token of each stream."""
         response, events = self._response, self._events
         assert events is not None  # noqa: S101  # it is being piped
         try:
@@ -214,7 +213,7 @@ class DirectAnswer:
             self._fail(error)
 
     def _pass_frame(self, events: bytes, frame: bytes) -> None:
-        """Pass on a chunk of whole events: where an engine writes each as one, they come here."""
+        """Pass on a chunk of whole events. Hot path: most engines write each event as one chunk."""
         assert self._events is not None  # noqa: S101  # as above
         try:
             if not self._events.pass_frame(events, frame):

@@ -45,9 +45,9 @@ from llb.policy.routing import RequestEstimate
 
 log = logging.getLogger(__name__)
 
-# Longest wait of a suspect of a crash for the other suspects.
+# Maximum wait of a crash suspect for the other suspects.
 SUSPECT_WAIT_S = 60.0
-# Longest wait for a client that does not read.
+# Maximum wait for a client that does not read.
 ERROR_WRITE_TIMEOUT_S = 5.0
 
 
@@ -69,15 +69,15 @@ class Dispatcher:
         self._principal_watch = principal_watch
         self._idle_event = asyncio.Event()
         self._idle_event.set()
-        # The state of the event: each request asks for it twice.
+        # Same as the state of the event, which each request would query twice.
         self._is_idle = True
         self._deadline_timer = DeadlineTimer(MAX_REQUEST_DURATION_S)
 
     async def dispatch(self, call: InferenceCall, sink: ClientSink) -> RelayResult | None:
-        """Have `call` answered into `sink`.
+        """Answer `call` into `sink`.
 
         Raises `LlbError` while the client has received nothing. Returns None for a stream that ended with an
-        error event: keep-alive comments had begun it, or its key was revoked.
+        error event, because keep-alive comments had begun it or its key was revoked.
         """
         return await self.resume(self.begin(call, sink))
 
@@ -91,9 +91,9 @@ class Dispatcher:
         return self._principal_watch.watch(running, call.record.principal)
 
     def send_directly(self, running: RunningCall) -> bool:
-        """Send the request of an ordinary call, if nothing has to be waited for before.
+        """Send the request of an ordinary call, if that needs no wait.
 
-        False where `resume` has to do it, also where it will raise an error.
+        False if `resume` has to do it; errors are raised there too.
         """
         call = running.call
         context, model = self._context, call.model
@@ -119,7 +119,7 @@ class Dispatcher:
         return True
 
     def finish_directly(self, running: RunningCall) -> None:
-        """End a call that was answered without a task."""
+        """End a call that callbacks have answered."""
         attempt, running.attempt = running.attempt, None
         assert attempt is not None  # noqa: S101  # it has answered
         self._quarantine.record_success(running.call.model.id, running.call.body)
@@ -127,14 +127,14 @@ class Dispatcher:
         self._end(running)
 
     async def resume(self, running: RunningCall) -> RelayResult | None:
-        """Answer a call from where it stands; returns and raises as `dispatch`."""
+        """Answer the rest of a call; returns and raises as `dispatch`."""
         task = asyncio.current_task()
         # Only tasks run coroutines here.
         assert task is not None  # noqa: S101
         running.hand_over(task.cancel)
         call, sink = running.call, running.sink
         if running.is_interrupted:
-            # It ends as if it were interrupted now, where it waits.
+            # It is cancelled at its first wait.
             task.cancel()
         try:
             if running.attempt is None:
@@ -148,7 +148,7 @@ class Dispatcher:
             if error is None and running.is_expired:
                 error = errors.EngineTimeout("The answer took longer than a request may take")
             if error is None or task.uncancel():
-                # The request was cancelled from elsewhere, too.
+                # The task was cancelled by another part as well.
                 raise
             return await self._report_error(call, sink, error)
         except errors.LlbError as error:
@@ -158,11 +158,11 @@ class Dispatcher:
 
     def _end(self, running: RunningCall) -> None:
         if running.rate_limit is not None:
-            # A call may have ended between its begin and the block of `resume`.
+            # A call may have ended between `begin` and `resume`.
             running.rate_limit.end()
         self._principal_watch.end(running)
         self._deadline_timer.cancel_deadline(running)
-        # What interrupts it refers to it.
+        # Breaks a reference cycle, so that the call is freed now.
         running.hand_over(None)
         if not self._context.traffic.active_total:
             self._is_idle = True
@@ -181,9 +181,9 @@ class Dispatcher:
         await self._context.http_client.close()
 
     def _dispatch_to_models(self, running: RunningCall) -> Awaitable[RelayResult]:
-        """Have `call` answered by its model, else by what a spill rule names.
+        """Answer `call` with its model, or else with the models that spill rules name.
 
-        One model answers the whole request: vectors of two models cannot be compared.
+        One model answers the whole request, because vectors of two models cannot be compared.
         """
         call, sink = running.call, running.sink
         if running.attempt is not None:
@@ -198,9 +198,9 @@ class Dispatcher:
         )
 
     def _dispatch_inputs(self, call: InferenceCall, sink: ClientSink) -> Awaitable[RelayResult]:
-        """Have a request answered; one with a list of inputs batch by batch, each in its turn.
+        """Answer a request; one with a list of inputs batch by batch, each in its turn.
 
-        A server elsewhere gets the request as a whole: it may have choices and dimensions of its own.
+        An endpoint gets the whole request: it may have choices and dimensions of its own.
         """
         if not call.model.is_external:
             if call.operation in (Operation.EMBEDDINGS, Operation.RERANKING):
@@ -229,7 +229,7 @@ class Dispatcher:
         )
 
     async def _dispatch_choices(self, call: InferenceCall, sink: ClientSink, plan: ChoicePlan) -> RelayResult:
-        """Have several choices generated at the same time, each in a slot of its own, and merge them."""
+        """Generate several choices concurrently, each in a slot of its own, and merge them."""
         with call.hold_copies(plan.parallel_count(call.body) * plan.copy_bytes(call.body)):
             return await self._generate_choices(call, sink, plan)
 
@@ -292,7 +292,7 @@ class Dispatcher:
                 if shorter is None:
                     raise inputs.error_of(batch, error) from None
                 return await self._dispatch_batch(call, inputs, shorter)
-            # Which of the inputs is it?
+            # Find the input that the error is about.
             return [
                 answer
                 for single in batch.split()
@@ -328,7 +328,7 @@ class Dispatcher:
                     response = await attempt.open(retry.excluded)
                 result = await attempt.relay(response, sink)
                 if result.error is not None and not sink.started:
-                    # The document was held until its end, so another place may answer.
+                    # The client has received nothing of the document, so another node may answer.
                     raise result.error
                 if result.error is not None:
                     self._is_cause(call, result.error)
@@ -377,7 +377,7 @@ class Dispatcher:
         refused: RefusedPlaces,
         error: errors.LlbError,
     ) -> errors.LlbError:
-        """Return the error of a request for which no place is left."""
+        """Return the error of a request for which no node or endpoint is left."""
         if last_failure is not None:
             return last_failure
         if not isinstance(error, errors.NoNodeAvailable):
@@ -390,7 +390,7 @@ class Dispatcher:
         return registry.unavailable_error(call.model.id) if usable else error
 
     async def _wait_for_turn(self) -> bool:
-        """Wait until no other suspect of a crash is tried again, so that the next crash shows the cause.
+        """Wait until no other crash suspect is retried, so that the next crash shows the cause.
 
         Returns whether the turn was taken: the wait is limited.
         """
@@ -412,12 +412,12 @@ class Dispatcher:
 
     @staticmethod
     async def _open_stream(attempt: Attempt, sink: ClientSink, excluded: frozenset[str]) -> UpstreamResponse:
-        # A queue, a load and a long prompt are silent; comments keep the client waiting.
+        # A queue, a load and a long prompt send nothing; comments keep the client connected.
         async with SseKeepalive(sink, silent_s=attempt.silent_s):
             return await attempt.open(excluded)
 
     def _rate_limited(self, call: InferenceCall) -> RateLimitHold:
-        """Hold the request to the limits of its key and of those that it comes from."""
+        """Return the block in which a request counts against the limits of its key and the key's parents."""
         completion_tokens = call.most_completion_tokens
         if completion_tokens is None:
             completion_tokens = self.performance.expected_completion_tokens(call.model.id)
@@ -434,7 +434,7 @@ class Dispatcher:
     ) -> RelayResult | None:
         """Write an error into a stream that has begun; raise it while the client has received nothing.
 
-        Returns the outcome of a document that has begun, whose connection must be cut.
+        Returns the outcome of a document that has begun; the connection must then be cut.
         """
         if not sink.started:
             raise error
@@ -443,7 +443,7 @@ class Dispatcher:
             return RelayResult(200, False, Usage(), 0, None, time.monotonic(), error)
         try:
             async with asyncio.timeout(ERROR_WRITE_TIMEOUT_S):
-                # A blank line ends the event that was cut, so that the error is one of its own.
+                # A blank line ends the cut event, so that the error is a separate one.
                 cut = EVENT_END if call.record.is_event_cut else b""
                 await sink.write(cut + call.format_error_event(error))
         except TimeoutError:
@@ -452,7 +452,7 @@ class Dispatcher:
         return None
 
     def _estimate_request(self, call: InferenceCall) -> RequestEstimate:
-        """What routing needs to know of `call`. The affinity key is computed only where there is a choice."""
+        """Return the data for routing, with an affinity key only if there is a choice of nodes."""
         key = None
         if call.operation.generates_text and self._context.admission.serving_node_count(call.model.id) > 1:
             key = compute_affinity_key(call.head, call.session, call.key_id)

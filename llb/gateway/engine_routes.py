@@ -22,8 +22,8 @@ class Operation(StrEnum):
     RERANKING = "rerank"
     COUNTING = "count_tokens"
 
-    # Set once for each, because every request reads them several times.
-    # Whether the answer is generated token by token, after a prompt that is worth caching.
+    # Attributes rather than properties, because every request reads them several times. Whether the answer is
+    # generated token by token, after a prompt that is worth caching.
     generates_text: bool
     # Whether it occupies a slot of the engine: llama-server counts tokens without one.
     needs_slot: bool
@@ -59,7 +59,7 @@ OPERATION_OF_PATH: Mapping[str, Operation] = MappingProxyType(
 def require_capability(model: Model, operation: Operation) -> None:
     """Raise `InvalidRequest` if the model's kind of engine does not support `operation`."""
     if model.is_external and not model.capabilities:
-        # Its endpoint does not say what it can do.
+        # The endpoint does not report its capabilities.
         return
     kind = engine_kind_of(model.capabilities)
     if kind is not operation.engine_kind:

@@ -1,4 +1,4 @@
-"""One inference request as its route hands it to the dispatcher, and the client that receives the answer."""
+"""Inference request as a route passes it to the dispatcher, and the client that receives the answer."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ class InferenceCall(Struct, frozen=True):
     keep_alive: KeepAlive | None = None
     # Headers of the client's dialect, for endpoints that speak it: `anthropic-version` and `-beta`.
     dialect_headers: tuple[tuple[bytes, bytes], ...] = ()
-    # The header `Via`: other llb that the request has come through.
+    # The header `Via`: other llb that the request has passed.
     via: str = ""
-    # Longest wait for a slot, None for the usual one.
+    # Maximum wait for a slot, None for the default.
     queue_timeout_s: float | None = None
     # Writes an error into a stream, in the client's dialect.
     format_error_event: Callable[[errors.LlbError], bytes] = format_error_event
-    # What the client asked for and does not get, for a header of the answer.
+    # Requested features that are ignored, for the header `x-llb-ignored`.
     ignored: tuple[str, ...] = ()
-    # What the body was made for; None for a chat template that was unknown.
+    # Template support that the body was made for; None if the template was unknown.
     template: TemplateSupport | None = None
-    # Every chat template prints it as it is.
+    # Whether every chat template accepts it unchanged.
     fits_any_template: bool = False
-    # Counts bytes of copies of the body while the block runs; raises where they take too much memory.
+    # Counts the bytes of copies of the body while the block runs; raises if they take too much memory.
     hold_copies: Callable[[int], AbstractContextManager[None]] = _hold_uncounted
 
     def fit_template(self, template: TemplateSupport | None) -> InferenceCall:
-        """Return the call for an engine whose chat template prints this; itself where nothing differs.
+        """Return the call for an engine with this template support; itself if nothing differs.
 
         Raises `ToolsNotSupported`.
         """
@@ -73,14 +73,14 @@ class InferenceCall(Struct, frozen=True):
             return 0
         head = self.head
         if head.max_completion_tokens is None and head.max_output_tokens is None and head.n_predict is None:
-            # The usual one alone: every request asks twice.
+            # Fast path: every request asks twice.
             return head.max_tokens
         limits = (head.max_tokens, head.max_completion_tokens, head.max_output_tokens, head.n_predict)
         return min(limit for limit in limits if limit is not None)
 
     @property
     def most_completion_tokens(self) -> int | None:
-        """Most tokens of all answers that a target may read from the limits; None for no limit.
+        """Return the largest answer that a target may read from the limits, in tokens; None for no limit.
 
         Programs differ in which of several limits they read, and whether zero is one.
         """
@@ -106,11 +106,11 @@ class ClientSink(Protocol):
 
 
 class DirectSink(ClientSink, Protocol):
-    """Client that can be written to without a wait."""
+    """Client that accepts writes without a wait."""
 
     def write_now(self, data: bytes, /, *, last: bool = False) -> None:
-        """Write at once, whatever the pace of the client; `last` ends the answer.
+        """Write at once, even if the client is slow; `last` ends the answer.
 
-        Like `write`, it may replace a comment by what the dialect has for it.
+        Like `write`, it may replace a comment by the equivalent of the dialect.
         """
         ...

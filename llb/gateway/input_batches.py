@@ -1,6 +1,6 @@
 """Batches of the inputs of one request: texts to embed, documents to rank.
 
-llama-server makes a task of each input and works on all of them before the next request. Batches take turns
+llama-server makes a task of each input and completes all of them before the next request. Batches take turns
 in admission like requests, so that a list delays others by one batch. Pure: the dispatcher sends them.
 """
 
@@ -22,7 +22,7 @@ from llb.gateway.stream.usage_parser import Usage
 from llb.wire.decoding import DECODE_ERRORS
 
 MAX_INPUTS = 2048
-# The usual number of slots of an engine, and about the tokens that it computes in one step.
+# Default number of slots of an engine, and roughly the tokens that it computes in one step.
 MAX_BATCH_INPUTS = 4
 MAX_BATCH_BYTES = 8 * 1024
 _NUMBER_STARTS = b"-0123456789"
@@ -74,7 +74,7 @@ class BatchAnswer:
 class InputList:
     """Inputs of one request, and the answers to their batches."""
 
-    # Fields of the request that concern the whole answer.
+    # Fields of the request that apply to the whole answer.
     whole_fields: ClassVar[tuple[str, ...]] = ("truncate",)
 
     def __init__(self, fields: dict[str, Raw], name: str, items: list[Raw]) -> None:
@@ -104,7 +104,7 @@ class InputList:
         return msgspec.json.encode({**self._fields, self.name: batch.items})
 
     def error_of(self, batch: InputBatch, error: LlbError) -> LlbError:
-        """Return `error` with the input of the whole list that it is about."""
+        """Return `error` with its input numbered in the whole list."""
         error.message = f"{self.name}[{batch.offset}]: {error.message}"
         error.details = {**error.details, "param": self.name}
         return error
@@ -211,7 +211,7 @@ class RankingInputs(InputList):
 
 
 def read_input_list(call: InferenceCall, context_length: int | None = None) -> InputList | None:
-    """Return the inputs of a request that has several, or whose answer needs work, or None.
+    """Return the inputs of a request that has several or whose answer is changed; None for others.
 
     Texts that may be truncated are cut to what a context of `context_length` tokens can hold at most, before
     an engine counts their tokens. Raises `InvalidRequest`.

@@ -1,4 +1,4 @@
-"""Owners of prompts: which of the cached tokens of an answer a caller's own earlier prompts explain."""
+"""Owners of prompts: how many cached tokens of an answer a caller's own earlier prompts explain."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from llb.wire import InferenceFields
 from llb.wire.decoding import DECODE_ERRORS
 
 MAX_PROMPTS = 20_000
-# What an owner sent longer ago may have left the cache, and another's prompt may have come into it.
+# An older prompt may have left the cache, and another owner's prompt may have taken its place.
 OWN_PROMPT_LIFETIME_S = 600.0
-# An earlier prompt of a conversation ended at most this number of turns before the end of this one.
+# An earlier prompt of a conversation ended at most this number of turns before the present one.
 MAX_NEW_TURNS = 16
 # A longer body, which has images, is digested in a thread: 64 MiB take a fifth of a second.
 MAX_EVENT_LOOP_BYTES = 512 * 1024
@@ -107,7 +107,7 @@ def _digest_turns(seed: bytes, body: bytes, head: InferenceFields) -> list[bytes
     """Return digests of the request up to each of its last turns, the whole request last.
 
     All other fields count, because a system prompt, tools or an option of the template may precede the turns.
-    A digest that could be forged would let a caller pass a guess off as a prompt of his own.
+    A digest that could be forged would let a caller pass a guess off as their own prompt.
     """
     conversation = bytes(head.messages or head.input)
     turns: list[Raw] = []

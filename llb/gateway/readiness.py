@@ -1,4 +1,4 @@
-"""Readiness of models: which model a name means, and why it cannot answer now."""
+"""Readiness of models: which model a name means, and whether it can answer now."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from llb.wire import Capability, Model, ModelObject, ModelStatus, ReplicaState, 
 
 ETA_UNKNOWN_RETRY_S = 5
 MAX_DOWNLOAD_RETRY_S = 60
-# Most suggestions in the error about an unknown name.
+# Maximum number of suggestions in the error about an unknown name.
 MAX_SIMILAR_NAMES = 3
-# Names of models, as clients write them, whose model is remembered.
+# Maximum number of names, as clients write them, in the cache.
 MAX_KNOWN_NAMES = 1000
 
 
@@ -39,7 +39,7 @@ class ModelReadiness:
         self._admission = admission
         self._endpoints = endpoints.registry
         self._ensure_listed = endpoints.ensure_listed
-        # Models for chats by names that were asked for, of the catalogue of now.
+        # Cache of models for chats, by the name in the request; cleared with the catalogue.
         self._chat_models: dict[str, Model] = {}
         self._catalog: Catalog | None = None
 
@@ -98,10 +98,10 @@ class ModelReadiness:
         return model
 
     def find_served_chat(self, name: str) -> tuple[Model, int | None] | None:
-        """Return what `resolve_model` does, with the longest context, of an ordinary model that can chat now.
+        """Return the result of `resolve_model` and the longest context, for an ordinary chat model.
 
-        Ordinary is one of the catalogue that places serve, and without spill rules. None for all others: they
-        take the general way, which raises their errors, too.
+        Ordinary means: in the catalogue, served, and without spill rules. None for all others, which take the
+        general path, where errors are raised too.
         """
         if self._view.catalog is not self._catalog or len(self._chat_models) > MAX_KNOWN_NAMES:
             self._catalog = self._view.catalog
@@ -128,15 +128,15 @@ class ModelReadiness:
         return list(dict.fromkeys(alike))[:MAX_SIMILAR_NAMES]
 
     def capabilities_of(self, model: Model) -> tuple[Capability, ...]:
-        """Return what a model can do, with what its chat template has where its files are known."""
+        """Return the capabilities of a model, including those of its chat template if its files are known."""
         return self._view.capabilities_of(model)
 
     def template_support(self, model: Model) -> TemplateSupport | None:
-        """Return what the chat template of a model prints; None while that is unknown."""
+        """Return what the chat template of a model supports; None while that is unknown."""
         return self._view.template_support_of(model.id)
 
     async def resolve_listed_model(self, name: str) -> Model:
-        """Like `resolve_model`, after the list of the cloud was read again that `name` has as its prefix."""
+        """Like `resolve_model`, after rereading the list of the cloud that `name` has as its prefix."""
         try:
             return self.resolve_model(name)
         except errors.ModelNotFound:
@@ -158,7 +158,7 @@ class ModelReadiness:
     def max_context_length(self, model: Model) -> int | None:
         """Return the longest context that `model` can have on any node, in tokens; None if that is not known.
 
-        While it is not loaded, the length for which it was trained.
+        For a model that is not loaded, the length for which it was trained.
         """
         return self._admission.max_context_length(model.id) or model.context_length
 
@@ -168,7 +168,7 @@ class ModelReadiness:
         return bool(rules) and has_rule(rules, trigger)
 
     def is_for_clouds_only(self, model: Model) -> bool:
-        """Whether no request for `model` can reach a program of the own network, so that URLs may pass."""
+        """Whether requests for `model` reach clouds only, so that URLs in them may pass."""
         places = self._endpoints.places_of(model.id).values()
         return (
             model.is_external
@@ -187,9 +187,9 @@ class ModelReadiness:
                 raise
 
     def require_ready(self, model: Model) -> None:
-        """Raise what the contract says of every status but Ready."""
+        """Raise the error of the API for every status but Ready."""
         if self._admission.serving_node_count(model.id):
-            # A place serves it. Deriving the status would look at all nodes, for every request.
+            # A served model is Ready. Deriving the status would visit all nodes, for every request.
             return
         if self._endpoints.places_of(model.id) and (
             model.is_external or self._view.status_of(model.id).status is ModelStatus.AVAILABLE

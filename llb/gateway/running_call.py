@@ -1,4 +1,4 @@
-"""Running call: one call from its begin to its end, whether callbacks answer it or a task does."""
+"""Running call: one call from its begin to its end, answered by callbacks or by a task."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from llb.gateway.inference_call import ClientSink, InferenceCall
 
 
 class RunningCall(Deadline):
-    """Call that is being answered, with what it holds; also its own deadline and what its principal has open.
+    """Call that is being answered, with the resources that it holds, its deadline and its principal's watch.
 
-    One object: nothing in it refers back to it, so that it is freed as soon as it has ended.
+    No part of it refers back to it, so that reference counting frees it as soon as it has ended.
     """
 
     __slots__ = (
@@ -35,9 +35,9 @@ class RunningCall(Deadline):
         self.sink = sink
         # Why the call may not go on: its principal has ended.
         self.error: LlbError | None = None
-        # None for a key without limits, and before they are looked at.
+        # None for a key without limits, and before the limits are checked.
         self.rate_limit: RateLimitHold | None = None
-        # Whose request was sent without a task; None once a task has it.
+        # Attempt whose request was sent without a task; None once a task has taken it.
         self.attempt: Attempt | None = None
         # Error of the callbacks that answered it.
         self.failure: Exception | None = None
@@ -46,7 +46,7 @@ class RunningCall(Deadline):
         self._interrupt: Callable[[], object] | None = None
 
     def hand_over(self, interrupt: Callable[[], object] | None) -> None:
-        """Call `interrupt` to end the call, from now on: another has it. None: nobody, until the next one."""
+        """Set the callback that ends the call; None while no one owns the call."""
         self._interrupt = interrupt
 
     def interrupt(self) -> None:
@@ -55,6 +55,6 @@ class RunningCall(Deadline):
         if self._interrupt is not None:
             self._interrupt()
 
-    # As `Deadline` and `WatchedWork` have them.
+    # Interface of `Deadline` and `WatchedWork`.
     expire = interrupt
     on_ended = interrupt

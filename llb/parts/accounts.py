@@ -1,4 +1,4 @@
-"""Parts of the accounts: users, sessions and API keys, and the guard of requests."""
+"""Parts of the accounts: users, sessions, API keys, and the authentication of requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llb.store.tables import users
 
 
 class AccountParts:
-    """Accounts, their credentials and limits, and the guard that checks them."""
+    """Accounts, their credentials and limits, and the middleware that checks them."""
 
     def __init__(
         self,

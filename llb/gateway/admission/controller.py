@@ -1,4 +1,4 @@
-"""Admission control: which request gets a slot of an engine, which one waits, and in which order.
+"""Admission control: which requests get a slot of an engine, which wait, and in which order.
 
 The balancer alone owns the slots of all nodes.
 """
@@ -48,7 +48,7 @@ class SlotReservation(Struct, eq=False):
     _queue: ModelQueue
     _node: NodeSlots
     _request: RequestEstimate
-    # Of the node's slots, with this one.
+    # Busy slots of the node, this one included.
     _busy_at_start: int
     # The node that the slot belongs to.
     node_id: str
@@ -88,7 +88,7 @@ class AdmissionController:
         self._max_queue = max_queue
         self._queue_timeout_s = queue_timeout_s
         self._queues: dict[str, ModelQueue] = {}
-        # Those in which requests wait, of perhaps thousands.
+        # Queues with waiting requests; there may be thousands of queues.
         self._waiting_queues: set[ModelQueue] = set()
         self._closed = False
 
@@ -114,10 +114,10 @@ class AdmissionController:
     ) -> SlotReservation:
         """Wait for a slot on one of the model's nodes except `exclude`, and reserve it.
 
-        Owners take turns, and the keys of an owner do; without `owner_id` the key is one of its own.
-        `body_bytes` is the size of the request's body, which stays in memory meanwhile.
-        Raises `NoNodeAvailable` if there is no such node, `QueueFull`, or `QueueTimeout` after `timeout_s`.
-        A cancelled caller holds no slot.
+        Owners take turns, and within an owner the keys; without `owner_id` the key is its own owner.
+        `body_bytes` is the size of the request's body, which stays in memory meanwhile. Raises
+        `NoNodeAvailable` if there is no such node, `QueueFull`, or `QueueTimeout` after `timeout_s`. A
+        cancelled caller holds no slot.
         """
         request = RequestEstimate() if request is None else request
         owner_id = key_id if owner_id is None else owner_id
@@ -151,12 +151,12 @@ class AdmissionController:
         select_node: NodeSelector = select_node,
         exclude: frozenset[str] = frozenset(),
     ) -> SlotReservation | None:
-        """Like `reserve_slot`, without a wait: None if no slot is free that the request may have."""
+        """Like `reserve_slot`, without a wait: None if no slot is free for the request."""
         queue = self._queue_for(model_id, exclude)
         if queue.queued or request.requests_ahead or request.waited_s:
             request.requests_ahead = queue.count_requests_ahead(owner_id, key_id)
             request.waited_s = 0.0
-        # No queued request wants a slot that is free (`ModelQueue.grant_free_slots`): this overtakes none.
+        # Overtakes no one: no queued request wants a free slot (`ModelQueue.grant_free_slots`).
         node = queue.acquire_slot(request, select_node, exclude)
         return None if node is None else SlotReservation(self, queue, node, request, node.busy, node.node_id)
 
@@ -186,9 +186,9 @@ class AdmissionController:
     ) -> None:
         """Set how many requests of a model a node takes at a time, and grant new slots to queued requests.
 
-        0 slots: none now, but some later. `load_s` is the time to load the model if it is not `loaded`;
-        `context_length` is that of one slot, in tokens. `priority`, `weight` and `shared` are those of
-        `RoutingCandidate`.
+        With 0 slots the node has none now, but will later. `load_s` is the time to load the model if it is
+        not `loaded`; `context_length` is that of one slot, in tokens. `priority`, `weight` and `shared` are
+        those of `RoutingCandidate`.
         """
         if self._closed:
             return
@@ -223,7 +223,7 @@ class AdmissionController:
         return len(queue.present_nodes) if queue is not None else 0
 
     def max_context_length(self, model_id: str) -> int | None:
-        """Return the longest context of a model on any node, in tokens; None while a node has not told it."""
+        """Return the longest context of a model on any node, in tokens; None until all have reported it."""
         queue = self._queues.get(model_id)
         return queue.max_context_length if queue is not None else None
 
@@ -280,7 +280,8 @@ class AdmissionController:
             if slot.cancelled():
                 queue.dequeue(queued_request)
             elif slot.exception() is None:
-                # Granted and cancelled in the same iteration of the loop: pass the slot on.
+                # The request was granted a slot and cancelled in the same iteration of the loop: pass the
+                # slot on.
                 queue.release_slot(slot.result(), queued_request.request)
             raise
         finally:

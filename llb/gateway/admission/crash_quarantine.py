@@ -1,8 +1,8 @@
 """Quarantine of requests that crashed an engine, and of callers who sent several of them.
 
-In memory, of the balancer: all requests pass it, whatever node they go to. While nothing has crashed lately,
-it costs a request a few comparisons. A caller is an API key or session, and the user who owns it: more keys
-give no more crashes.
+The state is in the memory of the balancer, which all requests pass. While nothing has crashed lately, the
+check takes a few comparisons. Callers are counted by API key or session, and also by user, so that more keys
+do not allow more crashes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from llb.security.permissions import Principal
 # A request is refused for this long after its last crash, and a suspected one remembered.
 REQUEST_QUARANTINE_S = 1800.0
 MAX_REQUESTS = 1000
-# Crashes of which a request was only suspected, until it counts as their cause.
+# Number of crashes with suspicion after which a request counts as the cause.
 MAX_SUSPICIONS = 2
-# Crashes that a key, and all keys of a user, may cause within the period; then all their requests wait,
-# longer each time. A user has more, so that one program does not block the others at once.
+# Maximum crashes that a key, and all keys of a user, may cause within the period. Then all their requests
+# wait, longer each time. The limit of a user is higher, so that one program does not block the user's others
+# at once.
 MAX_CALLER_CRASHES, MAX_OWNER_CRASHES = 3, 9
 CALLER_PERIOD_S = 600.0
 CALLER_WAIT_S, MAX_CALLER_WAIT_S = 60.0, 3600.0
@@ -34,7 +35,7 @@ _CAUSE = MAX_SUSPICIONS
 
 
 class _Caller(Struct):
-    """Times of the crashes that a caller caused, and until when it waits."""
+    """Times of the crashes that a caller caused, and the end of its wait."""
 
     crashes: list[float] = field(default_factory=list)
     wait_s: float = 0.0
@@ -102,7 +103,7 @@ class Quarantine:
     def record_success(self, model_id: str, body: bytes) -> None:
         """Drop the suspicion against a request that an engine has answered since.
 
-        Without it, crashes caused by others would bring a body that is sent often into quarantine.
+        Otherwise crashes caused by others would put a frequent body into quarantine.
         """
         if not self._requests:
             return
@@ -112,7 +113,7 @@ class Quarantine:
             del self._requests[digest]
 
     def _forget_expired(self, now: float) -> None:
-        """Forget what no longer counts: while anything is known, each request is digested."""
+        """Forget expired entries. Once nothing is left, requests need not be hashed."""
         while self._requests and next(iter(self._requests.values())).expires_at <= now:
             self._requests.popitem(last=False)
 
@@ -130,7 +131,7 @@ class Quarantine:
 
 
 def _callers_of(principal: Principal) -> tuple[tuple[str, int], ...]:
-    """Who is counted as the caller, and how many crashes of each are accepted."""
+    """Return the callers that a principal counts as, each with its maximum of crashes."""
     key = principal.root_id, MAX_CALLER_CRASHES
     if principal.account_id == principal.root_id:
         return (key,)

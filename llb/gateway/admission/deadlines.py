@@ -21,7 +21,7 @@ class Deadline:
         self.is_expired = False
 
     def expire(self) -> None:
-        """The time has passed."""
+        """Handle the end of the time."""
         raise NotImplementedError
 
 
@@ -47,7 +47,7 @@ class DeadlineTimer:
         self._timer: asyncio.TimerHandle | None = None
 
     def start_deadline(self, on_expired: Callable[[], object]) -> Deadline:
-        """Have `on_expired` called after the time; the caller always calls `cancel_deadline`."""
+        """Call `on_expired` after the time; the caller always calls `cancel_deadline`."""
         deadline = _CallbackDeadline(on_expired)
         self.add(deadline)
         return deadline

@@ -1,8 +1,8 @@
 """Fair queue of one model: its slots and the requests that wait for them.
 
 Owners take turns, and within an owner the keys do; within a key requests are served in order of arrival. So
-more keys bring nobody more turns. Nothing here awaits, so every grant and every release is atomic on the
-event loop.
+more keys do not bring an owner more turns. Nothing here awaits, so every grant and every release is atomic on
+the event loop.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class _OwnerQueue:
 class ModelQueue:
     """Nodes and queued requests of one model.
 
-    Endpoints have thousands of models, so that one without requests takes little memory.
+    Endpoints have thousands of models, so a queue without requests must take little memory.
     """
 
     __slots__ = (
@@ -167,14 +167,14 @@ class ModelQueue:
         # of request bodies, which stay in memory meanwhile
         self.queued_bytes = 0
         self.present_nodes: tuple[NodeSlots, ...] = ()
-        # Longest context of the present nodes, in tokens; None while one of them has not told its own.
+        # Longest context of the present nodes, in tokens; None while one of them has not reported its own.
         self.max_context_length: int | None = None
-        # The present nodes, made again for the first request after they have changed.
+        # Table of the present nodes, rebuilt for the first request after a change.
         self._table: CandidateTable | None = None
         self._clock = clock
         self._on_load_wanted = on_load_wanted
         self._nonempty_since: float | None = None
-        # Whose turn is next comes first.
+        # In the order of their turns, the next one first.
         self._queues_by_owner: dict[str, _OwnerQueue] = {}
         # between two completions while requests wait (EWMA)
         self._completion_gap_s: float | None = None
@@ -203,7 +203,7 @@ class ModelQueue:
     def release_slot(self, node: NodeSlots, request: RequestEstimate) -> None:
         """Free a slot and grant it to a queued request."""
         node.release(request)
-        # Its throughput, too, was measured before.
+        # The throughput of this answer was recorded before.
         if self._table is not None:
             self._table.update(node)
         if not node.is_present:
@@ -211,7 +211,8 @@ class ModelQueue:
         if self.queued or self._gap_started_at is not None:
             self._measure_completion_gap()
         if self.queued:
-            # Requests that left a slot unused because it is not loaded have no new reason to want it.
+            # Requests that left this slot unused because the model is not loaded have no new reason to take
+            # it.
             self.grant_free_slots(loaded_only=node.loaded)
 
     def grant_free_slots(self, *, loaded_only: bool = False) -> None:
@@ -229,7 +230,7 @@ class ModelQueue:
         """Grant a slot to the first request of this owner that wants one; False if none does."""
         for position, queued_request in enumerate(self._queues_by_owner[owner_id].in_turn()):
             if queued_request.slot_future.done():
-                # Cancelled, and its task has not run yet to leave the queue.
+                # The request was cancelled, but its task has not run yet to leave the queue.
                 continue
             queued_request.request.requests_ahead = owner_position + position * len(self._queues_by_owner)
             if self._try_grant(queued_request):
@@ -264,7 +265,7 @@ class ModelQueue:
         return True
 
     def _schedule_recheck(self, queued_request: QueuedRequest) -> None:
-        """Have a request that waits for a loaded slot check again when a load would have ended."""
+        """Recheck a request that waits for a loaded slot when a load would have ended."""
         if queued_request.recheck_timer is None:
             loads = [
                 node.load_s
@@ -303,7 +304,7 @@ class ModelQueue:
     def _request_load_if_due(self, queue_age_s: float) -> None:
         """Request a load once requests have been waiting for as long as it takes.
 
-        Each single wait may be too short to be worth a load, although the queue never empties.
+        A single wait may be too short to justify a load, although the queue never empties.
         """
         idle = [
             node for node in self.present_nodes if node.free_slots > 0 and not node.loaded and not node.busy
@@ -374,7 +375,7 @@ class ModelQueue:
         if arrangement != (True, loaded, context_length, priority, weight):
             self._arrange_nodes()
             if len(self.present_nodes) > 1:
-                # A millisecond for a node that is new to this process, which no request should wait for.
+                # Takes a millisecond for a new node; done here so that no request waits for it.
                 ring_samples(node_id)
         elif self._table is not None:
             self._table.update(node)
@@ -389,7 +390,7 @@ class ModelQueue:
             self._arrange_nodes()
             self._discard_if_gone(node)
             self.fail_requests(no_node_error, only_unservable=True)
-            # Requests that waited for this node may now want one that is not loaded.
+            # Requests that waited for this node may now take a node without the model in memory.
             self.grant_free_slots()
 
     def _arrange_nodes(self) -> None:

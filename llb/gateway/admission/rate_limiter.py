@@ -25,10 +25,10 @@ from llb.wire import KeyLimits
 # For streams that were cut before their usage. llama.cpp writes an event per token: about 250 bytes for
 # OpenAI's clients, 130 for Anthropic's.
 BYTES_PER_STREAMED_TOKEN = 200
-# The end of the key's running requests is unknown.
+# Retry delay for concurrent requests, whose end is unknown.
 CONCURRENCY_RETRY_AFTER_S = 1
 _PARENT_SUBJECT = "The key that made this one, and all keys that come from it,"
-# Number of keys above which the idle ones are forgotten
+# Number of keys above which idle ones are forgotten
 EVICT_ABOVE_KEYS = 1000
 
 
@@ -58,7 +58,7 @@ class ApiKeyRateLimit:
         self.update_limits(limits, now)
 
     def update_limits(self, limits: KeyLimits, now: float) -> None:
-        """Apply changed limits; what was used stays used."""
+        """Apply changed limits; usage so far still counts."""
         if limits != self.limits:
             self.limits = limits
             self.request_bucket = _resize_bucket(self.request_bucket, limits.requests_per_minute, now)
@@ -136,7 +136,7 @@ class RateLimitHold:
             self._rate_limits = self._limiter.start_request(self._record.principal, self._reservation)
 
     def end(self, *, client_left: bool = False) -> None:
-        """Return what the request did not use; idempotent."""
+        """Give back the unused tokens and end the request; idempotent."""
         rate_limits, self._rate_limits = self._rate_limits, None
         if rate_limits is not None:
             used_tokens = charged_tokens(self._record, self._reservation, client_left=client_left)
@@ -213,7 +213,7 @@ class ApiKeyRateLimiter:
     def rate_limit_headers(self, allowances: Sequence[KeyAllowance]) -> dict[str, str]:
         """Return the response headers for a key's limits, under OpenAI's names.
 
-        Of several allowances the one with the least left counts.
+        Of several allowances the smallest counts.
         """
         now = self._clock()
         rate_limits = [self._rate_limit_of(each.key_id, each.limits, now) for each in allowances]
@@ -231,7 +231,7 @@ class ApiKeyRateLimiter:
         return headers
 
     def _rate_limits_of(self, principal: Principal, now: float) -> list[tuple[str, ApiKeyRateLimit]]:
-        """Return the limits that a request of `principal` counts against, each with whom it limits."""
+        """Return the limits that a request of `principal` counts against, each with its subject's name."""
         return [
             (
                 "This key" if allowance.key_id == principal.id else _PARENT_SUBJECT,

@@ -1,4 +1,4 @@
-"""Fields of the request schemas of OpenAI and Anthropic, and what becomes of each. Pure.
+"""Fields of the request schemas of OpenAI and Anthropic, with the treatment of each. Pure.
 
 A field is honoured, refused by its name, reported as ignored, or without a meaning here.
 
@@ -30,7 +30,7 @@ class Treatment(StrEnum):
     REFUSED = "refused"
     # Named in the response header `x-llb-ignored`, unless its value asks for nothing.
     IGNORED = "ignored"
-    # Nothing that a local model could do or leave out.
+    # Without a meaning for a local model.
     MEANINGLESS = "meaningless"
 
 
@@ -211,7 +211,7 @@ _MAX_NEUTRAL_BYTES = 64
 
 
 def check_request_fields(path: str, raw_fields: Mapping[str, Raw]) -> tuple[str, ...]:
-    """Return the fields of a request for `path` that have no effect although they ask for one.
+    """Return the fields of a request for `path` that ask for something and are ignored.
 
     Raises `InvalidRequest` whose `param` names a field that cannot be honoured.
     """

@@ -1,4 +1,4 @@
-"""Answers of OpenAI's Responses, with what llama-server leaves out of them. Pure, except for the clock.
+"""Answers of OpenAI's Responses, completed with what llama-server omits. Pure, except for the clock.
 
 llama-server calls every answer completed, also one that a limit cut off, and its events lack the positions by
 which the official clients put an answer together.
@@ -94,7 +94,7 @@ class ResponsesAnswer:
         return msgspec.json.encode(self._complete_response(msgspec.json.decode(body, type=dict[str, Any])))
 
     def complete_events(self, data: bytes) -> bytes:
-        """Return the events that `data` completes; what is no event of the dialect stays as it is."""
+        """Return the events that `data` completes; other bytes stay unchanged."""
         events = self._events.feed(data)
         decoded = [_decode_event(event) for event in events]
         ends = [event for event in decoded if event is not None and event["type"] == "response.completed"]
@@ -187,7 +187,7 @@ def _add_item_id(item: dict[str, Any]) -> None:
 
 
 def _decode_event(event: bytes) -> dict[str, Any] | None:
-    """Return the data of one event, None for a comment and for what cannot be read."""
+    """Return the data of one event, None for a comment or invalid data."""
     for data in iter_data(event):
         try:
             decoded = msgspec.json.decode(data, type=dict[str, Any])

@@ -45,7 +45,7 @@ class StructuredMessages(Struct, frozen=True):
 
     path = dialects.CHAT
     request: TranslatedRequest
-    # What the client asked for and does not get.
+    # Requested features that are ignored.
     ignored: tuple[str, ...]
     stop_sequences: tuple[str, ...]
 
@@ -59,7 +59,7 @@ class StructuredMessages(Struct, frozen=True):
         return self.request.encode()
 
     def complete_answer(self, sink: ClientSink, call: InferenceCall) -> MessagesSink:
-        """Return a sink before `sink` that makes messages of the chat's answer to `call`."""
+        """Return a sink that translates the chat's answer to `call` into messages for `sink`."""
         return MessagesSink(sink, call, self)
 
 
@@ -81,14 +81,14 @@ def read_structured_messages(body: bytes, check_bounds: Callable[[bytes], None])
         check_bounds(body)
         document = msgspec.json.decode(body, type=dict[str, Any])
     except DECODE_ERRORS:
-        # The reader of all requests has the message for it.
+        # The general reader raises the error for it.
         return None
     name = "output_config.format" if document.get("output_config") else "output_format"
     if not isinstance(given, dict) or given.get("type") != _SCHEMA_TYPE:
         raise InvalidRequest(f"{name} must be an object of the type '{_SCHEMA_TYPE}'", param=name)
     if not isinstance(given.get("schema"), dict):
         raise InvalidRequest(f"{name}.schema is required", param=f"{name}.schema")
-    # One place for the schema, whichever it was.
+    # Both spellings are read from one place from here on.
     document["output_config"] = {"format": given}
     document.pop("output_format", None)
     stops = document.get("stop_sequences")
@@ -101,7 +101,7 @@ def read_structured_messages(body: bytes, check_bounds: Callable[[bytes], None])
 
 
 class MessagesSink:
-    """Makes messages of a chat's answer on its way to another sink; a document is held until it is whole."""
+    """Sink that translates a chat's answer into messages; a document is held until it is complete."""
 
     def __init__(self, sink: ClientSink, call: InferenceCall, structured: StructuredMessages) -> None:
         self._sink = sink

@@ -1,23 +1,25 @@
-"""Chunk frames: an engine writes an event of a stream as one chunk, which usually comes in one read.
+"""Chunk frames: whole events as single HTTP chunks, which are passed on without the HTTP parser.
 
-Such a read is passed on past the HTTP parser: its length says how the line with its size must read.
+An engine writes an event of a stream as one chunk, which usually arrives in one read. The length of the read
+determines its size line, so one comparison replaces the parser.
 """
 
 from __future__ import annotations
 
 # Longer ones are parsed.
 MAX_FRAME_BYTES = 1024
-# A frame of this size has at least 16 bytes of body, so that its size has two digits or three.
+# A frame of at least this size has a body of at least 16 bytes, so its size has two or three hexadecimal
+# digits.
 MIN_FRAME_BYTES = 22
-# Ends a chunk whose body ends with an event.
+# End of a chunk whose body ends with an event.
 FRAME_END = b"\n\n\r\n"
-# The line before the body of a chunk, by the size of the body; also of those that grow on their way.
+# Size line of a chunk, by the size of its body; with room for chunks that become longer on their way.
 CHUNK_STARTS = tuple(b"%x\r\n" % size_bytes for size_bytes in range(MAX_FRAME_BYTES + 64))
 CHUNK_END = b"\r\n"
 
 
 def _start_of_frame(frame_bytes: int) -> bytes:
-    """Return the line before the body, by the size of the frame; for others what no frame begins with."""
+    """Return the size line of a frame; for an impossible size, bytes that no frame begins with."""
     for digits in (2, 3):
         start = b"%x\r\n" % max(0, frame_bytes - digits - 4)
         if frame_bytes >= MIN_FRAME_BYTES and len(start) == digits + 2:

@@ -25,14 +25,16 @@ MAX_IDLE_PER_POOL_KEY = 128
 # Lifetime of an idle tunnel (dialled by the node): shorter than the node's own, so that this side closes
 # first.
 TUNNEL_KEEPALIVE_EXPIRY_S = 60.0
-# Most addresses that are tried for a host name.
+# Maximum number of addresses that are tried for a host name.
 MAX_ADDRESSES = 4
-# Beginnings of heads that are kept for a target; those of a hop change with what was measured.
+# Maximum number of request head prefixes in the cache of a target; those of a hop change with the
+# measurements.
 MAX_HEAD_STARTS = 64
 # Port in the pool key of tunnels
 TUNNEL_PORT = 0
 JSON_HEADER = (b"content-type", b"application/json")
-# Framing and routing belong to this client, and a caller's credentials must never reach an engine.
+# Headers that are not forwarded: this client sets framing and routing, and a caller's credentials must never
+# reach an engine.
 NON_FORWARDED_HEADERS = HOP_BY_HOP_HEADERS | {
     b"authorization",
     b"content-length",
@@ -59,7 +61,7 @@ class UpstreamTarget(Struct, frozen=True, dict=True):
     trust_anchor: str | None = None
     # Before every path.
     base_path: bytes = b""
-    # An endpoint, which may have any address but those of metadata services and of the local link.
+    # Whether this is an endpoint, whose address must not be a metadata service or link-local.
     is_external: bool = False
 
     @cached_property
@@ -86,7 +88,7 @@ class UpstreamTarget(Struct, frozen=True, dict=True):
 
 
 class BegunRequest(Struct, eq=False):
-    """Request that is sent, if a connection was idle. `wait` continues it, also while nothing was sent."""
+    """Request, already sent if a connection was idle. `wait` continues it in either case."""
 
     _client: HttpClient
     _target: UpstreamTarget
@@ -101,18 +103,18 @@ class BegunRequest(Struct, eq=False):
     _connecting: asyncio.Task[None] | None = None
 
     def begin_connect(self, on_done: Callable[[], None]) -> None:
-        """Send the request over a new connection; `on_done` is called then, and also where that fails.
+        """Send the request over a new connection, then call `on_done`, also after a failure.
 
         `wait` raises the failure.
         """
 
         def end(task: asyncio.Task[None]) -> None:
-            # One that has failed stays for `wait`; asked for its error, it does not log it.
+            # A failed task stays for `wait`. Reading its exception keeps asyncio from logging it.
             if not task.cancelled() and task.exception() is None:
                 self._connecting = None
             on_done()
 
-        # The connection outlives the request: what it logs later is not about that.
+        # The connection outlives the request, so its log records must not carry the id of the request.
         self._connecting = asyncio.get_running_loop().create_task(self._connect(), context=Context())
         self._connecting.add_done_callback(end)
 
@@ -124,14 +126,14 @@ class BegunRequest(Struct, eq=False):
             self.response.close()
 
     def begin_relay(self) -> None:
-        """The head of an answer has come, and its bytes are passed on."""
-        # The request is not sent again.
+        """Note that the head of an answer has arrived and its bytes are passed on."""
+        # The request can no longer be sent again.
         self._head = self._body = b""
 
     async def wait(self, silent_s: float = 0.0) -> UpstreamResponse:
         """Return the response once its head is complete; raises as `HttpClient.request`.
 
-        `silent_s`: for how long somebody else has waited for it.
+        `silent_s` is the time already waited for it.
         """
         if self.connection is not None and self.response is not None:
             try:
@@ -212,7 +214,7 @@ class HttpClient:
     ) -> BegunRequest:
         """Send a request if a connection is idle; `BegunRequest.wait` does the rest of `request`.
 
-        `own_header` is one that no other request has.
+        `own_header` is unique to this request, so the head prefix is cached without it.
         """
         head = build_request_head(target, method, path, headers, len(body), own_header=own_header)
         connection, response = self._pop_idle(target.pool_key), None
@@ -326,7 +328,8 @@ class HttpClient:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
             raise ConnectError(reason) from None
         if connection.is_closed:
-            # Accepted and closed at once, before `_discard_connection` could know the connection.
+            # The peer accepted and closed at once, before the connection was registered for
+            # `_discard_connection`.
             raise ConnectError("the peer closed the connection at once")
         self._connections.add(connection)
         if self._is_closed:
@@ -337,7 +340,7 @@ class HttpClient:
     async def _dial(self, pool_key: PoolKey) -> Connection:
         hosts = [pool_key.host]
         if pool_key.is_external:
-            # What is checked is what is dialled: a name may resolve to something else the next time.
+            # Dial the address that was checked: the name may resolve to another one the next time.
             hosts = await resolve_allowed(pool_key.host, pool_key.port)
         is_tls = pool_key.trust_anchor is not None
         for number, host in enumerate(hosts, 1):
@@ -439,8 +442,8 @@ def build_request_head(
 ) -> bytes:
     """Return the request line and the headers; `body_bytes` None is a body in chunks.
 
-    What precedes `own_header` is kept for the next request. Raises ValueError if a name or value would break
-    out of its line.
+    The part before `own_header` is cached for the next request. Raises ValueError if a name or value would
+    break out of its line.
     """
     known = target.head_starts.get((method, path, tuple(headers)))
     if known is None:
@@ -470,7 +473,7 @@ def _build_head_start(
         if name.lower() not in NON_FORWARDED_HEADERS:
             lines.append(b"%b: %b\r\n" % (name, value))
     start = b"".join(lines)
-    # The target's lines count as one in `lines`, which stands for its Host header.
+    # `lines` counts the target's lines as one: its Host header.
     line_count = len(lines) + len(target.headers) + (target.api_key is not None)
     if start.count(b"\r") != line_count or start.count(b"\n") != line_count or path.count(b" "):
         raise ValueError("unexpected line break or space in the request head")

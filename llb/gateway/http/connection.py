@@ -20,8 +20,8 @@ from llb.gateway.http.read_timer import TIMER_SLACK_S, Alarm, ReadTimer
 from llb.gateway.http.response import HIGH_WATER_BYTES, UpstreamResponse
 from llb.gateway.http.upstream_errors import EngineEnded, InvalidResponse, TransportError, UpstreamClosed
 
-# All connections read into one buffer, because each parses what it has read at once. The event loop's own
-# buffer may be eight times as large, and data for a slow client would wait in chunks of that size.
+# All connections share one read buffer, because each parses its bytes at once. The event loop's own buffer
+# may be eight times as large, and data for a slow client would wait in chunks of that size.
 READ_BUFFER_BYTES = 32 * 1024
 _READ_BUFFER = memoryview(bytearray(READ_BUFFER_BYTES))
 MAX_HEADER_BYTES = 64 * 1024
@@ -29,17 +29,18 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_JOINED_BYTES = 16 * 1024
 # Lifetime of an idle connection whose peer does not send `Keep-Alive: timeout=`.
 DEFAULT_KEEPALIVE_EXPIRY_S = 15.0
-# A peer that closed an idle connection shows it within a round trip. Later it was processing the request.
+# If a peer has closed an idle connection, this shows within a round trip. A later end means that it was
+# processing the request.
 STALE_WINDOW_S = 1.0
 # The kernel ends the connections of a vanished host within these. A response may pause as long: the host may
 # return.
 TCP_USER_TIMEOUT_S = 15.0
 TCP_KEEPALIVE_INTERVAL_S, TCP_KEEPALIVE_PROBES = 5, 2
-# Used while a request waits for its response and no `LivenessProbe` detects that its host has vanished.
+# Used while a request waits for its response and no `LivenessProbe` watches the host.
 FAIL_FAST_TCP_USER_TIMEOUT_S = 0.5
 FAIL_FAST_TCP_KEEPALIVE_INTERVAL_S = 1
 
-# Trailer with which a node ends a response whose engine has failed in the middle of it.
+# Trailer at the end of a node's response whose engine failed in the middle.
 BLAME_TRAILER = b"x-llb-engine-ended"
 
 HOP_BY_HOP_HEADERS = frozenset(
@@ -69,9 +70,9 @@ class PoolKey(NamedTuple):
 
 
 class ParserEvents:
-    """Callbacks of the parsers of one client's connections, for the one that has its parser read.
+    """Callbacks shared by all parsers of a client, passed on to the connection that is reading.
 
-    A parser keeps a bound method of each: those of connections would take a third of a kilobyte for each.
+    A parser keeps a bound method for each callback, which would take a third of a kilobyte per connection.
     """
 
     def __init__(self) -> None:
@@ -100,7 +101,7 @@ class ParserEvents:
 
 
 class ConnectionOwner:
-    """Owner of connections of one event loop: whom they notify, and what they share."""
+    """Owner of the connections of an event loop: gets their notifications, holds their shared parts."""
 
     __slots__ = ("on_idle", "on_lost", "parser_events", "read_timer")
 
@@ -170,15 +171,15 @@ class Connection(asyncio.BufferedProtocol):
         self._is_reusable = False
         # The next byte begins a chunk.
         self._is_between_chunks = False
-        # Head of the last response that came in one piece.
+        # Known head: that of the last response that arrived in one piece.
         self._known_head: KnownResponseHead | None = None
-        # The rest of a body that is sent in pieces is still to come.
+        # Whether a body that is sent in pieces is incomplete.
         self._is_body_pending = False
         self._continue_waiter: asyncio.Future[None] | None = None
         self._write_waiter: asyncio.Future[None] | None = None
         self._is_writing_paused = False
-        # One lazy alarm serves every deadline of the connection. Moving a deadline is free: it is looked at
-        # when the alarm's time has come.
+        # One lazy alarm serves every deadline of the connection. Moving a deadline is free, because the
+        # deadline is only compared when the alarm fires.
         self._deadline = 0.0
         self._alarm: Alarm | None = None
 
@@ -192,7 +193,7 @@ class Connection(asyncio.BufferedProtocol):
         return await self.wait_for_head(self.begin_request(head, body), header_timeout_s)
 
     def begin_request(self, head: bytes, body: bytes) -> UpstreamResponse:
-        """Send one request and return its response, of which nothing has come yet."""
+        """Send one request and return its response, whose head has not arrived."""
         response = self._response = UpstreamResponse(self)
         self._request_count += 1
         self._header_bytes = 0
@@ -251,7 +252,7 @@ class Connection(asyncio.BufferedProtocol):
                     self._write_waiter = self._loop.create_future()
                     await self._write_waiter
         except Exception:
-            # However the source of the pieces fails: what was sent must not count as the whole body.
+            # For any error of the source: the peer must not take the part that was sent for the whole body.
             self.abort(UpstreamClosed(before_first_byte=True))
             raise
         if is_chunked:
@@ -342,7 +343,7 @@ class Connection(asyncio.BufferedProtocol):
         if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if _is_loopback(transport):
-                # It does not vanish.
+                # The peer shares this kernel, so it cannot vanish unnoticed.
                 self._fail_fast = False
             else:
                 platform_compat.set_tcp_user_timeout(sock, TCP_USER_TIMEOUT_S)
@@ -364,7 +365,7 @@ class Connection(asyncio.BufferedProtocol):
             and response.pass_frame is not None
             and nbytes <= MAX_FRAME_BYTES
         ):
-            # Each token of each stream comes here.
+            # Hot path: called for each token of each stream.
             frame = _READ_BUFFER[:nbytes].tobytes()
             if events := read_events(frame):
                 response.total_bytes += len(events)
@@ -397,7 +398,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.abort(InvalidResponse(f"the response head is larger than {MAX_HEADER_BYTES} bytes"))
             return
         if response.chunked:
-            # If the body of a chunk ended with the read, its last bytes were not those that end a chunk.
+            # If a chunk's body ended exactly with the read, the end of the chunk has not arrived.
             self._is_between_chunks = (
                 data[-len(FRAME_END) :] == FRAME_END
                 and bool(response.chunks)
@@ -412,7 +413,7 @@ class Connection(asyncio.BufferedProtocol):
             response.wake_reader()
 
     def _read_known(self, response: UpstreamResponse, known: KnownResponseHead, data: memoryview) -> bool:
-        """Read a whole response whose head is known, past the parser; False for any other."""
+        """Read a whole response with a known head without the parser; False for any other."""
         body = known.find_body(bytes(data))
         if body is None:
             return False
@@ -509,7 +510,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_body(self, data: bytes) -> None:
         response = self._response
         if response is not None and not self._is_message_complete:
-            # Not a method of the response: each token of each stream comes here.
+            # Inlined rather than a method of the response: called for each token of each stream.
             if response.first_byte_at is None:
                 response.first_byte_at = time.monotonic()
             response.chunks.append(data)

@@ -30,7 +30,7 @@ MAX_MESSAGE_CHARS = 500
 MAX_ECHO_CHARS = 2 * MAX_MESSAGE_CHARS
 MAX_REDACTED_CHARS = 64 * 1024
 
-# llama-server responds 500 to these although the request is at fault (std::exception, not invalid_argument).
+# llama-server answers these with 500 although the request is at fault (std::exception, not invalid_argument).
 CLIENT_ERROR_PATTERN = re.compile(
     r"^'\w+' is required|(image|audio|video|vision)\b.* not supported"
     r"|failed to parse (tools|messages|input|grammar|json)"
@@ -42,7 +42,7 @@ CLIENT_ERROR_PATTERN = re.compile(
 _INPUT_TOO_LARGE = re.compile(
     r"input \((\d+) tokens\) is too large to process.*?\(current batch size: (\d+)\)"
 )
-# How llama-server reports the failure of a chat template: a page of its source, and the reason at the end.
+# llama-server's report of a chat template that failed: a page of its source, with the reason at the end.
 _TEMPLATE_TRACE, _TEMPLATE_REASON = "While executing ", "\nError: "
 _TEMPLATE_OWN_REASON = "Jinja Exception: "
 _MEDIA_NOT_SUPPORTED = re.compile(r"(image|audio|video) input is not supported")
@@ -129,7 +129,8 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
     if status == 503 and "loading" in error.message.lower():
         return ModelLoading("The model is still loading")
     if "bad_alloc" in error.message:
-        # See `engine.sandbox.memory_limit`. The engine continues, and another one would refuse it, too.
+        # See `engine.sandbox.memory_limit`. The engine continues, and another one would also refuse the
+        # request.
         return InvalidRequest("The request needs more memory than the engine may use")
     if status == 413:
         return PayloadTooLarge("The request is too large for the engine")
@@ -142,7 +143,7 @@ def translate_engine_error(status: int, body: bytes) -> LlbError:
 def safe_message(message: str, redact: Callable[[str], str]) -> str:
     """Return the text of another program's error without secrets, addresses and paths, cut to a sentence.
 
-    A secret at the cut would no longer be known: it is redacted before.
+    Redacted before the cut, because a truncated secret would not be recognised.
     """
     redacted = redact(message[:MAX_REDACTED_CHARS])
     return _HOST_DETAILS.sub("…", redacted[:MAX_ECHO_CHARS])[:MAX_MESSAGE_CHARS]

@@ -1,4 +1,4 @@
-"""Known head of a response: an engine writes the same one again and again, up to the length of the body."""
+"""Known response head: an engine repeats the same head, except for the length of the body."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)(?=\r\n)")
 class KnownResponseHead:
     """Head of a response that came as a whole with its body, and was parsed.
 
-    What begins with the same bytes, but for the digits of the length, is parsed in the same way.
+    A response with the same bytes, except for the digits of the length, would be parsed to the same result.
     """
 
     __slots__ = (
@@ -45,7 +45,7 @@ class KnownResponseHead:
         self.keepalive_expiry_s = keepalive_expiry_s
 
     def find_body(self, data: bytes) -> bytes | None:
-        """Return the body of `data`, None unless it is this head and exactly one body."""
+        """Return the body of `data`; None unless `data` is this head and exactly one body."""
         if not data.startswith(self._before):
             return None
         digits_end = data.find(self._after, self._before_bytes, self._search_end)
@@ -61,7 +61,7 @@ class KnownResponseHead:
 def learn_head(
     data: bytes, headers: list[tuple[bytes, bytes]], content_type: bytes, keepalive_expiry_s: float
 ) -> KnownResponseHead | None:
-    """Return the head of `data`, a response that was parsed; None where it is not whole, or more than one."""
+    """Return the head of `data`, a parsed response; None if `data` is incomplete or holds more than one."""
     end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
     if end < 0 or not data.startswith(_BEGIN):
         return None

@@ -1,6 +1,6 @@
 """Read timer: one timer of the event loop for the read deadlines of all connections.
 
-A timer of its own takes half a kilobyte for each idle stream.
+A timer per connection would take half a kilobyte for each idle stream.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 # uvloop rounds timers to milliseconds, so one may fire a little before its deadline.
 TIMER_SLACK_S = 0.002
-# Cancelled alarms are removed once there are so many, and more of them than others.
+# Cancelled alarms are removed once they are this many, and the majority.
 MIN_CANCELLED = 64
 
 
@@ -23,7 +23,7 @@ class TimedConnection(Protocol):
     """Connection with a deadline."""
 
     def on_alarm(self) -> None:
-        """The time of the alarm has come."""
+        """Handle the alarm."""
         ...
 
 
@@ -35,7 +35,7 @@ class Alarm:
     def __init__(self, at: float, connection: TimedConnection) -> None:
         # of the event loop's clock
         self.at = at
-        # None once it is cancelled, so that it does not keep the connection.
+        # None once it is cancelled, so that the alarm does not keep the connection alive.
         self.connection: TimedConnection | None = connection
 
     def __lt__(self, other: Alarm) -> bool:
@@ -43,7 +43,7 @@ class Alarm:
 
 
 class ReadTimer:
-    """Alarms of connections, of which the next one has a timer."""
+    """Alarms of connections; one timer of the event loop runs for the next of them."""
 
     def __init__(self) -> None:
         # A heap.
@@ -53,14 +53,14 @@ class ReadTimer:
         self._timer_at = 0.0
 
     def set_alarm(self, at: float, connection: TimedConnection) -> Alarm:
-        """Have `connection` called at a time of the event loop's clock; at most 2 ms early."""
+        """Call `connection.on_alarm` at a time of the event loop's clock; at most 2 ms early."""
         alarm = Alarm(at, connection)
         heapq.heappush(self._alarms, alarm)
-        self._have_timer(at)
+        self._arm_timer(at)
         return alarm
 
     def cancel(self, alarm: Alarm) -> None:
-        """Have nothing called for an alarm that is still set; idempotent."""
+        """Cancel an alarm that is still set; idempotent."""
         if alarm.connection is None:
             return
         alarm.connection = None
@@ -79,14 +79,14 @@ class ReadTimer:
             self._timer.cancel()
             self._timer = None
 
-    def _have_timer(self, at: float) -> None:
-        """Have the alarms looked at then, if not before."""
+    def _arm_timer(self, at: float) -> None:
+        """Make the timer fire at `at` at the latest."""
         if self._timer is not None:
             if self._timer_at <= at:
                 return
             self._timer.cancel()
         self._timer_at = at
-        # What connections log is about no request.
+        # Log records of connections must not carry the id of the present request.
         self._timer = asyncio.get_running_loop().call_at(at, self._call_due, context=Context())
 
     def _call_due(self) -> None:
@@ -94,7 +94,7 @@ class ReadTimer:
         alarms = self._alarms
         until = asyncio.get_running_loop().time() + TIMER_SLACK_S
         due = []
-        # All of them before the first is called, which may set others.
+        # Collect all before calling the first, because an alarm may set others.
         while alarms and alarms[0].at <= until:
             due.append(heapq.heappop(alarms))
         for alarm in due:
@@ -105,7 +105,7 @@ class ReadTimer:
             try:
                 connection.on_alarm()
             except Exception:
-                # The other connections have to be called nevertheless.
+                # One failure must not keep the other connections from being called.
                 log.exception("an alarm of a connection failed")
         if alarms:
-            self._have_timer(alarms[0].at)
+            self._arm_timer(alarms[0].at)

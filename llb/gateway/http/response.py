@@ -10,7 +10,7 @@ from typing import Protocol
 from llb.engine.watch_policy import Blame
 from llb.gateway.http.upstream_errors import InvalidResponse, TransportError, UpstreamClosed, UpstreamTimeout
 
-# Reading pauses above this. One read of the event loop (at most 256 KiB) may come on top of it.
+# Reading pauses above this. One read of the event loop (at most 256 KiB) may exceed it.
 HIGH_WATER_BYTES = 32 * 1024
 
 
@@ -64,49 +64,49 @@ class UpstreamResponse:
         self.content_type = b""
         self.content_length: int | None = None
         self.chunked = False
-        # Set if the node could not complete the response, because its engine failed.
+        # Set if the node could not complete the response because its engine failed.
         self.engine_blame: Blame | None = None
         # of the body; time.monotonic()
         self.first_byte_at: float | None = None
-        # received, and not yet read by the caller
+        # received, but not yet read by the caller
         self.buffered_bytes = 0
         # of the body
         self.total_bytes = 0
         self._uncounted_bytes = 0
         self._connection = connection
-        # Received, and not read yet; the connection appends.
+        # Received, but not read yet; the connection appends.
         self.chunks: list[bytes] = []
         self._read_waiter: asyncio.Future[bool] | None = None
-        # Received to its end.
+        # Whether the response was received to its end.
         self.is_complete = False
-        # Called instead of waking a task that reads.
+        # Observer: called instead of waking the task that reads.
         self.observer: Callable[[bool], None] | None = None
-        # Called in place of both with the whole events of a read that is one chunk, and that chunk.
-        # None unless all that came before it was passed on.
+        # Called instead of both for a read that is one chunk of whole events, with the events and the chunk.
+        # None unless all earlier bytes have been passed on.
         self.pass_frame: Callable[[bytes, bytes], None] | None = None
         # Set while the body is piped; returns False when it can take no more for now.
         self._consume: Callable[[bytes], bool] | None = None
         self._consume_frame: Callable[[bytes, bytes], bool] | None = None
         self._consume_error: Exception | None = None
         self._consume_timeout_s = 0.0
-        # Why it has failed.
+        # Failure of the response.
         self.error: TransportError | None = None
         self._on_started: Callable[[], None] | None = None
 
     def observe(self, observer: Callable[[bool], None], timeout_s: float) -> None:
-        """Call `observer` in place of waking a task: whenever something was received, and at the end.
+        """Call `observer` instead of waking a task: whenever bytes were received, and at the end.
 
-        It gets False once nothing has come for `timeout_s`, or for what `extend_wait` said later.
+        It gets False after `timeout_s` without bytes, or after the time of a later `extend_wait`.
         """
         self.observer = observer
         self.start_wait(timeout_s)
 
     def start_wait(self, timeout_s: float) -> None:
-        """Have the observer wait for `timeout_s`, after it was called for silence."""
+        """Wait for another `timeout_s`, after the observer was called for silence."""
         self._connection.start_deadline(timeout_s)
 
     def extend_wait(self, timeout_s: float) -> None:
-        """Have the observer wait for `timeout_s` from now on."""
+        """Restart the observer's wait with `timeout_s`."""
         self._connection.extend_deadline(timeout_s)
 
     def stop_observing(self) -> None:
@@ -131,7 +131,7 @@ class UpstreamResponse:
                 raise self.error
             if self.is_complete:
                 return b""
-            # No function: its coroutine would cost once for every chunk of every stream.
+            # Not factored out: a coroutine more would cost time for every chunk of every stream.
             waiter = self._read_waiter = self._connection.create_read_waiter(wait_s)
             try:
                 if not await waiter:
@@ -154,7 +154,7 @@ class UpstreamResponse:
         return chunks.pop()
 
     def put_back(self, body: bytes) -> None:
-        """Make the body that `take_whole` has returned unread again."""
+        """Put back the body that `take_whole` has returned."""
         self.chunks.append(body)
         self.buffered_bytes = len(body)
 
@@ -164,11 +164,11 @@ class UpstreamResponse:
         wait_s: float,
         consume_frame: Callable[[bytes, bytes], bool] | None = None,
     ) -> bool | None:
-        """Call `consume` with the bytes as they are received, without waking the task of the caller for each.
+        """Call `consume` with the bytes as they arrive, without waking the caller's task for each.
 
-        `consume_frame` gets whole events that are one chunk, and that chunk with its frame.
-        Returns True at the end of the body, False once `consume` has returned False (the bytes are its own
-        nevertheless), and None after `wait_s` of silence. Raises `TransportError`, and what `consume` raises.
+        `consume_frame` gets whole events that are one chunk, and that chunk with its frame. Returns True at
+        the end of the body, False once `consume` has returned False (it has still taken the bytes), None
+        after `wait_s` of silence. Raises `TransportError` and the errors of `consume`.
         """
         self._consume, self._consume_timeout_s = consume, wait_s
         waiter = self._read_waiter = self._connection.create_read_waiter(wait_s)
@@ -196,7 +196,7 @@ class UpstreamResponse:
         return self._consume is not None
 
     def _pass_chunks(self) -> None:
-        """Pass what was received to the consumer."""
+        """Pass the received bytes to the consumer."""
         consume = self._consume
         if not self.chunks or consume is None:
             return
@@ -277,7 +277,8 @@ class UpstreamResponse:
 
         Closing an unfinished response closes its connection, which frees the engine's slot.
         """
-        # A complete response has returned its connection to the pool; another request may be using it by now.
+        # A complete response has returned its connection to the pool, where another request may already use
+        # it.
         if not self.is_complete and self.error is None:
             self._connection.abort(error or UpstreamClosed(before_first_byte=not self.status))
         self.chunks.clear()
@@ -314,7 +315,7 @@ class UpstreamResponse:
         return bool(self.status) and self._on_started is None
 
     def wake_reader(self, *, has_data: bool = True) -> None:
-        """Pass what was received to the observer or the consumer, or wake the task that reads."""
+        """Pass the received bytes to the observer or the consumer, or wake the task that reads."""
         if self.observer is not None:
             self.observer(has_data)
             return

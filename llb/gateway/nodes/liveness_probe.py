@@ -14,7 +14,7 @@ PROBE_INTERVAL_S = 0.1
 # The first byte comes after the request: the other host would read it before, and most answers are quicker.
 FIRST_PROBE_DELAY_S = 0.01
 TCP_USER_TIMEOUT_S = 0.35
-# Used while no request waits, so that the next one need not detect the loss itself.
+# Used while no request waits, so that the loss is known before the next request.
 TCP_KEEPALIVE_IDLE_S, TCP_KEEPALIVE_INTERVAL_S, TCP_KEEPALIVE_PROBES = 1, 1, 2
 NO_TIMEOUT_S = 365 * 86_400.0
 # The body is blanks before a JSON value that never comes.
@@ -28,7 +28,7 @@ class LivenessProbe:
     """Request with an endless body on a connection of its own: a byte every 0.1 s while other requests wait.
 
     A silent engine and a pulled cable look alike without it. The acknowledgement of the other kernel counts,
-    not whether a program there has time to read: a busy host must not be taken for a lost one.
+    not a response of a program there: a busy host must not be taken for a lost one.
     """
 
     def __init__(self, http_client: HttpClient, target: UpstreamTarget, connection: Connection) -> None:
@@ -62,7 +62,7 @@ class LivenessProbe:
             response = await self._connection.send_request(
                 PROBE_HEAD % self._target.header_lines, b"", NO_TIMEOUT_S
             )
-            # The node never responds while it is well.
+            # A healthy node never responds.
             response.close()
         except TransportError:
             pass

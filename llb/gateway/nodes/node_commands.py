@@ -22,11 +22,11 @@ from llb.gateway.nodes.node_connections import NodeConnections
 from llb.node.agent import LOAD_TIMEOUT_S, NodeAgent
 from llb.wire import LoadOptions, ReplicaState
 
-# An engine unloads when its running requests have ended.
+# Time for running requests, after which an engine unloads.
 UNLOAD_TIMEOUT_S = 60.0
 # The body of an error follows its head at once.
 MAX_ERROR_BODY_BYTES, ERROR_BODY_TIMEOUT_S = 64 * 1024, 5.0
-# Before the same node gets another command to preload the same model: after a success, after a failure.
+# Cooldowns before the same preload command is sent again: after a success, after a failure.
 PRELOAD_COOLDOWN_S, FAILED_PRELOAD_COOLDOWN_S = 5.0, 60.0
 
 log = logging.getLogger(__name__)

@@ -55,7 +55,7 @@ class BegunNodeRequest:
         self._node_id = node_id
         self._route = route
         self._begun = begun
-        # The probe counts it.
+        # Whether the probe counts this request.
         self._is_waiting = True
 
     @property
@@ -107,7 +107,7 @@ class NodeConnections:
     def __init__(
         self, http_client: HttpClient, credential_of: Callable[[str], str | None], *, tls_only: bool = False
     ) -> None:
-        """With `tls_only` a node without TLS is reached over the tunnels that it dials, which have it."""
+        """With `tls_only` a node without TLS is reached only over its own tunnels, which use TLS."""
         self._tls_only = tls_only
         self._http_client = http_client
         self._credential_of = credential_of
@@ -194,7 +194,7 @@ class NodeConnections:
         return BegunNodeRequest(self, node_id, route, begun)
 
     def note_failure(self, node_id: str, route: NodeRoute, error: TransportError) -> None:
-        """Have a route verified before its next use, where `error` may be a failure of the host."""
+        """Verify a route before its next use if `error` may be a failure of the host."""
         if not _may_be_only_slow(error, route):
             self._mark_failed(node_id, route, f"a request failed ({error})")
 

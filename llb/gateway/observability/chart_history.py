@@ -27,7 +27,8 @@ SAMPLE_INTERVAL_S = 5.0
 RECENT_SAMPLES = 180
 RECENT_S = RECENT_SAMPLES * SAMPLE_INTERVAL_S
 DAY_S = 86_400.0
-# That are sampled at a time. Endpoints have thousands, and a client may ask each of them once.
+# Maximum number of models that are sampled. Endpoints have thousands, and a client may call each of them
+# once.
 MAX_MODELS = 64
 _Key = tuple[str, str]
 _NO_TRAFFIC = TrafficTotals(0, 0)
@@ -63,7 +64,7 @@ class ChartHistory:
         self._tasks = TaskSupervisor("charts")
 
     async def start(self) -> None:
-        """Load the last day, of whose last minutes the samples are alike, and begin to sample."""
+        """Load the points of the last day, fill in the samples of the last minutes, and begin to sample."""
         now = self._clock()
         for row in await chart_points.list_since(self._db, now - DAY_S):
             key = (row.kind, row.subject)
@@ -188,11 +189,11 @@ class ChartHistory:
         except sqlite3.Error as error:
             if (trouble := describe_sqlite_error(error)) is None:
                 raise
-            # A minute of a chart is not worth more than a line.
+            # A missing minute in a chart is worth one line of the log, not a retry.
             log.warning("figures for charts could not be stored: %s", trouble)
 
     def _forget_old(self) -> None:
-        """Drop what has had no figures for long: a node that was removed, a model that nobody uses."""
+        """Drop series without recent figures: removed nodes, unused models."""
         now = self._clock()
         for found, age_s in ((self._recent, RECENT_S), (self._day, DAY_S)):
             for key in [key for key, points in found.items() if not points or points[-1].at < now - age_s]:
@@ -217,7 +218,7 @@ def samples_like(minute: ChartPoint) -> Iterator[ChartPoint]:
 
 
 def mean_point(points: list[ChartPoint]) -> ChartPoint:
-    """One point for several: sums of requests, peaks of what waits and runs, means of the rest."""
+    """Merge several points: sums of requests, peaks of waiting and running requests, means of the rest."""
 
     def mean(values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]

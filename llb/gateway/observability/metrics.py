@@ -42,8 +42,8 @@ TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 
 LOAD_BUCKETS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
-# Of endpoints, that have series of their own: a model takes some 40 lines of `/metrics`, and endpoints have
-# thousands. The models after these are one, of this name.
+# Maximum number of endpoint models with their own series: a model takes about 40 lines of `/metrics`, and
+# endpoints have thousands. All further models share this name.
 MAX_ENDPOINT_MODELS = 100
 OTHER_MODELS = "other"
 
@@ -236,7 +236,7 @@ class Metrics:
             self._nodes.load_duration.series(*labels).observe(duration_s)
 
     def record_replica(self, node_id: str, report: ReplicaReport) -> None:
-        """Count what a report of a replica adds to the previous one; the first report is the baseline."""
+        """Count the progress of a replica since its previous report; the first report is the baseline."""
         key = (node_id, report.model_id)
         previous = self._last_reports.get(key)
         if report.state is ReplicaState.GONE:
@@ -286,7 +286,7 @@ class Metrics:
             observed.overhead.append(waited_s if waited_s > 0 else 0.0)
 
     def _observe(self, observed: _Observations, error_code: str) -> None:
-        """Count what was observed; a series without any value does not begin to exist."""
+        """Count the observed values, without creating a series that has none."""
         series = self._requests
         labels = (observed.operation, observed.model)
         series.duration.series(*labels, error_code).observe_all(observed.duration)

@@ -43,7 +43,7 @@ HOURLY_RETENTION_S, DAILY_RETENTION_S = 35 * 86_400, 400 * 86_400
 PRUNE_INTERVAL_S = 60.0
 # The pause lets other writers in between.
 PRUNE_BATCH_SIZE, PRUNE_PAUSE_S = 500, 0.02
-# A person waits for it.
+# Short, because a person is waiting.
 CLEAR_BATCH_SIZE = 5000
 
 MAX_MODEL_NAME_CHARS = 200
@@ -66,7 +66,7 @@ class RequestRecord(Struct):
     model_id: str | None = None
     stream: bool = False
     queued_s: float = 0.0
-    # One of them, once a slot is reserved.
+    # One of the two, once a slot is reserved.
     node_id: str | None = None
     endpoint_id: str | None = None
     # wait for the model to load; on another host the load is part of the response time
@@ -193,7 +193,7 @@ class RequestLog:
         self._closing.set()
         self._has_pending.set()
         if self._writer is not None:
-            # Not cancelled: the outcome of an interrupted commit would be unknown.
+            # The writer is not cancelled, because the outcome of an interrupted commit would be unknown.
             await asyncio.wait({self._writer})
         if self._pending:
             log.warning(
@@ -270,7 +270,7 @@ class RequestLog:
 
     async def _flush(self) -> None:
         async with self._write_lock:
-            if not self._closing.is_set():  # else the writer, which must end, would wait for ever
+            if not self._closing.is_set():  # Otherwise the writer, which must end, would wait for ever.
                 self._has_pending.clear()
             records = list(self._pending)
             self._pending.clear()
@@ -349,7 +349,7 @@ class RequestLog:
     async def _prune_to_shares(self, max_rows: int, *, with_text: bool) -> None:
         """Delete what is above the limit, of the owners that have more than their share of it.
 
-        Who makes many requests, or many that fail, displaces only their own.
+        An owner with many requests, or many failures, displaces only their own.
         """
         reports = self._db.reports
         if await request_history.count_requests(reports, with_text=with_text) <= max_rows:
@@ -363,7 +363,7 @@ class RequestLog:
                 )
 
     async def clear(self) -> None:
-        """Delete all requests of now, to the end also if the caller is cancelled; the totals stay."""
+        """Delete all present requests, completely even if the caller is cancelled; the totals stay."""
         await self.flush()
         newest_id = await request_history.find_newest_id(self._db.reports)
         delete_batch = partial(request_history.prune, before_id=newest_id + 1)

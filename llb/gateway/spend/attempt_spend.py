@@ -25,7 +25,7 @@ from llb.policy.spend.price import (
 )
 from llb.wire import ModelRates
 
-# Prices of administrators that are kept as they are reckoned with.
+# Maximum number of administrators' prices in the cache.
 MAX_OWN_PRICES = 4096
 
 
@@ -146,7 +146,7 @@ class AttemptSpend:
         self.settle(estimated)
 
     def settle_unknown(self) -> None:
-        """Book what was reserved: the provider has the request, and what it bills is not known."""
+        """Book the reserved amount: the provider has the request, and its bill is unknown."""
         self._end(None)
 
     def release(self) -> None:

@@ -45,8 +45,8 @@ _HOUR_CACHE = re.compile(rb'"ttl"\s*:\s*"1h"')
 # One of these is in each of the above. Searching for them is far cheaper than for the patterns.
 _STORED_MARKERS = (b'"file_', b'"previous_response_id"', b'"conversation"', b'"cached_content"')
 _DOCUMENT_MARKERS = (b'"file_data"', b"video", b'"application/pdf"', b'"document"')
-# Fields with which a provider bills other prices, or after the connection has ended, and the values of each
-# that change nothing.
+# Fields that change the price, or let the provider bill after the connection has ended; with the values of
+# each that have no such effect.
 _USUAL_VALUES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "inference_geo": (None, "global"),
@@ -56,7 +56,7 @@ _USUAL_VALUES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "search_parameters": (None,),
         "enable_search": (None, False),
         "plugins": (None, []),
-        # What a server that the provider calls answers is part of the prompt.
+        # Answers of servers that the provider calls become part of the prompt.
         "mcp_servers": (None, []),
         "container": (None,),
         # Rejected tokens are billed beyond the limit.
@@ -130,7 +130,7 @@ def read_billed_request(
     text_bytes = len(body) - image_bytes
     # A token of text has at least one byte.
     prompt_tokens = text_bytes + image_tokens
-    if _has_untold_text(path, fields, body):
+    if _has_hidden_text(path, fields, body):
         prompt_tokens += STORED_PROMPT_TOKENS
     return BilledRequest(
         prompt_tokens if context_length is None else min(prompt_tokens, context_length * prompts),
@@ -182,8 +182,8 @@ def _read_content(fields: dict[str, Raw], body: bytes) -> BilledContent:
     )
 
 
-def _has_untold_text(path: str, fields: dict[str, Raw], body: bytes) -> bool:
-    """Whether a part of the prompt is not in the body, or its bytes do not show how long it is."""
+def _has_hidden_text(path: str, fields: dict[str, Raw], body: bytes) -> bool:
+    """Whether the body lacks a part of the prompt, or its bytes do not show its length."""
     if path == dialects.RESPONSES and bytes(fields.get("prompt", b"null")) != b"null":
         return True
     if any(marker in body for marker in _STORED_MARKERS) and _STORED_TEXT.search(body) is not None:
@@ -192,7 +192,7 @@ def _has_untold_text(path: str, fields: dict[str, Raw], body: bytes) -> bool:
 
 
 def _count_images(fields: dict[str, Raw]) -> tuple[int, int]:
-    """Return how many images the turns have, and their bytes. What only looks like one is text."""
+    """Return the number of images in the turns, and their bytes. Text that looks like an image is not one."""
     sizes = [size for name in ("messages", "input") for size in _image_sizes(_decode(fields.get(name)))]
     return len(sizes), sum(sizes)
 
@@ -216,7 +216,7 @@ def _image_bytes(part: dict[str, Any]) -> int:
 
 
 def _read_number(raw: Raw) -> int:
-    """Return a number, rounded up; -1 for what is none."""
+    """Return a number, rounded up; -1 for any other value."""
     value = _decode(raw)
     try:
         return -int(-float(value) // 1)

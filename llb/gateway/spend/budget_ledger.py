@@ -1,8 +1,8 @@
 """Budget ledger: what keys and providers have spent and reserved, against their budgets.
 
-A request reserves its worst case before it is sent and is settled at its cost after. Both are one step of
-the event loop, so that requests at the same time cannot pass a budget together. The ledger is asked at the
-target that bills, whatever the client asked for: a target that is free is never refused.
+A request reserves its worst case before it is sent and is settled at its cost after. Both are one step of the
+event loop, so that requests at the same time cannot pass a budget together. The check is made for the target
+that bills, not for the requested model: a free target is never refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WRITE_DELAY_S = 0.2
 RETRY_DELAY_S = 5.0
 # The longest month, twice.
 RETENTION_S = 62 * DAY_S
-# Sums of cents in binary floating point.
+# Tolerance for sums of cents in binary floating point.
 _EPSILON_USD = 1e-9
 
 
@@ -132,7 +132,7 @@ class BudgetLedger:
         self._set_budgets(sorted(budgets, key=lambda budget: (budget.scope, budget.id, budget.period)))
 
     async def refresh(self) -> None:
-        """Read the budgets again: those of a key go with it."""
+        """Read the budgets again: the budgets of a key are deleted with it."""
         self._set_budgets(await budgets_table.list_budgets(self._db))
 
     def _set_budgets(self, budgets: list[NewBudget]) -> None:
@@ -160,7 +160,7 @@ class BudgetLedger:
         return SpendReservation(self, accounts, usd)
 
     def has_budget(self, accounts: Sequence[Account]) -> bool:
-        """Whether a budget applies, to what these accounts pay."""
+        """Whether a budget applies to any of these accounts."""
         return any(self._applying(accounts))
 
     def book(self, accounts: Iterable[Account], reserved_usd: float, cost_usd: float) -> None:

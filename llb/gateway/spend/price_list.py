@@ -19,10 +19,10 @@ from llb.policy.endpoints.dialects import CLOUD_KINDS
 from llb.policy.spend.price import FREE, MediaRates, ModelPrice, Rate
 
 FILE_NAME = "prices.json"
-# Suffix of model names at OpenRouter: each request searches, whatever its body says.
+# Suffix of model names at OpenRouter with which each request also searches the web.
 _SEARCHING_SUFFIX = ":online"
 MAX_KNOWN_PRICES = 4096
-# Kinds that tell nothing about who runs the endpoint.
+# Kinds that do not identify the provider.
 _ANYBODY = "openai-compatible"
 NO_FURTHER_RATES: Mapping[str, Any] = MappingProxyType({})
 

@@ -31,10 +31,10 @@ Dispatch = Callable[[InferenceCall], Awaitable[RelayResult]]
 async def dispatch_with_spill(
     book: SpillBook, readiness: ModelReadiness, call: InferenceCall, dispatch: Dispatch
 ) -> RelayResult:
-    """Have `call` answered by its model, else by the targets of the rules of the model, in their order.
+    """Answer `call` with its model, or else with the targets of the model's rules, in their order.
 
     `dispatch` raises while the client has received nothing. Raises the error of the model itself if no target
-    can answer; a request that has waited only for as long as a rule says then waits on.
+    can answer; if only the wait set by a rule has passed, the request then waits for its own model.
     """
     rules = book.rules_of(call.model.id)
     if not rules:
@@ -61,10 +61,10 @@ async def dispatch_with_spill(
         return result
     call.record.model_id = call.model.id
     if wait_s is not None and isinstance(first, errors.QueueTimeout):
-        # The rules have shortened the wait for nothing.
+        # The rules have shortened the wait, but no target could answer.
         return await dispatch(call)
     if trigger == "unavailable":
-        # Why the model itself cannot answer.
+        # Error of the model itself.
         readiness.require_ready(call.model)
     raise first
 
@@ -72,7 +72,7 @@ async def dispatch_with_spill(
 async def _spilled_call(
     readiness: ModelReadiness, call: InferenceCall, rule: SpillRule
 ) -> tuple[InferenceCall, tuple[str, ...]]:
-    """Return `call` for the target of a rule, and what the client does not get from it.
+    """Return `call` for the target of a rule, and the fields that the target ignores.
 
     Raises `LlbError` if the target cannot answer it.
     """
@@ -100,7 +100,7 @@ async def _spilled_call(
 def _normalize_for_engine(
     call: InferenceCall, support: TemplateSupport | None
 ) -> tuple[InferenceCall, tuple[str, ...]]:
-    """Return a call that was meant for a server elsewhere as an engine reads it, and what is ignored.
+    """Return a call that was prepared for an endpoint as an engine reads it, and the ignored fields.
 
     Raises `InvalidRequest`.
     """

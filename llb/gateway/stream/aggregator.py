@@ -27,7 +27,7 @@ class StreamAggregator(ABC):
     """Aggregator of one answer. `feed` takes the bytes of the stream in pieces of any size."""
 
     def __init__(self) -> None:
-        # The first token has come.
+        # Whether the first token has arrived.
         self.has_started = False
         self.is_complete = False
         self._lines = DataLineReader()
@@ -42,7 +42,7 @@ class StreamAggregator(ABC):
 
     @property
     def lacks_start_event(self) -> bool:
-        """Whether the start event is missing; it can still be fed."""
+        """Whether the start event is missing and can still be fed."""
         return False
 
     @abstractmethod
@@ -54,7 +54,7 @@ class StreamAggregator(ABC):
 
 
 class _StreamError(Struct):
-    """Error event: OpenAI's dialect has it in a field, the others may not."""
+    """Error event: in OpenAI's dialect the error is in a field, in others it may be the whole event."""
 
     error: Raw = _ABSENT
     code: int | str | None = None
@@ -286,7 +286,7 @@ class ResponsesAggregator(StreamAggregator):
 
     def document(self) -> bytes:
         document = self._document
-        # The document of a stream lacks this field; both are the same moment.
+        # The document at the end of a stream lacks `completed_at`, which equals `created_at` here.
         document["completed_at"] = document.get("created_at", _NULL)
         return _encode(document)
 

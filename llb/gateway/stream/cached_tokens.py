@@ -1,7 +1,7 @@
-"""Cached tokens of an answer, told only as far as the caller's own prompts explain them.
+"""Cached tokens of an answer, reported only as far as the caller's own prompts explain them.
 
-The engine's cache serves everybody, so the number of cached tokens says how far a prompt begins like another
-caller's.
+The cache of an engine serves all callers, so the number of cached tokens reveals how far a prompt begins like
+another caller's.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from llb.gateway.stream.usage_parser import MAX_TOKENS
 from llb.wire.decoding import DECODE_ERRORS
 
 # Templates render the end of a prompt differently once the conversation goes on, and some models can resume
-# only at checkpoints. What is missing of the caller's own prompt may be as much as this.
+# only at checkpoints. So this much of the caller's own prompt may be missing.
 TOLERATED_TOKENS, TOLERATED_SHARE = 16, 8
 
-# These cannot occur inside a JSON string, whose quotes are escaped.
+# None of these can occur inside a JSON string, whose quotes are escaped.
 _MARKERS = (b'"cache_n":', b'"cached_tokens":', b'"cache_read_input_tokens":', b'"prompt_progress":')
 _CACHED_TOKENS = re.compile(rb'("cached_tokens":\s*)(\d+)')
 _ANTHROPIC_USAGE = re.compile(rb'\{[^{}]*"cache_read_input_tokens":[^{}]*(?:\{[^{}]*\}[^{}]*)*\}')
@@ -32,9 +32,9 @@ _MAX_DIGITS = len(str(MAX_TOKENS))
 
 
 def told_tokens(cached_tokens: int, own_tokens: int) -> int:
-    """Return how many of `cached_tokens` to tell a caller whose own prompts explain `own_tokens`.
+    """Return how many of `cached_tokens` to report to a caller whose own prompts explain `own_tokens`.
 
-    All that is explained, or nothing: a number in between would tell how far a guess was right.
+    All or nothing: a number in between would reveal how far a guess was right.
     """
     if cached_tokens < own_tokens - own_tokens // TOLERATED_SHARE - TOLERATED_TOKENS:
         return 0
@@ -42,10 +42,10 @@ def told_tokens(cached_tokens: int, own_tokens: int) -> int:
 
 
 def limit_cached_tokens(data: bytes, own_tokens: int) -> bytes:
-    """Return whole events or a document with `told_tokens` in place of cached tokens, in every dialect.
+    """Return whole events or a document, of any dialect, with `told_tokens` in place of cached tokens.
 
-    The tokens of the prompt stay the same: what is not told as cached counts as computed. Counts that no
-    answer has are not told at all.
+    The tokens of the prompt stay the same: unreported cached tokens count as computed. Implausible counts are
+    removed.
     """
     if not any(marker in data for marker in _MARKERS):
         return data
@@ -82,7 +82,7 @@ class LimitedSink:
             await self.flush()
 
     def limit(self, data: bytes) -> bytes:
-        """Return whole events, or a whole document, with what may be told."""
+        """Return whole events, or a whole document, with limited counts."""
         return limit_cached_tokens(data, self._own_tokens)
 
     def open_pipe(self) -> ClientPipe | None:
@@ -92,7 +92,7 @@ class LimitedSink:
         return translate_pipe(self._sink, self.limit)
 
     async def flush(self) -> None:
-        """Write what was held; idempotent."""
+        """Write the document that was held; idempotent."""
         if self._held:
             document, self._held = b"".join(self._held), []
             await self._sink.write(self.limit(document), last=True)
@@ -124,7 +124,7 @@ def _limit_timings(timings: dict[str, Any], own_tokens: int) -> None:
 
 
 def _limit_progress(progress: dict[str, Any], own_tokens: int) -> None:
-    """Spread the progress over the whole prompt, as if what is not told were being computed."""
+    """Spread the progress over the whole prompt, as if the unreported tokens were being computed."""
     cached, total = _count_of(progress, "cache", 0), _count_of(progress, "total", 0)
     told = told_tokens(cached, own_tokens)
     if told == cached:
@@ -135,12 +135,12 @@ def _limit_progress(progress: dict[str, Any], own_tokens: int) -> None:
 
 
 def _read_count(digits: bytes) -> int:
-    """Return a count of tokens, 0 for one that no answer has."""
+    """Return a count of tokens, 0 for an implausible one."""
     return 0 if len(digits) > _MAX_DIGITS else int(digits)
 
 
 def _count_of(fields: dict[str, Any], name: str, default: int) -> int:
-    """Return a count of tokens, or `default` if it is missing. Raises ValueError for what is none."""
+    """Return a count of tokens, or `default` if it is missing. Raises ValueError for any other value."""
     count = fields.get(name, default)
     if not isinstance(count, (int, float)) or not 0 <= count <= MAX_TOKENS:
         raise ValueError(f"{name} is not a count of tokens")

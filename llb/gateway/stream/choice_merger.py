@@ -1,6 +1,6 @@
-"""Choices of one answer, each of which an engine has generated as an answer of its own.
+"""Choice merger: one answer from several choices, each generated as a separate answer.
 
-llama-server could generate several choices itself, in slots that admission would not know of.
+llama-server could generate several choices itself, but in slots unknown to admission.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ChoiceMerger:
         self._best = best
         self._keeps_logprobs = keeps_logprobs
         self._has_head = False
-        # The client has received more than comments.
+        # Whether the client has received more than comments.
         self.has_events = False
         # Writes of several choices must not mix.
         self._write_lock = asyncio.Lock()
@@ -100,7 +100,7 @@ class ChoiceMerger:
         self._usages[index] = document.get("usage") or {}
 
     async def finish_stream(self) -> None:
-        """Write the counts, if the client has asked for them, and the end."""
+        """Write the counts if the client asked for them, and the end of the stream."""
         events = b""
         if self._usage_chunk is not None:
             events = format_event(msgspec.json.encode({**self._usage_chunk, "usage": self.merged_usage()}))

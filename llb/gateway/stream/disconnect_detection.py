@@ -1,8 +1,8 @@
 """Disconnect detection: requests are sent so that the engine soon notices a client that left.
 
-llama-server checks for a client that left a document only after a second in which no request had a result:
-beside another request's stream it computes the rest for nobody. A stream stops at the next token, and a
-stream that reports the progress of its prompt at the next batch of the prompt.
+For a document, llama-server checks for a client that left only after a second without a result of any
+request. Beside another request's stream it would compute the rest in vain. A stream stops at the next token,
+and a stream that reports the progress of its prompt at the next batch of the prompt.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.stream.start_event import StartEvent
 from llb.policy.routing import RequestEstimate
 
-# A document that may take longer than this is requested as a stream: llama-server notices a client that left
-# a document only after a second, a client that left a stream at the next token.
+# A document that may take longer than this is requested as a stream, so that llama-server notices a client
+# that left at the next token.
 AGGREGATE_ABOVE_S = 0.5
 
 # Cannot occur inside a JSON string, whose quotes are escaped.
 _PROGRESS_FIELD = b'"prompt_progress":'
 _PROGRESS_PATTERN = re.compile(rb',"prompt_progress":\{[^{}]*\}')
-# Responses: these events precede the first token. Without progress they would come together with it.
+# Responses: these events precede the first token. Without progress they would arrive together with it.
 _CREATED_EVENT = b"event: response.created\n"
 _IN_PROGRESS_EVENT = b"event: response.in_progress\n"
 
@@ -34,10 +34,7 @@ _PROGRESS_REQUEST_FIELD = b',"return_progress":true}'
 def needs_progress(
     call: InferenceCall, estimate: RequestEstimate, performance: PerformanceModel, node_id: str
 ) -> bool:
-    """Return whether the engine must notice at once that the client left.
-
-    For a short answer it makes no difference.
-    """
+    """Return whether to ask the engine for progress, which makes no difference for a short answer."""
     if not call.operation.generates_text:
         return False
     if call.stream:

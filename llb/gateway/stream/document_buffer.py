@@ -1,4 +1,4 @@
-"""Buffer of one document that is needed as a whole, bounded and joined once."""
+"""Document buffer: pieces of one bounded document, joined once."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class BodySink(Protocol):
 
 
 class ClientPipe(Protocol):
-    """Way of whole events to a client that has begun to receive a stream, without a coroutine for each."""
+    """Pipe of whole events to a client, without a coroutine for each; only once a stream has begun."""
 
     def write_chunk(self, events: bytes) -> bool:
         """Write at once; False if the client must catch up before the next write."""
@@ -35,7 +35,7 @@ class ClientPipe(Protocol):
     def write_frame(self, events: bytes, frame: bytes, is_single: bool) -> bool:
         """Like `write_chunk`, with events that are one chunk with its frame, too.
 
-        `is_single`: it is one event of one line.
+        `is_single`: the events are one event of one line.
         """
         ...
 
@@ -45,13 +45,13 @@ class ClientPipe(Protocol):
 
 
 def open_pipe(sink: object) -> ClientPipe | None:
-    """Return a pipe in place of `sink`; None where each write has to be awaited."""
+    """Return a pipe that replaces `sink`; None if each write has to be awaited."""
     opener: Callable[[], ClientPipe | None] | None = getattr(sink, "open_pipe", None)
     return None if opener is None else opener()
 
 
 class TranslatingPipe:
-    """Pipe that changes the events on their way to another one."""
+    """Pipe that translates events and passes them to another pipe."""
 
     __slots__ = ("_pipe", "_translate")
 
@@ -90,7 +90,7 @@ class SseKeepalive:
     def __init__(
         self, sink: BodySink, interval_s: float = SSE_KEEPALIVE_INTERVAL_S, *, silent_s: float = 0.0
     ) -> None:
-        """`silent_s`: for how long the client has waited already."""
+        """`silent_s` is the time that the client has already waited."""
         self._first_wait_s = max(0.0, interval_s - silent_s)
         self.has_written = False
         self._sink = sink
@@ -115,7 +115,7 @@ class SseKeepalive:
             self._stop.set()
             try:
                 if not isinstance(error, asyncio.CancelledError):
-                    # A comment that is being written is written to its end.
+                    # A comment in progress is written to its end.
                     await self._task
             finally:
                 await self._tasks.close()

@@ -23,15 +23,15 @@ from llb.gateway.stream.usage_parser import Usage, UsageParser
 # A document is held back up to this size, so that one which breaks off can still be fetched from another
 # node.
 MAX_HELD_BYTES = 64 * 1024
-# For the counts that follow the end of an answer whose client has left. The engine sends both together.
+# Wait for the counts that follow the end of an answer whose client has left. The engine sends both together.
 COUNTS_TIMEOUT_S = 0.5
 _INCOMPLETE_MESSAGE = "The engine stopped before its answer was complete"
 
 
 class RelayTimeouts(Struct, frozen=True):
-    """How long an answer may be silent."""
+    """Maximum silences of an answer."""
 
-    # Then the client gets a comment, so that no proxy gives up.
+    # After this time the client gets a comment, so that no proxy gives up.
     keepalive_s: float = SSE_KEEPALIVE_INTERVAL_S
     idle_s: float = 300.0
     # llama-server sends the head of a stream before it reads the prompt, so silence before the first event
@@ -59,7 +59,7 @@ class RelayResult(Struct, frozen=True):
     error: LlbError | None = None
 
     def measure_usage(self, sent_at: float | None) -> Usage:
-        """Return the usage; a stream that does not tell its times has those of its events."""
+        """Return the usage, with times measured from the events if the stream reports none."""
         usage = self.usage
         if usage.decode_ms is not None or not self.stream or self.first_byte_at is None or sent_at is None:
             return usage
@@ -252,7 +252,7 @@ class EventRelay:
         self.usage_parser = UsageParser()
         # None until the client has received the first events.
         self.pipe: ClientPipe | None = None
-        # Failure that a callback has met; the task that continues raises it.
+        # Failure in a callback; the task that continues raises it.
         self.failure: TransportError | LlbError | None = None
         self._response = response
         self._opening_filter = opening_filter
@@ -288,7 +288,7 @@ class EventRelay:
         return self._translator is None
 
     def raise_failure(self) -> None:
-        """Raise what the translator has met after the events that it returned last."""
+        """Raise the failure that the translator found after the events that it returned last."""
         if self._translator is not None:
             self._translator.raise_failure()
 
@@ -299,7 +299,7 @@ class EventRelay:
         return rest if self._translator is None else rest + self._translator.finish()
 
     def open_pipe(self, sink: object) -> bool:
-        """Whether callbacks can pass on the rest; nothing but `pass_on` writes then."""
+        """Open a pipe for the rest; returns whether there is one. After that only `pass_on` may write."""
         self.pipe = open_pipe(sink)
         return self.pipe is not None
 

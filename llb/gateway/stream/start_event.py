@@ -1,4 +1,4 @@
-"""Start event of a stream, added where llama-server leaves it out.
+"""Start event of a stream, added if llama-server omits it.
 
 It does so if the first token is no whole character (an emoji, a kanji). Anthropic's clients fail without
 `message_start`, the only event that counts the prompt; some of OpenAI's clients need the role.
@@ -33,9 +33,7 @@ class StartEvent(Protocol):
     """Start of the streams of one dialect."""
 
     async def missing_prefix(self, events: bytes) -> bytes:
-        """Return what is missing before the first events of a stream, usually nothing; raises
-        `TransportError`.
-        """
+        """Return the missing start event, usually empty; raises `TransportError`."""
         ...
 
 

@@ -15,7 +15,7 @@ from llb.wire.decoding import DECODE_ERRORS
 
 # Enough for the last events of a stream, and for the whole of most answers that are not streamed.
 TAIL_BYTES = 64 * 1024
-# What is dropped from the tail at once: moving the rest costs as much as many chunks.
+# Bytes that are dropped from the tail at a time, because moving the rest costs as much as many chunks.
 DROPPED_BYTES = 16 * 1024
 MAX_KEPT_BYTES = TAIL_BYTES + DROPPED_BYTES
 HEAD_BYTES = 4 * 1024
@@ -29,7 +29,7 @@ _END_PATTERN = re.compile(
 )
 
 
-# More than any answer has: a program that says so is wrong, or lies.
+# Implausible for any answer: a program that reports more is wrong.
 MAX_TOKENS, MAX_COST_USD = 1 << 40, 1e6
 
 
@@ -46,7 +46,7 @@ class MediaUsage(Struct, frozen=True, gc=False):
     reasoning_tokens: int | None = None
 
     def filled_from(self, other: MediaUsage) -> MediaUsage:
-        """Return what is known here, and else in `other`."""
+        """Return these counts, with missing ones from `other`."""
         if other == NO_MEDIA:
             return self
         names = self.__struct_fields__
@@ -68,7 +68,7 @@ class Usage(Struct, frozen=True, gc=False):
     cache_write_tokens: int | None = None
     # The costs that the provider itself reports.
     cost_usd: float | None = None
-    # Reported by providers only, whose answers are never added up.
+    # Reported by providers only; answers of providers are never summed.
     media: MediaUsage = NO_MEDIA
 
     def plus(self, other: Usage) -> Usage:
@@ -86,8 +86,8 @@ _SUMMED = tuple(name for name in Usage.__struct_fields__ if name != "media")
 
 def has_answer_end(events: bytes) -> bool:
     """Return whether whole `events` of a stream include the end of a complete answer."""
-    # One of these is in every end. Cheaper than the pattern, for events in the middle of an answer; and
-    # written out, because a loop would take a third longer.
+    # One of these is in every end. For events in the middle of an answer this is cheaper than the pattern.
+    # Written out, because a loop would take a third longer.
     may_have_end = (
         b'_reason":"' in events
         or b'_reason": "' in events
@@ -106,11 +106,11 @@ class UsageParser:
     def __init__(self) -> None:
         # The client has received what was fed; the caller sets it.
         self.is_delivered = False
-        # The end of the stream was in bytes that are no longer in the tail.
+        # Whether the end of the stream was in bytes that have left the tail.
         self._had_end = False
-        # First bytes, once they are no longer in the tail.
+        # First bytes, once they have left the tail.
         self._head: bytes | None = None
-        # What was missing before them.
+        # Start event that was added before them.
         self._start = b""
         self._dropped_bytes = 0
         # A list: an empty deque takes 0.7 kB.
@@ -397,7 +397,7 @@ def _read_usual(document: bytes) -> Usage | None:
 
 
 def plausible_count(count: int | None) -> int | None:
-    """Return a count of tokens, None for one that no answer has."""
+    """Return a count of tokens, None for an implausible one."""
     return count if count is None or 0 <= count <= MAX_TOKENS else None
 
 

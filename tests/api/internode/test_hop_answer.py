@@ -21,7 +21,7 @@ from llb.api.internode.node_api import node_api_blueprint
 from llb.api.internode.proxy import InFlightCounter
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.error_handler import install_error_handler
-from llb.app import _create_sanic, _install_guard
+from llb.app import _create_sanic, _install_auth
 from llb.config import make_config
 from llb.engine.lease import Lease
 from llb.engine.spec import WorkerReady
@@ -134,7 +134,7 @@ async def served_node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
         served = Node(engine, InFlightCounter(), app.ctx.connections.limiter)
         agent = SimpleNamespace(lease_loaded=served.lease_loaded, acquire_lease=served.acquire_lease)
         guard = AuthMiddleware(config, BalancerAuthenticator(lambda: served.credential), local_token="local")
-        _install_guard(app, guard, install_error_handler(app), "")
+        _install_auth(app, guard, install_error_handler(app), "")
         app.blueprint(node_api_blueprint(cast(NodeAgent, agent), http_client, served.in_flight, lambda: None))
         with socket.create_server(("127.0.0.1", 0)) as sock:
             sock.setblocking(False)
