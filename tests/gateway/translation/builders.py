@@ -12,6 +12,7 @@ TOOL = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
 }
+MESSAGES_TOOL = {"name": "weather", "input_schema": {"type": "object", "properties": {}}}
 USER = {"role": "user", "content": "hi"}
 
 
