@@ -9,19 +9,15 @@ import pytest
 
 from llb.errors import InvalidRequest
 from llb.gateway.normalization.request import normalize_request
-
-CHAT, COMPLETION, RESPONSES, ANTHROPIC, EMBEDDINGS = (
-    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings",
-)  # fmt: skip
-DIALECTS = (CHAT, COMPLETION, RESPONSES, ANTHROPIC)
-
-
-def normalize(path: str, fields: dict[str, Any] | bytes) -> dict[str, Any]:
-    """Return the fields that the engine gets."""
-    encoded = fields if isinstance(fields, bytes) else msgspec.json.encode(fields)
-    body = normalize_request(path, msgspec.json.decode(encoded, type=dict[str, msgspec.Raw])).body
-    found: dict[str, Any] = msgspec.json.decode(encoded if body is None else body)
-    return found
+from tests.gateway.normalization.normalizing import (
+    ANTHROPIC,
+    CHAT,
+    COMPLETION,
+    DIALECTS,
+    EMBEDDINGS,
+    RESPONSES,
+    normalize,
+)
 
 
 @pytest.mark.parametrize("path", [*DIALECTS, EMBEDDINGS])

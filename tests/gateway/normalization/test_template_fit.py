@@ -10,8 +10,7 @@ import pytest
 from llb.gateway.normalization import chat_messages, template_fit
 from llb.gateway.normalization.template_fit import fit_messages
 from llb.wire import TemplateSupport
-from tests.gateway.normalization.test_scalars import ANTHROPIC, CHAT, RESPONSES
-from tests.gateway.normalization.test_tools import sent
+from tests.gateway.normalization.normalizing import ANTHROPIC, CHAT, RESPONSES, sent
 
 FRONT = TemplateSupport(several_system=False, late_system=False)
 ONE = TemplateSupport(several_system=False)
@@ -104,30 +103,6 @@ def test_no_system_text_is_added_where_none_is_given(support: TemplateSupport | 
     """Engines elsewhere refuse an empty one."""
     assert "system" not in sent(ANTHROPIC, {"messages": [USER]}, support)
     assert "instructions" not in sent(RESPONSES, {"input": [USER]}, support)
-
-
-def test_calls_of_earlier_turns_are_text_for_a_template_without_tools() -> None:
-    call = {"id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}
-    result = {"role": "tool", "tool_call_id": "c", "content": "r"}
-    text, answer = 'Tool call: {"name":"f","arguments":{"a":1}}', "Result of f:\nr"
-    assert chat(NO_TOOLS, USER, {"role": "assistant", "content": "x", "tool_calls": [call]}, result) == [
-        ("user", "u"), ("assistant", f"x\n\n{text}"), ("user", answer)
-    ]  # fmt: skip
-    items = [
-        {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a":1}'},
-        {"type": "function_call_output", "call_id": "c", "output": "r"},
-    ]
-    found = sent(RESPONSES, {"input": items}, NO_TOOLS)["input"]
-    assert [item["role"] for item in found] == ["assistant", "user"]
-    assert found[0]["content"][0]["text"] == text
-    assert found[1]["content"] == answer
-    use = {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}}
-    tool_result = {"type": "tool_result", "tool_use_id": "c", "content": "r"}
-    messages = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [tool_result]}]
-    found = sent(ANTHROPIC, {"messages": messages}, NO_TOOLS)["messages"]
-    assert [message["content"] for message in found] == [
-        [{"type": "text", "text": text}], [{"type": "text", "text": answer}]
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("role", ["user", "assistant", "tool"])

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from llb.errors import InvalidRequest, ToolsNotSupported
-from llb.gateway.normalization.request import NormalizedBody, normalize_request
-from llb.gateway.normalization.tool_calls import CallIds
 from llb.wire import TemplateSupport
-from tests.gateway.normalization.test_scalars import ANTHROPIC, CHAT, RESPONSES
+from tests.gateway.normalization.normalizing import ANTHROPIC, CHAT, RESPONSES, run, sent
 
 NO_TOOLS = TemplateSupport(tools=False)
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -20,17 +17,6 @@ ANY = {"type": "object", "properties": {}}
 
 def chat_tool(name: str, **fields: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, **fields}}
-
-
-def run(path: str, fields: dict[str, Any], support: TemplateSupport | None = None) -> NormalizedBody:
-    raw = msgspec.json.decode(msgspec.json.encode(fields), type=dict[str, msgspec.Raw])
-    return normalize_request(path, raw, support)
-
-
-def sent(path: str, fields: dict[str, Any], support: TemplateSupport | None = None) -> dict[str, Any]:
-    body = run(path, fields, support).body
-    found: dict[str, Any] = fields if body is None else msgspec.json.decode(body)
-    return found
 
 
 def names(path: str, fields: dict[str, Any]) -> list[str]:
@@ -180,32 +166,3 @@ def test_one_call_at_a_time_is_not_known_to_the_engine_in_this_dialect() -> None
     choice = {"type": "any", "disable_parallel_tool_use": True}
     normalized = run(ANTHROPIC, {"tools": TOOLS[ANTHROPIC], "tool_choice": choice})
     assert normalized.ignored == ("tool_choice.disable_parallel_tool_use",)
-
-
-def test_results_of_many_calls_are_found_without_a_search() -> None:
-    compared = 0
-
-    class CountedName(str):
-        __slots__ = ()
-
-        def __eq__(self, other: object) -> bool:
-            nonlocal compared
-            compared += 1
-            return str.__eq__(self, other)
-
-        __hash__ = str.__hash__
-
-    ids, count = CallIds(), 500
-    begun = [ids.begin(None, CountedName(f"f{number}")) for number in range(count)]
-    ended = [ids.end(None, CountedName(f"f{number}")) for number in reversed(range(count))]
-    assert ended == begun[::-1]
-    assert compared < 10 * count
-
-
-def test_a_result_with_an_id_answers_the_call_only_once() -> None:
-    ids = CallIds()
-    first, second = ids.begin("a", "f"), ids.begin("b", "f")
-    assert ids.end("a") == first
-    assert ids.end(None, "f") == second
-    # No call of this name is left, and no call at all.
-    assert ids.end(None, "f") == "call_2"

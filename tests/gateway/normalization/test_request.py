@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llb.errors import LlbError
 from llb.gateway.normalization.request import normalize_request
 from llb.wire import TemplateSupport
-from tests.gateway.normalization.test_scalars import ANTHROPIC, CHAT, COMPLETION, RESPONSES
+from tests.gateway.normalization.normalizing import ANTHROPIC, CHAT, COMPLETION, RESPONSES
 
 FIELDS = (
     "messages", "input", "system", "instructions", "tools", "tool_choice", "functions", "function_call",
