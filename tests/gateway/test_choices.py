@@ -21,7 +21,7 @@ from llb.gateway.engine_routes import Operation
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.stream.usage_parser import Usage
 from llb.wire import InferenceFields
-from tests.gateway.test_dispatcher import make_call
+from tests.gateway.gateway_fixture import make_call
 
 
 def call_of(path: str, **fields: Any) -> InferenceCall:

@@ -26,7 +26,7 @@ from llb.node.agent import NodeAgent
 from llb.security.permissions import KeyAllowance
 from llb.wire import KeyLimits
 from tests.gateway.fake_engine import SSE_HEAD, Exchange, FakeEngine, ResponseHandler, run_fake_engine
-from tests.gateway.test_dispatcher import DOCUMENT, LOCAL, FakeLease, FakeSink, Gateway, make_call
+from tests.gateway.gateway_fixture import DOCUMENT, LOCAL, FakeLease, FakeSink, Gateway, make_call
 
 DEADLINE_S = 30.0
 TOKEN = b'data: {"choices":[{"delta":{"role":"assistant","content":"Hi"}}]}\n\n'

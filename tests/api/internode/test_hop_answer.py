@@ -34,7 +34,7 @@ from llb.server import Listener
 from tests.api.connection.raw import RawConnection, connect
 from tests.front.test_both_doors import comparable, read_body, request_bytes
 from tests.gateway.fake_engine import SSE_HEAD, Exchange, FakeEngine, run_fake_engine
-from tests.gateway.test_dispatcher import FakeLease
+from tests.gateway.gateway_fixture import FakeLease
 from tests.harness import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

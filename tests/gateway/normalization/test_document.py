@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import pytest
 
@@ -18,16 +16,15 @@ def document(body: bytes) -> RequestDocument:
 def test_an_equal_value_of_the_same_type_is_no_change() -> None:
     fields = document(b'{"top_k":8.0,"stop":["x"]}')
     fields.set("stop", ["x"])
-    assert not fields.is_changed
+    before = fields.is_changed
     fields.set("top_k", 8)
-    assert fields.is_changed
-    assert type(fields.get("top_k")) is int
+    assert (before, fields.is_changed, type(fields.get("top_k"))) == (False, True, int)
 
 
 def test_a_value_of_null_differs_from_an_absent_field() -> None:
     fields = document(b'{"a": null,"b":1}')
     assert ("a" in fields, "c" in fields) == (True, False)
-    assert fields.get("a") is fields.get("c") is None
+    assert (fields.get("a"), fields.get("c")) == (None, None)
     fields.remove_nulls()
     assert [*fields] == ["b"]
     assert fields.is_changed
@@ -58,8 +55,6 @@ def test_each_ignored_name_is_listed_once() -> None:
 
 def test_a_number_that_no_float_holds_is_refused_by_its_name() -> None:
     fields = document(b'{"temperature":1e999}')
-    value: Any = None
     with pytest.raises(InvalidRequest) as refused:
-        value = fields.get("temperature")
-    assert value is None
+        fields.get("temperature")
     assert refused.value.details["param"] == "temperature"

@@ -16,7 +16,7 @@ from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.routing.place_filter import NOTHING_REFUSED, PlaceFilter
 from llb.store.tables.endpoints import EndpointRecord, EndpointSettings, ListedModel
 from llb.wire import EndpointKind, Role, Scope
-from tests.gateway.test_dispatcher import make_call
+from tests.gateway.gateway_fixture import make_call
 
 MODEL = "m"
 

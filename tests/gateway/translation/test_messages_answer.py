@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from anthropic.types import ToolUseBlock
@@ -68,7 +69,7 @@ def test_reasons_of_the_end(stop_reason: str | None, has_calls: bool, expected: 
 
 
 def test_a_document_has_its_content_calls_and_names() -> None:
-    content = [
+    content: list[dict[str, Any]] = [
         {"type": "text", "text": "a"},
         {"type": "a_block_of_later_versions"},
         {"type": "tool_use", "id": "t", "name": "short", "input": {"x": 1}},
@@ -76,8 +77,8 @@ def test_a_document_has_its_content_calls_and_names() -> None:
     answer = chat_of_message(message(content, "tool_use"), names={"short": "a.long.name"})
     [choice] = answer.choices
     assert (choice.message.content, choice.finish_reason) == ("a", "tool_calls")
-    [call] = choice.message.tool_calls or ()
-    assert call.type == "function"
+    calls: Any = choice.message.tool_calls
+    [call] = calls
     assert (call.function.name, call.function.arguments) == ("a.long.name", '{"x":1}')
     # A message has content, be it empty; a call alone has none.
     assert chat_of_message(message([])).choices[0].message.content == ""

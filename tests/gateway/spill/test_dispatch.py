@@ -22,7 +22,7 @@ from llb.gateway.input_batches import MAX_INPUTS
 from llb.gateway.readiness import ModelReadiness
 from llb.security.permissions import Principal, PrincipalKind
 from llb.wire import Capability, InferenceFields, Model, Role, SpillRule
-from tests.gateway.test_dispatcher import (
+from tests.gateway.gateway_fixture import (
     FakeBegunRequest,
     FakeResponse,
     FakeSink,
