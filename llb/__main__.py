@@ -21,8 +21,8 @@ def main(program_file: Path | None = None) -> int:
 
 
 def _serve(config: Config) -> int:
-    # What a start creates stays, so that looking for cycles in it only costs time: a third of the start. The
-    # server enables the collector when it serves.
+    # Objects created at the start live as long as the process, so scanning them for cycles would cost a third
+    # of the start. The server enables the collector when it serves.
     gc.disable()
     _begin_device_query(config)
     # Imported here: importing the server takes longer than other commands take to run.
@@ -32,7 +32,7 @@ def _serve(config: Config) -> int:
 
 
 def _begin_device_query(config: Config) -> None:
-    """Have a child process list the devices of the engine meanwhile, which takes 0.1 s."""
+    """Let a child process list the engine's devices during the imports, because that takes 0.1 s."""
     from llb.engine.builds.overlays import overlay_store
     from llb.hardware import begin_device_query, engine_command, engine_environment, installed_version
 

@@ -110,6 +110,6 @@ def _create_sanic(name: str) -> Sanic[Any, Any]:
     app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 5.0
     app.config.WEBSOCKET_MAX_SIZE = MAX_MESSAGE_BYTES
     app.config.FALLBACK_ERROR_FORMAT = "json"
-    # It would look for packages of Sanic and for the name of the platform, and log into nothing.
+    # Sanic's banner would search for packages and the platform's name, and its output is discarded.
     app.config.MOTD = False
     return app

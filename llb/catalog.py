@@ -180,8 +180,9 @@ def _parse_models(entries: list[Any]) -> tuple[Model, ...]:
 
 
 def _draft_violations(model: Model, by_id: Mapping[str, Model]) -> Iterator[str]:
-    """Yield the rules that `model.draft` and `model.speculation` violate; the files tell whether the
-    vocabularies are the same, and whether there are heads for multi-token prediction.
+    """Yield the rules that `model.draft` and `model.speculation` violate.
+
+    Vocabularies and heads for multi-token prediction are checked when the files are there.
     """
     if model.speculation is not None:
         if model.draft is not None:

@@ -43,8 +43,8 @@ class AuditLog:
     async def recording(self, request: IncomingRequest, action: str, target: str) -> AsyncIterator[None]:
         """Record `action` on `target` before the block, and its result when the block ends.
 
-        The result is "ok", or the code of the error that left the block. What cannot be recorded is not done:
-        the block does not begin then. Raises `sqlite3.Error`.
+        The result is "ok", or the code of the error that left the block. If the action cannot be recorded,
+        the block does not begin. Raises `sqlite3.Error`.
         """
         record_id = await self._add_record(request, action, target, UNFINISHED_RESULT)
         result = "ok"

@@ -1,4 +1,4 @@
-"""Head facts: what handlers read from the headers of a request, found out once for equal heads.
+"""Head facts: what handlers read from the headers of a request, computed once for equal heads.
 
 Also the id of a request, which is the client's if its headers have one.
 """
@@ -34,7 +34,7 @@ class HeadFacts(Struct, frozen=True):
     # Forwarded to the engine.
     trace_headers: TraceHeaders
     dialect_headers: tuple[tuple[bytes, bytes], ...]
-    # The header `Via`, by which two llb that are endpoints of one another see a loop.
+    # The header `Via`, by which two llb that are endpoints of each other detect a loop.
     via: str
     # Name of the conversation.
     session: str | None

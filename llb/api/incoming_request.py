@@ -86,10 +86,10 @@ class IncomingRequest(Protocol):
 
 
 class DirectWriter(ResponseWriter, Protocol):
-    """Response that can be written to without a wait."""
+    """Response that accepts writes without a wait."""
 
     def send_now(self, data: bytes, end_stream: bool) -> None:
-        """Write at once, whatever the pace of the client."""
+        """Write at once, even if the client is slow."""
         ...
 
     def open_pipe(self) -> Any:
@@ -117,10 +117,10 @@ class DirectRequest(IncomingRequest, Protocol):
 
 
 class BegunListener(Protocol):
-    """Owner of an answer that was begun without a task; one of the two is called, once."""
+    """Owner of an answer that was begun without a task. Exactly one of the two methods is called, once."""
 
     def end_directly(self) -> None:
-        """Callbacks have given the client the whole answer."""
+        """The client has the whole answer from callbacks."""
         ...
 
     def take_over(self) -> None:
@@ -132,7 +132,7 @@ class BegunAnswer(Protocol):
     """Answer that was begun without a task: callbacks end it, or a task does with `resume`."""
 
     def start(self, listener: BegunListener) -> bool:
-        """Have callbacks answer; False where `resume` has to."""
+        """Let callbacks answer; False if `resume` has to."""
         ...
 
     def interrupt(self) -> None:
@@ -140,5 +140,5 @@ class BegunAnswer(Protocol):
         ...
 
     async def resume(self) -> None:
-        """Answer from where the answer stands."""
+        """Complete the answer."""
         ...

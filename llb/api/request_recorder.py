@@ -39,7 +39,7 @@ class RequestRecorder:
         requested_model: str | None = None,
         stream: bool = False,
     ) -> RequestRecording:
-        """Open the record of `request`, which closes when the block ends; `endpoint` stands for its path.
+        """Open the record of `request`, which closes when the block ends; `endpoint` replaces its path.
 
         An error that leaves the block is recorded with the status that `http_status_of` gives it.
         """
@@ -68,7 +68,7 @@ class RequestRecording(Struct, eq=False):
         """Close the record of a request that was answered, without a block."""
         self._request_log.close_record(self.record)
         if log.isEnabledFor(logging.DEBUG):
-            # The context of a callback is that of other requests, too.
+            # The context of a callback is shared with other requests.
             copy_context().run(self._bind_and_log)
 
     def _bind_and_log(self) -> None:

@@ -65,7 +65,7 @@ class Subscription(Generic[E]):
 
 
 class SubscriptionOverflow(Exception):
-    """Events were dropped, or cannot tell what has changed: the subscriber needs a new snapshot."""
+    """Events were dropped, or no event describes a change: the subscriber needs a new snapshot."""
 
 
 class EventBus(Generic[E]):
@@ -79,7 +79,7 @@ class EventBus(Generic[E]):
             subscription.put(event)
 
     def require_snapshots(self) -> None:
-        """Have every subscriber start from a new snapshot: no event tells what has changed."""
+        """Make every subscriber start from a new snapshot, after a change that no event describes."""
         for subscription in tuple(self._subscriptions):
             subscription.require_snapshot()
 

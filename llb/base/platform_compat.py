@@ -46,7 +46,7 @@ _TCP_USER_TIMEOUT = {"linux": (18, 1000), "darwin": (0x80, 1), "win32": (14, 100
 # Beyond any content: Windows forbids other processes to read a locked range, and the owner's pid must stay
 # readable.
 _MSVCRT_LOCK_OFFSET = 1 << 20
-# Most file descriptors: more than twice the connections that the server accepts.
+# Maximum number of file descriptors: more than twice the connections that the server accepts.
 MAX_DESCRIPTORS = 65_536
 
 
@@ -54,7 +54,7 @@ MAX_DESCRIPTORS = 65_536
 
 
 def elapsed_s() -> float:
-    """Return seconds since a fixed moment, which count a suspended host too where the kernel can tell."""
+    """Return seconds since a fixed moment; includes the time suspended, if the kernel reports it."""
     return time.monotonic() if _CLOCK_BOOTTIME is None else time.clock_gettime(_CLOCK_BOOTTIME)
 
 
@@ -273,9 +273,9 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def limit_malloc_arenas() -> bool:
-    """Have all threads but this one allocate from one arena, where the C library can; whether it can.
+    """Make all other threads allocate from one arena; False if the C library cannot.
 
-    glibc gives each thread an arena of its own, and what a thread has freed stays in it.
+    glibc gives each thread an arena of its own, which keeps the memory that the thread has freed.
     """
     if sys.platform != "linux":
         return False
@@ -330,7 +330,7 @@ def discard_output(*descriptors: int) -> None:
 
 
 def kill_with_parent() -> bool:
-    """Have the kernel kill this process when its parent ends; False where the kernel does not offer that.
+    """Make the kernel kill this process when its parent ends; False if the kernel cannot.
 
     The signal follows the thread that started the child, so that thread must live as long as the parent.
     """
@@ -390,7 +390,7 @@ def set_reuse_address(sock: socket.socket) -> None:
 
 
 def set_tcp_user_timeout(sock: Any, timeout_s: float) -> bool:
-    """Have the kernel end a TCP connection whose sent data stays unacknowledged for `timeout_s`.
+    """Make the kernel end a TCP connection whose sent data stays unacknowledged for `timeout_s`.
 
     Returns False where the kernel cannot. The peer's kernel acknowledges, however busy its program is, until
     its receive buffer is full. Linux counts from its first retransmission on: 0.2 to 0.3 s after the data was
@@ -407,7 +407,7 @@ def set_tcp_user_timeout(sock: Any, timeout_s: float) -> bool:
 
 
 def enable_tcp_keepalive(sock: Any, *, idle_s: int, interval_s: int, probe_count: int) -> None:
-    """Have the kernel probe a TCP peer that was silent for `idle_s`, every `interval_s` seconds.
+    """Make the kernel probe a TCP peer that was silent for `idle_s`, every `interval_s` seconds.
 
     The connection ends after `probe_count` unanswered probes, on Linux also after the TCP user timeout.
     """

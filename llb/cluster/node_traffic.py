@@ -16,7 +16,7 @@ class TrafficTotals(NamedTuple):
 
 
 class _Counters:
-    """Counters of a node or a model; no Struct, whose fields take three times as long to set."""
+    """Counters of a node or a model. Not a Struct, whose fields take three times as long to set."""
 
     __slots__ = ("active", "answered", "sampled_at", "sampled_tokens", "tokens")
 
@@ -51,7 +51,7 @@ class NodeTraffic:
         self._clock = clock
         self._counters: defaultdict[str, _Counters] = defaultdict(_Counters)
         self._model_counters: defaultdict[str, _Counters] = defaultdict(_Counters)
-        # Requests in flight of all nodes: every request that ends asks for it.
+        # Requests in flight of all nodes; a field, because every request reads it at its end.
         self.active_total = 0
 
     def begin_request(self, node_id: str) -> None:
@@ -69,9 +69,9 @@ class NodeTraffic:
     def record_answer(self, node_id: str, model_id: str, tokens: int = 0) -> None:
         """Count a request that the node has answered, and the `tokens` that were not counted before.
 
-        They are negative where too many were.
+        They are negative if too many were counted.
         """
-        # Written out: every answer comes here.
+        # Inlined, because every answer passes here.
         of_node, of_model = self._counters[node_id], self._model_counters[model_id]
         of_node.answered += 1
         of_node.tokens += tokens
@@ -103,7 +103,7 @@ class NodeTraffic:
         return _totals(self._model_counters.get(model_id))
 
     def models(self) -> frozenset[str]:
-        """Models that were asked since the start."""
+        """Models with requests since the start."""
         return frozenset(self._model_counters)
 
 

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF_INITIAL_S = 1.0
 BACKOFF_MAX_S = 300.0
-# Between two attempts to store what a background task has found out, while the database cannot be written.
+# Delay between attempts to store the result of a background task, while the database cannot be written.
 STORE_BACKOFF_INITIAL_S, STORE_BACKOFF_MAX_S = 0.5, 30.0
 _COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 

@@ -63,7 +63,7 @@ class StoredSettings:
         self.changed: Topic[Config] = Topic()
 
     async def start(self) -> None:
-        """Load what is stored. What another version has stored and this one cannot read is left out."""
+        """Load what is stored. Settings of another version that this one cannot read are left out."""
         for name, text in (await settings.get_stored(self._db)).items():
             try:
                 if is_secret(name):
@@ -77,7 +77,10 @@ class StoredSettings:
             self._apply()
 
     async def change(self, values: Mapping[str, str | None]) -> None:
-        """Store values, None for what flag, environment or file say. Raises `ValueError` with a sentence."""
+        """Store values, None to use those of flag, environment or file.
+
+        Raises `ValueError` with a sentence.
+        """
         for name, text in values.items():
             if text is None:
                 _setting_of(name)
@@ -87,7 +90,7 @@ class StoredSettings:
         for secret in secrets.values():
             self._register_secret(secret)
         async with self._db.write() as tx:
-            # Read in the transaction: a rotation of the key file may have encrypted the secrets anew.
+            # Read in the transaction: a rotation of the key file may have encrypted the secrets again.
             stored = {
                 name: text for name, text in (await settings.get_stored(tx)).items() if name in self._stored
             }

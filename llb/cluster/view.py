@@ -43,7 +43,7 @@ from llb.wire import (
     placeholder_hello,
 )
 
-# How long an offline node is waited for before another node takes over the models that only it held.
+# Wait for an offline node before another node takes over the models that only it held.
 FAILOVER_GRACE_S = 600.0
 
 
@@ -105,7 +105,7 @@ class ClusterView:
         self._event_bus = event_bus
         self._hub_stats_of = hub_stats_of
         self._clock = clock
-        # One for both: the figures of a model and of its nodes agree.
+        # Shared, so that the figures of a model and of its nodes agree.
         self._throttle = PublishThrottle()
         self._model_publisher: ChangePublisher[ModelStatusChanged] = ChangePublisher(
             self.build_status_event,
@@ -475,12 +475,12 @@ class ClusterView:
         support = self.template_support_of(model_id)
         if found is None or support is None:
             return found
-        # An engine has tried what the text says.
+        # An engine's trial takes precedence over the text.
         has = {*found, Capability.TOOL_USE} if support.tools else {*found} - {Capability.TOOL_USE}
         return tuple(name for name in TEMPLATE_CAPABILITIES if name in has)
 
     def template_support_of(self, model_id: str) -> TemplateSupport | None:
-        """What the chat template of a model prints, as an engine or else its text says; None if unknown."""
+        """Support of a model's chat template, by an engine's trial or else by its text; None if unknown."""
         for node in self.nodes.values():
             engine = node.engines.get(model_id)
             if engine is not None and engine.template is not None:

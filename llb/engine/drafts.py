@@ -1,4 +1,4 @@
-"""Models that draft tokens, for other models of the same node or for themselves."""
+"""Drafts: models that draft tokens for other models of the same node, or for themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Drafts:
-    """Drafts of the `engines` of a pool, by model id: which model drafts for which, and whether it can."""
+    """Drafts of the `engines` of a pool, by model id: the draft models, and whether they work."""
 
     def __init__(self, engines: Mapping[str, ModelEngine], planner: EnginePlanner) -> None:
         self._engines = engines
@@ -59,7 +59,7 @@ class Drafts:
             draft = DraftModel(draft_files.model_path, metadata.shape)
             is_compatible = await asyncio.to_thread(self._planner.has_same_vocabulary, files, draft)
         except ModelFailed as error:
-            # It is not leased, but would be refused for the same reason.
+            # The draft model is not leased, but its own engine would be refused for the same reason.
             log.info("draft model %s: %s", drafter.model_id, error.text)
         finally:
             # Also after a defect of llb, which must not be repeated at once. Another draft may be named, or

@@ -69,7 +69,7 @@ class Lease(WatchedRequest):
         watch.add(self)
 
     def begin_request(self, body_bytes: int, speed: EngineSpeed) -> None:
-        """Have the engine's progress on a request watched, which is sent now."""
+        """Start to watch the engine's progress on a request that is sent now."""
         self._watch.begin(self, body_bytes // BYTES_PER_TOKEN, speed)
 
     async def wait_for_blame(self, timeout_s: float) -> Blame | None:
@@ -87,7 +87,7 @@ class Lease(WatchedRequest):
             self._on_released(self)
 
     def report_suspected_failure(self) -> None:
-        """Have the pool check whether the engine still answers, and kill it if it does not."""
+        """Make the pool check whether the engine still answers, and kill it otherwise."""
         self._on_suspected_failure()
 
     async def __aenter__(self) -> Lease:

@@ -56,15 +56,15 @@ class ModelEngine:
         self.options: LoadOptions | None = None
         # Model that the catalogue names to draft for this one.
         self.draft_id: str | None = None
-        # How the catalogue has the model draft for itself.
+        # How the model drafts for itself, by the catalogue.
         self.speculation: Speculation | None = None
-        # Whether the vocabulary of that model is the same; None while that was not read.
+        # Whether the vocabulary of that model is the same; None before it was read.
         self.is_draft_compatible: bool | None = None
-        # An engine with it has failed; the next ones are without it.
+        # Whether an engine with drafts has failed; later engines then have none.
         self.has_draft_failed = False
         # Whether the present plan is younger than the draft, so that its failure is that of the draft.
         self._is_draft_planned = False
-        # What became of the draft model in the present plan, also when another one is named meanwhile.
+        # Result for the draft model in the present plan, even if another draft is set meanwhile.
         self.draft_report: DraftReport | None = None
         # Why these files can never be loaded.
         self.rejection_reason: str | None = None
@@ -81,14 +81,14 @@ class ModelEngine:
         self._last_used = self._ready_at = 0.0
         self._backoff = Backoff(BACKOFF_INITIAL_S, BACKOFF_MAX_S, clock=clock)
         self._load_crashes = 0
-        # Loads that ran out of memory, or crashed on a GPU; each further plan takes less. Kept after a load
-        # that succeeded.
+        # Loads that ran out of memory, or crashed on a GPU; each makes the next plan smaller. Kept after a
+        # successful load.
         self.plan_failures = 0
-        # What the last of them was to take.
+        # Planned memory of the last of them.
         self._failed_memory = Memory()
         self._load_progress = 0.0
         self._used_bytes: int | None = None
-        # What the present worker reports to have allocated, relative to its plan.
+        # Memory that the present worker reports, relative to its plan.
         self.memory_ratio: float | None = None
         self.process = make_process(self._on_transition)
         self.watch = RequestWatch(self.process, clock)
@@ -165,7 +165,7 @@ class ModelEngine:
             self.forget_draft()
 
     def forget_draft(self) -> None:
-        """Forget what was found out about the draft model: another one is named, or its files are others."""
+        """Forget the results for the draft model: another one is set, or its files have changed."""
         self.is_draft_compatible, self.has_draft_failed = None, False
         self._is_draft_planned = False
 
@@ -285,20 +285,20 @@ class ModelEngine:
         if not while_loading and now - self._ready_at >= BACKOFF_RESET_AFTER_S:
             self._backoff.reset()
         if self.plan is not None and self.plan.spec.has_drafts:
-            # A draft is worth no failure: whatever the cause, the next engine is without it.
+            # Drafts must not cost a failure: whatever the cause, the next engine has none.
             self.has_draft_failed = self._is_draft_planned
             if while_loading:
                 self.retry_at = now
                 return
         if not while_loading and self.watch.blame_requests(failure, now):
-            # The next load is not to blame: other requests need not wait.
+            # A request, not the load, is to blame, so other requests need not wait.
             self.retry_at = now
             return
         self.retry_at = now + self._backoff.next_delay_s()
         # Timeouts count, too: a chat template that never ends would occupy a core in each further attempt.
         has_crashed = failure.kind in (FailureKind.CRASHED, FailureKind.TIMEOUT)
-        # A GPU or its driver may lack what the plan takes for granted, such as large tensors: a smaller plan
-        # and then the CPU are tried before the file counts as the cause.
+        # A GPU or its driver may not support the plan, such as large tensors. A smaller plan and then the CPU
+        # are tried before the file counts as the cause.
         uses_gpu = self.plan is not None and any(self.plan.spec.gpu_layers)
         blames_plan = has_crashed and uses_gpu and self.plan_failures < MAX_FAILED_GPU_LOADS
         if while_loading and (failure.kind is FailureKind.MEMORY or blames_plan):

@@ -84,9 +84,9 @@ class EngineProcess:
         self._buffers: list[EngineBuffer] | None = None
         self._child: asyncio.subprocess.Process | None = None
         self._log: deque[str] = deque(maxlen=MAX_LOG_LINES)
-        # Why this process killed the worker, which its exit status does not show.
+        # Reason why this process killed the worker, which the exit status does not show.
         self._failure_cause: FailureDiagnosis | None = None
-        # Ready, or ended before that.
+        # Set when the worker is ready or has ended.
         self._started = asyncio.Event()
         self._exited = asyncio.Event()
         self._exited.set()
@@ -268,7 +268,7 @@ class EngineProcess:
     async def _send_spec(self, child: asyncio.subprocess.Process, spec: EngineSpec) -> None:
         if child.stdin is None:
             raise RuntimeError("the worker has no pipe as stdin")
-        # A worker that has ended already: `_monitor` finds out why.
+        # The worker has already ended; `_monitor` determines the reason.
         with contextlib.suppress(ConnectionError):
             child.stdin.write(msgspec.json.encode(spec) + b"\n")
             await child.stdin.drain()

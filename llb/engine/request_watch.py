@@ -17,7 +17,7 @@ MAX_LIVES_WITHOUT_ANSWER = 4
 
 
 class AnswerCounter(Protocol):
-    """Answer of an engine, as far as its watch reads it."""
+    """Part of an engine's answer that the watch reads."""
 
     @property
     def total_bytes(self) -> int: ...
@@ -27,7 +27,7 @@ class AnswerCounter(Protocol):
 
 
 class WatchedRequest:
-    """Request of which the watch knows the progress, and which it may blame."""
+    """Request whose progress is watched, and which may be blamed."""
 
     __slots__ = ("_answer", "_seen_bytes", "blame", "progress")
 
@@ -40,7 +40,7 @@ class WatchedRequest:
         self._seen_bytes = 0
 
     def follow_answer(self, answer: AnswerCounter) -> None:
-        """Take the bytes of `answer` for the progress of the request."""
+        """Use the bytes of `answer` as the progress of the request."""
         self._answer, self._seen_bytes = answer, 0
 
     def sample_progress(self, now: float) -> None:
@@ -79,7 +79,8 @@ class RequestWatch:
     def add(self, request: WatchedRequest) -> None:
         """Add a request, whose progress counts from `begin`."""
         self._requests[request] = None
-        # It may end before the next sample: what it takes must not count as work for nobody.
+        # The request may end before the next sample; its processor time must not count as work without a
+        # request.
         self._idle_since = None
 
     def begin(self, request: WatchedRequest, prompt_tokens: int, speed: EngineSpeed) -> None:
@@ -89,7 +90,7 @@ class RequestWatch:
             if other.progress is not None:
                 break
         else:
-            # Until now there was nothing to do.
+            # The worker was idle until now.
             self._record_progress(now)
         request.progress = RequestProgress(now, prompt_tokens, speed)
 
@@ -124,7 +125,7 @@ class RequestWatch:
     # --- progress ------------------------------------------------------------------------------------
 
     def forgive_silence(self) -> None:
-        """Take the present for the time of the last progress: this process did not run itself."""
+        """Set the time of the last progress to now, because this process itself was stopped."""
         now = self._clock()
         self._record_progress(now)
         self._idle_since = None
@@ -197,7 +198,7 @@ class RequestWatch:
     # --- blame ---------------------------------------------------------------------------------------
 
     def blame_stuck_request(self) -> bool:
-        """Blame a request that gets nothing while others do; returns whether there is one."""
+        """Blame a request that gets no bytes while others do; returns whether there is one."""
         requests = self._started_requests()
         stuck = watch_policy.find_stuck(requests, self._clock(), allowed_s=self._allowed_silence_s(requests))
         if stuck is None:
@@ -224,7 +225,7 @@ class RequestWatch:
                 request.sample_progress(now)
             suspects = watch_policy.find_suspects(requests, now, is_exact=True)
         else:
-            # Something else killed it, or its threads for HTTP are occupied.
+            # The worker was killed by something else, or its HTTP threads are occupied.
             suspects = []
         blame = Blame.CAUSE if len(suspects) == 1 else Blame.SUSPECT
         for request in self._requests:

@@ -1,4 +1,4 @@
-"""Trial of a chat template: short conversations that a loaded server renders, to learn what it prints.
+"""Trial of a chat template: a loaded server renders short conversations, which shows its features.
 
 llama-server answers a template's refusal with an error, and leaves out silently what a template leaves out.
 """
@@ -55,7 +55,7 @@ def try_template(
         if not prints(_conversation(_PLAIN)):
             return None
         tried = {name: prints(_conversation(roles)) for name, roles in _TRIALS.items()}
-        # Only of a template that prints results can anything be said.
+        # The trial is conclusive only for a template that prints results.
         prints_results = tools and prints(_WITH_RESULT, tools=_TOOLS)
         tried["user_after_tool"] = not prints_results or prints([*_WITH_RESULT, _LAST_TURN], tools=_TOOLS)
         return TemplateSupport(tools=tools, **tried)

@@ -23,9 +23,10 @@ DEFAULT_DECODE_TOKENS_PER_S = 4.0
 # A silent engine that takes less of a core waits for a disk or is stopped, and gets more time.
 MIN_COMPUTING_SHARE = 0.2
 WAITING_FACTOR = 10.0
-# A request without any answer while others get theirs: its thread loops before the engine's own queue.
+# Time without any bytes while others get theirs, after which a request's thread must be looping before the
+# engine's queue.
 STUCK_FACTOR = 2.0
-# An idle engine that takes this share of a core for this long works for a client that has left.
+# An idle engine that takes this share of a core for this long computes for a client that has left.
 IDLE_COMPUTING_S = 30.0
 # Requests that began within this of the newest one are as likely the cause of a failure.
 SAME_TIME_S = 0.2
@@ -92,7 +93,7 @@ def is_hanging(
 def find_stuck(
     requests: Iterable[RequestProgress], now: float, *, allowed_s: float
 ) -> RequestProgress | None:
-    """Return a request that has got nothing for so long that its part of the engine must be looping."""
+    """Return a request that has been silent for so long that its thread must be looping."""
     return next(
         (
             request

@@ -23,7 +23,7 @@ HEALTH_CHECK_TIMEOUT_S = 5.0
 # killed.
 HEALTH_INTERVAL_S = 10.0
 MAX_HEALTH_MISSES = 3
-# Interval of checks while an engine is busy. The time of the last byte before a hang is known this exactly.
+# Interval of checks while an engine is busy: the precision of the time of the last byte before a hang.
 PROGRESS_INTERVAL_S = 0.1
 IDLE_INTERVAL_S = 1.0
 # A tick that is this late shows that this process, or its host, was stopped meanwhile.

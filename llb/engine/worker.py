@@ -43,14 +43,14 @@ LLAMA_LOAD_VERBOSITY = 4
 # In addition to one thread per slot: health checks and tokenization must not wait for generation.
 EXTRA_HTTP_THREADS = 4
 PROPS_TIMEOUT_S = 10.0
-# Silence within a request, which the gateway writes at once. Each connection takes a thread, of at most 1024:
-# half requests of another user of the host would keep the requests of llb waiting.
+# Maximum silence within a request, which the gateway writes at once. Each connection takes a thread, of at
+# most 1024: half requests of another user of the host would keep the requests of llb waiting.
 REQUEST_READ_TIMEOUT_S = 15
 # As `--n-cpu-moe` of llama.cpp selects them.
 EXPERT_TENSORS = r"ffn_(up|down|gate_up|gate)_(ch|)exps"
 # Tokens that have to be the same before what followed them is drafted, and the least number to draft.
 NGRAM_MATCH_TOKENS, NGRAM_MIN_TOKENS = 16, 2
-# More than any model has.
+# More layers than any model has.
 ALL_LAYERS = 9999
 # Even without layers on a GPU, llama.cpp creates a context on each (up to 1.5 GB of VRAM, which the plan does
 # not count) and computes prompts there. An empty list hides all devices of Vulkan.
@@ -197,7 +197,7 @@ def _place_layers(params: Any, spec: EngineSpec) -> None:
 
 
 def _add_draft(params: Any, spec: EngineSpec, path: str) -> None:
-    """Have the model at `path` draft tokens, which the model verifies together."""
+    """Let the model at `path` draft tokens, which the main model verifies together."""
     xllamacpp = _import_xllamacpp()
     speculative = params.speculative
     speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
@@ -211,7 +211,7 @@ def _add_draft(params: Any, spec: EngineSpec, path: str) -> None:
 
 
 def _add_speculation(params: Any, speculation: Speculation) -> None:
-    """Have the model draft tokens for itself, and verify them together."""
+    """Let the model draft tokens for itself, and verify them together."""
     kinds = _import_xllamacpp().common_speculative_type
     speculative = params.speculative
     if speculation is Speculation.MTP:

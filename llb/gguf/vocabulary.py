@@ -15,7 +15,7 @@ _TOKENIZER = "tokenizer.ggml."
 
 
 class Vocabulary(Struct, frozen=True):
-    """Kind of the tokenizer, the tokens that it adds by itself, and all tokens."""
+    """Kind of the tokenizer, the tokens that it adds automatically, and all tokens."""
 
     # Tokenizer model and pre-tokenizer: they decide about added tokens where the file has no key for them.
     kind: tuple[str | None, str | None]

@@ -70,7 +70,7 @@ def begin_device_query(command: Sequence[str], environment: Mapping[str, str]) -
     A process that serves needs 0.3 s for its imports; its first query has ended by then.
     """
     global _early_query
-    # The call that finds no early query meets the same error, and says it.
+    # The later call without an early query gets and reports the same error.
     with suppress(OSError):
         _early_query = _Query.start(command, environment)
 

@@ -34,7 +34,7 @@ _LIBRARY_DIRECTORIES = ("usr/lib", "usr/lib64", "usr/lib/x86_64-linux-gnu", "opt
 async def query_host_facts(environ: Mapping[str, str] = os.environ) -> HostFacts:
     """Return the facts of this host, from a child process where there may be a GPU.
 
-    Without an answer of the child within the deadline, they are those that need no driver.
+    If the child does not answer within the deadline, only the facts that need no driver are returned.
     """
     if not may_have_gpu(environ=environ):
         return _host_facts(())

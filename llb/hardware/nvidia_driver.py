@@ -32,7 +32,7 @@ class NvidiaDriver(Struct, frozen=True):
 
 
 def read_nvidia_driver(environ: Mapping[str, str] = os.environ) -> NvidiaDriver:
-    """Return what CUDA and the management library say; blocking."""
+    """Return the facts from CUDA and the management library; blocking."""
     cuda, usable = _read_cuda()
     if cuda is None:
         return NvidiaDriver()
@@ -113,7 +113,7 @@ def _read_nvml() -> tuple[tuple[int, ...] | None, dict[str, tuple[str, int]]]:
             size = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
             gpus[address] = (_text(nvml.nvmlDeviceGetName(handle)), size)
     except nvml.NVMLError:
-        # Not on Jetson; what is known by then counts.
+        # Jetson has no such call; the facts so far are kept.
         pass
     return version, gpus
 

@@ -85,7 +85,7 @@ class HubClient:
 
     def set_token(self, token: str | None) -> None:
         """Set the token of the next requests."""
-        # A line end cannot stand in a header.
+        # A header cannot contain a line break.
         self._token = (token or "").strip() or None
 
     # --- for downloads -------------------------------------------------------------------------------
@@ -95,8 +95,7 @@ class HubClient:
 
         Raises `HubUnreachable`.
 
-        It honours HTTPS_PROXY and NO_PROXY, sends no credential of its own accord and follows no redirects by
-        default.
+        It honours HTTPS_PROXY and NO_PROXY, adds no credentials and follows no redirects by default.
         """
         with self._lock:
             if self._closed:
@@ -390,7 +389,7 @@ async def _run_in_daemon_thread(function: Callable[[], T], deadline_s: float) ->
         try:
             result = function()
         except BaseException as caught:
-            # The caller gets it, as if there were no thread between.
+            # Passed to the caller, as without a thread.
             error = caught
         # The event loop may be closed by now.
         with suppress(RuntimeError):

@@ -53,7 +53,7 @@ def error_from_response(
 def _error_of_hub_code(
     response: httpx2.Response, repo: str, filename: str | None, revision: str | None, *, has_token: bool
 ) -> HubError | None:
-    """Return the error that the Hub names with its code; None where its status has to tell."""
+    """Return the error for the Hub's error code; None if only the status is known."""
     import httpx2
 
     for name, value in _HF_HUB_ENVIRONMENT.items():
@@ -173,7 +173,7 @@ def _no_file_text(repo: str, filename: str) -> CodedText:
 
 
 def file_host_name(host: str | None) -> CodedText:
-    """Return what the host of the files is called to which the Hub redirects."""
+    """Return the display name of the file host to which the Hub redirects."""
     return CodedText("hub_file_host", "the file host of the Hub ({host})", host=str(host))
 
 

@@ -1,4 +1,4 @@
-"""Proxy variables of the environment: those that the HTTP client of the Hub cannot use, and why."""
+"""Proxy variables of the environment, and those that the HTTP client of the Hub cannot use."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class HostHardware:
         return await self._probe_and_set_budget()
 
     def refresh_budget(self) -> None:
-        """Take the VRAM that is free now as the budget, while no engine of llb occupies any."""
+        """Set the budget to the VRAM that is free now, unless an engine of llb occupies some."""
         info = self._probe.info
         if info is not None and not self._engine_pool.used_memory().total_vram_bytes:
             self._engine_pool.set_budget(self.budget(info))

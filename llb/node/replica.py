@@ -92,7 +92,7 @@ class Replica:
         # Read from the header of the files before they are served.
         self.template_capabilities: tuple[Capability, ...] | None = None
         self.template: TemplateSupport | None = None
-        # The balancer wants the model deleted, and the bytes of its download, too.
+        # Whether the balancer wants the model deleted, including the bytes of its download.
         self.is_deleting = False
         self.discards_partial = False
         # Bytes of its download that are kept after its removal.

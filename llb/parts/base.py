@@ -64,7 +64,7 @@ class BaseParts:
             lock.close()
 
     def redact_logs(self) -> None:
-        """Have the secrets that are known left out of all logs."""
+        """Keep the known secrets out of all logs."""
         redact_logs(self.redactor, logging.getLogger().handlers)
 
     def spawn_tasks(self) -> None:

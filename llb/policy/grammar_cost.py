@@ -549,7 +549,7 @@ def check_pattern(pattern: str) -> int:
 
 @lru_cache(maxsize=512)
 def measure_pattern(pattern: str) -> tuple[int, int]:
-    """Return what `check_pattern` does, and the copies that its repetition counts make."""
+    """Return the result of `check_pattern`, and the number of copies that repetition counts make."""
     if len(pattern) > MAX_PATTERN_CHARS:
         raise TooComplex(f"is longer than {MAX_PATTERN_CHARS} characters")
     has_begin = pattern.startswith("^")

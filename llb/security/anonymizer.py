@@ -38,7 +38,7 @@ _USER_DIRECTORY = re.compile(r"(?P<parent>/home/|/Users/|[A-Za-z]:\\Users\\)(?P<
 
 
 class Anonymizer:
-    """Removes secrets, and replaces what tells a host or a person apart."""
+    """Removes secrets, and replaces identifiers of hosts and persons."""
 
     def __init__(self, redactor: SecretRedactor) -> None:
         self._redactor = redactor

@@ -1,8 +1,8 @@
 """Peer process: the program of this host at the other end of a loopback connection.
 
-Headers prove nothing, because a proxy may send none. The kernel knows who owns a socket, so it is asked. A
-program is only accepted if all processes that hold its socket belong to the user of llb, can be examined, and
-do not look like a relay:
+Headers prove nothing, because a proxy may send none. The kernel knows the owner of a socket. A program is
+only accepted if all processes that hold its socket belong to the user of llb, can be examined, and do not
+look like a relay:
 
 - It does not listen for TCP connections beyond loopback.
 - It holds no connection that it accepted from anybody but llb or itself.

@@ -1,6 +1,6 @@
-"""Budget of request bodies: the memory that they take together, and those of each owner.
+"""Budget of request bodies: bounds their memory, in total and for each owner.
 
-A body counts from its first byte until its request has ended, so also while the request waits for a slot.
+A body counts from its first byte until its request has ended, including the wait for a slot.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ MIN_TOTAL_BYTES, MAX_TOTAL_BYTES = 256 * 1024 * 1024, 1024 * 1024 * 1024
 MEMORY_FRACTION = 8
 # An owner may have two of the largest bodies.
 MIN_OWNER_BYTES = 128 * 1024 * 1024
-# All bodies of requests that anybody may send, together
+# Maximum for all bodies of public requests together
 PUBLIC_TOTAL_BYTES = 16 * 1024 * 1024
 RETRY_AFTER_S = 2
 _PUBLIC = ""
 
 
 def owner_of(principal: Principal | None) -> str:
-    """Return whose budget the bodies of `principal` count against; empty for nobody's."""
+    """Return the owner whose budget the bodies of `principal` count against; empty for none."""
     return _PUBLIC if principal is None else principal.account_id
 
 
@@ -37,8 +37,7 @@ class BodyBudget:
     ) -> None:
         """The default depends on the memory of the host.
 
-        `evict_public_body` ends the request of nobody whose body has been on its way for longest; False
-        without one.
+        `evict_public_body` ends the oldest public request whose body is arriving; False without one.
         """
         self._evict_public_body = evict_public_body
         if total_bytes is None:
@@ -50,10 +49,7 @@ class BodyBudget:
         self._used_by_owner: dict[str, int] = {}
 
     def open(self, principal: Principal | None) -> BodyShare | None:
-        """Return the share of a new body; None where it does not count.
-
-        The other hosts of the cluster send what their balancer has already counted.
-        """
+        """Return the share of a new body; None for one of a node: its balancer has counted it already."""
         if principal is not None and principal.kind is PrincipalKind.NODE:
             return None
         return BodyShare(self, owner_of(principal))

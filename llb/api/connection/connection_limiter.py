@@ -1,8 +1,8 @@
-"""Connection limiter: how many connections this server holds, which one makes room, and deadlines.
+"""Connection limiter: number of connections, eviction for new ones, and deadlines.
 
 A connection costs a descriptor, and so do engines, links, downloads and the database. When the connections
-reach their limit, those that wait for their client are closed, the oldest first, so that nobody can keep
-others out by opening connections and saying nothing.
+reach their limit, those that wait for their client are closed, the oldest first, so that no one can keep
+others out by opening silent connections.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SWEEP_INTERVAL_S = 5.0
 EVICTION_BATCH = 256
 # After a search that found none.
 SEARCH_PAUSE_S = 0.1
-# Most bytes of all answers together that wait for clients which do not read.
+# Maximum bytes of all answers together that wait for clients which do not read.
 MAX_UNREAD_BYTES = 256 * 1024 * 1024
 _IPV6_NETWORK_BITS = 64
 
@@ -208,7 +208,7 @@ def max_connections_for(descriptor_limit: int) -> int:
 
 @lru_cache(maxsize=1024)
 def network_of(address: str) -> str:
-    """Return what counts as one address: IPv4 as it is, of IPv6 the network that one customer has."""
+    """Return the unit that is limited: an IPv4 address, or the IPv6 network of one customer."""
     ip = _parse(address)
     if isinstance(ip, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((ip, _IPV6_NETWORK_BITS), strict=False))

@@ -22,9 +22,9 @@ from llb.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 PIECE_BYTES = 256 * 1024
 # Larger windows are for files: the decoder takes this memory.
 MAX_WINDOW_BYTES = 8 * 1024 * 1024
-# Clients send one. Each costs a decoder, however little is in it.
+# Clients send one member. Each needs a decoder, even if it is nearly empty.
 MAX_GZIP_MEMBERS = 16
-# For a piece of output. Also what cannot be compressed takes about as much as its output.
+# Input for a piece of output. Even incompressible input is about as large as its output.
 MAX_ZSTD_INPUT_BYTES = 4 * PIECE_BYTES
 _NO_DATA = "it has a long part without data"
 _GZIP_BITS = zlib.MAX_WBITS + 16

@@ -91,7 +91,7 @@ class ServerHttp(Http):
                 self.keep_alive = False
                 await self.error_response(error)
             except Exception as error:
-                # Whatever a handler raises is answered, and the connection serves the next request.
+                # Every error of a handler gets a response, and the connection serves the next request.
                 if self.stage is Stage.REQUEST:
                     self._log_bad_request(error)
                 await self.error_response(error)
@@ -101,7 +101,7 @@ class ServerHttp(Http):
             if self.request_body and self.keep_alive:
                 await self._discard_body()
             if self.recv_buffer and self.keep_alive:
-                # The next requests are there already.
+                # Pipelined requests are already in the buffer.
                 await self.protocol.resources.turns.wait()
             if self.request is not None:
                 self.request.stream = None
@@ -124,7 +124,7 @@ class ServerHttp(Http):
         self.protocol.note_principal(getattr(self.request.ctx, "principal", None))
 
     async def _discard_body(self) -> None:
-        """Discard the rest of a body that was not read, if it comes soon; else give up the connection."""
+        """Discard the rest of an unread body if it arrives soon; otherwise give up the connection."""
         self.request_max_size = min(self.request_max_size, self.protocol.request_max_size)
         try:
             async with asyncio.timeout(LINGER_TIMEOUT_S):
@@ -215,7 +215,7 @@ class ServerHttp(Http):
         if not self.request_body:
             return b""
         if self.request_body is True and left_bytes <= min(len(buffer), self.request_max_size):
-            # The usual case, without any bookkeeping: it came with its head.
+            # The usual case needs no bookkeeping: the body came with its head.
             body = bytes(buffer[:left_bytes])
             del buffer[:left_bytes]
             self.request_bytes_left = 0
@@ -256,7 +256,7 @@ class ServerHttp(Http):
         self._resume_reading()
 
     def _resume_reading(self) -> None:
-        """Read on after a body that has filled the buffer: else a client that leaves would not be noticed."""
+        """Resume reading after a body that filled the buffer: otherwise a client could leave unnoticed."""
         transport = self.protocol.transport
         if transport is not None and not transport.is_closing() and not transport.is_reading():
             transport.resume_reading()
@@ -372,8 +372,8 @@ class ServerHttp(Http):
 
     def respond(self, response: BaseHTTPResponse) -> BaseHTTPResponse:
         if self.expecting_continue:
-            # The client waits for the permission to send its body. The response stands for the refusal, and
-            # as the client may send its body nevertheless, no other request is read.
+            # The client waits for permission to send its body. This response refuses it, but the client may
+            # still send the body, so no other request is read.
             self.expecting_continue = False
             self.keep_alive = False
         return super().respond(response)

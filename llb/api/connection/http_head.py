@@ -1,8 +1,8 @@
 """Heads of HTTP/1.1 requests: a strict parser.
 
-What servers and proxies read differently is how requests are smuggled past one of them. So nothing is
-repaired here: white space before a colon, folded lines, bare line feeds, and lengths in any characters but
-ASCII digits are errors.
+Requests are smuggled through differences between the parsers of a proxy and a server. So nothing is repaired
+here: white space before a colon, folded lines, bare line feeds, and lengths in any characters but ASCII
+digits are errors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEAD_PATTERN = re.compile(
 _LENGTH_PATTERN = re.compile(r"[0-9]{1,18}")
 
 
-# What Sanic answers with 400.
+# Sanic answers this exception with 400.
 MalformedHead = BadRequest
 
 

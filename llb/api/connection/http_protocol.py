@@ -17,7 +17,7 @@ from llb.errors import RequestTimedOut, ServerBusy
 from llb.security.permissions import Principal
 from llb.wire import OLLAMA_PORT_KEY_ID
 
-# Bytes of answers that wait in a transport: from the upper bound on nothing is added until the lower one.
+# Bytes that wait in a transport: writing pauses at the upper bound and resumes at the lower one.
 WRITE_LOW_BYTES, WRITE_HIGH_BYTES = 16 * 1024, 64 * 1024
 # Longest time from the first byte of a head to its last.
 HEAD_TIMEOUT_S = 60.0
@@ -86,7 +86,7 @@ class ServerProtocol(WebSocketUpgrade):
         self._can_write: Any = SmallEvent(is_set=True)
         self._data_received: Any = SmallEvent()
         self.is_authenticated = False
-        # Sanic has received nothing yet, and has no task for it.
+        # Whether Sanic has received nothing yet, and so has no task for this connection.
         self._is_unused = True
         self._is_refused = False
         self._half_closed_probe: asyncio.TimerHandle | None = None
@@ -113,7 +113,7 @@ class ServerProtocol(WebSocketUpgrade):
             self.note_accepted()
 
     def note_accepted(self) -> None:
-        """Note that a valid credential came over this connection, which perhaps another host has checked."""
+        """Note that a valid credential came over this connection, checked here or by another host."""
         self.is_authenticated = True
         self.limiter.on_authenticated(self)
 
@@ -195,7 +195,7 @@ class ServerProtocol(WebSocketUpgrade):
     def _end(self, error: Exception) -> None:
         http: ServerHttp | None = self.http
         if http is None or self._task is None or http.stage is Stage.IDLE:
-            # This also aborts a connection whose client does not take part in its end, with TLS for example.
+            # Also aborts a connection whose client does not take part in the close, for example with TLS.
             self.close()
             return
         http.is_evicted = True
@@ -211,7 +211,7 @@ class ServerProtocol(WebSocketUpgrade):
             cast(asyncio.Transport, transport).write(_BUSY_RESPONSE)
             transport.close()
             return
-        # As Sanic does, but for its task, which a connection to the front does not need.
+        # Like Sanic's method, but without its task, which a connection to the front does not need.
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(low=WRITE_LOW_BYTES, high=WRITE_HIGH_BYTES)
         self.connections.add(self)
@@ -260,7 +260,7 @@ class ServerProtocol(WebSocketUpgrade):
         if http is None or http.stage is not Stage.HANDLER or self.transport is None:
             return
         if http.request.version != "1.1":
-            # Knows no interim responses. Most clients that close have left.
+            # HTTP/1.0 has no interim responses, and most clients that close have left.
             self.transport.abort()
             return
         self.transport.write(PROCESSING_RESPONSE)

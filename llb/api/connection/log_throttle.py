@@ -1,4 +1,4 @@
-"""Log throttle: bounds the lines per minute of an event that anybody may cause."""
+"""Log throttle: bounds the lines per minute of an event that any client can cause."""
 
 from __future__ import annotations
 

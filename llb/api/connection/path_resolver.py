@@ -1,8 +1,8 @@
-"""Path resolver: the address of a route for a request whose client was given a slightly wrong base URL.
+"""Path resolver: finds the route for a client with a slightly wrong base URL.
 
 Clients append `/chat/completions`, `/v1/messages` or `/api/chat` to the base URL that a person has entered,
-which may lack `/v1`, have it twice, or end with a slash. Only the routes of the dialects are found in spite
-of that. The others have one address each, because rules of a reverse proxy may depend on it.
+which may lack `/v1`, have it twice, or end with a slash. Only the routes of the dialects are found this way.
+All others have one address each, because the rules of a reverse proxy may depend on it.
 """
 
 from __future__ import annotations

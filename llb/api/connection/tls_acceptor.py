@@ -1,7 +1,7 @@
 """TLS acceptor: connections count from the moment they are accepted, not from the end of their handshake.
 
-A loop that is given a TLS context tells the protocol of a connection after the handshake. Until then the
-connection holds a descriptor that no limit counts, so that clients which say nothing take all of them.
+A loop with a TLS context notifies the protocol only after the handshake. Until then the connection holds a
+descriptor that no limit counts, so silent clients could take all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HANDSHAKE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S = 10.0, 5.0
 
 
 def begin(coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
-    """Run `coroutine` up to its first wait; what is returned is awaited for the rest.
+    """Run `coroutine` up to its first wait; await the result for the rest.
 
     A task would begin later: uvloop reads as soon as `connection_made` returns, and what came before
     `start_tls` has set its protocol would be lost to it. Python 3.12 has `eager_start` for this.

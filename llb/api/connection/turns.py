@@ -1,4 +1,4 @@
-"""Turns of requests that have come together on their connections."""
+"""Turns of the event loop for requests that arrived at the same time."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ MAX_BEGUN_AT_ONCE = 8
 class RequestTurns:
     """Lets a few requests begin in each turn of the event loop, so that others are answered between them.
 
-    A request whose answer waits for nothing takes no turn by itself: the thousands that one read may bring
-    would hold the event loop for seconds. Streams that end together begin anew together.
+    The answer to a request may need no wait, so thousands of them from one read would block the event loop
+    for seconds. Streams that end together also start their next requests together.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
 
     def schedule(self, begin: Callable[[], None]) -> None:
-        """Have `begin` called in a turn, after those that wait already."""
+        """Call `begin` in a turn, after those that were scheduled before."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._begin_some)
         self._waiting.append(begin)
 
     async def wait(self) -> None:
-        """Wait for a turn, after those who wait already."""
+        """Wait for a turn, after those that were scheduled before."""
         turn = asyncio.get_running_loop().create_future()
         self.schedule(lambda: None if turn.done() else turn.set_result(None))
         await turn

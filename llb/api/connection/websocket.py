@@ -1,7 +1,7 @@
 """WebSocket connections: back-pressure, bounds of what a client may send, and how many one client may open.
 
-Sanic makes a task for everything that comes and writes pongs without waiting, so a client that sends and does
-not read would fill the memory.
+Sanic creates a task for each read and writes pongs without waiting, so a client that sends without reading
+could fill the memory.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class BoundedWebSocket(WebsocketImplProtocol):
         except (ConnectionClosed, WebsocketClosed, RequestCancelled):
             return
         except Exception:
-            # Nobody awaits this task, and without it nothing more is read.
+            # The task is not awaited, and without it nothing more would be read.
             log.exception("a WebSocket could not be read on")
             self.fail_connection(INTERNAL_ERROR)
             return

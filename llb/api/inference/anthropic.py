@@ -39,7 +39,7 @@ _ERROR_EVENT_LINE = b"event: error\n"
 # Text of the answer cannot match: JSON escapes quotes. Ids and names of tools have no braces.
 _TOOL_USE_START = b'"content_block":{"type":"tool_use"'
 _TOOL_USE_WITHOUT_INPUT = re.compile(rb'("content_block":\{"type":"tool_use"[^{}]*)\}')
-# Sent instead of comments, which not every reader of Server-Sent Events ignores.
+# Sent instead of comments, which some readers of Server-Sent Events do not ignore.
 PING_EVENT = format_event(b'{"type": "ping"}', b"ping")
 
 

@@ -1,6 +1,4 @@
-"""Size of the text in a request body, without the images: what can never fit is refused before the engine
-tokenizes it.
-"""
+"""Size of the text in a request body: what can never fit is refused before the engine tokenizes it."""
 
 from __future__ import annotations
 
@@ -63,8 +61,8 @@ def strip_images(body: bytes) -> bytes:
     """Return `body` without most of the Base64 in it, for everything that has to be parsed.
 
     Text files stay, since the model reads them. Raises `PayloadTooLarge` if there is too much text, or too
-    many objects and lists. What is left out is always inside of a JSON string; a placeholder has its length,
-    should it be no image after all. Parses nothing, and stops at the bound.
+    many objects and lists. Only bytes inside a JSON string are left out. The placeholder contains their
+    length, in case they are not an image after all. Parses nothing, and stops at the bound.
     """
     if len(body) <= MAX_EVENT_LOOP_BYTES:
         return body
@@ -229,6 +227,6 @@ def _texts(value: Any, left_out: Collection[str] = _NON_TEXT_FIELDS) -> Iterator
 
 
 def _utf8_length(text: str) -> int:
-    """Return the bytes of `text`, with what a placeholder in it stands for."""
+    """Return the bytes of `text`, counting the content that placeholders replace."""
     stripped_bytes = sum(map(int, _PLACEHOLDER_IN_TEXT.findall(text)))
     return stripped_bytes + (len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")))

@@ -1,8 +1,8 @@
 """Inference calls, built from request bodies that the engine understands.
 
 Most programs send a plain chat: texts, a limit and a temperature. One decoding shows that such a body needs
-no change and no further check. What `read_plain_chat` accepts, the general way leaves exactly as it is;
-`tests/api/inference/test_plain_chat.py` compares the two. Every other body takes the general way.
+no change and no further check. The general path would not change a body that `read_plain_chat` accepts;
+`tests/api/inference/test_plain_chat.py` compares the two. Every other body takes the general path.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _StreamOptions(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _PlainChat(Struct, forbid_unknown_fields=True):
-    # Null is none of these types: the general way removes it from the body.
+    # Null is none of these types: the general path removes it from the body.
     model: Annotated[str, Meta(max_length=512)]
     messages: Raw
     stream: bool = False
@@ -84,8 +84,8 @@ def read_plain_chat(body: bytes) -> InferenceFields | None:
         messages = _messages_decoder.decode(chat.messages)
     except DECODE_ERRORS:
         return None
-    # What every chat template prints: a system message at the front at most, then turns that alternate and
-    # end with the user's.
+    # Whether every chat template accepts the messages: at most one system message, at the front, then
+    # alternating turns that end with the user's.
     role = ""
     for message in messages:
         if message.role == role or (message.role == "system" and role):
@@ -230,7 +230,7 @@ def _require_usable(
 
 
 def _context_limit(readiness: ModelReadiness, model: Model) -> int | None:
-    """Return the tokens that a prompt may have; None where a longer one may go to another model."""
+    """Return the maximum tokens of a prompt; None if a longer one may go to another model."""
     return None if readiness.may_spill(model, "context") else readiness.max_context_length(model)
 
 
@@ -241,9 +241,9 @@ class ReadBody(NamedTuple):
     fields: InferenceFields
     # Fields to replace in the body.
     replaced: Mapping[str, Any] = MappingProxyType({})
-    # What the client does not get.
+    # Requested features that are ignored.
     ignored: tuple[str, ...] = ()
-    # The images are still to be normalized with the rest.
+    # Whether the body has to be normalized again, together with its images.
     needs_whole: bool = False
 
 
@@ -257,7 +257,7 @@ async def _read_general(
     support: TemplateSupport | None,
 ) -> ReadBody:
     """Normalize and check a body that is no plain chat, in a thread if it is large."""
-    # A server elsewhere has a reader of its own, and may run what no engine can.
+    # An endpoint reads requests itself, and may support what no engine does.
     engine_path = "" if model.is_external else path
     read = await worker.run(
         len(stripped),
@@ -311,7 +311,7 @@ def read_body(
 def _normalize(
     document: bytes, engine_path: str, support: TemplateSupport | None
 ) -> tuple[RawFields, NormalizedBody]:
-    """Return the fields of `document`, and how the engine reads it. Only if that changes do the fields."""
+    """Return the fields of `document`, and its normalized form, whose body is None if nothing changed."""
     raw_fields = decode_json(document, RawFields)
     check_sizes(raw_fields)
     return raw_fields, normalize_request(engine_path, raw_fields, support)

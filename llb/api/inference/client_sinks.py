@@ -30,7 +30,7 @@ def routing_headers(node_name: str, queued_ms: int) -> dict[str, str]:
 
 
 def ignored_headers(ignored: Sequence[str]) -> dict[str, str]:
-    """Return the header that lists what the client asked for and does not get; none for nothing."""
+    """Return the header that lists ignored features; empty if there are none."""
     names = (_NOT_A_NAME.sub("_", name)[:MAX_IGNORED_CHARS] for name in ignored[:MAX_IGNORED])
     return {IGNORED_HEADER: ", ".join(names)} if ignored else {}
 
@@ -84,7 +84,7 @@ class ResponseSink:
         return self._started
 
     def note_ignored(self, ignored: Sequence[str]) -> None:
-        """Say in the head of the response what the client does not get."""
+        """List ignored features in the head of the response."""
         self._ignored = tuple(ignored)
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
@@ -130,13 +130,13 @@ class ResponseSink:
         headers = {**record.limit_headers, **(self._headers or {})}
         if self._ignored or record.ignored_fields:
             headers |= ignored_headers((*self._ignored, *record.ignored_fields))
-        # Needed once, and a stream is open for long.
+        # Freed now: it is needed once, and a stream may be open for long.
         self._headers = None
         return PassthroughResponse(status=self._status, headers=headers, content_type=self._content_type)
 
 
 class DirectResponseSink(ResponseSink):
-    """Sink of a request whose response may be written without a wait."""
+    """Sink of a request whose response accepts writes without a wait."""
 
     __slots__ = ("_direct_request", "_key", "_writer")
 
@@ -152,7 +152,7 @@ class DirectResponseSink(ResponseSink):
         super().__init__(request, record, headers=headers, rewrite_events=rewrite_events, keepalive=keepalive)
         self._direct_request = request
         self._writer: DirectWriter | None = None
-        # What the head depends on: status, content type, node, time in the queue. None before the answer.
+        # Key of the cached head: status, content type, node, time in the queue. None before the answer.
         self._key: tuple[int, bytes, str, int] | None = None
 
     def start_response(self, status: int, content_type: bytes, *, node_name: str, queued_ms: int) -> None:
@@ -272,7 +272,7 @@ class ResponsesSink:
             await self._sink.write(events)
 
     async def flush(self) -> None:
-        """Write what was held, at the end of the answer; idempotent."""
+        """Write the document that was held; idempotent."""
         if self._held:
             document, self._held = b"".join(self._held), []
             await self._sink.write(self._answer.complete_document(document), last=True)

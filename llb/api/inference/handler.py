@@ -48,7 +48,7 @@ class CompletingSink(ClientSink, Protocol):
 
 
 class ReroutedRequest(Protocol):
-    """Request for another of the engine's routes, and the way back of its answer."""
+    """Request for another route of the engine, with the translation of its answer."""
 
     @property
     def path(self) -> str: ...
@@ -70,7 +70,7 @@ Rerouter = Callable[[bytes, Callable[[bytes], None]], ReroutedRequest | None]
 class DialectHooks(Struct, frozen=True, kw_only=True):
     """Differences of a dialect from OpenAI's."""
 
-    # Route of the engine, where it is not the one that was called.
+    # Route of the engine, if it differs from the one that was called.
     engine_path: str | None = None
     # Formats an error inside a stream.
     format_error_event: ErrorEventBuilder = format_error_event
@@ -80,14 +80,14 @@ class DialectHooks(Struct, frozen=True, kw_only=True):
     extra_fields: ExtraFieldsBuilder | None = None
     # Rewrites bytes of the answer, which hold one or more whole events.
     rewrite_events: Callable[[bytes], bytes] | None = None
-    # Bytes that show clients and proxies that a silent stream is alive.
+    # Bytes that keep clients and proxies connected during a silent stream.
     keepalive: bytes = SSE_KEEPALIVE
-    # Puts a sink before the client's that completes the answer.
+    # Returns a sink that completes the answer for the client's sink.
     complete_answer: Callable[[ClientSink, InferenceCall, ModelReadiness], CompletingSink] | None = None
     # Returns a request that the engine supports at another of its routes only, None for all others.
     # The second argument checks the bounds of the fields that the client sent.
     reroute: Rerouter | None = None
-    # What the client asked for and does not get, beside what the call says.
+    # Ignored features, in addition to those of the call.
     ignored: tuple[str, ...] = ()
 
 
@@ -127,11 +127,11 @@ class BegunInference:
         self._running = running
         self._sink = sink
         self._is_connecting = False
-        # While callbacks answer.
+        # Set while callbacks answer.
         self._listener: BegunListener
 
     def start(self, listener: BegunListener) -> bool:
-        """Have callbacks answer; False where `resume` has to."""
+        """Let callbacks answer; False if `resume` has to."""
         running = self._running
         if not self._dispatcher.send_directly(running):
             return False
@@ -187,7 +187,7 @@ class BegunInference:
         self._running.interrupt()
 
     async def resume(self) -> None:
-        """Answer from where the answer stands; raises as `InferenceHandler.handle`."""
+        """Complete the answer; raises as `InferenceHandler.handle`."""
         with self._recording:
             await end_response(self._request, self._sink, await self._dispatcher.resume(self._running))
 
@@ -229,7 +229,7 @@ class InferenceHandler:
             )
 
     def begin_direct(self, request: DirectRequest, hooks: DialectHooks) -> BegunInference | None:
-        """Begin to answer an ordinary request, without a wait; None for all others, of which nothing is kept.
+        """Begin to answer an ordinary request, without a wait; None, without any effect, for all others.
 
         Ordinary is a plain chat whose model can answer. `handle` answers the others, errors too.
         """
@@ -280,7 +280,7 @@ class InferenceHandler:
             return path, body, hooks
         record.requested_model = rerouted.model
         if (await self.dispatcher.readiness.resolve_listed_model(rerouted.model)).is_external:
-            # A server elsewhere may support it as it is.
+            # An endpoint may support it unchanged.
             return path, body, hooks
         encoded = await self._worker.run(len(body), rerouted.encode)
         return (

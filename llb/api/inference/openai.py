@@ -46,7 +46,7 @@ def openai_blueprint(
 ) -> Blueprint:
     """Routes of `/v1` that OpenAI's clients call.
 
-    `cloud_list_headers` brings the lists of clouds up to date and returns the headers that tell their age.
+    `cloud_list_headers` brings the lists of clouds up to date and returns headers with their age.
     `plan_context_length` returns the context that a model would have, once it is loaded.
     """
     blueprint = Blueprint("openai")

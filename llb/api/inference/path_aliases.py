@@ -1,4 +1,4 @@
-"""Path aliases: the routes of the dialects, by the paths that clients make of a slightly wrong base URL."""
+"""Path aliases: routes of the dialects by the paths that result from a slightly wrong base URL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OLLAMA_ROUTES = frozenset(path.removeprefix("/api/") for path in OLLAMA_PATHS)
 
 
 def dialect_path_of(path: str) -> str | None:
-    """Return the path of the route of a dialect that `path` means; None where it means none, or is that path.
+    """Return the path of the dialect's route that `path` means; None for no route, and for a correct path.
 
     Of several parts of a base URL the last one counts: `/v1/api/chat` is Ollama's, `/api/v1/embeddings` is
     OpenAI's.

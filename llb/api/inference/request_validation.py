@@ -35,7 +35,7 @@ _MAX_CACHED_BYTES = 32 * 1024
 
 
 def check_sizes(raw_fields: RawFields) -> None:
-    """Check the bounds of what is walked before the whole body is validated; raises `InvalidRequest`."""
+    """Check the bounds of lists that are read before the validation; raises `InvalidRequest`."""
     _check_fields({name: raw_fields[name] for name in _WALKED_FIELDS if name in raw_fields})
 
 
@@ -71,7 +71,7 @@ def validate_request(
 
 
 def _require_whole(raw_fields: RawFields) -> None:
-    """Refuse Base64 in a field with a bound: what was stripped of a grammar would pass unseen."""
+    """Refuse Base64 in a field with a bound, because the stripped part of a grammar would pass unchecked."""
     for name, raw in raw_fields.items():
         may_have_images = is_harmless(name) or name in ("messages", "input")
         if is_bounded(name) and not may_have_images and PLACEHOLDER_START in bytes(raw):

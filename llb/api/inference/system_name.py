@@ -30,14 +30,14 @@ class SystemNaming:
 
 
 class _NamingPipe(TranslatingPipe):
-    """Pipe that knows where the fingerprint of a usual event is: each token of each stream comes here."""
+    """Pipe with a fast path for usual events. Hot path: called for each token of each stream."""
 
     __slots__ = ()
 
     def write_frame(self, events: bytes, frame: bytes, is_single: bool) -> bool:
         if is_single and events.endswith(_USUAL_TAIL):
             events = events[:_USUAL_END] + _OWN_TAIL
-            # As `frame_chunk` does; those that pass the parser by are not longer.
+            # As in `frame_chunk`; chunks that skip the parser are not longer.
             frame = b"".join((CHUNK_STARTS[len(events)], events, CHUNK_END))
             return self._pipe.write_frame(events, frame, True)
         return super().write_frame(events, frame, is_single)

@@ -1,8 +1,7 @@
 """Hop answer: the answer of an engine of this node to a request of its balancer.
 
 Callbacks pass it on while it is ordinary: the engine is loaded and answers 200, and the balancer reads.
-Anything else is left to a task, which continues from where the answer stands, with the same lease and the
-same response.
+Anything else is left to a task, which continues the answer with the same lease and the same response.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ DEFAULT_LOAD_S = 60.0
 
 
 class HopQuery(Struct, frozen=True):
-    """What the balancer says of a request in its address."""
+    """Parameters of the balancer in the address of a request."""
 
     model_id: str
     speed: EngineSpeed
@@ -108,7 +107,7 @@ class HopContext(Struct, frozen=True):
     in_flight: InFlightCounter
 
     def begin_direct(self, request: DirectRequest) -> BegunHop | None:
-        """Begin to answer a request whose engine is loaded; None for all others, of which nothing is kept."""
+        """Begin to answer a request whose engine is loaded; None, without any effect, for all others."""
         try:
             query = parse_hop_query(request.query_string)
             lease = self.agent.lease_loaded(query.model_id, query.keep_alive)
@@ -141,7 +140,7 @@ class HopAnswer:
         self.lease = lease
         # None while nothing was sent.
         self._begun: BegunRequest | None = None
-        # The response to the balancer; None while nothing of it is written.
+        # The response to the balancer; None before its first bytes.
         self.started: Any = None
         self._is_open = True
         context.in_flight.begin()
@@ -165,7 +164,7 @@ class HopAnswer:
         return begun
 
     def release(self) -> None:
-        """Give back what was taken; idempotent. An answer that is not complete is cancelled."""
+        """Give back lease and connection; idempotent. An incomplete answer is cancelled."""
         if self._is_open:
             self._is_open = False
             if self._begun is not None:
@@ -175,11 +174,11 @@ class HopAnswer:
             self._context.in_flight.end()
 
     def log_status(self, response: UpstreamResponse) -> None:
-        """Log what the engine has answered."""
+        """Log the status of the engine's answer."""
         log.debug("%s for %s: %s", self._path.decode(), self.query.model_id, response.status)
 
     async def relay(self) -> None:
-        """Answer from where the answer stands. Raises `LlbError` only while nothing is written."""
+        """Complete the answer. Raises `LlbError` only while nothing is written."""
         query, agent = self.query, self._context.agent
         try:
             if self.lease is None:
@@ -246,7 +245,7 @@ class BegunHop:
         self._is_interrupted = False
 
     def start(self, listener: BegunListener) -> bool:
-        """Send the request, and have callbacks pass the answer on."""
+        """Send the request, and let callbacks pass the answer on."""
         self._listener = listener
         begun = self._begun = self._answer.send()
         if begun.response is None:
@@ -258,12 +257,12 @@ class BegunHop:
         return True
 
     def interrupt(self) -> None:
-        """Have a task give back what the answer holds: the balancer has left."""
+        """Let a task release the lease and the connection: the balancer has left."""
         self._is_interrupted = True
         self._stop()
 
     async def resume(self) -> None:
-        """Answer from where the answer stands."""
+        """Complete the answer."""
         try:
             if self._is_interrupted:
                 raise asyncio.CancelledError
@@ -301,7 +300,7 @@ class BegunHop:
             self._on_progress(True)
 
     def _stop(self) -> None:
-        """Have a task continue."""
+        """Leave the rest of the answer to a task."""
         self._is_connecting = False
         if self._response is not None:
             self._response.stop_observing()
@@ -312,7 +311,7 @@ class BegunHop:
         self._stop()
 
     def _on_progress(self, has_data: bool) -> None:
-        """Look at what has come before the response has begun."""
+        """Handle new bytes before the response has begun."""
         response = self._response
         assert response is not None  # noqa: S101  # it is observed
         try:
@@ -349,7 +348,7 @@ class BegunHop:
         response.pass_frame = self._pass_frame
 
     def _pass_on(self, has_data: bool) -> None:
-        """Pass bytes on as they come."""
+        """Pass bytes on as they arrive."""
         response, pipe = self._response, self._pipe
         assert response is not None  # noqa: S101  # as above
         assert pipe is not None  # noqa: S101  # the response has begun
@@ -367,7 +366,7 @@ class BegunHop:
             self._fail(error)
 
     def _pass_frame(self, events: bytes, frame: bytes) -> None:
-        """Pass a chunk of whole events on as it came: most tokens of an engine come here."""
+        """Pass a chunk of whole events on unchanged. Hot path: most tokens come as such chunks."""
         assert self._pipe is not None  # noqa: S101  # as above
         try:
             if not self._pipe.write_frame(events, frame, False):
@@ -377,9 +376,9 @@ class BegunHop:
             self._fail(error)
 
     def _on_silence(self, response: UpstreamResponse) -> None:
-        """The time since the last look has passed: end an answer of which nothing has come since."""
+        """End an answer without new bytes since the previous check."""
         if response.total_bytes == self._seen_bytes:
-            # The observer hears of it, as of any failure.
+            # The observer is called, as for any failure.
             response.close(UpstreamTimeout("idle" if response.status else "header"))
             return
         self._seen_bytes = response.total_bytes
@@ -394,7 +393,7 @@ class BegunHop:
         self._listener.end_directly()
 
     def _log_status(self, response: UpstreamResponse) -> None:
-        """Log in a context of its own: the one of the callback is that of other requests, too."""
+        """Logged in a context of its own, because the callback's context is shared with other requests."""
         log_setup.bind_request(request_id_of(self._request), facts_of(self._request).trace_id)
         self._answer.log_status(response)
 

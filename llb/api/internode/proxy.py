@@ -79,8 +79,8 @@ async def proxy_response(
     """Write `response` to the client; its head and first bytes leave in one write.
 
     Raises `TransportError` only while nothing is written. Later errors abort the client's connection, after a
-    trailer with what `get_blame` returns. `started` is a response in chunks that callbacks have begun: what
-    is left is written.
+    trailer with the result of `get_blame`. `started` is a chunked response that callbacks have begun; only
+    the rest is written.
     """
     try:
         try:

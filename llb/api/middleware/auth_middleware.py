@@ -40,7 +40,7 @@ SESSION_COOKIE = "llb_session"
 
 
 class Admission(Struct, frozen=True):
-    """Result of the guard, which holds for the next request with the same head on the same connection."""
+    """Result of the authorisation, reused for requests with the same head on the same connection."""
 
     client: ClientInfo
     credentials: tuple[str, ...]
@@ -131,11 +131,11 @@ class AuthMiddleware:
 
     @staticmethod
     def bind_log(request: IncomingRequest) -> None:
-        """Have the log records of the present task say which request they are about."""
+        """Attach the ids of the request to the log records of the present task."""
         log_setup.bind_request(request_id_of(request), facts_of(request).trace_id)
 
     def note_admission(self, request: IncomingRequest) -> Admission | None:
-        """Return what `on_request` has found; None where each request has to be examined.
+        """Return the result of `on_request`; None if each request has to be examined.
 
         Only a key and a node are found by the head alone. Behind a trusted proxy the connection is that of
         many clients.

@@ -1,4 +1,4 @@
-"""Client information: where a request comes from, and by which name it called this server.
+"""Client information: address of the client, and the name by which it called this server.
 
 The only module that reads peer addresses and forwarding headers.
 """

@@ -21,7 +21,7 @@ _OTHER_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._~%:\[\]-]*)")
 _WEB_SCHEMES = frozenset({"http", "https"})
 _SHOWN_ORIGIN = re.compile(r"[\x21-\x7e]{1,200}")
 _ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-# The official clients send these about themselves, and a browser asks for permission for each.
+# The official clients send these headers about themselves, and a browser needs permission for each.
 _STAINLESS_HEADERS = (
     "arch",
     "helper-method",

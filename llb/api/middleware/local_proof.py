@@ -1,7 +1,7 @@
 """Local proof: whether a request was made by a program of this host, run by the user of llb.
 
-Needed where no credential is: for the default password, for the routes of local programs and for the Ollama
-port. The absence of a proxy's headers proves nothing, so the peer's process is examined too.
+Needed in place of a credential: for the default password, the routes of local programs and the Ollama port.
+The absence of a proxy's headers proves nothing, so the peer's process is examined too.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
 }
-# A script or a style sheet is no document: these are the headers that browsers heed for one. The page has
-# sixty of them, and the others would be a quarter of its first load.
+# The headers that browsers apply to scripts and style sheets. The page has sixty of those, and all headers
+# would be a quarter of its first load.
 _SUBRESOURCE_HEADERS = {
     name: _HEADERS[name]
     for name in ("Cross-Origin-Resource-Policy", "X-Content-Type-Options", "Cache-Control")

@@ -1,4 +1,4 @@
-"""Routes of the Playground: answers that are generated, also when their page is closed."""
+"""Routes of the Playground: answers, whose generation continues when the page is closed."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class _AnswerResponder:
 
     async def begin(self, request: Request, place: tuple[str, str], wanted: AnswerRequest) -> RunningAnswer:
         """Start the answer to `wanted` in the conversation `place`."""
-        # A method of its own: what was decoded must not be held as long as the response.
+        # A separate method, so that the decoded body is freed before the response ends.
         body = bytes(wanted.request)
         fields = await self._worker.run(len(body), lambda: decode_json(body, InferenceFields))
         if len(fields.model) > MAX_MODEL_CHARS:

@@ -1,4 +1,4 @@
-"""Answers of the Playground that are being generated. They go on when their page is closed."""
+"""Answers of the Playground that are being generated. They continue when the page is closed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MAX_ANSWER_CHARS = 2_000_000
 MAX_FOLLOWERS, MAX_FOLLOWERS_PER_USER = 4, 16
 # Size of each part of the text so far; the next part follows when the client has read this one.
 INITIAL_EVENT_CHARS = 64 * 1024
-# What a crash of the server loses at most.
+# Maximum loss in a crash of the server.
 SAVE_INTERVAL_S = 5.0
 RETRY_AFTER_S = 5
 # Values of `finish_reason` whose answer is not complete. Any other is the end that the model chose.

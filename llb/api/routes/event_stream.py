@@ -28,7 +28,7 @@ from llb.wire import AnswersRunning, Event, HelloEvent, ModelStatusChanged, Resy
 MAX_QUEUED_EVENTS = 256
 # A subscriber that receives nothing for this long is disconnected.
 SEND_TIMEOUT_S = 30.0
-# Nothing that a subscriber sends has a meaning, but some programs send a text to keep the connection alive.
+# Messages of subscribers are ignored, but some programs send a text to keep the connection alive.
 MAX_MESSAGE_BYTES, MAX_FRAMES_PER_MINUTE = 1024, 120
 CLOSE_TIMEOUT_S = 5.0
 # RFC 6455, section 7.4.1

@@ -40,7 +40,7 @@ ONLY_LOOPBACK_HINT = (
 
 
 class JoinInstructions:
-    """Builder of what an administrator is told about a new join token: the command for the other host."""
+    """Builder of the instructions for a new join token: the command for the other host."""
 
     def __init__(
         self, config: Config, *, is_exposed: bool, get_port: Callable[[], int], tls: ServerTls | None
@@ -120,7 +120,7 @@ def node_join_blueprint(
         join_request = parse_body(request, JoinRequest)
         validate_node_name(join_request.name)
         reply = await admission.admit_node(join_request)
-        # Failures are not recorded: anybody may send this request, and could fill the audit trail.
+        # Failures are not recorded, because anyone may send this request and could fill the audit log.
         await audit_log.record(request, "node.join", reply.name)
         return json_response(reply, 201)
 

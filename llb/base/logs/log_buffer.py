@@ -151,9 +151,9 @@ class LogBuffer(logging.Handler):
         # One line, whatever a client or an engine wrote.
         shown = make_visible(self._redact(text[: 2 * MAX_LINE_CHARS]))[:MAX_LINE_CHARS]
         self._incoming.append(_IncomingLine(source, level, shown, request_id, at))
-        # Whoever holds the lock, or takes it next, numbers the line. To wait for it would deadlock: the
-        # garbage collector may run while this thread holds it, and finalizers log, such as that of a task
-        # whose exception nobody retrieved.
+        # The present or next holder of the lock numbers the line. Waiting here would deadlock: the garbage
+        # collector may run while this thread holds the lock, and finalizers log, such as that of a task whose
+        # exception was never retrieved.
         if self._rings_lock.acquire(blocking=False):
             try:
                 self._number_incoming_lines()
@@ -164,7 +164,7 @@ class LogBuffer(logging.Handler):
             try:
                 loop.call_soon_threadsafe(self._grown.set)
             except RuntimeError:
-                # The loop has ended, and nobody follows.
+                # The loop has ended, so there are no followers.
                 self._loop = None
 
     def _number_incoming_lines(self) -> None:

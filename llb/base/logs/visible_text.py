@@ -1,4 +1,4 @@
-"""Visible text: text of others, made harmless for logs and terminals.
+"""Visible text: untrusted text made harmless for logs and terminals.
 
 A line break forges a line, an escape sequence takes over the terminal of the reader, and the marks of
 writing from right to left turn a line around.

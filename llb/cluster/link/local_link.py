@@ -56,7 +56,7 @@ def create_local_link() -> tuple[NodeLink, BalancerLink]:
 async def run_local_link(link_server: LinkServer, agent: NodeAgent) -> None:
     """Run the link of the local node, which uses the protocol of a joined node inside the process.
 
-    A failure at either end closes the link only; both ends then synchronise their whole state again.
+    A failure at either end closes only the link; both ends then exchange their whole state again.
     """
     while True:
         node_end, balancer_end = create_local_link()

@@ -46,7 +46,7 @@ class Overlay(Struct, frozen=True):
     devices: tuple[str, ...] = ()
 
     def size_bytes(self) -> int:
-        """Return the disk that it occupies, blocking."""
+        """Return the disk space that it occupies; blocking."""
         files = (path for path in self.directory.rglob("*") if path.is_file() and not path.is_symlink())
         return sum(path.stat().st_size for path in files)
 

@@ -1,4 +1,4 @@
-"""Buffers of an engine: what llama.cpp says, in its log, that it has allocated on the host and on devices."""
+"""Buffer report: buffers of an engine on host and devices, from the log of llama.cpp."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _DEVICE_NUMBER = re.compile(r"(\D*)(\d*)")
 class CalibrationStore:
     """Calibrations by model and build of llama.cpp, in a file of the data directory, or without a path.
 
-    A file that cannot be read is like none, and one that cannot be written costs only what was measured.
+    An unreadable file counts as absent; if it cannot be written, only the measurements are lost.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -81,8 +81,9 @@ class CalibrationStore:
 def compare_with_plan(
     estimate: MemoryEstimate, buffers: Sequence[EngineBuffer]
 ) -> tuple[MemoryCalibration, float | None]:
-    """Return what the engine took beyond its estimate, and the ratio of all that it reports to the plan of
-    that; None if it reports nothing.
+    """Return the factors by which the engine exceeded its estimate, and the ratio of all reports to the plan.
+
+    None if it reports nothing.
 
     llama.cpp names devices in their order, so that those with buffers are those that the plan uses.
     """

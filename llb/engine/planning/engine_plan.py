@@ -63,8 +63,8 @@ class EnginePlan(Struct, frozen=True):
 class ModelMetadata(Struct, frozen=True):
     """Result of reading the headers: the shape of the model, and which file is a projector.
 
-    `calibration`: what engines of this model took beyond their plans. `llama_build`: that of the engine, None
-    for the newest that is known.
+    `calibration`: factors by which engines of this model exceeded their plans. `llama_build`: that of the
+    engine, None for the newest that is known.
     """
 
     shape: ModelShape
@@ -160,7 +160,7 @@ class EnginePlanner:
             kv_cache_type=load.cache_type,
             mmap=load.mmap,
             threads=physical_core_count(),
-            # Drivers of GPUs reserve memory of the process that no plan counts.
+            # GPU drivers reserve process memory that no plan counts.
             data_limit_bytes=data_limit_bytes(load.memory.ram_bytes) if not any(load.gpu_layers) else None,
             api_key=secrets.token_urlsafe(API_KEY_BYTES),
         )

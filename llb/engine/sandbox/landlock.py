@@ -60,9 +60,9 @@ def landlock_version() -> int:
 def apply_landlock(rules: Iterable[tuple[str | Path, Access]]) -> int:
     """Allow access to the paths of `rules` and what is below them, to nothing else.
 
-    Beside that: no TCP connection, no TCP port but one that the kernel chooses (version 4), no signal and no
-    abstract Unix socket outwards (version 6). Paths that do not exist are skipped. The process must have
-    given up new privileges (`no_new_privs`). Returns the version in effect, 0 where there is none.
+    Also forbids TCP connections, TCP ports other than one that the kernel chooses (version 4), and signals
+    and abstract Unix sockets to other processes (version 6). Paths that do not exist are skipped. The process
+    must have given up new privileges (`no_new_privs`). Returns the version in effect, 0 where there is none.
     """
     version = landlock_version()
     if version == 0:

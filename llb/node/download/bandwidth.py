@@ -30,7 +30,7 @@ class BandwidthLimiter:
         return self._bytes_per_s
 
     def set_limit(self, bytes_per_s: int | None) -> None:
-        """Change the limit; what was waited for under the previous one may go on at once."""
+        """Change the limit; threads that wait under the previous one continue at once."""
         with self._lock:
             if bytes_per_s == self._bytes_per_s:
                 return

@@ -1,4 +1,4 @@
-"""Download gate: how many models are downloaded at once, and in which order."""
+"""Download gate: number of concurrent model downloads, and their order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 
 class DownloadGate:
-    """Gate that admits at most `limit` downloads at once, of those that wait the one with the lowest rank.
+    """Gate that admits at most `limit` downloads at once, in the order of their ranks.
 
     Ranks are asked for when a place becomes free, so that an order may change meanwhile. Equal ranks are
     admitted in the order of their arrival.

@@ -111,8 +111,8 @@ class DownloadBody:
     def _receive(self) -> Iterator[bytes | memoryview]:
         """Chunks as they arrive: the first from the HTTP library, the others from the socket into a buffer.
 
-        The library passes on all that it has received. Each later byte would be copied four times in it. It
-        gets all bytes of a range, though: its connection is used again for the next one.
+        First the bytes that the library has already received. It would copy each later byte four times. A
+        range is read through the library to its end, because its connection is reused for the next one.
         """
         import httpx2
 
@@ -142,7 +142,7 @@ class DownloadBody:
             if count == 0:
                 raise httpx2.RemoteProtocolError("the connection ended before the file did")
             left -= count
-            # What was done with the chunk before counts, too.
+            # The time spent on the previous chunk counts too.
             now = time.perf_counter()
             is_fast = count >= FAST_BYTES_PER_S * (now - received_at)
             size, received_at = FAST_READ_BYTES if is_fast else READ_BYTES, now

@@ -263,7 +263,7 @@ class FileDownload:
             self._segments.find_existing()
             self._source_selector.record_disk_bytes()
         else:
-            # What they continued is gone.
+            # The bytes before the segments are gone.
             self._segments.discard_all()
         self._update_downloaded_bytes()
 

@@ -49,7 +49,7 @@ class EndpointHealth(Struct, frozen=True):
     # --- requests ---
 
     def after_success(self, now: float) -> EndpointHealth:
-        """A request was answered."""
+        """Return the health after an answered request."""
         is_recovered = self.open_until is not None or self.is_reachable is False
         if not is_recovered and not self.failures and self.is_reachable and self.misconfigured_until is None:
             return self
@@ -65,10 +65,10 @@ class EndpointHealth(Struct, frozen=True):
         )
 
     def after_failure(self, now: float, message: str, *, is_unreachable: bool = False) -> EndpointHealth:
-        """A request failed: no answer, or a 5xx.
+        """Return the health after a failed request: no answer, or a 5xx.
 
-        While the breaker is open, it is one of those that were under way before: the requests of one crash
-        must not make the wait longer each.
+        A request that fails while the breaker is open was in flight before. It does not lengthen the wait,
+        because many requests may fail in one crash.
         """
         failures = self.failures + 1
         changed = replace(self, failures=failures, last_error=message)
@@ -81,18 +81,18 @@ class EndpointHealth(Struct, frozen=True):
         return replace(changed, open_until=now + open_s, opened=self.opened + 1, recovered_at=None)
 
     def after_rate_limit(self, now: float, message: str, retry_after_s: float | None) -> EndpointHealth:
-        """A request was refused with 429, or with 529 by an overloaded cloud."""
+        """Return the health after a 429, or a 529 of an overloaded cloud."""
         wait_s = RATE_LIMIT_S if retry_after_s is None else min(max(0.0, retry_after_s), MAX_RATE_LIMIT_S)
         return replace(self, limited_until=max(self.limited_until or 0.0, now + wait_s), last_error=message)
 
     def after_refused_key(self, now: float, message: str) -> EndpointHealth:
-        """The key was refused (401), or the account behind it has no credit (402)."""
+        """Return the health after a refused key (401), or one whose account has no credit (402)."""
         return replace(self, misconfigured_until=now + REFUSED_KEY_S, last_error=message)
 
     # --- checks ---
 
     def after_check(self, now: float) -> EndpointHealth:
-        """A check has listed the models."""
+        """Return the health after a check that listed the models."""
         is_recovered = self.is_reachable is False or self.misconfigured_until is not None
         return replace(
             self,
@@ -104,7 +104,7 @@ class EndpointHealth(Struct, frozen=True):
         )
 
     def after_failed_check(self, message: str, *, is_key_refused: bool) -> EndpointHealth:
-        """A check has failed."""
+        """Return the health after a failed check."""
         return replace(
             self,
             is_reachable=is_key_refused,

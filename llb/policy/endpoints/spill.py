@@ -28,7 +28,7 @@ _TRIGGERS: tuple[tuple[type[errors.LlbError], SpillTrigger], ...] = (
 
 
 def trigger_of(error: errors.LlbError) -> SpillTrigger | None:
-    """Return what a failure is called in rules; None for one that every other target would have as well."""
+    """Return the trigger of a failure; None for one that every other target would have as well."""
     return next((trigger for base, trigger in _TRIGGERS if isinstance(error, base)), None)
 
 

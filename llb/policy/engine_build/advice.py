@@ -1,4 +1,4 @@
-"""Advice on the build of llama.cpp: why a better one is not in use, and what to do about it."""
+"""Advice on the build of llama.cpp: why a better one is not in use, and how to fix that."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BuildAdvice(Struct, frozen=True):
 
 
 def advise(facts: HostFacts, build: InstalledBuild, unusable: Sequence[str] = ()) -> BuildAdvice:
-    """Return what to say of `build` on this host; `unusable` are names of visible GPUs that it cannot use."""
+    """Return the advice on `build` for this host; `unusable` are names of visible GPUs that it cannot use."""
     if build.kind == "metal" or not facts.visible_gpus:
         return BuildAdvice()
     if build.gpu_count:

@@ -1,4 +1,4 @@
-"""Fit report: what a host would do with a model, device by device. Pure."""
+"""Fit report: the plan of a model on a host, device by device. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FitRequest(Struct, frozen=True):
     slots: int
     context_length: int | None
     pooled: bool = False
-    # What engines of this model took on this host.
+    # Calibration by earlier engines of this model on this host.
     calibration: MemoryCalibration = NEUTRAL
     # As in `estimate_memory`.
     llama_build: int | None = None
@@ -206,7 +206,7 @@ def _reason_against(request: FitRequest, free: FreeMemory) -> CodedText:
 
 
 def _given_up(request: FitRequest, plan: LoadPlan) -> list[CodedText]:
-    """Return what the plan gives up, as sentences."""
+    """Return the compromises of the plan, as sentences."""
     sentences = []
     wanted = min(request.context_length or DEFAULT_CONTEXT, request.shape.context_length or 0)
     if not request.pooled and plan.context_length < wanted:

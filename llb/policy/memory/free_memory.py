@@ -61,7 +61,7 @@ class FreeMemory(Struct, frozen=True):
         share = FAILED_LOAD_SHARE**failures
         gpu_share = share if failures < MAX_FAILED_GPU_LOADS else 0
         failed = failed or Memory()
-        # Which of them was short is not known. With layers on GPUs it is rarely the RAM.
+        # It is not known whether RAM or VRAM was short. With layers on GPUs it is rarely the RAM.
         failed_ram_bytes = 0 if failed.total_vram_bytes else failed.ram_bytes
         pairs = itertools.zip_longest(self.vram_bytes, failed.vram_bytes[: len(self.vram_bytes)], fillvalue=0)
         return replace(

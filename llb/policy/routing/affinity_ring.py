@@ -42,7 +42,7 @@ def ring_samples(node_id: str) -> array[float]:
 
 
 def ring_divisors(grades: Sequence[int]) -> list[float]:
-    """Return what each node's samples are divided by, according to its grade of throughput."""
+    """Return the divisor of each node's samples, by its grade of throughput."""
     return [math.exp2(grade / GRADES_PER_OCTAVE) for grade in grades]
 
 

@@ -31,13 +31,13 @@ class Throughput(Struct):
     def update(self, prefill_tokens_per_s: float | None, decode_tokens_per_s: float | None) -> None:
         """Set the last measured values, and the grade if it changed enough."""
         prefill, decode = prefill_tokens_per_s or None, decode_tokens_per_s or None
-        # Both are often what they were: setting a field takes three times as long as reading it.
+        # Both are often unchanged, and setting a field takes three times as long as reading it.
         if prefill != self.prefill_tokens_per_s:
             self.prefill_tokens_per_s = prefill
         if decode != self.decode_tokens_per_s:
             self.decode_tokens_per_s = decode
         if decode is not None:
-            # As `estimate_duration_s` says it: every answer comes here.
+            # Inlined `estimate_duration_s`, because every answer passes here.
             prefill = prefill or PREFILL_DECODE_RATIO * decode
             seconds = REFERENCE_TOKENS / prefill + REFERENCE_TOKENS / decode
             exact = -GRADES_PER_OCTAVE * math.log2(seconds)

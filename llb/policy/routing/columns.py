@@ -16,7 +16,7 @@ from llb.policy.routing.candidate import GRADES_PER_OCTAVE, RequestEstimate, Rou
 # Bound of the load, relative to the mean: a node above it gets no request for its affinity keys.
 LOAD_BOUND_FACTOR = 1.25
 
-# Assumed of an engine while no engine has been measured.
+# Assumed throughput while no engine has been measured.
 DEFAULT_PREFILL_TOKENS_PER_S = 200.0
 DEFAULT_DECODE_TOKENS_PER_S = 20.0
 

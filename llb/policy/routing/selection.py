@@ -14,7 +14,7 @@ from llb.policy.routing.columns import LOAD_BOUND_FACTOR, CandidateColumns
 
 __all__ = ["LOAD_BOUND_FACTOR", "CandidateTable", "select_node"]
 
-# Most subsets of a table, kept for the next request that excludes the same candidates.
+# Maximum number of cached subsets of a table, reused by requests that exclude the same candidates.
 MAX_SUBSETS = 4
 
 
@@ -89,7 +89,7 @@ class CandidateTable(Sequence[RoutingCandidate]):
 
     @property
     def max_context_length(self) -> int | None:
-        """Longest context of the candidates, in tokens; None while one of them has not told its own."""
+        """Longest context of the candidates, in tokens; None while one of them has not reported its own."""
         return self._contexts[-1] if self._contexts and not self._has_unknown_context else None
 
     def update(self, candidate: RoutingCandidate) -> None:

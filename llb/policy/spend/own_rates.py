@@ -11,7 +11,7 @@ from llb.policy.spend.price import FREE_RATE, MediaRates, ModelPrice, Rate
 from llb.wire import ModelRates, TierRates
 
 MAX_RATE_USD = 100_000.0
-# Most steps of each kind: lengths of prompts, and service tiers.
+# Maximum number of prompt lengths, and of service tiers.
 MAX_STEPS = 16
 MAX_STEP_TOKENS = 100_000_000
 _TIER_NAME = re.compile(r"[a-z0-9_-]{1,32}")

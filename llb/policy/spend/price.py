@@ -90,7 +90,7 @@ class ModelPrice:
 
 
 FAST_TIER = "fast"
-# A provider that says nothing bills the usual one, which has several names.
+# Without a reported tier the provider bills the standard tier, which has several names.
 USUAL_TIERS = frozenset({"auto", "default", "standard", "standard_only"})
 
 

@@ -8,10 +8,10 @@ STEADY_GROWTH = 1.25
 LEAST_GAIN = 1.25
 # Windows that new connections have to show their gain.
 TRIAL_WINDOWS = 10
-# Time until a trial that gained nothing, or a failed connection, is followed by another trial; it doubles.
+# Delay of the next trial after one that gained nothing, or after a failed connection; it doubles.
 FIRST_PAUSE_S = 10.0
 LONGEST_PAUSE_S = 300.0
-# A faster connection is not held down, and several would take the processor from everything else.
+# A faster connection is not throttled, and several would take processor time from everything else.
 FAST_BYTES_PER_S = 150_000_000
 
 

@@ -30,7 +30,7 @@ WINDOW_RANGES = 16
 # Least time that half of a range takes, for which another connection is worth a request.
 HALF_S = 0.5
 POLL_INTERVAL_S = 0.05
-# Bytes that are moved before the connections get a look.
+# Bytes that are moved between two checks of the connections.
 MOVE_BYTES = 8 << 20
 
 
@@ -139,7 +139,7 @@ class ParallelFetch:
         self._ended_bytes += connection.received_bytes
 
     def _employ(self) -> None:
-        """Give idle connections another range, open further ones, and end those that are too many."""
+        """Give idle connections another range, open further ones, and end superfluous ones."""
         for connection in [each for each in self._connections if each.is_idle]:
             self._last_error = None
             is_wanted = 1 < self._policy.connections >= len(self._connections)

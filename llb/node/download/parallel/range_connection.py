@@ -34,7 +34,7 @@ class RangeConnection:
         self.received_bytes = 0
         self.is_idle = False
         self.has_ended = False
-        # Why it has ended, if not because it was asked to.
+        # Error that ended the connection, if any.
         self.error: Exception | None = None
         self._open_range = open_range
         self._limiter = limiter
@@ -92,7 +92,7 @@ class RangeConnection:
                 self.is_idle = True
                 self._on_changed()
         except Exception as error:
-            # It is raised in the thread that waits for this one.
+            # Kept for the thread of the download, which raises it.
             self.error = error
         finally:
             self.has_ended = True

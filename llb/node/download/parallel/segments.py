@@ -1,7 +1,7 @@
 """Segments: bytes of a download that arrived before those in front of them, each in a file of its own.
 
-A segment file is only appended to, and its name tells its offset, so that a process that is killed leaves no
-byte of unknown place. The partial file stays the beginning of the file without a hole.
+A segment file is only appended to, and its name tells its offset, so that the position of every byte is known
+even after a process was killed. The partial file stays the beginning of the file without a hole.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class SegmentStore:
         # A segment that was given up just now may have had the same file, which it would remove later.
         self.drop_empty()
         segment = Segment(self._directory / segment_file_name(self._spec, start), start, limit)
-        # One with the same start may be there without a byte of use.
+        # A useless segment with the same start may exist.
         segment.path.unlink(missing_ok=True)
         self._segments.append(segment)
         self._sort()
