@@ -1,7 +1,7 @@
 """Memory policy: what an engine needs, what is free, and the best load within it. Pure.
 
-`load_plan` fits the sum of `estimate` into the free memory; `calibration` corrects the sum by what engines
-took on this host; `fit` reports the plan to people.
+`load_plan` fits the sum of `estimate` into the free memory; `calibration` corrects the sum by measurements on
+this host; `fit_report` describes the plan.
 """
 
 from llb.policy.memory.calibration import (
