@@ -75,7 +75,7 @@ export default {
     'JSON by model, in USD for a million tokens: {example}. Empty: from the price list',
   'spill.title': 'Spill rules',
   'spill.text':
-    'Which other model answers when a model cannot, first rule first. Without a rule no request leaves its model.',
+    'Another model answers when a model cannot; rules apply from the top. Without a rule, requests go to no other model.',
   'spill.none': 'No rules yet.',
   'spill.add': 'Add rule',
   'spill.save': 'Save rule',
@@ -100,7 +100,7 @@ export default {
   'spill.when.error': 'fails',
   'spill.when.error.hint': 'Rate limit, server error or timeout',
   'spill.after_s': 'Seconds without a free slot',
-  'spill.no_trigger': 'Choose at least one case.',
+  'spill.no_trigger': 'Choose at least one condition.',
 
   'endpoints.kind.llb': 'llb',
   'endpoints.kind.llama_cpp': 'llama.cpp',

@@ -1,4 +1,4 @@
-/** By the contract's `code`. Where it is only {message}, the server's own sentence says it best. */
+/** Errors by the API's `code`. {message} is the server's own sentence. */
 export default {
   'error.network': "Can't reach llb. Check that it is running and that this machine is on the same network.",
   'error.unexpected': 'Unexpected error. {message}',

@@ -60,7 +60,7 @@ export default {
   'usage.period.custom': 'Custom…',
   'usage.from': 'From',
   'usage.to': 'To',
-  'usage.problem.dates': 'Choose a first day and a last day that is not before it. Days are in UTC.',
+  'usage.problem.dates': 'Choose a first day, and a last day on or after it. Days are in UTC.',
   'usage.problem.too_long': 'Choose at most {count} days.',
   'usage.truncated': 'The oldest part of this period is left out, because there are too many rows.',
   'usage.by.model': 'By model',

@@ -28,8 +28,8 @@ export default {
   'nav.count.downloads': { one: '{count} download', other: '{count} downloads' },
   'nav.count.offline': { one: '{count} node offline', other: '{count} nodes offline' },
   'nav.count.running': {
-    one: '{count} running request, without your own chats',
-    other: '{count} running requests, without your own chats',
+    one: '{count} running request, not counting your own chats',
+    other: '{count} running requests, not counting your own chats',
   },
 
   'connection.connected': 'Connected',
@@ -44,15 +44,15 @@ export default {
   'login.show': 'Show',
   'login.hide': 'Hide',
   'login.default_password':
-    'A new installation. Username: admin, password: test. Change the password after you log in.',
+    'This is a new installation. Username: admin, password: test. Change the password after you log in.',
   'login.submit': 'Log in',
   'login.not_local':
     'The default password does not work from here: {reason}. Run llb password on the host, or open the link that llb printed when it started. If llb is behind a reverse proxy, name it with --trusted-proxy.',
   'login.setup_title': 'Choose a password for admin',
-  'login.setup_hint': 'This link works once. The password takes the place of the default one.',
+  'login.setup_hint': 'This link works once. The password replaces the default one.',
   'login.setup_submit': 'Save and log in',
   'login.setup_invalid':
-    'This link is not valid: it was used, has expired, or is of an earlier start of llb. Run llb password on the host, or start llb again for a new link.',
+    'This link is not valid: it was used, has expired, or belongs to an earlier start of llb. Run llb password on the host, or restart llb to get a new link.',
   'login.ended': 'Your session has expired. Log in to continue.',
 
   'toast.ready': '{name} is ready.',
@@ -78,7 +78,7 @@ export default {
   'password.current': 'Current password',
   'password.new': 'New password',
   'password.again': 'Confirm new password',
-  'password.ended_keys': 'API keys made under the default password have ended: {keys}.',
+  'password.ended_keys': 'API keys created under the default password no longer work: {keys}.',
   'password.hint': 'At least {count} characters',
   'password.differ': "The passwords don't match.",
   'password.wrong': 'The current password is wrong.',

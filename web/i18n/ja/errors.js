@@ -1,4 +1,4 @@
-/** 契約の `code` ごとの文。数値や名前を含むものは、サーバーの文（{message}）を添える。 */
+/** API の `code` ごとの文。数値や名前を含むものは、サーバーの文（{message}）を添える。 */
 export default {
   'error.network':
     'llb に接続できません。llb が起動していること、同じネットワークに接続していることを確認してください。',
@@ -33,7 +33,7 @@ export default {
   'error.hub_unreachable': 'Hub に接続できません：{message}',
   'error.database_unavailable': 'データベースを利用できません：{message}',
   'error.no_node_available': 'このモデルを利用できるノードが現在ありません。',
-  'error.queue_full': '待ち行列がいっぱいです。しばらくしてからもう一度お試しください。',
+  'error.queue_full': 'キューがいっぱいです。しばらくしてからもう一度お試しください。',
   'error.queue_timeout':
     'スロットの空きを待つ間にタイムアウトしました。しばらくしてからもう一度お試しください。',
   'error.engine_failed': 'エンジンが応答の途中で停止しました。もう一度お試しください。',
@@ -79,7 +79,7 @@ export default {
   'code.hub_unreachable': 'Hub に接続不可',
   'code.database_unavailable': 'データベース利用不可',
   'code.no_node_available': '利用可能なノードなし',
-  'code.queue_full': '待ち行列が満杯',
+  'code.queue_full': 'キューが満杯',
   'code.queue_timeout': '待機タイムアウト',
   'code.too_many_copies': 'コピーが多すぎる',
   'code.server_busy': 'サーバー混雑中',

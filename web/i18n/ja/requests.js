@@ -21,7 +21,7 @@ export default {
   'requests.chart.cpu': 'CPU',
   'requests.chart.gpu': 'GPU',
   'requests.chart.summary': '{label}：現在 {last}、ピーク {maximum}（{span}）。',
-  'requests.chart.more': { other: '他 {count} 件' },
+  'requests.chart.more': { other: 'ほか {count} 件' },
   'requests.chart.none': 'この期間のデータはありません。',
   'requests.chart.at': '{time} に {value}',
   'requests.chart.highest': 'ピーク {value}',

@@ -37,7 +37,7 @@ export default {
   'settings.edit.hint.queue_timeout': '例：60s、5m',
   'settings.edit.hint.hf_token': 'hf_ で始まるトークン。暗号化して保存され、二度と表示されません',
   'settings.edit.hint.max_queue': 'モデルごとのリクエスト数',
-  'settings.edit.hint.history_days': '0～365。0 の場合は使用量の集計だけを残します',
+  'settings.edit.hint.history_days': '0〜365。0 の場合は使用量の集計だけを残します',
   'settings.edit.history_text': 'プロンプトと応答の本文が保存され、管理者が読めるようになります。',
   'settings.reset': '元に戻す',
   'settings.reset_named': '{name} を元に戻す',
