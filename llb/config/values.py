@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from llb.base.units import format_duration, format_size, parse_duration, parse_size
 from llb.texts.coded_text import CodedText
@@ -148,22 +148,27 @@ def parse_node_name(text: str) -> str:
     return text
 
 
+def _split_url(text: str) -> SplitResult | None:
+    """Return the parts of an HTTP URL with a host; None if it is none, or its port cannot be one."""
+    try:
+        parts = urlsplit(text)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if is_valid else None
+
+
 def parse_base_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    parts = _split_url(text)
+    if parts is None or parts.query or parts.fragment:
         raise ValueError("is not a URL such as http://host:8080")
     return text.rstrip("/")
 
 
 def parse_llb_url(text: str) -> str:
     """Return scheme, host and port of an llb; the host in lower case, so that one address has one text."""
-    parts = urlsplit(text)
-    try:
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_valid = False
-    has_path = parts.path not in ("", "/") or parts.query or parts.fragment
-    if not is_valid or has_path or parts.username is not None:
+    parts = _split_url(text)
+    if parts is None or parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError("is not the address of an llb, such as http://host:8080")
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
@@ -211,6 +216,8 @@ def parse_own_base_path(text: str) -> str:
 def parse_path(text: str) -> Path:
     if not text:
         raise ValueError("is empty")
+    if "\0" in text:
+        raise ValueError("contains a character that no path may have")
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:
