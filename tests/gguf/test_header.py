@@ -1,4 +1,4 @@
-"""GGUF headers: metadata of valid files, and rejection of hostile ones."""
+"""Parser of GGUF headers: what is refused, how much is read, hostile headers."""
 
 from __future__ import annotations
 
@@ -11,205 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from llb import gguf
-from llb.gguf import GgufError, GgufMetadata, NeedMoreData
-from tests.ggufs import write_chat_model, write_embedding_model, write_hybrid_model
-
-
-def metadata_of(path: Path) -> GgufMetadata:
-    with path.open("rb") as file:
-        return gguf.read_metadata(file, file_size=path.stat().st_size)
-
-
-def text(value: bytes | str) -> bytes:
-    raw = value.encode() if isinstance(value, str) else value
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def key_u32(key: str, value: int) -> bytes:
-    return text(key) + struct.pack("<II", 4, value)
-
-
-def key_text(key: str, value: str) -> bytes:
-    return text(key) + struct.pack("<I", 8) + text(value)
-
-
-def tensor(name: str, shape: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
-    dimensions = b"".join(struct.pack("<Q", size) for size in shape)
-    return text(name) + struct.pack("<I", len(shape)) + dimensions + struct.pack("<IQ", kind, offset)
-
-
-def header(
-    *keys: bytes,
-    tensors: tuple[bytes, ...] = (),
-    version: int = 3,
-    key_count: int | None = None,
-    tensor_count: int | None = None,
-) -> bytes:
-    counts = struct.pack(
-        "<QQ",
-        len(tensors) if tensor_count is None else tensor_count,
-        len(keys) if key_count is None else key_count,
-    )
-    return b"GGUF" + struct.pack("<I", version) + counts + b"".join(keys) + b"".join(tensors)
-
-
-LLAMA = key_text("general.architecture", "llama")
-
-
-def read(raw: bytes, *, file_size: int | None = None) -> GgufMetadata:
-    return gguf.read_metadata(io.BytesIO(raw), file_size=len(raw) if file_size is None else file_size)
-
-
-# --- what a header says ------------------------------------------------------------------------------
-
-
-def test_a_grouped_query_model(tmp_path: Path) -> None:
-    path = write_chat_model(tmp_path / "m.gguf", layers=3, embd=64, heads=4, kv_heads=2, quantization="Q8_0")
-    metadata = metadata_of(path)
-    assert metadata.architecture == "llama"
-    assert (metadata.layers, metadata.embedding_length, metadata.vocabulary_size) == (3, 64, 320)
-    assert (metadata.heads, metadata.kv_heads) == ((4, 4, 4), (2, 2, 2))
-    assert (metadata.key_length, metadata.value_length, metadata.context_length) == (16, 16, 512)
-    assert not metadata.is_projector
-    assert metadata.causal
-    assert sorted(metadata.blocks) == [0, 1, 2]
-    assert metadata.data_end == path.stat().st_size
-    assert metadata.parameters == 320 * 64 * 2 + 64 + 3 * (2 * 64 + 64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 128)
-    gguf.check_complete(metadata, path.stat().st_size)
-
-
-def test_a_mixture_counts_its_experts(tmp_path: Path) -> None:
-    metadata = metadata_of(
-        write_chat_model(tmp_path / "m.gguf", experts=4, experts_used=2, quantization="F16")
-    )
-    assert (metadata.experts, metadata.experts_used) == (4, 2)
-    # Up, gate and down of 4 experts, 128 wide, in F16.
-    assert {block.expert_bytes for block in metadata.blocks.values()} == {3 * 4 * 128 * 64 * 2}
-    assert gguf.build_model_shape([metadata]).feed_forward_width == 2 * 128
-
-
-def test_sliding_windows_follow_the_architecture(tmp_path: Path) -> None:
-    path = write_chat_model(tmp_path / "m.gguf", arch="gemma3", layers=7, sliding_window=64)
-    assert metadata_of(path).windowed == (True, True, True, True, True, False, True)
-
-
-def test_an_encoder_keeps_no_cache_and_says_how_it_pools(tmp_path: Path) -> None:
-    metadata = metadata_of(write_embedding_model(tmp_path / "m.gguf"))
-    assert (metadata.architecture, metadata.causal, metadata.pooling) == ("bert", False, "mean")
-    assert gguf.build_model_shape([metadata]).is_encoder
-
-
-def test_heads_may_differ_from_layer_to_layer_and_recurrent_ones_keep_a_state() -> None:
-    kv_heads = text("granitehybrid.attention.head_count_kv") + struct.pack("<IIQ3i", 9, 5, 3, 0, 4, 0)
-    numbers = {
-        "block_count": 3, "embedding_length": 64, "attention.head_count": 4, "context_length": 4096,
-        "ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16, "ssm.group_count": 1,
-    }  # fmt: skip
-    metadata = read(
-        header(
-            key_text("general.architecture", "granitehybrid"),
-            kv_heads,
-            *(key_u32(f"granitehybrid.{key}", value) for key, value in numbers.items()),
-            tensors=(
-                tensor("blk.0.ssm_in.weight", (64, 4)),
-                tensor("blk.1.attn_k.weight", (64, 64), offset=1024),
-                tensor("blk.2.ssm_in.weight", (64, 4), offset=17408),
-            ),
-        )
-        + bytes(32768)
-    )
-    layers = gguf.build_model_shape([metadata]).layers
-    state_bytes = (3 * (128 + 2 * 16) + 16 * 128) * 4
-    assert [(layer.key_width, layer.state_bytes) for layer in layers] == [
-        (0, state_bytes),
-        (64, 0),
-        (0, state_bytes),
-    ]
-
-
-def test_linear_attention_has_a_state_and_no_kv_cache(tmp_path: Path) -> None:
-    metadata = metadata_of(write_hybrid_model(tmp_path / "m.gguf"))
-    layers = gguf.build_model_shape([metadata]).layers
-    # What llama.cpp reports for this file: 2 of 4 layers in its KV cache, 5632 bytes of state in the others.
-    assert [(layer.key_width, layer.value_width, layer.state_bytes) for layer in layers] == [
-        (0, 0, 5632),
-        (32, 32, 0),
-        (0, 0, 5632),
-        (32, 32, 0),
-    ]
-    # The only architecture with both in one layer.
-    both = gguf.build_model_shape([replace(metadata, architecture="falcon-h1")]).layers[0]
-    assert (both.key_width, both.state_bytes) == (32, 5632)
-
-
-def test_heads_for_multi_token_prediction_are_not_loaded(tmp_path: Path) -> None:
-    metadata = metadata_of(write_chat_model(tmp_path / "m.gguf", layers=3))
-    predicting = replace(metadata, architecture="qwen35", mtp_layers=1)
-    trunk, whole = gguf.build_model_shape([predicting]), gguf.build_model_shape([metadata])
-    assert trunk.layers[:2] == whole.layers[:2]
-    assert (trunk.layers[2].weight_bytes, trunk.layers[2].key_width) == (0, 0)
-    # llama.cpp counts them for `n_gpu_layers`.
-    assert trunk.max_gpu_layers == whole.max_gpu_layers
-    assert trunk.mtp_layer == whole.layers[2]
-    # llama.cpp's graph of this architecture takes exactly one.
-    assert gguf.build_model_shape([replace(predicting, mtp_layers=2)]).mtp_layer is None
-    # Of architectures that may load them they are counted.
-    assert gguf.build_model_shape([replace(predicting, architecture="llama")]) == whole
-
-
-def test_the_shards_of_a_split_model_add_up() -> None:
-    first = read(
-        header(
-            LLAMA,
-            key_u32("llama.block_count", 2),
-            key_u32("llama.embedding_length", 64),
-            key_u32("llama.attention.head_count", 4),
-            key_u32("llama.context_length", 4096),
-            key_u32("split.count", 2),
-            tensors=(tensor("token_embd.weight", (64, 100)), tensor("blk.0.attn_k.weight", (64, 64))),
-        )
-    )
-    second = read(
-        header(
-            key_u32("split.count", 2),
-            key_u32("split.no", 1),
-            tensors=(tensor("blk.1.attn_k.weight", (64, 64)), tensor("output.weight", (64, 100))),
-        )
-    )
-    assert second.architecture is None
-    shape = gguf.build_model_shape([first, second])
-    assert [layer.weight_bytes for layer in shape.layers] == [16384, 16384]
-    assert (shape.input_bytes, shape.output_bytes) == (25600, 25600)
-
-
-def test_the_output_norm_is_no_output_matrix() -> None:
-    tied = read(
-        header(
-            LLAMA,
-            key_u32("llama.block_count", 1),
-            key_u32("llama.embedding_length", 64),
-            key_u32("llama.attention.head_count", 4),
-            tensors=(
-                tensor("token_embd.weight", (64, 100)),
-                tensor("blk.0.attn_k.weight", (64, 64)),
-                tensor("output_norm.weight", (64,)),
-                tensor("rope_freqs.weight", (32,)),
-            ),
-        )
-    )
-    shape = gguf.build_model_shape([tied])
-    assert (shape.output_bytes, shape.output_norm_bytes) == (0, 384)
-
-
-def test_a_projector_is_told_from_a_model() -> None:
-    projector = read(header(key_text("general.architecture", "clip"), tensors=(tensor("v.weight", (64,)),)))
-    assert projector.is_projector
-    with pytest.raises(GgufError, match="does not describe a language model"):
-        gguf.build_model_shape([projector])
-
+from llb.gguf import GgufError, NeedMoreData
+from tests.gguf.headers import LLAMA, header, key_text, key_u32, metadata_of, read, tensor, text
+from tests.ggufs import write_chat_model
 
 # --- what is refused ---------------------------------------------------------------------------------
 
@@ -262,17 +68,6 @@ def test_reads_no_further_than_32_mib() -> None:
     raw = header(text("a") + struct.pack("<IQ", 8, 40 * 2**20)) + bytes(41 * 2**20)
     with pytest.raises(GgufError, match="larger than 32 MiB"):
         read(raw)
-
-
-def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
-    path = write_chat_model(tmp_path / "m.gguf")
-    metadata, size = metadata_of(path), path.stat().st_size
-    gguf.check_complete(metadata, metadata.data_end)
-    with pytest.raises(GgufError, match="it is truncated"):
-        gguf.check_complete(metadata, metadata.data_end - 1)
-    with pytest.raises(GgufError, match="ends within its header"):
-        gguf.read_metadata(io.BytesIO(path.read_bytes()[:1000]), file_size=1000)
-    assert metadata.data_end <= size
 
 
 def test_a_prefix_says_how_much_more_it_needs(tmp_path: Path) -> None:

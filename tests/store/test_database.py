@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -261,76 +261,6 @@ async def test_kill_9_loses_nothing_that_was_committed(tmp_path: Path) -> None:
     assert await settings.get(db, "kept") == "1"
     assert await settings.get(db, "open") is None
     await db.close()
-
-
-# --- migrations --------------------------------------------------------------------------------------
-
-
-def _add_column(connection: sqlite3.Connection) -> None:
-    connection.execute("ALTER TABLE settings ADD COLUMN note TEXT")
-
-
-def _fail_halfway(connection: sqlite3.Connection) -> None:
-    connection.execute("ALTER TABLE settings ADD COLUMN half TEXT")
-    raise sqlite3.OperationalError("disk I/O error")
-
-
-async def test_an_older_database_is_migrated_with_a_copy_kept_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "llb.db"
-    db = await Database.open(path)
-    await _put(db, "a", "1")
-    await db.close()
-
-    db = await Database.open(path, (*MIGRATIONS, _add_column))
-    row = await db.fetch_one("SELECT value, note FROM settings WHERE key = 'a'")
-    assert row is not None
-    assert tuple(row) == ("1", None)
-    await db.close()
-
-    copy = tmp_path / f"llb-schema{len(MIGRATIONS)}.backup.db"
-    assert copy.stat().st_mode & 0o777 == 0o600
-    with closing(_raw(copy)) as old:
-        assert old.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
-        assert old.execute("SELECT value FROM settings WHERE key = 'a'").fetchone()[0] == "1"
-    assert not copy.with_name(copy.name + ".partial").exists()
-
-
-async def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path) -> None:
-    path = tmp_path / "llb.db"
-    await (await Database.open(path)).close()
-    with pytest.raises(SetupError, match="disk I/O error"):
-        await Database.open(path, (*MIGRATIONS, _fail_halfway))
-    with closing(_raw(path)) as raw:
-        assert raw.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
-        assert "half" not in {row[1] for row in raw.execute("PRAGMA table_info(settings)")}
-    await (await Database.open(path)).close()
-
-
-async def test_a_database_of_a_newer_llb_is_rejected_and_unchanged(tmp_path: Path) -> None:
-    path = tmp_path / "llb.db"
-    await (await Database.open(path)).close()
-    with closing(_raw(path)) as raw:
-        raw.execute("PRAGMA user_version = 99")
-    with pytest.raises(SetupError, match="was written by a newer llb"):
-        await Database.open(path)
-    with closing(_raw(path)) as raw:
-        assert raw.execute("PRAGMA user_version").fetchone()[0] == 99
-
-
-# --- invalid files -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "content", [b"this is not a database" * 500, b"SQLite format 3\x00" + b"\xff" * 5000]
-)
-async def test_the_error_for_an_invalid_file_names_it_and_a_remedy(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "llb.db"
-    path.write_bytes(content)
-    with pytest.raises(SetupError) as caught:
-        await Database.open(path)
-    assert str(path) in str(caught.value)
-    assert "restore" in str(caught.value)
-    assert path.read_bytes() == content
 
 
 async def test_a_damaged_page_is_found_at_open(tmp_path: Path) -> None:

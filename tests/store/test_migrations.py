@@ -11,10 +11,11 @@ import pytest
 from llb import __version__
 from llb.store.backup import find_database_defect, restore_database
 from llb.store.database import Database
-from llb.store.migrations import MIGRATIONS
+from llb.store.migrations import MIGRATIONS, migrate
 from llb.store.schema import VERSION_KEY
-from llb.store.tables import audit, keys, nodes, registrations, settings, users
+from llb.store.tables import audit, keys, nodes, registrations, request_history, settings, users
 from tests.conftest import BalancerFactory
+from tests.store.tables.request_rows import EVERYBODY, keep, request
 
 pytestmark = pytest.mark.usefixtures("real_migrations")
 
@@ -109,3 +110,30 @@ async def test_an_old_key_opens_the_new_llb(make_llb: BalancerFactory, tmp_path:
     assert answer.status_code == 200
     nodes_now = (await llb.http.get("/api/nodes")).json()["nodes"]
     assert {node["name"] for node in nodes_now} == {"attic", "garage"}
+
+
+async def test_an_older_database_gets_its_history(tmp_path: Path) -> None:
+    path = tmp_path / "llb.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        migrate(old, MIGRATIONS[:1])
+        old.execute("INSERT INTO users VALUES ('u', 'ann', 'hash', 'admin', 0, 1.0)")
+        old.execute("INSERT INTO api_keys VALUES ('k', 'laptop', 'h', 'sk-', '[]', 'u', NULL, 1.0, NULL)")
+    db = await Database.open(path)
+    try:
+        await keep(db, request())
+        async with db.write() as tx:
+            await keys.remove(tx, "k")
+        [record] = await request_history.list_page(db, EVERYBODY)
+        assert (record.key_name, record.username) == ("laptop", "ann")
+    finally:
+        await db.close()
+    assert (tmp_path / "llb-schema1.backup.db").exists()
+
+
+async def test_an_old_and_a_new_database_have_the_same_schema(db: Database, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old.db", isolation_level=None)) as old:
+        migrate(old, MIGRATIONS[:1])
+        migrate(old)
+        theirs = old.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    ours = await db.fetch_all("SELECT sql FROM sqlite_master ORDER BY name")
+    assert [tuple(row) for row in ours] == theirs

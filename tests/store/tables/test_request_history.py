@@ -1,18 +1,14 @@
-"""Requests, their texts and their totals."""
+"""Requests and their texts: pages, filters, the deletion of old ones."""
 
 from __future__ import annotations
 
 import itertools
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
 from llb.store.database import Database
-from llb.store.migrations import MIGRATIONS, migrate
 from llb.store.tables import keys, nodes, request_history, usage, users
 from llb.store.tables.request_history import (
     MICROSECONDS_PER_S,
@@ -22,68 +18,13 @@ from llb.store.tables.request_history import (
     RequestRow,
 )
 from llb.wire import RequestText, Role, Scope, UsageBucket, UsageBy
-
-EVERYBODY = OwnerFilter()
-HOUR_S, DAY_S = 3600, 86_400
-NOON = 1_800_014_400  # 2027-01-15T12:00:00Z
-_ids = itertools.count(NOON * MICROSECONDS_PER_S)
-
-
-def request(**changes: Any) -> RequestRow:
-    """Successful request, a microsecond later than the previous one."""
-    plain: dict[str, Any] = {
-        "id": next(_ids),
-        "request_id": "r",
-        "key_id": "k",
-        "user_id": "u",
-        "model": "m",
-        "node_id": "n",
-        "endpoint": "/v1/chat/completions",
-        "stream": True,
-        "status": 200,
-        "error_code": None,
-        "prompt_tokens": 10,
-        "cached_tokens": 4,
-        "completion_tokens": 5,
-        "queue_ms": 0,
-        "ttft_ms": 20,
-        "duration_ms": 100,
-    }
-    return RequestRow(**{**plain, **changes})
-
-
-def at(seconds: float, **changes: Any) -> RequestRow:
-    return request(id=int(seconds * MICROSECONDS_PER_S), **changes)
-
-
-def failed(**changes: Any) -> RequestRow:
-    counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "ttft_ms", "node_id"))
-    return request(status=503, error_code="queue_full", **{**counts, **changes})
-
-
-async def keep(db: Database, *records: RequestRow) -> None:
-    async with db.write() as tx:
-        await request_history.add(tx, records)
-        await usage.add(tx, records)
+from tests.store.tables.request_rows import DAY_S, EVERYBODY, HOUR_S, NOON, at, failed, keep, request, totals
 
 
 async def ids(
     db: Database, wanted: RequestFilter = request_history.MATCH_ALL, whose: OwnerFilter = EVERYBODY
 ) -> list[int]:
     return [record.id for record in await request_history.list_page(db, whose, wanted)]
-
-
-async def totals(db: Database, **query: Any) -> list[tuple[Any, ...]]:
-    """Start, key and number of requests of the selected totals."""
-    plain: dict[str, Any] = {
-        "by": UsageBy.MODEL,
-        "bucket": UsageBucket.HOUR,
-        "since": 0,
-        "until": 2**40,
-        "limit": 100,
-    }
-    found = await usage.list_totals(db, query.pop("whose", EVERYBODY), **{**plain, **query})
-    return [(record.start, record.key, record.requests) for record in found]
 
 
 # --- requests ----------------------------------------------------------------------------------------
@@ -310,106 +251,3 @@ async def test_requests_of_a_clock_that_was_ahead_move_to_now_with_their_texts(d
     async with db.write() as tx:
         await request_history.restamp_future(tx, now_id=now_id)
     assert (await ids(db))[0] == soon.id
-
-
-# --- totals ------------------------------------------------------------------------------------------
-
-
-async def test_totals_by_hour_and_day(db: Database) -> None:
-    await keep(
-        db,
-        at(NOON + 1),
-        at(NOON + HOUR_S - 0.001),
-        at(NOON + HOUR_S),
-        failed(id=(NOON + HOUR_S + 1) * MICROSECONDS_PER_S),
-    )
-    await keep(db, at(NOON + DAY_S))
-    midnight = NOON - 12 * HOUR_S
-    assert await totals(db) == [(NOON, "m", 2), (NOON + HOUR_S, "m", 2), (NOON + DAY_S, "m", 1)]
-    assert await totals(db, bucket=UsageBucket.DAY) == [(midnight, "m", 4), (midnight + DAY_S, "m", 1)]
-    [first, second, *_] = await usage.list_totals(
-        db, EVERYBODY, by=UsageBy.MODEL, bucket=UsageBucket.HOUR, since=0, until=2**40, limit=9
-    )
-    sums = ("errors", "prompt_tokens", "cached_tokens", "completion_tokens", "duration_ms")
-    assert [getattr(first, name) for name in sums] == [0, 20, 8, 10, 200]
-    assert [getattr(second, name) for name in sums] == [1, 10, 4, 5, 200]
-
-
-async def test_totals_by_model_key_and_node(db: Database) -> None:
-    await keep(
-        db,
-        request(model="m1", key_id="k1"),
-        request(model="m1", key_id="k2"),
-        request(model="m2", key_id=None, user_id="ann"),
-        request(model="m2", key_id=None, user_id="bob"),
-        failed(model="m2", key_id=None, user_id=None),
-        failed(model=None, key_id="k2"),
-    )
-    assert {key: n for _, key, n in await totals(db)} == {"m1": 2, "m2": 3, None: 1}
-    assert {key: n for _, key, n in await totals(db, by=UsageBy.NODE)} == {"n": 4, None: 2}
-    by_user = await totals(db, by=UsageBy.USER)
-    assert {key: n for _, key, n in by_user} == {"u": 3, "ann": 1, "bob": 1, None: 1}
-    by_key = await usage.list_totals(
-        db, EVERYBODY, by=UsageBy.KEY, bucket=UsageBucket.HOUR, since=0, until=2**40, limit=9
-    )
-    assert [(used.key, used.user_id, used.requests) for used in by_key] == [
-        ("k2", "u", 2),
-        (None, None, 1),
-        (None, "ann", 1),
-        (None, "bob", 1),
-        ("k1", "u", 1),
-    ]
-
-
-async def test_totals_of_one_user_or_key(db: Database) -> None:
-    await keep(
-        db, request(user_id="ann"), request(user_id="ann", key_id=None), request(key_id="x", node_id=None)
-    )
-    for by in UsageBy:
-        assert sum(n for *_, n in await totals(db, by=by, whose=OwnerFilter(user_id="ann"))) == 2
-        assert sum(n for *_, n in await totals(db, by=by, whose=OwnerFilter(key_id="x"))) == 1
-
-
-async def test_totals_of_a_period_with_a_limit(db: Database) -> None:
-    await keep(db, *(at(NOON + hour * HOUR_S) for hour in range(4)))
-    middle = {"since": NOON + HOUR_S, "until": NOON + 3 * HOUR_S}
-    assert [start for start, *_ in await totals(db, **middle)] == [NOON + HOUR_S, NOON + 2 * HOUR_S]
-    assert [start for start, *_ in await totals(db, limit=2)] == [NOON + 2 * HOUR_S, NOON + 3 * HOUR_S]
-
-
-async def test_old_totals_are_deleted(db: Database) -> None:
-    await keep(db, at(NOON - 2 * DAY_S), at(NOON - DAY_S), at(NOON))
-    async with db.write() as tx:
-        await usage.prune(tx, hours_before=NOON - 60, days_before=NOON - 2 * DAY_S)
-    assert [start for start, *_ in await totals(db)] == [NOON]
-    assert len(await totals(db, bucket=UsageBucket.DAY)) == 2
-
-
-# --- the schema --------------------------------------------------------------------------------------
-
-
-async def test_an_older_database_gets_its_history(tmp_path: Path) -> None:
-    path = tmp_path / "llb.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as old:
-        migrate(old, MIGRATIONS[:1])
-        old.execute("INSERT INTO users VALUES ('u', 'ann', 'hash', 'admin', 0, 1.0)")
-        old.execute("INSERT INTO api_keys VALUES ('k', 'laptop', 'h', 'sk-', '[]', 'u', NULL, 1.0, NULL)")
-    db = await Database.open(path)
-    try:
-        await keep(db, request())
-        async with db.write() as tx:
-            await keys.remove(tx, "k")
-        [record] = await request_history.list_page(db, EVERYBODY)
-        assert (record.key_name, record.username) == ("laptop", "ann")
-    finally:
-        await db.close()
-    assert (tmp_path / "llb-schema1.backup.db").exists()
-
-
-async def test_an_old_and_a_new_database_have_the_same_schema(db: Database, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "old.db", isolation_level=None)) as old:
-        migrate(old, MIGRATIONS[:1])
-        migrate(old)
-        theirs = old.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
-    ours = await db.fetch_all("SELECT sql FROM sqlite_master ORDER BY name")
-    assert [tuple(row) for row in ours] == theirs

@@ -13,7 +13,7 @@ import pytest
 
 from llb.base import runfile
 from tests.cli.conftest import DEADLINE_S, CommandHost, create_host_with_models
-from tests.cli.test_doctor import findings, only
+from tests.cli.host.test_doctor import findings, only
 from tests.hub import HubStandIn
 from tests.processes import wait_until
 

@@ -1,4 +1,4 @@
-"""Users, sessions and keys."""
+"""Users: their names, passwords and roles, and what goes with them."""
 
 from __future__ import annotations
 
@@ -111,50 +111,3 @@ async def test_removing_a_user_removes_the_sessions_and_keys(db: Database) -> No
     assert await sessions.get(db, "s-bob") is None
     assert await sessions.get(db, "s-ann") is not None
     assert [key.name for key in await keys.list_keys(db)] == ["ann", "host"]
-
-
-async def test_a_session_knows_its_user_and_ends_in_every_way(db: Database) -> None:
-    await _add(db, _user("ann", Role.ADMIN, default_password=True))
-    async with db.write() as tx:
-        for name, expires_at in (("old", 10.0), ("idle", 100.0), ("used", 100.0), ("gone", 100.0)):
-            await sessions.add(
-                tx, session_id=name, user_id="id-ann", now=1, expires_at=expires_at, address="10.0.0.1"
-            )
-        await sessions.update_last_seen(tx, {"used": 15.0, "unknown": 1.0})
-        # A late update never decreases the time.
-        await sessions.update_last_seen(tx, {"used": 14.0})
-        assert await sessions.remove(tx, "gone")
-        assert not await sessions.remove(tx, "gone")
-        assert await sessions.remove_expired(tx, now=20, idle_s=10) == 2
-    session = await sessions.get(db, "used")
-    assert session == sessions.Session(
-        id="used",
-        user_id="id-ann",
-        username="ann",
-        role=Role.ADMIN,
-        must_change_password=True,
-        created_at=1.0,
-        expires_at=100.0,
-        last_seen=15.0,
-        address="10.0.0.1",
-    )
-    async with db.write() as tx:
-        assert await sessions.remove_by_user(tx, "id-ann") == 1
-    assert await sessions.get(db, "used") is None
-
-
-async def test_a_key_has_the_current_role_of_its_owner(db: Database) -> None:
-    await _add(db, _user("ann", Role.ADMIN), _user("bob", Role.ADMIN))
-    async with db.write() as tx:
-        await keys.add(tx, _key("k", "id-bob"))
-        await keys.update_last_used(tx, {"id-k": 7.0})
-        await users.set_role(tx, "id-bob", Role.USER)
-    key = await keys.get_by_hash(db, "hash of k")
-    assert key is not None
-    assert key == await keys.get(db, "id-k")
-    assert (key.owner_name, key.owner_role, key.last_used_at) == ("bob", Role.USER, 7.0)
-    assert key.scopes == {Scope.INFERENCE, Scope.MODELS_READ}
-    async with db.write() as tx:
-        assert await keys.remove(tx, "id-k")
-        assert not await keys.remove(tx, "id-k")
-    assert await keys.get_by_hash(db, "hash of k") is None

@@ -11,7 +11,7 @@ from llb.cli.checks import tls as tls_checks
 from llb.config import make_config
 from llb.security.certificates import create_authority, issue_certificate
 from tests.cli.conftest import CommandHost
-from tests.cli.test_doctor import findings, only
+from tests.cli.host.test_doctor import findings, only
 
 DAY_S = 86_400.0
 

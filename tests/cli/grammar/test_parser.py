@@ -1,26 +1,70 @@
-"""Usage errors, exit statuses, and the imports of a command."""
+"""Arguments of the commands: usage errors, help, and docs/commands.md, which lists them all."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llb import __version__
-from llb.cli.grammar.parser import parse_arguments
-from tests.cli.conftest import ROOT, CommandHost
+from llb.cli.grammar.parser import build_parser, parse_arguments
+from llb.config import CLI_ENVIRONMENT, SETTINGS
+from tests.cli.conftest import CommandHost
+
+DOCS = Path(__file__).parents[3] / "docs"
+COMMANDS = (DOCS / "commands.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "arguments", [("version",), ("--version",), ("--home", "x", "version"), ("version", "--home", "x")]
-)
-def test_version(host: CommandHost, arguments: tuple[str, ...]) -> None:
-    assert host.run_command(*arguments).stdout == f"llb {__version__}\n"
+def commands(
+    parser: argparse.ArgumentParser, path: str = "llb"
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                yield f"{path} {name}", inner
+                yield from commands(inner, f"{path} {name}")
+
+
+WITH_ALIASES = dict(commands(build_parser()))
+# An alias has the parser of its command.
+ALL = {name: parser for name, parser in WITH_ALIASES.items() if parser.prog == name}
+OF_SETTINGS = {setting.flag for setting in SETTINGS}
+EVERYWHERE = {"-h", "--help", "--home", "--url", "--key", "-y"}
+
+
+def rows_of(name: str) -> str:
+    """Table rows of a command and of its actions."""
+    return "\n".join(line for line in COMMANDS.splitlines() if re.match(rf"\| .*`{re.escape(name)}\b", line))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_is_documented_with_its_flags(name: str) -> None:
+    rows = rows_of(name)
+    assert rows, f"{name} is not in docs/commands.md"
+    flags = {flag for action in ALL[name]._actions for flag in action.option_strings}
+    for flag in flags - EVERYWHERE - OF_SETTINGS:
+        assert flag in rows, f"{flag} of {name} is not in docs/commands.md"
+
+
+@pytest.mark.parametrize("name", sorted(WITH_ALIASES.keys() - ALL.keys()))
+def test_an_alias_is_documented(name: str) -> None:
+    assert f"`{name}`" in COMMANDS
+
+
+def test_no_other_command_is_documented() -> None:
+    named = set(re.findall(r"^\| `(llb [a-z][a-z-]*)", COMMANDS, re.MULTILINE))
+    assert named <= set(ALL)
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", COMMANDS))
+    known = {flag for parser in ALL.values() for action in parser._actions for flag in action.option_strings}
+    assert flags <= known | {"--version"}
+
+
+def test_flags_of_all_commands_are_explained() -> None:
+    for flag in ("--home", "--url", "--key", *CLI_ENVIRONMENT):
+        assert f"`{flag}" in COMMANDS
 
 
 @pytest.mark.parametrize(
@@ -95,110 +139,6 @@ def test_the_help_of_serve_names_the_settings(host: CommandHost) -> None:
     assert "--keep-alive" in host.run_command("serve", "--help").stdout
 
 
-@pytest.mark.parametrize(
-    ("env", "message"),
-    [({"LLB_PORT": "http"}, "LLB_PORT: 'http' is not a whole number."), ({"LLB_PRT": "1"}, "LLB_PRT")],
-)
-def test_a_server_with_a_bad_setting_does_not_start(
-    host: CommandHost, env: dict[str, str], message: str
-) -> None:
-    assert message in host.run_failing_command("serve", env=env)
-
-
-def test_a_bad_setting_of_the_server_does_not_stop_other_commands(host: CommandHost) -> None:
-    assert host.run_command("keys", "create", "mine", env={"LLB_PORT": "http"}).stdout.startswith("sk-")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("models",),
-        ("nodes",),
-        ("nodes", "remove", "x"),
-        ("pull", "x"),
-        ("rm", "x"),
-        ("chat", "x", "y"),
-        ("import", __file__),
-    ],
-)
-def test_without_a_server_one_sentence_says_what_to_do(host: CommandHost, arguments: tuple[str, ...]) -> None:
-    assert host.run_failing_command(*arguments).startswith(
-        f"llb is not running on {host.home}: start it with 'llb'"
-    )
-    assert not host.home.exists()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [("keys",), ("users",), ("keys", "revoke", "sk-abcdef0"), ("users", "remove", "x"), ("backup", "f")],
-)
-def test_without_a_database_nothing_is_created(host: CommandHost, arguments: tuple[str, ...]) -> None:
-    assert host.run_failing_command(*arguments).startswith(f"There is no llb in {host.home} yet")
-    assert not host.home.exists()
-
-
-def test_a_home_that_is_a_file(host: CommandHost) -> None:
-    host.home.write_text("")
-    assert str(host.home) in host.run_failing_command("keys", "create", "x")
-    assert host.run_command("models", expected_status=1).stderr
-
-
-def test_a_closed_pipe_is_no_error(host: CommandHost) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "-m", "llb", "--help"],
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        env=host.env,
-        cwd=ROOT,
-    )
-    os.close(writing)
-    assert done.stderr == b""
-
-
-# Prints which of the given modules the process has imported.
-_SPY = """
-import sys
-from llb.cli.main import main
-status = main(sys.argv[2:], serve=lambda config: 0)
-print(*sorted(name for name in sys.argv[1].split(",") if name in sys.modules), sep=",", file=sys.stderr)
-"""
-
-
-def imported(host: CommandHost, forbidden: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", _SPY, forbidden, *arguments],
-        capture_output=True,
-        text=True,
-        env=host.env,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-    )
-    return done.stderr.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("version",),
-        ("models",),
-        ("pull", "x"),
-        ("chat", "x", "y"),
-        ("keys", "create", "x"),
-        ("users",),
-        ("backup", "f"),
-        ("doctor", "--json"),
-    ],
-)
-def test_no_command_imports_the_server(host: CommandHost, arguments: tuple[str, ...]) -> None:
-    assert imported(host, "sanic,llb.app,xllamacpp", *arguments) == ""
-
-
-def test_version_imports_little(host: CommandHost) -> None:
-    assert imported(host, "asyncio,rich,argon2,httpx2,websockets,http.client", "version") == ""
-
-
 def test_the_function_of_every_command_exists() -> None:
     """The parser names them in strings, which no type checker follows."""
     grammar = Path(importlib.import_module("llb.cli.grammar").__file__ or "").parent
@@ -206,14 +146,3 @@ def test_the_function_of_every_command_exists() -> None:
     assert len(named) > 15
     for module, function in named:
         assert callable(getattr(importlib.import_module(f"llb.cli.{module}"), function)), (module, function)
-
-
-def test_an_llb_whose_terminal_is_closed_stops_in_order(host: CommandHost) -> None:
-    with host.open_terminal("--port", "0") as terminal:
-        terminal.expect("listens on")
-        null = os.open(os.devnull, os.O_RDWR)
-        # Closes the terminal, as its window does.
-        os.dup2(null, terminal._master)
-        os.close(null)
-        assert terminal.process.wait(30) == 0
-    assert not (host.home / "run.json").exists()

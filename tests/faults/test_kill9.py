@@ -1,6 +1,6 @@
 """kill -9 at random moments of a download: the next process completes it without a synced byte fetched again.
 
-KILL9_ROUNDS=50 KILL9_BYTES=98000000 KILL9_SEED=7 python -m pytest tests/node/test_kill9.py
+KILL9_ROUNDS=50 KILL9_BYTES=98000000 KILL9_SEED=7 python -m pytest tests/faults/test_kill9.py
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_kill_9_costs_no_synced_byte(tmp_path: Path) -> None:
             sha256=hashlib.sha256(content).hexdigest(),
             sources=(HubSource(repo="org/tiny", commit=commit),),
         )
-        command = [sys.executable, "-m", "tests.node.kill9", hub.url, str(directory)]
+        command = [sys.executable, "-m", "tests.faults.kill9", hub.url, str(directory)]
         command.append(msgspec.json.encode(spec).decode())
         # Slow enough that every round is killed during the download, on any machine.
         throttle = hub.faults.throttle(SIZE_BYTES / 2)

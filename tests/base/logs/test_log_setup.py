@@ -9,23 +9,7 @@ from typing import Any
 import pytest
 
 from llb.base.logs.log_setup import JsonFormatter, TextFormatter
-from llb.base.logs.visible_text import make_visible
-
-FORGED = "2026-01-01T00:00:00Z INFO    llb.accounts: admin logged in"
-HOSTILE = {
-    "line feed": f"x\n{FORGED}",
-    "carriage return": f"x\r{FORGED}",
-    "vertical tab": f"x\x0b{FORGED}",
-    "next line": f"x\x85{FORGED}",
-    "line separator": f"x\u2028{FORGED}",
-    "escape sequence": "x\x1b[2J\x1b]0;title\x07",
-    "8-bit escape sequence": "x\x9b2J",
-    "backspaces": "x\b\b\b",
-    "right to left": "x\u202egpj.exe",
-    "isolate": "x\u2066y\u2069",
-    "half of a pair": "x\udcff",
-    "tags": "x\U000e0041",
-}
+from tests.base.logs.test_visible_text import HOSTILE
 
 
 def record_of(message: str, *args: object, error: BaseException | None = None) -> logging.LogRecord:
@@ -57,13 +41,11 @@ def test_the_message_of_an_exception_forges_no_record(text: str) -> None:
     assert all(line.isprintable() for line in entry["exception"].split("\n"))
 
 
-def test_what_people_write_stays_as_it_is() -> None:
-    for text in ("Grüße, 日本語, عربى 👩‍💻", "a\\b 'c' \"d\""):
-        assert make_visible(text) == text
-        assert text in TextFormatter().format(record_of("%s", text))
-    assert make_visible("a\tb\n") == "a\\tb\\n"
-
-
 def test_json_lines_can_be_read_back() -> None:
     entry = json.loads(JsonFormatter().format(record_of("model %s", 'a"b\n')))
     assert entry["message"] == 'model a"b\\n'
+
+
+def test_what_people_write_stays_as_it_is() -> None:
+    for text in ("Grüße, 日本語, عربى 👩‍💻", "a\\b 'c' \"d\""):
+        assert text in TextFormatter().format(record_of("%s", text))
