@@ -39,7 +39,7 @@ CHECKS = (
 # without weights.
 EXCLUDED_OPERATIONS = ("models.register", "ollama.pull")
 ANONYMOUS, USER, ADMIN, UNKNOWN_KEY = (
-    "nobody",
+    "anonymous",
     "a user's session",
     "an administrator's session",
     "an unknown key",
