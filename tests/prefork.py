@@ -327,6 +327,7 @@ def _run_child(request: dict[str, Any], standard_fds: list[int]) -> NoReturn:
         with suppress(BrokenPipeError):
             sys.stdout.flush()
     except BaseException:
+        # Printed as a new interpreter would; the forked process must not return into the parent's code.
         traceback.print_exc()
     finally:
         with suppress(OSError, ValueError):
@@ -366,6 +367,7 @@ def _run_module(module: str) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
+        # Printed, with the exit status, as a new interpreter would.
         traceback.print_exc()
         return 1
     return 0

@@ -307,6 +307,7 @@ class FrontProtocol(ServerProtocol):
     def take_over(self) -> None:
         """Continue the answer in a task."""
         if self._request is not None and self._work is None:
+            # Answers every error itself; cancelled when the connection is lost.
             self._work = self.loop.create_task(self._answer(self._request))
 
     async def _answer(self, request: FrontRequest) -> None:

@@ -145,6 +145,7 @@ async def test_the_progress_of_a_load_is_coalesced_and_its_end_is_not(catalog: P
     for percent in range(100):
         view.on_replica_report("n1", ready_report(EngineState.STARTING, percent / 100))
     assert [model.engine_progress for model in take_tiny_models(events)] == [0.0]
+    # The timer of the publisher is due earlier in the same event loop.
     await asyncio.sleep(MIN_PUBLISH_INTERVAL_S * 1.5)
     assert [model.engine_progress for model in take_tiny_models(events)] == [0.99]
     view.on_replica_report("n1", ready_report(EngineState.STARTING, 0.995))

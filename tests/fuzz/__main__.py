@@ -34,6 +34,7 @@ def find_defect(target: FuzzTarget, seed: str, *, measure_memory: bool) -> str |
     except target.allowed_errors:
         pass
     except Exception:
+        # Any undocumented exception is the defect that is searched for.
         return f"{traceback.format_exc()}\ncase: {case[:2000]!r}"
     finally:
         took_s = time.perf_counter() - began

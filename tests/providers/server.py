@@ -218,6 +218,7 @@ class ProviderStandIn:
         try:
             asyncio.run(self._serve())
         except BaseException as error:
+            # Raised in the thread that waits for the start.
             self._failure = error
             self._started.set()
 

@@ -224,6 +224,7 @@ class ServerProtocol(WebSocketUpgrade):
             return
         if self._is_unused:
             self._is_unused = False
+            # Sanic's own task, which Sanic cancels.
             self._task = self.loop.create_task(self.connection_task())  # type: ignore[no-untyped-call]
         super().data_received(data)  # type: ignore[no-untyped-call]
 

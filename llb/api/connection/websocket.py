@@ -114,6 +114,7 @@ class BoundedWebSocket(WebsocketImplProtocol):
         if self._processing is None:
             if (transport := self._transport) is not None:
                 transport.pause_reading()
+            # Handles all of its errors, and ends with the connection.
             self._processing = asyncio.create_task(self._process())
 
     async def _process(self) -> None:

@@ -114,7 +114,8 @@ class BegunRequest(Struct, eq=False):
                 self._connecting = None
             on_done()
 
-        # The connection outlives the request, so its log records must not carry the id of the request.
+        # `wait` awaits the task and `close` cancels it. The connection outlives the request, so its log
+        # records must not carry the id of the request.
         self._connecting = asyncio.get_running_loop().create_task(self._connect(), context=Context())
         self._connecting.add_done_callback(end)
 

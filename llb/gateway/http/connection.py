@@ -230,6 +230,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         self._is_body_pending = True
         self._continue_waiter = self._loop.create_future()
+        # Cancelled and awaited below.
         sender = asyncio.create_task(self._send_pieces(pieces, self._continue_waiter, is_chunked))
         try:
             return await self.send_request(head, b"", header_timeout_s)

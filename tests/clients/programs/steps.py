@@ -51,6 +51,7 @@ def run_steps(*steps: Callable[[], object]) -> None:
         try:
             step()
         except Exception as exception:
+            # Any failure of a client library is a result to report.
             error = " ".join(f"{type(exception).__name__}: {exception}".split())
         print(json.dumps({"step": name, "error": error}), flush=True)
 

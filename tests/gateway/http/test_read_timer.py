@@ -60,6 +60,7 @@ async def test_an_alarm_may_be_set_and_cancelled_by_another() -> None:
     assert called == ["s", "a"]
     timer.set_alarm(loop.time(), third)
     timer.close()
+    # The absence of a call has no event.
     await asyncio.sleep(0.01)
     assert not third.is_called.is_set()
 
