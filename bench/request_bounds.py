@@ -1,4 +1,4 @@
-"""What the engine needs for each field of a request at its bound: `python -m bench.request_bounds`.
+"""Cost of each field of a request at its bound: `python -m bench.request_bounds`.
 
 SmolLM2 in a worker of this process, one request at a time: the processor time of the engine until the first
 token and for one more token, beyond that of a request without the field, and its memory. Processor time, so

@@ -114,7 +114,7 @@ def check(condition: object, text: str) -> None:
     print(f"ok: {text}", flush=True)
 
 
-class Appliance:
+class BalancerProcess:
     """Balancer of an account on a port of its own."""
 
     def __init__(self, account: Account) -> None:
@@ -136,47 +136,47 @@ class Appliance:
         return f"http://127.0.0.1:{self.port}"
 
 
-def run_upgrade(appliance: Appliance, older: Path, newer: Path) -> str:
+def run_upgrade(balancer: BalancerProcess, older: Path, newer: Path) -> str:
     """Upgrade, refuse the downgrade, restore; returns an API key from before the upgrade."""
-    account = appliance.account
-    appliance.start()
+    account = balancer.account
+    balancer.start()
     account.run("pull", MODEL)
     key = re.search(r"sk-\S+", account.run("keys", "create", "before"))
     assert key is not None
-    appliance.stop()
+    balancer.stop()
     account.exchange_file(newer)
-    appliance.start()
+    balancer.start()
     headers = {"Authorization": f"Bearer {key[0]}"}
 
     def list_models() -> str:
-        return httpx.get(f"{appliance.base_url}/v1/models", headers=headers, trust_env=False).text
+        return httpx.get(f"{balancer.base_url}/v1/models", headers=headers, trust_env=False).text
 
     check(
         NEWER_VERSION in account.run("version"), "the newer file serves the data directory of the older one"
     )
     wait_until(lambda: MODEL in list_models())
     print("ok: the key and the model of the older version are there")
-    appliance.stop()
+    balancer.stop()
     account.exchange_file(older)
-    refused = account.start("--port", str(appliance.port), log=account.folder / "refused.log")
+    refused = account.start("--port", str(balancer.port), log=account.folder / "refused.log")
     check(refused.wait(60) == 1, "the older file refuses the database of the newer one")
     said = (account.folder / "refused.log").read_text()
     command = shlex.split(said.partition("'./llb.pyz ")[2].partition("' to the copy of ")[0])
     check(NEWER_VERSION in said and command[:1] == ["restore"], "it names the version and the command back")
     account.run(*command, "--yes")
-    appliance.start()
+    balancer.start()
     check("before" in account.run("keys"), "after that command the older file serves again")
-    appliance.stop()
+    balancer.stop()
     return key[0]
 
 
-def run_mixed(appliance: Appliance, other: Account, what: str) -> None:
+def run_mixed(balancer: BalancerProcess, other: Account, what: str) -> None:
     """Let the node of another version answer."""
-    appliance.start()
-    with closing(SecondNode(appliance.account, other)) as node:
+    balancer.start()
+    with closing(SecondNode(balancer.account, other)) as node:
         check(node.answer(), f"{what} work together")
-    appliance.account.run("nodes", "remove", "second", "--yes")
-    appliance.stop()
+    balancer.account.run("nodes", "remove", "second", "--yes")
+    balancer.stop()
 
 
 class Client(threading.Thread):
@@ -222,21 +222,21 @@ class Client(threading.Thread):
         return "complete" if "data: [DONE]" in text else "cut"
 
 
-def run_exchange(appliance: Appliance, newer: Path, key: str, client_count: int) -> None:
+def run_exchange(balancer: BalancerProcess, newer: Path, key: str, client_count: int) -> None:
     """Exchange the balancer while clients stream answers."""
-    appliance.start()
-    appliance.account.run("load", MODEL, "--slots", "4")
+    balancer.start()
+    balancer.account.run("load", MODEL, "--slots", "4")
     stopping = threading.Event()
-    clients = [Client(appliance.base_url, key, stopping) for _ in range(client_count)]
+    clients = [Client(balancer.base_url, key, stopping) for _ in range(client_count)]
     for client in clients:
         client.start()
     try:
         wait_until(lambda: sum(client.counts["complete"] for client in clients) > client_count, 300.0)
-        appliance.account.exchange_file(newer)
+        balancer.account.exchange_file(newer)
         began = time.monotonic()
-        appliance.stop()
+        balancer.stop()
         stopped = time.monotonic()
-        appliance.start()
+        balancer.start()
         serves = time.monotonic()
         before = sum(client.counts["complete"] for client in clients)
         wait_until(
@@ -252,7 +252,7 @@ def run_exchange(appliance: Appliance, newer: Path, key: str, client_count: int)
         not total["lost"] and not total["cut"],
         f"{client_count} clients that retry lost nothing, no stream was cut",
     )
-    appliance.stop()
+    balancer.stop()
 
 
 def main() -> int:
@@ -278,12 +278,12 @@ def main() -> int:
         second.mkdir()
         account = Account(first, older, options.python, hub.url)
         other = Account(second, newer, options.python, hub.url)
-        appliance = Appliance(account)
-        key = run_upgrade(appliance, older, newer)
-        run_mixed(appliance, other, "an older balancer and a newer node")
-        run_exchange(appliance, newer, key, options.clients)
+        balancer = BalancerProcess(account)
+        key = run_upgrade(balancer, older, newer)
+        run_mixed(balancer, other, "an older balancer and a newer node")
+        run_exchange(balancer, newer, key, options.clients)
         other.exchange_file(older)
-        run_mixed(appliance, other, "a newer balancer and an older node")
+        run_mixed(balancer, other, "a newer balancer and an older node")
     return 0
 
 

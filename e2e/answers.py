@@ -1,4 +1,4 @@
-"""Answers in the place of an engine's, for what a real one cannot be made to say."""
+"""Fake answers, for output that a real engine cannot be made to generate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def text_completion(text: str) -> FakeCompletion:
 
 
 class FakeCompletions:
-    """Stands in the place of the dispatcher: gives its answers in turn, and keeps what was asked."""
+    """Replaces the dispatcher: returns its answers in turn, and records the requests."""
 
     def __init__(self, answers: Sequence[FakeCompletion]) -> None:
         self.remaining = list(answers)
@@ -64,7 +64,7 @@ ENDLESS_TOKENS = 100_000
 
 
 async def keep_answering(page: Page) -> None:
-    """A paced engine goes on until it is stopped; by itself it is done after a few words."""
+    """A paced engine generates until it is stopped; otherwise it ends after a few words."""
 
     async def ask_for_more(route: Route) -> None:
         body = route.request.post_data_json or {}
@@ -95,7 +95,7 @@ async def send_message(page: Page, text: str) -> None:
 async def talker(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> RunningBalancer:
-    """`chat` talks nonsense at once and is Ready; `seer`, which is not pulled, is said to see."""
+    """`chat` is Ready and answers with random text; `seer`, which is not pulled, claims to read images."""
     size = chat_gguf.stat().st_size
     for name in ("chat", "seer"):
         hub.add_repo(f"test/{name}", {f"{name}.gguf": chat_gguf})

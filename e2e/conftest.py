@@ -69,7 +69,7 @@ CHROMIUM_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "go
 
 
 def chromium_path() -> str:
-    """The system's Chromium; `./install.sh test` sees to it that there is one."""
+    """Return the system's Chromium, which `./install.sh test` installs."""
     found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     assert found is not None, "the browser tests need Chromium: ./install.sh test installs it where it may"
     return found
@@ -79,8 +79,8 @@ def chromium_path() -> str:
 async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
     """One Chromium for all tests of a process: it takes longer to start than most tests do.
 
-    It is told what to do through a pipe: a WebSocket compresses every message, a tenth of the work of a test.
-    It ends with the pipe, however the process ended.
+    It is controlled through a pipe, because a WebSocket compresses every message, which is a tenth of the
+    work of a test. It ends with the pipe, however the process ended.
     """
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(
@@ -129,7 +129,7 @@ async def make_llb(
 
 @async_fixture()
 async def llb(make_llb: BalancerFactory) -> RunningBalancer:
-    """A started appliance whose node is online."""
+    """A started balancer whose node is online."""
     return await start_balancer(make_llb())
 
 

@@ -72,9 +72,7 @@ class Word(str):
 async def house(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> RunningBalancer:
-    """An appliance with a model in each status, one of them loaded and asked, a key, a person, and
-    a history.
-    """
+    """A balancer with a model in each status, a loaded model, a key, a user and a history."""
     for name in ("coming", "waiting", "broken", "free"):
         hub.add_repo(f"test/{name}", {f"{name}.gguf": tiny_gguf(TINY_BYTES, seed=name)})
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf}, downloads=1_234_567, likes=890)
@@ -124,7 +122,7 @@ async def house(
 
 @async_fixture()
 async def empty_house(hub: HubStandIn, catalog: Path, tmp_path: Path) -> AsyncIterator[RunningBalancer]:
-    """An appliance as it comes: nothing pulled, nothing asked, the default password."""
+    """A balancer as it comes: nothing pulled, nothing asked, the default password."""
     async with RunningBalancer(
         tmp_path / "empty", hub_endpoint=hub.url, catalog=catalog, name="attic"
     ) as llb:

@@ -35,7 +35,7 @@ async def talking(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> RunningBalancer:
-    """An appliance that can load a model, and whose heart beats quickly."""
+    """A balancer that can load a model, and whose heart beats quickly."""
     monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 0.1)
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(

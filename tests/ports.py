@@ -1,4 +1,4 @@
-"""Ports for programs that have to be told on which one they listen."""
+"""Free ports for programs that cannot listen on port 0."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ FIRST_PORT, LAST_PORT = 20_000, 32_000
 
 
 def free_port() -> int:
-    """A port of this host that nobody listens on."""
+    """Return a port of this host without a listener."""
     [port] = free_ports(1)
     return port
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this host that nobody listens on."""
+    """Return ports of this host without a listener."""
     found: list[int] = []
     # Another run of tests begins elsewhere.
     port = random.SystemRandom().randrange(FIRST_PORT, LAST_PORT)

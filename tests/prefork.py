@@ -374,6 +374,6 @@ def _run_module(module: str) -> int:
 
 
 if __name__ == "__main__":
-    # In place of what a shell may have made deaf.
+    # A shell may have started the tests with ignored signals.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     serve_forks(socket.socket(fileno=int(sys.argv[1])))

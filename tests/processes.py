@@ -1,6 +1,4 @@
-"""`python -m llb` as a process of its own, as a person starts it: for tests of the whole life and for
-benchmarks.
-"""
+"""`python -m llb` as a separate process: for tests of whole lifecycles and for benchmarks."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """Ours without what would change the product's behaviour, and with `extra`."""
+    """Environment of this process with `extra`, without variables that change the product's behaviour."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -38,7 +36,7 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 def wait_until(condition: Callable[[], object], deadline_s: float = START_DEADLINE_S) -> None:
-    """Wait until `condition` holds, where nothing announces it."""
+    """Poll until `condition` holds, for state without an event."""
     deadline = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < deadline
@@ -46,12 +44,12 @@ def wait_until(condition: Callable[[], object], deadline_s: float = START_DEADLI
 
 
 class LlbProcess:
-    """A running appliance; `http` is signed with the local token of its home."""
+    """A running balancer; `http` is signed with the local token of its home."""
 
     def __init__(self, home: Path, *flags: str, **extra_environment: str) -> None:
         self.home = home
         self._flags = flags
-        # An answer that a test has left behind must not hold up the end of the test.
+        # An abandoned answer must not delay the end of the test.
         environment = {"LLB_HOME": str(home), "LLB_DRAIN_TIMEOUT": "5s", **extra_environment}
         self._environment = clean_environment(**environment)
         self._process: subprocess.Popen[bytes] | None = None
@@ -101,11 +99,11 @@ class LlbProcess:
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """kill -9, as an out-of-memory killer does it."""
+        """Send SIGKILL, as the out-of-memory killer does."""
         self._terminate(signal.SIGKILL)
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
+        """Send SIGTERM; returns the exit status."""
         return self._terminate(signal.SIGTERM)
 
     def _terminate(self, signal_number: signal.Signals) -> int:

@@ -1,4 +1,4 @@
-"""Holds every answer of a running llb against its own reference (`/api/openapi.json`)."""
+"""Compares every response of a running llb with its own reference (`/api/openapi.json`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ URN = "urn:llb"
 
 
 class ApiReference:
-    """An OpenAPI document that can be asked whether an exchange is as it says."""
+    """OpenAPI document against which exchanges are checked."""
 
     def __init__(self, document: dict[str, Any], routes: Iterable[str] = ()) -> None:
         """`routes`: all paths of the server, also those that the document leaves out."""
@@ -33,7 +33,7 @@ class ApiReference:
         self._path_patterns = [(re.compile(_path_regex(path)), path) for path in document["paths"]]
 
     def find_operation(self, method: str, path: str) -> dict[str, Any] | None:
-        """What is said of a request; None for what the reference leaves out."""
+        """Return the operation of a request; None if the reference leaves it out."""
         if path in self._undocumented_paths:
             return None
         # A path that says more wins, as in the server: /api/models/register is not a model's.
@@ -59,7 +59,7 @@ class ApiReference:
         return made[1]
 
     def check_response(self, request: httpx.Request, response: httpx.Response) -> None:
-        """Fails where the document does not know this answer. The answer has been read, if it is JSON."""
+        """Raise AssertionError for a response unknown to the document. JSON must have been read."""
         operation = self.find_operation(request.method, request.url.path)
         if operation is None:
             return
@@ -81,7 +81,7 @@ class ApiReference:
 
 
 def reference_of(app: Sanic[Any, Any]) -> ApiReference:
-    """The reference of appliances: all of them have the same, so it is made once."""
+    """The reference of balancers: all of them have the same, so it is made once."""
     if not _references:
         routes = [f"/{route.path}" for route in app.router.routes]
         _references.append(ApiReference(json.loads(msgspec.json.encode(build_document(app))), routes))

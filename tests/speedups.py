@@ -1,4 +1,4 @@
-"""Work that every appliance in a test process would repeat with the same result: done once, then shared.
+"""Speedups: work with the same result for every balancer of a test process is done once and shared.
 
 Installed by `tests/conftest.py` before the first test, and by `tests/prefork.py` before the first process:
 what is done there once, all of them inherit. Nothing here changes what the product does, passwords being

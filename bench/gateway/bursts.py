@@ -220,7 +220,7 @@ async def run(llb: RunningBalancer) -> dict[str, float]:
     probe = request.replace(QUESTION, b"x" * len(QUESTION))
     streams = [await asyncio.open_connection("127.0.0.1", llb.port) for _ in range(STREAMS)]
     for reader, writer in streams:
-        # Refused, but the guard has examined the head.
+        # Refused, but `AuthMiddleware` has examined the head.
         writer.write(probe)
         await reader.readuntil(b"}}")
     gaps: list[float] = []

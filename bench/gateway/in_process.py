@@ -215,13 +215,14 @@ class PathOfAnswers:
             upstream._transport = DroppingTransport(upstream._transport, upstream, self._asked)
 
     def prepare_count(self) -> None:
-        """Have nothing depend on the time that counting takes."""
+        """Make nothing depend on the time that counting takes."""
         for client in self.clients:
-            # The guard examines a head again each second: counting is slow, and must not decide how often.
+            # `AuthMiddleware` examines a head again each second: counting is slow, and must not decide how
+            # often.
             client._head.admission = replace(client._head.admission, expires_at=math.inf)
 
     async def run(self, count: int) -> None:
-        """Have `count` requests answered, `CLIENTS` at a time."""
+        """Get `count` requests answered, `CLIENTS` at a time."""
         request, size_bytes = self._request, len(RESPONSE)
         asked, answered = self._asked, self._answered
         for _ in range(count // CLIENTS):
@@ -233,7 +234,7 @@ class PathOfAnswers:
                 upstream.get_buffer(-1)[:size_bytes] = RESPONSE
                 upstream.buffer_updated(size_bytes)
             asked.clear()
-            # A task answers the requests that the guard has to examine again, once a second.
+            # A task answers the requests that `AuthMiddleware` has to examine again, once a second.
             while len(answered) < CLIENTS:
                 await asyncio.sleep(0)
             answered.clear()
@@ -280,14 +281,14 @@ class PathOfChunks:
         """Do nothing: nothing depends on the time."""
 
     async def run(self, count: int) -> None:
-        """Have `count` chunks passed on, one of each stream in turn; nothing else happens meanwhile."""
+        """Pass `count` chunks on, one of each stream in turn; nothing else happens meanwhile."""
         for _ in range(count // STREAMS):
             for upstream in self._upstreams:
                 give(upstream, CHUNK)
 
 
 def give(upstream: Any, data: bytes) -> None:
-    """Have a connection to the engine read `data`."""
+    """Make a connection to the engine read `data`."""
     upstream.get_buffer(-1)[: len(data)] = data
     upstream.buffer_updated(len(data))
 
@@ -399,10 +400,7 @@ async def serve_windows(path: MeasuredPath) -> None:
 def take_turns(
     script: str, arguments: Sequence[str], trees: dict[str, Path], turns: int, lines: int = 1
 ) -> dict[str, list[tuple[float, ...]]]:
-    """Have a server of each tree measure in turns; returns the numbers that it printed, of each turn.
-
-    `lines`: how many lines of them a turn has.
-    """
+    """Let a server of each tree measure in turns; returns the numbers of each turn, from its `lines`."""
     measured: dict[str, list[tuple[float, ...]]] = {label: [] for label in trees}
     servers = {
         label: subprocess.Popen(

@@ -27,7 +27,8 @@ DIALLED_NODE, REVERSE_NODE = "cellar", "garage"
 WAYS = ("direct", "reverse")
 BLOCK_SIZE = 20
 MAX_ADDED_S = 0.0015
-UNREACHABLE_URL = "http://127.0.0.2:9"  # what this host says of itself: nobody is there
+# Advertised by the host without a direct route; nothing listens there.
+UNREACHABLE_URL = "http://127.0.0.2:9"
 
 
 def way_to(cluster: LabCluster, name: str) -> str:

@@ -112,7 +112,7 @@ class Hop:
         await wait_until(lambda: sum(bool(node.engines) for node in view.online_nodes()) == 2)
 
     async def use(self, name: str) -> None:
-        """Have only this node answer."""
+        """Let only this node answer."""
         for node in self._llb.app.cluster.view.nodes.values():
             drains = {"draining": node.hello.name != name}
             (await self._llb.http.patch(f"/api/nodes/{node.id}", json=drains)).raise_for_status()

@@ -1,1 +1,1 @@
-"""Attacks on one host and two while a victim goes on asking: `python -m tests.attack --minutes 20`."""
+"""Attacks on one host and two during a victim's requests: `python -m tests.attack --minutes 20`."""

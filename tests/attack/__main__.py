@@ -1,9 +1,9 @@
-"""Attacks on llb while a victim goes on asking: `python -m tests.attack --minutes 20 [--hosts 2] [--seed 1]`.
+"""Attacks on llb during a victim's requests: `python -m tests.attack --minutes 20 [--hosts 2] [--seed 1]`.
 
-Attacks of `tests.attack.attacks` follow each other in random order, each for half a minute, from a process
-of its own; then there is a rest. The victim asks for short answers all the time. Prints a table; exits 1 if
-more than one in a hundred of the victim's requests failed or waited more than 5 s, where it had no answer for
-more than 10 s, where memory or the log went over their bounds, or where something was lost.
+Attacks of `tests.attack.attacks` follow each other in random order, each for half a minute, from a process of
+its own; then there is a rest. The victim requests short answers continuously. Prints a table; exits 1 if more
+than one in a hundred of the victim's requests failed or waited more than 5 s, where it had no answer for more
+than 10 s, where memory or the log went over their bounds, or where something was lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The attacker: a process of its own, so that its work is not the victim's wait."""
+"""Attacker, in a process of its own, so that its work does not delay the victim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attacks: each is a coroutine that goes on until it is cancelled.
+"""The attacks: each is a coroutine that runs until it is cancelled.
 
 They are the kinds of docs/security.md, "Findings of the second attack", as an attacker would use them: with
 the key of an ordinary program, or without an account.
@@ -27,7 +27,7 @@ Attack = Callable[[Target, random.Random], Coroutine[Any, Any, None]]
 
 
 async def repeat(act: Callable[[], Awaitable[object]], pause_s: float = PAUSE_S) -> None:
-    """Do it again and again; a refused or broken connection is the defence, not a defect."""
+    """Repeat an attack; a refused or broken connection is the defence, not a defect."""
     while True:
         try:
             async with asyncio.timeout(60.0):
@@ -60,7 +60,7 @@ def schema_body(schema: dict[str, Any]) -> bytes:
 
 
 async def freezing_grammars(target: Target, chance: random.Random) -> None:
-    """Grammars that take the decode loop for as long as one looks."""
+    """Grammars that block the decode loop indefinitely."""
     bodies = itertools.cycle([
         schema_body({"type": "string", "pattern": "^" + "[a-z]*" * 80 + "$"}),
         chat_body(grammar="root ::= " + "[a-z]* " * 50),
@@ -200,7 +200,7 @@ async def slow_connections(target: Target, chance: random.Random) -> None:
 
 
 async def greedy_pipelines(target: Target, chance: random.Random) -> None:
-    """Requests on one connection faster than they are answered, for both doors of the server."""
+    """Requests on one connection faster than they are answered, for the front and for Sanic."""
     url = target.urls[0]
     requests = itertools.cycle([
         wire.request_of(url, CHAT, b"{}"),

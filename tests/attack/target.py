@@ -22,7 +22,7 @@ PLACE_DEADLINE_S = 120.0
 
 @dataclass(frozen=True)
 class Target:
-    """What an attacker is told: the addresses and one key with the scopes of every new key."""
+    """Knowledge of an attacker: the addresses, and one key with the scopes of every new key."""
 
     urls: tuple[str, ...]  # of the balancer, and of the joined host where there is one
     key: str

@@ -1,4 +1,4 @@
-"""A person who goes on asking while others attack: what came back, and after how long."""
+"""Victim of the attacks: keeps sending requests and records their results and times."""
 
 from __future__ import annotations
 

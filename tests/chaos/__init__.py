@@ -1,1 +1,1 @@
-"""Chaos: many clients over an own node, an engine elsewhere and a cloud, while these fail in every way."""
+"""Chaos: many clients over an own node, an endpoint and a cloud, under random faults."""

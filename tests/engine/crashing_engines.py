@@ -1,4 +1,4 @@
-"""Hosts whose engines are `fake_llama_server`, and victims whose requests must go on while others fail."""
+"""Hosts whose engines are `fake_llama_server`, and victims whose requests must continue while others fail."""
 
 from __future__ import annotations
 

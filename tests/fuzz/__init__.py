@@ -1,3 +1,1 @@
-"""Everything that is read from somebody else, given what nobody should send: `python -m tests.fuzz --cases
-100000`.
-"""
+"""Fuzzing of all parsers of external input: `python -m tests.fuzz --cases 100000`."""

@@ -1,8 +1,7 @@
-"""Fuzz everything that reads others' bytes: `python -m tests.fuzz [--cases 100000] [--seed 1] [--only NAME]`.
+"""Fuzz all parsers of external input: `python -m tests.fuzz [--cases 100000] [--seed 1] [--only NAME]`.
 
-Each case is an example after a few accidents. A reader may refuse it in the way it says, and must be through
-within two seconds and a hundred megabytes. Exits 1 with the first case of each target that does anything
-else.
+Each case is a mutated example. A parser may raise only its documented errors, and must finish within two
+seconds and a hundred megabytes. Exits 1 with the first case of each target that violates this.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bytes that are almost right. Pure, from a seed."""
+"""Mutations of valid bytes. Pure, from a seed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Ask every route what nobody thinks of, as everybody who may call: `python -m tests.fuzz.routes --st PATH
-[--seconds 60] [--seed 1]`.
+"""Generated requests to every route: `python -m tests.fuzz.routes --st PATH [--seconds 60] [--seed 1]`.
 
 PATH is the `st` of Schemathesis, which wants a virtual environment of its own (`pip install
 schemathesis==4.32.5`). Each role has an llb of its own, with a model that answers. Exits 1 with what

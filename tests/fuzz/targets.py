@@ -1,7 +1,4 @@
-"""What reads others' bytes, each with examples of what it should get and what it may raise.
-
-Anything else is a defect.
-"""
+"""Fuzzed parsers, each with examples of its input and its allowed errors. Any other error is a defect."""
 
 from __future__ import annotations
 

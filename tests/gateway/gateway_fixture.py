@@ -93,7 +93,7 @@ class FakeBegunRequest:
 
 
 class FakeNodes:
-    """The other hosts: each node's outcomes in order, the last one for ever."""
+    """The other hosts: each node's outcomes in order; the last one repeats."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, list[Outcome]] = {}

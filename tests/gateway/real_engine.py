@@ -43,11 +43,11 @@ class RealEngine:
         self._read = 0
 
     def forget_log(self) -> None:
-        """Of what is in the log by now, `logged` finds nothing."""
+        """Make `logged` ignore the lines so far."""
         self._read = self._log.stat().st_size
 
     async def wait_until_processing(self) -> None:
-        """Wait until a slot has a request. (The log tells of a prompt when it has taken three seconds.)"""
+        """Wait until a slot has a request. (The log reports a prompt only after three seconds.)"""
         address = f"http://{self.target.host}:{self.target.port}"
         async with (
             asyncio.timeout(60),

@@ -1,4 +1,4 @@
-"""A laboratory: real processes on separate network addresses, with cables that can be slowed and cut.
+"""Network laboratory: real processes on separate network addresses, with cables that can be slowed and cut.
 
     with open_lan() as lan:
         attic = lan.add_host("attic")

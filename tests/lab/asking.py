@@ -1,4 +1,4 @@
-"""Single requests to a cluster, made on its client's host, whose every moment is noted."""
+"""Single requests from the client's host to a cluster, with the times of all their events."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ _prompts = itertools.count()
 
 
 class BackgroundRequest:
-    """A request under way in a thread.
-
-    `events` are those of a stream; `done` is set when nothing more comes.
-    """
+    """Request in progress in a thread. `events` are those of a stream; `done` is set at its end."""
 
     def __init__(self, client: httpx.Client, body: dict[str, Any]) -> None:
         self.status: int | None = None
@@ -79,9 +76,7 @@ class BackgroundRequest:
 
 @contextmanager
 def open_client(cluster: LabCluster, node_name: str | None = None) -> Iterator[httpx.Client]:
-    """Speaks to the balancer's address from the client's host, with a key; or `at` a joined host to that
-    host's own.
-    """
+    """HTTP client on the client's host, with a key, for the balancer or for the joined host `at`."""
     key = cluster.create_key("inference", "models:read")
     server, here = (
         (cluster.balancer.host, cluster.client) if node_name is None else (cluster.nodes[node_name].host,) * 2
@@ -96,30 +91,30 @@ def open_client(cluster: LabCluster, node_name: str | None = None) -> Iterator[h
 
 
 def chat_body(model: str, words: int = 1, **fields: Any) -> dict[str, Any]:
-    """A body whose prompt has about so many tokens, and is in no engine's cache."""
+    """Body with a prompt of about this many tokens that is in no engine's cache."""
     content = f"{next(_prompts)} " + "word " * words
     return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
 
 
 def drain_nodes(cluster: LabCluster, *names: str) -> None:
-    """Let these nodes take no requests."""
+    """Drain these nodes."""
     for name, view in cluster.node_views().items():
         body = {"draining": name in names}
         cluster.balancer.http.patch(f"/api/nodes/{view['id']}", json=body).raise_for_status()
 
 
 def looking_s(cluster: LabCluster) -> float:
-    """Seconds that `busy_nodes` takes now: so late a busy machine says what has happened."""
+    """Return the seconds that `busy_nodes` takes now: the delay of observations on a busy machine."""
     began_s = time.monotonic()
     busy_nodes(cluster)
     return time.monotonic() - began_s
 
 
 def wait_until_busy_soon(cluster: LabCluster, names: list[str], at_most_s: float) -> None:
-    """Wait until just these nodes answer something.
+    """Wait until exactly these nodes answer something.
 
-    AssertionError if that takes longer than `at_most_s`, and what a busy machine takes to say so: four times
-    the slowest look meanwhile.
+    AssertionError after `at_most_s` plus the delay of observations on a busy machine: four times the slowest
+    one.
     """
     since_s, slowest_s = time.monotonic(), 0.0
     while True:
@@ -135,5 +130,5 @@ def wait_until_busy_soon(cluster: LabCluster, names: list[str], at_most_s: float
 
 
 def busy_nodes(cluster: LabCluster) -> list[str]:
-    """The nodes that answer something now."""
+    """Return the nodes with a request in progress."""
     return [name for name, view in cluster.node_views().items() if view["active_requests"]]

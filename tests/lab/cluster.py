@@ -96,17 +96,15 @@ class LabCluster:
 
     @property
     def processes(self) -> dict[str, LabLlbProcess]:
-        """All of llb, by host."""
+        """Processes of llb by host."""
         return {BALANCER: self.balancer, **self.nodes}
 
     def join_node(self, name: str, *flags: str) -> LabLlbProcess:
-        """A further host, joined with a token as a person does it; returns when the balancer calls
-        it online.
-        """
+        """Add a host that joins with a token; returns when it is online at the balancer."""
         answer = self.balancer.http.post("/api/nodes/join-tokens", json={})
         assert answer.status_code == 201, answer.text
         host = self.lan.add_host(name)
-        # A loopback address is none that a host would find and tell by itself.
+        # A host does not advertise loopback addresses on its own.
         address = () if self.lan.has_cables else ("--advertise", host.url)
         node = self._create_process(
             host, "--join", self.balancer.host.url, "--token", answer.json()["token"], *address, *flags
@@ -126,9 +124,7 @@ class LabCluster:
                 )
 
     def restore(self, expected_routes: Mapping[str, str]) -> None:
-        """Undo what a test has done: every cable is whole, every process runs, each node is reached in its
-        way and idle.
-        """
+        """Restore cables and processes after a test, and wait until each node is reachable and idle."""
         if self.lan.has_cables:
             for host in self.lan.hosts.values():
                 self.lan.restore_cable(host)

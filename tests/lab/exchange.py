@@ -1,6 +1,4 @@
-"""One request of a load client over a connection of its own: the less it does, the less it hides
-and costs.
-"""
+"""One request of a load client over a connection of its own, kept minimal so that it adds little time."""
 
 from __future__ import annotations
 

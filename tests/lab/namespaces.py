@@ -138,9 +138,8 @@ class NamespaceNetwork:
         return up[0]["options"]["rate"], down[0]["options"]["rate"]
 
     def unplug(self, name: str) -> None:
-        # At the switch: the host's own end keeps its carrier, so that nobody is told and packets just vanish.
-        # Its own link set down would answer ENETUNREACH at once, the port's set down EHOSTUNREACH after a
-        # second.
+        # At the switch: the host's own end keeps its carrier, so that packets vanish without an error. Its
+        # own link set down would answer ENETUNREACH at once, the port's set down EHOSTUNREACH after a second.
         self._ip(SWITCH, "link", "set", self._switch_ports[name], "nomaster")
 
     def plug(self, name: str) -> None:

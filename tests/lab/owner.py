@@ -1,6 +1,4 @@
-"""Whose is it: a mark on everything a laboratory makes, so that what a killed run left can be told from what
-runs.
-"""
+"""Owner mark on everything that a laboratory creates, by which the remains of a killed run are found."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ KILL_TIMEOUT_S = 10.0
 
 
 def owner_mark() -> str:
-    """This process, as no other process will ever be called: its id and the clock tick of its start."""
+    """Unique mark of this process: its id and the clock tick of its start."""
     return f"{os.getpid()}.{_start_tick(os.getpid())}"
 
 

@@ -1,7 +1,4 @@
-"""What load clients note of their requests, and what follows from it.
-
-Pure; times are `time.monotonic()`, which all processes share.
-"""
+"""Records of load clients and their summary. Pure; times are `time.monotonic()`, shared by all processes."""
 
 from __future__ import annotations
 

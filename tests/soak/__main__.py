@@ -2,12 +2,12 @@
 1]`.
 
 Every round: half a minute of traffic, in which something is killed, frozen, cut off or restarted, and models
-come and go; then the traffic rests, and what must be so is looked at: registrations = wants = files with the
-right bytes, no slot taken, no request left, both nodes online. There the processes are measured: memory,
-threads, file descriptors, sockets, children. In the first quarter the balancer is killed and restarted too;
-after it, it lives on, and whether it grows is told by the slope of its figures. The node is restarted all the
-time. With `--attacks` an attack of `tests.attack.attacks`, from a process of its own, goes on through each
-round. Prints a report; exits 1 with what was wrong. A day of it: `--minutes 1440`.
+come and go; then the traffic pauses, and the invariants are checked: registrations = desired state = files
+with the right bytes, no slot taken, no request left, both nodes online. The processes are measured at the
+same time: memory, threads, file descriptors, sockets, children. In the first quarter the balancer is killed
+and restarted too; after that it keeps running, and the slope of its figures shows whether it grows. The node
+is restarted throughout. With `--attacks` an attack of `tests.attack.attacks`, from a process of its own, runs
+during each round. Prints a report; exits 1 with what was wrong. A day of it: `--minutes 1440`.
 """
 
 from __future__ import annotations

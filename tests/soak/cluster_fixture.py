@@ -1,6 +1,4 @@
-"""The two hosts of a soak, their Hub and what can be pulled; what must be so whenever nothing is
-under way.
-"""
+"""The two hosts of a soak, their Hub and models, and the invariants of an idle cluster."""
 
 from __future__ import annotations
 
@@ -85,7 +83,7 @@ class SoakCluster:
 
     @property
     def target(self) -> Target:
-        """What an attacker is told: both addresses and a key with limits."""
+        """Knowledge of an attacker: both addresses and a key with limits."""
         return Target((self.balancer.url, self.node.url), self._attacker_key)
 
     def __exit__(self, *_: object) -> None:
@@ -114,8 +112,8 @@ class SoakCluster:
             time.sleep(0.2)
 
     def find_problems(self) -> Iterator[str]:
-        """What is not as it must be when nothing is under way: registrations = wants = files, and no slot is
-        taken.
+        """Return the violated invariants of an idle cluster: registrations = desired state = files, free
+        slots.
         """
         nodes = self.list_nodes()
         for node in nodes:

@@ -1,6 +1,4 @@
-"""What many clients ask of a balancer, in every dialect, some of them leaving in the middle; and what came of
-it.
-"""
+"""Requests of many clients in every dialect, some of which leave in the middle, and their outcomes."""
 
 from __future__ import annotations
 

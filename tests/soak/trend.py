@@ -1,4 +1,4 @@
-"""Whether a figure grows: the slope of a straight line through its samples, and how sure that is. Pure."""
+"""Trend of a figure: slope of a straight line through its samples, with its confidence. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build of what a release has, into dist/: wheel, sdist, llb.pyz and their checksums.
+"""Build of a release, into dist/: wheel, sdist, llb.pyz and their checksums.
 
     python -m tools.onefile [--project DIR] [--out DIR] [--wheels DIR] [--python 3.N …] [--preset N]
 

@@ -1,1 +1,1 @@
-"""What runs first in llb.pyz."""
+"""Start of llb.pyz."""

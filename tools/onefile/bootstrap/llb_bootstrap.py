@@ -308,7 +308,7 @@ def ensure_tree(program_file: Path, manifest: Manifest, tag: str, tree: Path) ->
 
 
 def require_own(tree: Path) -> None:
-    """Raise `BootstrapError` unless this user has made `tree`, and nobody else could write to it.
+    """Raise `BootstrapError` unless this user has made `tree`, and no one else could write to it.
 
     The cache directory may have been open to others before.
     """
@@ -319,7 +319,7 @@ def require_own(tree: Path) -> None:
 
 
 def find_missing(site: Path, contents: Mapping[str, Content], *, is_deep: bool) -> set[str]:
-    """Return the files that are not there as they were unpacked; with `is_deep` contents are compared."""
+    """Return the files that are missing or changed; with `is_deep` contents are compared."""
     missing: set[str] = set()
     base = f"{site}/"
     for name, content in contents.items():
