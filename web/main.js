@@ -51,7 +51,7 @@ const PAGES = {
   docs: { load: () => import('./pages/docs/page.js'), texts: ['docs'], styles: ['docs'] },
 };
 
-// The page that was opened has all of the connection until then.
+// Until then the opened page has the connection to itself.
 const PRELOAD_DELAY_MS = 2_000;
 
 // Also for visitors who are not signed in.

@@ -1,7 +1,7 @@
 """Device token: remembers, in a cookie, that a device has signed in to an account.
 
-It signs nobody in. It only gives the device its own allowance of login attempts, so that guesses from
-elsewhere do not delay the owner.
+The token does not sign anyone in. It only gives the device its own allowance of login attempts, so that
+guesses from elsewhere do not delay the owner.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Principal watch: ends what is open for a key or a session when that ends.
+"""Principal watch: ends the streams and WebSockets of a key or a session when that ends.
 
 A request is authorised when it comes. A stream or a WebSocket may stay open long after its key was revoked,
 its session has ended, or its user was removed or has lost permissions.
@@ -30,7 +30,7 @@ _ENDING_KINDS = (PrincipalKind.KEY, PrincipalKind.SESSION)
 
 
 class WatchedWork(Protocol):
-    """Work of one principal. `error`: why it must end; None while it may go on."""
+    """Work of one principal. `error`: why it must end; None while it may continue."""
 
     error: LlbError | None
 
@@ -40,7 +40,7 @@ class WatchedWork(Protocol):
 
 
 class OpenWork:
-    """A stream or a WebSocket of one principal. `error`: why it must end; None while it may go on."""
+    """A stream or a WebSocket of one principal. `error`: why it must end; None while it may continue."""
 
     __slots__ = ("_on_ended", "error")
 
@@ -101,7 +101,7 @@ class PrincipalWatch:
         await self._tasks.close()
 
     def end(self, work: WatchedWork) -> None:
-        """Forget what has ended; idempotent."""
+        """Stop watching work that has ended; idempotent."""
         self._open.pop(work, None)
 
     @contextmanager

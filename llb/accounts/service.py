@@ -141,7 +141,8 @@ class AccountService:
         async with self._db.write(uses_ballast=True) as tx:
             current = await users.get(tx, user.id)
             if current is None or current.password_hash != user.password_hash:
-                # Changed while the old one was verified: what changed it has ended all sessions.
+                # The password was changed while the old one was verified, and that change has ended all
+                # sessions.
                 raise InvalidCredentials("The user name or the password is wrong")
             if new_hash is not None:
                 await users.rehash_password(tx, user.id, user.password_hash, new_hash)
@@ -346,7 +347,7 @@ class AccountService:
     async def _store_password(
         self, tx: Transaction, user: User, new_hash: str, *, actor: AuditActor, address: str | None
     ) -> tuple[str, ...]:
-        """Set a password, with what ends then and the audit record; returns the keys that ended."""
+        """Set a password, end the user's access and write the audit record; returns the keys that ended."""
         ended_keys = await self._end_access(tx, user, actor=actor, address=address)
         await users.set_password(tx, user.id, new_hash)
         await audit.record(tx, actor=actor, action="password", target=user.username, address=address)

@@ -14,7 +14,7 @@ from llb.errors import RateLimited
 from llb.policy.token_bucket import TokenBucket
 from llb.security.permissions import Principal, PrincipalKind
 
-# That many at once, then four a second.
+# Burst size; after that, four a second.
 WRITES_PER_MINUTE = 240
 # Number of principals above which the idle ones are forgotten
 EVICT_ABOVE = 1000

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from llb.security.redaction import SecretRedactor
 
-# What is the same on every host, or says nothing about one.
+# Words that are the same on every host, or do not identify one.
 _COMMON_NAMES = frozenset(
     {"admin", "cpu", "default", "home", "llb", "local", "localhost", "models", "node", "root", "server"}
     | {"system", "test", "user"}

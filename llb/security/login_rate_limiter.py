@@ -69,7 +69,7 @@ class LoginRateLimiter:
 
     A device that has signed in to the account before has an allowance of its own, and an address that has is
     not subject to the delay of the account. So guesses from elsewhere do not lock the owner out. A refused
-    attempt leaves no record, and names without an account have a table of their own, so that nobody can push
+    attempt leaves no record, and names without an account have a table of their own, so that no one can push
     out the record of an account.
     """
 
@@ -78,7 +78,7 @@ class LoginRateLimiter:
     ACCOUNT_DELAY_MAX_S = 30.0
     ADDRESS_DELAY_MAX_S = 300.0
     RECORD_TTL_S = 900.0
-    # Most records of each table.
+    # Maximum number of records of each table.
     MAX_RECORDS = 10_000
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:

@@ -5,15 +5,14 @@ only accepted if all processes that hold its socket belong to the user of llb, c
 look like a relay:
 
 - It does not listen for TCP connections beyond loopback.
-- It holds no connection that it accepted from anybody but llb or itself.
+- It holds no connection that it accepted from any process but llb or itself.
 
 - It is no network of virtual machines or containers (by the name of its executable): these relay the packets
   of a guest, whose sockets the kernel does not know, and give it this host's loopback by default.
 
 A browser (by the name of its executable) may do the first two, and so may llb itself, which relays for nobody
-here.
-Whether a program has a connection to another host is reported separately: a tunnel that dials out needs one,
-but so has many an honest program.
+here. Whether a program has a connection to another host is reported separately: a tunnel that dials out needs
+one, but many legitimate programs have one too.
 
 A process of root cannot be examined unless llb is root itself, so it is not accepted either: Docker's proxy
 and the masters of others run as root.
@@ -110,7 +109,7 @@ def _examine(peer: Endpoint, own: Endpoint, known_pids: tuple[int, ...]) -> Peer
     if not holders:
         return PeerReport(Doubt.NOT_FOUND)
     pids = tuple(holders)
-    # What llb itself sends is not relayed.
+    # Requests of llb itself are not relayed.
     relays = {
         pid: held
         for pid, held in holders.items()

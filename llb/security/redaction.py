@@ -56,7 +56,7 @@ class RedactingFormatter(logging.Formatter):
 
 
 def redact_logs(redactor: SecretRedactor, handlers: Iterable[logging.Handler]) -> None:
-    """Redact what `handlers` write."""
+    """Redact the output of `handlers`."""
     for handler in handlers:
         if not isinstance(handler.formatter, RedactingFormatter):
             handler.setFormatter(RedactingFormatter(handler.formatter or logging.Formatter(), redactor))

@@ -12,7 +12,7 @@ import hashlib
 import ssl
 from functools import lru_cache
 
-# Stands for an anchor: the system's authorities are trusted, and the host name is checked.
+# Used in place of an anchor: the system's authorities are trusted, and the host name is checked.
 SYSTEM_TRUST = ""
 MAX_ANCHOR_CHARS = 16_384
 

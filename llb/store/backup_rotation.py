@@ -41,7 +41,7 @@ def _is_backup_name(name: str) -> bool:
     try:
         time.strptime(name, _NAME_FORMAT)
     except ValueError:
-        # Digits that are no date: somebody else's file.
+        # Digits that are not a date: not a file of llb.
         return False
     return True
 

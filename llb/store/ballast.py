@@ -1,4 +1,4 @@
-"""Ballast: disk space held back for the writes by which a full disk is emptied."""
+"""Ballast: disk space reserved for the writes that empty a full disk."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Ballast:
             with contextlib.suppress(OSError):
                 self._grow_to(self.size_bytes + released_bytes)
                 return
-            # A file system needs more than the bytes of the file, how much it does not say.
+            # A file system needs more than the bytes of the file, by an unknown amount.
             released_bytes //= 2
 
     @contextlib.contextmanager
@@ -89,7 +89,7 @@ class Ballast:
             try:
                 platform_compat.allocate(fd, old_bytes, size_bytes - old_bytes)
             except OSError:
-                # What was allocated before the error would otherwise stay with the file, beyond its end.
+                # Otherwise the blocks allocated before the error would stay with the file, beyond its end.
                 os.ftruncate(fd, old_bytes)
                 raise
         finally:

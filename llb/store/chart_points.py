@@ -52,5 +52,5 @@ async def put(tx: Transaction, rows: Sequence[ChartRow]) -> None:
 
 
 async def remove_before(tx: Transaction, before: float) -> None:
-    """Remove old points: those of nodes and models that are gone are not replaced."""
+    """Remove old points, because those of removed nodes and models are never replaced."""
     await tx.execute("DELETE FROM chart_points WHERE at < ?", (int(before),))

@@ -100,7 +100,7 @@ class Database(Reader):
         clock: TrustedClock | None = None,
     ) -> None:
         self.path = path
-        # The time by which rows end, and are removed.
+        # Clock for the expiry and removal of rows.
         self.clock = clock or TrustedClock()
         self.ballast = Ballast(path.with_name(BALLAST_FILE_NAME))
         self.file = DatabaseFile(path)

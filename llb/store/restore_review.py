@@ -97,7 +97,7 @@ def _changes_since(connection: sqlite3.Connection) -> Iterator[tuple[str, str, t
     """What was revoked since the backup: a clause, and the statement that revokes it again."""
     removed_ids = "SELECT id FROM previous.former_names"
     if _descends(connection):
-        # Then everything that it lacks was removed from it.
+        # Then everything that the previous database lacks was removed from it.
         removed_ids = "SELECT id FROM main.{table} UNION SELECT id FROM previous.former_names"
     for label, table, name in _REMOVABLE:
         for row_id, row_name in connection.execute(

@@ -1,4 +1,4 @@
-"""Storage monitor: whether database and models directory are in their places and have room, and the clock."""
+"""Storage monitor: checks that database and models directory are in place and have room, and the clock."""
 
 from __future__ import annotations
 

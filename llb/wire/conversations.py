@@ -93,7 +93,7 @@ class ConversationPatch(Struct, frozen=True, kw_only=True):
 class ConversationSummary(Struct, frozen=True, kw_only=True):
     """Conversation in the list. `excerpt` is the text around the match of a search.
 
-    `preview` is the beginning of its first question, which stands for a missing title.
+    `preview` is the beginning of its first question, for a conversation without a title.
     """
 
     id: str

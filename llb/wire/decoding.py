@@ -6,5 +6,5 @@ import msgspec
 
 # Malformed or of another type; not UTF-8, which msgspec checks for text values only; nested too deeply.
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-# What a body of this size costs to parse and walk, the event loop can afford: a few milliseconds.
+# The event loop can afford to parse and walk a body of this size: a few milliseconds.
 MAX_EVENT_LOOP_BYTES = 128 * 1024

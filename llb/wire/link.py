@@ -138,7 +138,7 @@ class ReplicaReport(CodedError, frozen=True, kw_only=True, tag="replica"):
     last_used: float | None = None
     # Kept bytes of a download whose replica is gone.
     partial_bytes: int = 0
-    # What the chat template has; None while that is unknown, and from a node of an earlier version.
+    # Capabilities of the chat template; None while they are unknown, and from a node of an earlier version.
     template_capabilities: tuple[Capability, ...] | None = None
     template: TemplateSupport | None = None
 

@@ -104,5 +104,5 @@ class EngineReport(CodedError, frozen=True, kw_only=True):
     pinned: bool = False
     # Draft model that the catalogue names; None without one, while not loaded, and from an earlier version.
     draft: DraftReport | None = None
-    # What the engine has found out; None while it is not loaded, and from a node of an earlier version.
+    # Result of the engine's trial; None while the model is not loaded, and from a node of an earlier version.
     template: TemplateSupport | None = None

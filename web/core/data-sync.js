@@ -24,9 +24,9 @@ export function createDataSync({ api, store, onUpgrade }) {
     eventLogs.add(log);
     try {
       const response = await api.get(path, { signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
-      // An answer that comes after the user has signed out belongs to nobody.
+      // An answer that arrives after the user has signed out must not be shown.
       if (socket !== askedIn) return;
-      // It may be from before what the user has changed meanwhile.
+      // It may be older than a change that the user has made since.
       if (changes !== changesBefore) await request(path, action);
       else store.dispatch({ ...action(response), after: log });
     } finally {

@@ -21,7 +21,7 @@ def flags_of(options: argparse.Namespace) -> dict[str, str | list[str]]:
 def add_settings(
     parser: argparse.ArgumentParser, excluded: str | None = None, *, is_hidden: bool = False
 ) -> None:
-    """Add the flags of the server; hidden ones are accepted without standing in the help."""
+    """Add the flags of the server; hidden ones are accepted, but not in the help."""
     group: argparse._ActionsContainer = parser
     if not is_hidden:
         group = parser.add_argument_group("settings", "also as environment variables and in llb.toml")

@@ -61,7 +61,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(argv)
     command: CommandParser = options.parser
     if unknown:
-        # The value of an unknown option stands behind it, where it looks like an argument too many.
+        # The value of an unknown option follows it, where it looks like an unexpected argument.
         kind = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
         command.error(f"{kind}{'s' if len(unknown) > 1 else ''} {' '.join(unknown)}")
     name = options.command or "serve"

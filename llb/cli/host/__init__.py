@@ -1,1 +1,1 @@
-"""Commands about what this host runs, beside the server."""
+"""Commands about this host, other than the server."""

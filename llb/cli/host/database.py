@@ -99,7 +99,7 @@ def restore(options: argparse.Namespace) -> int:
     models = None if options.models is None else Path(options.models).expanduser().absolute()
     if models is not None and not models.is_dir():
         raise CommandError(f"There is no directory {models}.")
-    # Before a question, and before anybody stops a server for nothing.
+    # Checked before the question, and before anyone stops a server in vain.
     if (defect := find_database_defect(source)) is not None:
         raise CommandError(f"{source} cannot be restored: {defect}.")
     if path.exists() and not output.confirm(

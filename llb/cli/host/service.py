@@ -245,7 +245,7 @@ def require_access(path: Path, uid: int, gids: Sequence[int], *, is_written: boo
 
 
 def _require_password(config: Config) -> None:
-    """Refuse what the server would refuse: the default password on the network, at the first start."""
+    """Refuse the default password on the network at the first start, as the server would."""
     is_first_start = not config.database_path.exists() and config.join is None
     if is_first_start and config.listen_host != DEFAULT_HOST and config.admin_password is None:
         raise CommandError(

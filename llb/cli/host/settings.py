@@ -52,7 +52,7 @@ def set_setting(options: argparse.Namespace) -> int:
 
 
 def reset_setting(options: argparse.Namespace) -> int:
-    """`llb settings reset NAME`: the value is that of flag, environment or llb.toml again."""
+    """`llb settings reset NAME`: returns to the value of flag, environment or llb.toml."""
     client = client_of(options)
     return _change(client, _find(client, options.name).name, None)
 

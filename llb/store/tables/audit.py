@@ -1,7 +1,7 @@
 """Audit log: actor, action, client address and result.
 
-Each class of records has a quota, and within a class each actor a fair share of it: what anybody else does
-pushes out no record of an administrator, and who fills a class pushes out their own records.
+Each class of records has a quota, and within a class each actor a fair share of it: no one else's actions
+push out a record of an administrator, and an actor that fills a class pushes out its own records.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AuditClass(StrEnum):
     # Acts of other users and keys.
     USER = "user"
     LOGIN = "login"
-    # What was refused, failed logins too.
+    # Refused actions, including failed logins.
     DENIED = "denied"
 
 
@@ -77,7 +77,7 @@ async def record(
 
     Returns the id of the record.
 
-    `denied`: it was refused. Then the records are counted by address, because anybody can try anything.
+    `denied`: it was refused. Then the records are counted by address, because anyone can try anything.
     """
     if denied:
         record_class, actor_id = AuditClass.DENIED, address or actor.id

@@ -80,7 +80,7 @@ MATCH_ALL = RequestFilter()
 _JOINED_COLUMNS = ("key_name", "username", "node_name")
 _STORED_COLUMNS = tuple(name for name in RequestRow.__struct_fields__ if name not in _JOINED_COLUMNS)
 _stored_values = attrgetter(*_STORED_COLUMNS)
-# Most rows of one statement.
+# Maximum number of rows of one statement.
 _MAX_ROWS = 128
 
 
@@ -91,10 +91,11 @@ async def add(tx: Transaction, records: Sequence[RequestRow]) -> None:
     """Store requests. A request whose `id` is taken, because the clock was set back, is skipped."""
     for start in range(0, len(records), _MAX_ROWS):
         part = records[start : start + _MAX_ROWS]
-        # Few sizes, so that each statement is prepared once. What fills one up is skipped: its id is taken.
+        # Few sizes, so that each statement is prepared once. Padding rows are skipped, because their id is
+        # taken.
         count = 1 << (len(part) - 1).bit_length()
         filled = (*part, *[part[-1]] * (count - len(part)))
-        # Without a loop here: its 19 turns for each request were a thirtieth of an answer.
+        # No loop here: its 19 iterations for each request took a thirtieth of an answer.
         values = list(chain.from_iterable(map(_stored_values, filled)))
         await tx.run(_insert_statement(count), values)
 
@@ -164,7 +165,7 @@ async def restamp_future(tx: Transaction, *, now_id: int) -> None:
 
 
 class RequestOwner(Struct, frozen=True):
-    """Who made a request: the user, else the key; neither for a command on the host."""
+    """Owner of a request: the user, else the key; neither for a command on the host."""
 
     user_id: str | None
     key_id: str | None

@@ -102,7 +102,7 @@ export const lastUsed = ({ replicas }) => Math.max(0, ...replicas.map(({ last_us
 
 const comparisons = {
   size: (a, b) => diskBytes(b) - diskBytes(a),
-  // The first are those that nobody misses.
+  // The least recently used first, the largest of equal ones.
   used: (a, b) => lastUsed(a) - lastUsed(b) || diskBytes(b) - diskBytes(a),
 };
 
