@@ -108,6 +108,7 @@ class AccountService:
         async with self._db.write(uses_ballast=True) as tx:
             for user in default_users:
                 await self._store_password(tx, user, new_hash, actor=audit.SYSTEM, address=None)
+        self._authenticator.clear_cache()
 
     async def log_in(
         self,
