@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from llb.base import platform_compat
 from llb.errors import SetupError
-from llb.store.database import Transaction
+from llb.store.database import Transaction, wait_for_thread
 from llb.store.migrations import MIGRATIONS, migrate, schema_version_of
 from llb.store.restore_review import RestoreReview, review_restored
 from llb.store.schema import (
@@ -44,7 +44,12 @@ async def open_read_only(path: Path) -> AsyncIterator[Transaction]:
 
     Raises `sqlite3.Error`.
     """
-    connection = await aiosqlite.connect(_read_only_uri(path), uri=True, timeout=BUSY_TIMEOUT_S)
+    connection = aiosqlite.connect(_read_only_uri(path), uri=True, timeout=BUSY_TIMEOUT_S)
+    try:
+        await connection
+    except sqlite3.Error:
+        await wait_for_thread(connection)
+        raise
     try:
         connection.row_factory = sqlite3.Row
         yield Transaction(connection)

@@ -234,5 +234,14 @@ async def _connect(path: Path, *pragmas: str) -> aiosqlite.Connection:
         await connection.execute_fetchall("SELECT count(*) FROM sqlite_master")
     except sqlite3.Error as error:
         await connection.close()
+        await wait_for_thread(connection)
         raise SetupError(f"The database {path} cannot be opened: {error}.") from None
     return connection
+
+
+async def wait_for_thread(connection: aiosqlite.Connection) -> None:
+    """Wait until the thread of a connection that could not be opened has ended.
+
+    aiosqlite only asks it to. It answers to the event loop, and prints a traceback if that was closed.
+    """
+    await asyncio.to_thread(connection._thread.join)

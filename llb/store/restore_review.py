@@ -40,6 +40,8 @@ def review_restored(restored: Path, previous: Path | None, *, revive: bool) -> R
         connection.execute("PRAGMA foreign_keys = ON")
         review.has_previous = previous is not None and _attach_previous(connection, previous)
         connection.execute("BEGIN IMMEDIATE")
+        # A command may have made keys before the first start of the server has made the first user.
+        has_users = connection.execute("SELECT 1 FROM users LIMIT 1").fetchone() is not None
         if review.has_previous:
             # Removing a user removes its keys, which are not named again.
             for clause, statement, parameters in list(_changes_since(connection)):
@@ -57,7 +59,6 @@ def review_restored(restored: Path, previous: Path | None, *, revive: bool) -> R
         else:
             connection.execute("DELETE FROM sessions")
             connection.execute("DELETE FROM join_tokens")
-        has_users = connection.execute("SELECT count(*) FROM users").fetchone()[0] or review.still_revoked
         if has_users and not connection.execute("SELECT 1 FROM users WHERE role = 'admin'").fetchone():
             raise SetupError(
                 "Without what was removed since this backup no administrator would be left: restore it with "

@@ -108,29 +108,15 @@ def damaged(path: Path) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "empty", "foreign", "newer", "damaged", "cut"])
+@pytest.mark.parametrize("kind", ["missing", "cut"])
 def test_an_invalid_backup_changes_nothing(filled: CommandHost, tmp_path: Path, kind: str) -> None:
+    """`tests/store/test_backup.py` has the other kinds."""
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
-    whole = saved.read_bytes()
     if kind == "missing":
         saved.unlink()
-    elif kind == "text":
-        saved.write_text("not a database, but long enough to be read as one" * 100)
-    elif kind == "empty":
-        saved.write_bytes(b"")
-    elif kind == "damaged":
-        saved.write_bytes(damaged(saved))
-    elif kind == "cut":
-        saved.write_bytes(whole[: len(whole) // 2])
     else:
-        if kind == "foreign":
-            saved.unlink()
-        db = sqlite3.connect(saved)
-        db.execute("CREATE TABLE songs (name)")
-        db.execute("PRAGMA user_version = 99" if kind == "newer" else "PRAGMA user_version = 1")
-        db.commit()
-        db.close()
+        saved.write_bytes(saved.read_bytes()[:50_000])
     (filled.home / "llb.lock").touch()
     before = sorted(filled.home.iterdir())
     content = (filled.home / "llb.db").read_bytes()
@@ -341,45 +327,19 @@ def test_files_of_models_that_the_database_does_not_know_are_told(
     )
 
 
-FOREIGN_SCHEMAS = {
-    "trigger": "CREATE TRIGGER evil AFTER INSERT ON audit BEGIN DELETE FROM users; END",
-    "view": "CREATE VIEW songs AS SELECT * FROM users",
-    "table": "CREATE TABLE songs (name)",
-    "index": "CREATE INDEX more ON audit (time)",
-    "column": "ALTER TABLE users ADD COLUMN songs TEXT",
-    "lacks": "DROP TABLE audit",
-    "names": "DROP TABLE users; CREATE TABLE users (name)",
-}
-
-
-@pytest.mark.parametrize("kind", [*FOREIGN_SCHEMAS, "byte", "revision", "json", "reference"])
-def test_a_backup_that_llb_did_not_write_so_changes_nothing(
-    filled: CommandHost, tmp_path: Path, kind: str
+def test_a_backup_that_was_changed_since_it_was_written_changes_nothing(
+    filled: CommandHost, tmp_path: Path
 ) -> None:
     saved = tmp_path / "saved.db"
     filled.run_command("backup", str(saved))
-    if kind == "byte":
-        # In free space of a page, which no check of SQLite reads.
-        content = bytearray(saved.read_bytes())
-        page = content.rindex(bytes(2000), 0, len(content) - 200)
-        content[page + 50 : page + 250] = os.urandom(200)
-        saved.write_bytes(content)
-    else:
-        # The checksum goes with the end of the file.
-        saved.write_bytes(saved.read_bytes()[: -len(checksum_trailer("0" * 64))])
-        with sqlite3.connect(saved) as db:
-            db.executescript(
-                {
-                    **FOREIGN_SCHEMAS,
-                    "revision": "DELETE FROM settings",
-                    "json": "UPDATE api_keys SET scopes = 'all'",
-                    "reference": "UPDATE api_keys SET owner_id = 'nobody'",
-                }[kind]
-            )
-        db.close()
+    # In free space of a page, which no check of SQLite reads.
+    content = bytearray(saved.read_bytes())
+    page = content.rindex(bytes(2000), 0, len(content) - 200)
+    content[page + 50 : page + 250] = os.urandom(200)
+    saved.write_bytes(content)
     before = {path.name: path.read_bytes() for path in filled.home.glob("llb*") if path.suffix != ".lock"}
     message = filled.run_failing_command("restore", "--yes", str(saved))
-    assert "cannot be restored" in message
+    assert "its checksum differs" in message
     after = {path.name: path.read_bytes() for path in filled.home.glob("llb*") if path.suffix != ".lock"}
     assert after == before
 
