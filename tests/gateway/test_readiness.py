@@ -19,7 +19,7 @@ from llb.gateway.routing.performance_model import PerformanceModel
 from llb.gateway.spill.book import SpillBook
 from llb.store.database import Database
 from llb.wire import Capability, Model, ModelStatus, ReplicaState, SpillRule
-from tests.gateway.endpoints.test_registry import make_endpoint
+from tests.gateway.endpoints.endpoint_fixture import make_endpoint
 
 
 def model(model_id: str, *capabilities: Capability, **fields: Any) -> Model:
@@ -86,7 +86,7 @@ class Site:
 
     def add_endpoint(self, name: str = "box") -> None:
         """Add one that has the model `there`, which is the `m` of the catalogue."""
-        self.endpoints.put(make_endpoint(name))
+        self.endpoints.put(make_endpoint(name, mapped={"there": "m"}))
 
 
 def test_a_name_means_a_model_of_the_catalogue() -> None:

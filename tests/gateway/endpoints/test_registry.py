@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from llb.gateway.admission.controller import AdmissionController
-from llb.gateway.endpoints.endpoint import Endpoint
 from llb.gateway.endpoints.model_lists import ModelListing
 from llb.gateway.endpoints.registry import EndpointRegistry
 from llb.gateway.routing.performance_model import STALE_AFTER_S, PerformanceModel
 from llb.gateway.stream.usage_parser import Usage
 from llb.policy.routing import RequestEstimate
-from llb.store.tables.endpoints import EndpointRecord, EndpointSettings, ListedModel
-from llb.wire import EndpointKind
-
-LISTED = (ListedModel(name="there"),)
-
-
-def make_endpoint(name: str) -> Endpoint:
-    settings = EndpointSettings(kind=EndpointKind.VLLM, mapped={"there": "m"})
-    url = "http://127.0.0.1:9/v1"
-    return Endpoint(
-        EndpointRecord(id=name, name=name, base_url=url, settings=settings, models=LISTED, created_at=0.0)
-    )
+from tests.gateway.endpoints.endpoint_fixture import LISTED, make_endpoint
 
 
 async def test_an_endpoint_that_was_slow_long_ago_gets_a_request_again() -> None:
     now = 0.0
     performance, admission = PerformanceModel(clock=lambda: now), AdmissionController(10, 1.0)
     registry = EndpointRegistry(admission, performance, clock=lambda: now)
-    slow = make_endpoint("slow")
-    for endpoint, ms in ((make_endpoint("fast"), 100.0), (slow, 100_000.0)):
+    slow = make_endpoint("slow", mapped={"there": "m"})
+    for endpoint, ms in ((make_endpoint("fast", mapped={"there": "m"}), 100.0), (slow, 100_000.0)):
         registry.put(endpoint)
         usage = Usage(1000, 101, 0, ms, ms)
         performance.record_completion(endpoint.id, "m", RequestEstimate(), usage, mean_busy_slots=1)
