@@ -348,7 +348,7 @@ async def look_at_the_empty_house(see: Inspector) -> None:
 
 
 async def look_at_a_lost_connection(see: Inspector) -> None:
-    """Only once: the house does not come back."""
+    """Only once: the balancer is not started again."""
     page = await see.open("/models/local")
     await see.visitor.llb.stop()
     await expect(page.get_by_text(see.say("connection.reconnect"))).to_be_visible()

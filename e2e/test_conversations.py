@@ -316,7 +316,7 @@ async def test_two_models_answer_side_by_side(page: Page) -> None:
     for log in logs:
         await expect(log.locator(".answer").last).to_contain_text(re.compile("More|Another"))
     assert sorted(each["model"] for each in asked.requests) == ["chat", "chat", "seer", "seer"]
-    # Each goes on with its own answers.
+    # Each model gets its own answers as history.
     said = [[turn["content"] for turn in each["messages"]] for each in asked.requests[2:]]
     assert sorted(turns[1] for turns in said) == ["One", "Other"]
     await page.reload()

@@ -35,7 +35,7 @@ NOMIC = "Nomic Embed Text v1.5"
 async def attic(
     make_llb: BalancerFactory, hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> RunningBalancer:
-    """A balancer that nobody has joined yet; hearts beat quickly."""
+    """A balancer without joined hosts; heartbeats are frequent."""
     monkeypatch.setattr(agent, "HEARTBEAT_INTERVAL_S", 0.2)
     catalog = write_catalog(
         tmp_path / "peers.json",

@@ -20,7 +20,7 @@ from e2e.unit.bare import bare_context
 from llb.api.routes.page import PAGE_PATHS
 from llb.wire import Event, HelloEvent, Resync
 
-# A row may import itself and the rows before it. Whoever wants a word gets it through core/i18n.js.
+# A row may import itself and the rows before it. Modules get texts through core/i18n.js.
 ROWS = ("lib", "core", "components", "pages", "main.js")
 # The only module that turns text into markup.
 MARKUP = "lib/html.js"
@@ -200,7 +200,7 @@ def test_no_template_has_a_style_or_a_handler_as_text(path: Path) -> None:
                     f"{where} style>: the page's policy forbids it, say --name=${{…}}"
                 )
                 assert not attribute.startswith("on"), f"{where} {attribute}>: say @{attribute[2:]}=${{…}}"
-                # An attribute is only the beginning: whoever has chosen by hand would not see it change.
+                # An attribute sets only the initial state: after a choice by hand, changing it has no effect.
                 assert attribute not in (
                     "?selected",
                     "?checked",

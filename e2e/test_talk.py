@@ -95,7 +95,7 @@ async def test_an_answer_goes_on_until_it_is_stopped(page: Page, talker: Running
     assert busy_slots(talker) == 1
     await page.get_by_role("navigation").get_by_role("link", name="Playground").click()
     assert (await text_after(len(later.split()) + 3)).startswith(later)
-    # In another conversation a dot says that it goes on.
+    # In another conversation a dot shows that the answer is still being generated.
     await conversation_list(page).get_by_role("button", name="New conversation").click()
     running = conversation_list(page).get_by_role("listitem").filter(has_text="Generating the answer")
     await expect(running).to_have_count(1)
@@ -330,7 +330,7 @@ async def test_an_answer_can_be_had_by_keyboard_alone(page: Page) -> None:
     await page.keyboard.type("One")
     await page.keyboard.press("Enter")
     await expect(conversation_log(page)).to_contain_text("First.")
-    # An answer whose end has not been told yet has no buttons.
+    # An answer has buttons once its end has been received.
     await expect(conversation_log(page).get_by_role("button", name="Regenerate")).to_be_visible()
     await expect(message_box(page)).to_be_focused()
     await page.keyboard.press("Shift+Tab")

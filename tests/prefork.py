@@ -10,7 +10,7 @@ process: with its own id, signals, exit status and memory.
 Only where `enable()` was called (`tests/conftest.py`); benchmarks start every process from nothing. A command
 line of another form also starts from nothing, and so does every engine that the product starts. Where the
 environment names an engine worker of the tests (`ENGINE_VARIABLE`), the command starts that one, and where it
-has a factor of time (`TIME_SCALE_VARIABLE`), it waits so much shorter for what is silent.
+has a factor of time (`TIME_SCALE_VARIABLE`), its timeouts are divided by it.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def test_the_compose_example_requires_a_password_and_waits_for_running_answers()
     assert ":?" in service["environment"]["LLB_ADMIN_PASSWORD"]
     drain_timeout_s = make_config(home="/data").drain_timeout_s
     assert parse_duration(service["stop_grace_period"]) > drain_timeout_s + STOP_DEADLINE_S
-    # Only the proxy is reachable, and llb trusts nobody else's headers.
+    # Only the proxy is reachable, and llb trusts only the headers of the proxy.
     assert "ports" not in service
     proxy = COMPOSE["services"]["proxy"]
     assert proxy["networks"]["front"]["ipv4_address"] == service["environment"]["LLB_TRUSTED_PROXIES"]

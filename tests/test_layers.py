@@ -134,7 +134,7 @@ def planted_callbacks(path: Path) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_callbacks_are_constructor_arguments(path: Path) -> None:
-    """Who is told of what shows where the object is made; see docs/design.md, "Wiring"."""
+    """Subscribers are passed to the constructor; see docs/design.md, "Wiring"."""
     assert not [*planted_callbacks(path)]
 
 

@@ -35,7 +35,7 @@ def config(tmp_path: Path) -> Config:
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
-    """A port that another program uses at ::1, and nobody at 127.0.0.1."""
+    """A port that another program uses at ::1, and that is free at 127.0.0.1."""
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
         yield other.getsockname()[1]
 

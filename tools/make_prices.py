@@ -110,7 +110,7 @@ def further_rates(model: Any, now: datetime.datetime) -> dict[str, Any]:
     if prices.get("requests_kcount") is not None:
         further["request"] = float(prices["requests_kcount"]) / 1000
     tiers = {}
-    # Which of the rates of audio and images a tier changes is not told: it stays unknown for such models.
+    # The data do not say which rates of audio and images a tier changes: such tiers stay unknown.
     for variant in () if further else model.price_variants or ():
         [(condition, value), *others] = variant.when.items()
         if condition in TIER_CONDITIONS and not others:

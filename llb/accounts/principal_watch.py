@@ -143,7 +143,7 @@ class PrincipalWatch:
             try:
                 await self._check()
             except sqlite3.Error as error:
-                log.warning("could not check whether open streams may go on: %s", error)
+                log.warning("could not check whether open streams may continue: %s", error)
 
     async def _check(self) -> None:
         works = tuple(self._open.items())

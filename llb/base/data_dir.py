@@ -42,7 +42,7 @@ def acquire_lock(home: Path, models_dir: Path) -> DataDirLock:
     """
     try:
         platform_compat.make_private_dir(home)
-        lock = _lock_patiently(home / runfile.LOCK_NAME, str(home))
+        lock = _lock_with_retries(home / runfile.LOCK_NAME, str(home))
     except OSError as error:
         raise SetupError(
             f"The data directory {home} cannot be used: {error.strerror}; choose another one with --home."
@@ -69,7 +69,7 @@ def lock_models_dir(models_dir: Path, home: Path) -> platform_compat.FileLock | 
     note = f"{home} on {socket.gethostname()}"
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
-        lock = _lock_patiently(path, note)
+        lock = _lock_with_retries(path, note)
     except OSError as error:
         remedy = f"{error.strerror}; choose another one with --models-dir"
         if path.exists() and os.access(models_dir, os.W_OK):
@@ -92,7 +92,7 @@ def lock_models_dir(models_dir: Path, home: Path) -> platform_compat.FileLock | 
     return lock
 
 
-def _lock_patiently(path: Path, note: str) -> platform_compat.FileLock | None:
+def _lock_with_retries(path: Path, note: str) -> platform_compat.FileLock | None:
     # A command that checks whether a server runs holds the lock for a moment, and is no second server.
     for _ in range(LOCK_ATTEMPTS):
         lock = platform_compat.try_lock_file(path, note)

@@ -33,7 +33,7 @@ class RunningCall(Deadline):
         self.is_expired = False
         self.call = call
         self.sink = sink
-        # Why the call may not go on: its principal has ended.
+        # Why the call may not continue: its principal has ended.
         self.error: LlbError | None = None
         # None for a key without limits, and before the limits are checked.
         self.rate_limit: RateLimitHold | None = None
@@ -41,7 +41,7 @@ class RunningCall(Deadline):
         self.attempt: Attempt | None = None
         # Error of the callbacks that answered it.
         self.failure: Exception | None = None
-        # The client has left, or the call may not go on.
+        # The client has left, or the call may not continue.
         self.is_interrupted = False
         self._interrupt: Callable[[], object] | None = None
 

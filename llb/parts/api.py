@@ -206,5 +206,5 @@ class ApiParts:
         return (
             *self._base.problems(),
             *self._agent.hardware_problems,
-            *self._accounts.auth_middleware.local_proof.knocks.problems(),
+            *self._accounts.auth_middleware.local_proof.detections.problems(),
         )

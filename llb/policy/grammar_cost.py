@@ -482,7 +482,7 @@ class _GrammarReader(_Reader):
         while self._skip_space(within_group=bool(end)) and self.peek() != ")":
             if self.peek() == "|":
                 self.at += 1
-                # A rule may go on in the next line.
+                # A rule may continue on the next line.
                 self._skip_space(within_group=True)
                 alternatives.append(self.automaton.join(sequence))
                 sequence = []

@@ -10,7 +10,7 @@ look like a relay:
 - It is no network of virtual machines or containers (by the name of its executable): these relay the packets
   of a guest, whose sockets the kernel does not know, and give it this host's loopback by default.
 
-A browser (by the name of its executable) may do the first two, and so may llb itself, which relays for nobody
+A browser (by the name of its executable) may do the first two, and so may llb itself, which relays for no one
 here. Whether a program has a connection to another host is reported separately: a tunnel that dials out needs
 one, but many legitimate programs have one too.
 

@@ -84,7 +84,7 @@ async def watched(server: ApiServer) -> AsyncIterator[Watched]:
 
 
 async def elsewhere(watched: Watched, statement: str, *values: object) -> None:
-    """A change by another process, of which nobody here is told."""
+    """A change by another process, of which this one gets no notification."""
 
     def change() -> None:
         with closing(sqlite3.connect(watched.server.db.path, isolation_level=None)) as connection:

@@ -32,7 +32,7 @@ async def test_a_commit_that_is_gone_is_an_error_and_a_retry_takes_the_present_o
     # The history of the repository is rewritten, and its file is another one.
     hub.remove_repo("test/tiny")
     hub.add_repo("test/tiny", {"tiny.gguf": tiny_gguf(TINY_BYTES, seed="rewritten")})
-    # The connection is reset while it stands still: once it goes on, the rest comes in no time.
+    # The connection is reset during the stall: afterwards the rest would arrive at once.
     hub.stop_listening()
     stalled.clear()
     hub.listen()

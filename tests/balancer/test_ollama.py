@@ -48,7 +48,7 @@ def add_models(hub: HubStandIn, folder: Path, chatty: Path) -> Path:
 async def start_talking(make: BalancerFactory, catalog: Path) -> RunningBalancer:
     """Balancer with `chatty` Ready, models that are not pulled, and Ollama's port open.
 
-    What `chatty` says makes no sense, and it goes on until it is stopped.
+    `chatty` generates random text until it is stopped.
     """
     llb = await make(catalog=catalog, context=ENDLESS_CONTEXT, ollama_port=0).start()
     await llb.wait_until_online()

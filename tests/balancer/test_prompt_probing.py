@@ -1,4 +1,4 @@
-"""Cached tokens: nobody learns from them what another caller has sent."""
+"""Cached tokens: they do not reveal what another caller has sent."""
 
 from __future__ import annotations
 
@@ -58,40 +58,40 @@ async def chatting(
     return llb
 
 
-class Told(NamedTuple):
-    """The most that an answer tells as cached, and as computed, and the id of its request."""
+class Counts(NamedTuple):
+    """The highest counts of cached and of computed tokens in an answer, and the id of its request."""
 
     cached: int
     computed: int
     request_id: str
 
 
-async def ask(llb: RunningBalancer, key: str, path: str, body: dict[str, Any]) -> Told:
+async def ask(llb: RunningBalancer, key: str, path: str, body: dict[str, Any]) -> Counts:
     answer = await llb.http.post(
         path, json={"model": "chat", **body}, headers={"Authorization": f"Bearer {key}"}
     )
     assert answer.status_code == 200, answer.text
-    return Told(
+    return Counts(
         max((int(count) for count in CACHED.findall(answer.text)), default=0),
         max((int(count) for count in COMPUTED.findall(answer.text)), default=0),
         answer.headers["x-request-id"],
     )
 
 
-async def recorded(llb: RunningBalancer, told: Told) -> int:
-    """Return the cached tokens that the history tells."""
+async def recorded(llb: RunningBalancer, answer: Counts) -> int:
+    """Return the cached tokens in the history."""
     async with asyncio.timeout(30):
         while True:
             for request in (await llb.http.get("/api/requests?limit=100")).json()["requests"]:
-                if request["request_id"] == told.request_id:
+                if request["request_id"] == answer.request_id:
                     return int(request["cached_tokens"])
             await asyncio.sleep(0.02)
 
 
-async def test_cached_tokens_are_told_to_those_who_sent_them(chatting: RunningBalancer) -> None:
+async def test_cached_tokens_are_reported_to_those_who_sent_them(chatting: RunningBalancer) -> None:
     llb = chatting
     victim, prober = await llb.create_key("inference"), await llb.create_key("inference")
-    # While there is nobody else, all is told.
+    # As long as there is no other caller, all are reported.
     path, body = DIALECTS["chat"]
     await ask(llb, victim, path, body(SECRET * 2))
     assert (await ask(llb, victim, path, body(SECRET * 2 + "and more"))).cached > 50
@@ -101,7 +101,7 @@ async def test_cached_tokens_are_told_to_those_who_sent_them(chatting: RunningBa
         await ask(llb, victim, path, body(secret + "1234"))
         guesses[name] = guess = await ask(llb, prober, path, body(secret + "9999"))
         assert guess.cached == 0, name
-        # What is not told as cached counts as computed.
+        # Tokens that are not reported as cached count as computed.
         assert guess.computed == 0 or guess.computed > 90, name
         # His own prompt, once more.
         own[name] = await ask(llb, prober, path, body(secret + "9999"))
@@ -111,7 +111,7 @@ async def test_cached_tokens_are_told_to_those_who_sent_them(chatting: RunningBa
         assert await recorded(llb, own[name]) > 90, name
 
 
-async def test_a_conversation_is_told_as_cached_as_far_as_it_is_the_callers(
+async def test_only_the_callers_part_of_a_conversation_is_reported_as_cached(
     chatting: RunningBalancer,
 ) -> None:
     llb = chatting
@@ -124,9 +124,9 @@ async def test_a_conversation_is_told_as_cached_as_far_as_it_is_the_callers(
     # All of the guess is in the cache, of which the prober has sent the first turn.
     await ask(llb, victim, path, {**chat(""), "messages": secret})
     guess = [*known, {"role": "user", "content": SECRET * 2 + "?"}]
-    told = await ask(llb, prober, path, {**chat(""), "messages": guess})
-    assert len(SECRET) < told.cached < len(SECRET) + 30
-    assert await recorded(llb, told) == told.cached
+    answer = await ask(llb, prober, path, {**chat(""), "messages": guess})
+    assert len(SECRET) < answer.cached < len(SECRET) + 30
+    assert await recorded(llb, answer) == answer.cached
 
     # A system prompt precedes the turns, so the prober's own turns explain nothing.
     await ask(llb, prober, "/v1/messages", chat("Hello"))

@@ -1,4 +1,4 @@
-"""Local proof behind real reverse proxies: nobody beyond a proxy of this host counts as a local program."""
+"""Local proof behind real reverse proxies: no client of a proxy on this host counts as a local program."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_the_log_and_the_problems_tell_of_the_proxy_and_local_programs_are_still
     assert "looks like a reverse proxy" in llb.process.log.read_text()
     problems = llb.process.http.get("/api/system").json()["problems"]
     assert any("looks like a reverse proxy" in problem for problem in problems)
-    # This process serves nobody, so it is what it seems to be.
+    # This process serves no other one, so it is accepted as a local program.
     for host in ("localhost", "127.0.0.1"):
         assert ask(llb.port, "GET", "/metrics", host)[0] == 200
         assert ask(llb.port, "GET", "/ws/models", host, **WEBSOCKET)[0] == 101

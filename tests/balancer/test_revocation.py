@@ -179,7 +179,7 @@ async def test_a_key_that_a_command_revokes_ends_what_waits_in_a_queue(llb: Runn
         waiting = asyncio.create_task(client.post("/v1/chat/completions", json=body, headers=headers))
         await llb.wait_until(lambda: llb.app.gateway.admission.snapshot()[0].queued == 1)
         async with llb.app.db.write() as tx:
-            # Nobody in this process is told.
+            # No watcher in this process is notified.
             await tx.execute("DELETE FROM api_keys")
         answer = await waiting
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")

@@ -1,4 +1,4 @@
-"""Event bus: events in order, a publisher that never blocks, and no silent gap."""
+"""Event bus: events in order, a publisher that never blocks, and no unreported gap."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_a_checkout_and_a_package(
 
 @pytest.mark.parametrize("module", ["pip", "llb"])
 def test_no_module_is_taken_from_the_working_directory(tmp_path: Path, module: str) -> None:
-    """It may be a directory to which somebody else can write."""
+    """It may be a directory to which another user can write."""
     (tmp_path / f"{module}.py").write_text("print('taken from here')")
     command = installation.pip_command() if module == "pip" else installation.program_command()
     version = "--version" if module == "pip" else "version"

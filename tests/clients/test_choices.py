@@ -157,7 +157,7 @@ def test_the_best_of_several(client: OpenAI) -> None:
         ("/completions", {"best_of": 2, "stream": True}, "best_of"),
         ("/completions", {"echo": True, "logprobs": 2}, "echo"),
         ("/completions", {"echo": True, "prompt": [1, 2]}, "echo"),
-        # The engine would take slots that nobody has reserved.
+        # The engine would take slots that are not reserved.
         ("/responses", {"input": "a", "n": 2}, "n"),
         ("/responses", {"input": "a", "n_cmpl": 2}, "n"),
         ("/messages", {"n_cmpl": 2}, "n"),

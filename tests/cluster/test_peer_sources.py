@@ -204,7 +204,7 @@ async def test_a_node_reports_only_the_sources_that_it_was_given(fixture: PeerSo
     fixture.add_nodes("local", "cellar", "loft")
     fixture.report_state("local", ReplicaState.READY)
     fixture.report_state("loft", ReplicaState.READY)
-    # It holds the model, so it was told to copy from nobody.
+    # It holds the model, so it has no source to copy from.
     assert fixture.source_ids_of("loft") == []
     assert not fixture.report_bad_source("loft", "local")
     assert "local" in fixture.source_ids_of("cellar")

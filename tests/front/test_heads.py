@@ -156,7 +156,7 @@ def test_the_id_of_a_known_head_may_be_another_valid_one() -> None:
             assert known.match(head(b"first", length)) is None
         assert known.match(head(b"first", b"12", last=b"Via: b\r\n")) is None
         assert known.match(head(b"first", b"12")[:-2]) is None
-    # Of two ids, and of one that is not valid, none is told apart.
+    # Two ids, or an invalid one, are not separated from the known head.
     for given in (b"X-Request-ID: a\r\nX-Request-ID: b\r\n", b"X-Request-ID: a b\r\n"):
         raw = b"POST /v1/messages HTTP/1.1\r\nHost: a\r\n" + given + b"Content-Length: 3\r\n\r\n"
         known = KnownHead(raw, "/v1/messages", parse_request_head(raw[:-4]).header_map(), ROUTE)
@@ -189,7 +189,7 @@ def test_equal_heads_of_connections_are_read_once_and_admitted_each() -> None:
     # Another length, and another value, are other heads.
     assert find(length=9).headers["content-length"] == "9"
     assert find(b"X-A: b\r\n").headers["x-a"] == "b"
-    # The guard takes such a header out.
+    # Authentication removes such a header.
     assert find(b"X-LLB-A: b\r\n").headers is not find(b"X-LLB-A: b\r\n").headers
     # Nothing is kept of connections that have ended.
     del first

@@ -13,7 +13,7 @@ import pytest
 from llb.api.connection import connection_limiter, http_exchange, http_protocol
 from llb.front.protocol import MAX_HELD_BYTES, FrontProtocol, InferenceFront
 from tests.api.connection.raw import RawConnection, connect, exchange
-from tests.front.test_both_doors import CHAT, DOORS, request_bytes
+from tests.front.test_front_and_sanic import CHAT, SERVERS, request_bytes
 from tests.harness import RunningBalancer, wait_until
 
 # Of one read of an event loop.
@@ -71,9 +71,9 @@ async def test_a_client_that_sends_faster_than_it_is_answered_is_read_no_faster(
     assert max(held) <= MAX_HELD_BYTES + LARGEST_READ_BYTES
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("served_by", SERVERS)
 async def test_others_are_answered_between_the_requests_of_one_connection(
-    server: RunningBalancer, door: str
+    server: RunningBalancer, served_by: str
 ) -> None:
     count = 300
     turns = 0
@@ -85,7 +85,7 @@ async def test_others_are_answered_between_the_requests_of_one_connection(
 
     pending: list[asyncio.Handle] = []
     async with connect(server.port) as connection:
-        await connection.send(request_bytes(CHAT, b"{}", door=door) * count)
+        await connection.send(request_bytes(CHAT, b"{}", served_by=served_by) * count)
         count_turns()
         for _ in range(count):
             assert (await connection.read_response())[0] == 401
@@ -115,19 +115,19 @@ async def test_others_are_answered_between_the_chunks_of_a_body(
     assert turns >= 5
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("served_by", SERVERS)
 async def test_a_client_without_a_credential_that_does_not_read_is_cut_off(
-    server: RunningBalancer, monkeypatch: pytest.MonkeyPatch, door: str
+    server: RunningBalancer, monkeypatch: pytest.MonkeyPatch, served_by: str
 ) -> None:
     async with connect(server.port, receive_buffer_bytes=SMALL_BUFFER_BYTES) as connection:
-        await block(server, connection, request_bytes(CHAT, b"{}", door=door))
+        await block(server, connection, request_bytes(CHAT, b"{}", served_by=served_by))
         monkeypatch.setattr(http_protocol, "ANSWER_TIMEOUT_S", 0.0)
         await wait_until(lambda: not protocols_of(server))
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("served_by", SERVERS)
 async def test_a_client_that_does_not_read_makes_room_for_others(
-    server: RunningBalancer, monkeypatch: pytest.MonkeyPatch, door: str
+    server: RunningBalancer, monkeypatch: pytest.MonkeyPatch, served_by: str
 ) -> None:
     """One with a key stays as long as there is room."""
     monkeypatch.setattr(connection_limiter, "SEARCH_PAUSE_S", 0.0)
@@ -137,7 +137,7 @@ async def test_a_client_that_does_not_read_makes_room_for_others(
     await wait_until(lambda: not protocols_of(server))
     limiter = server.sanic_app.ctx.connections.limiter
     async with connect(server.port, receive_buffer_bytes=SMALL_BUFFER_BYTES) as connection:
-        protocol = await block(server, connection, request_bytes(CHAT, b"{}", door=door, key=key))
+        protocol = await block(server, connection, request_bytes(CHAT, b"{}", served_by=served_by, key=key))
         assert protocol.unread_bytes == 0
         limiter.max_connections = 1
         assert b'"code":"server_busy"' in await exchange(server.port, HEALTH)

@@ -194,7 +194,7 @@ async def test_a_long_prompt_gets_each_comment_without_a_task(monkeypatch: pytes
     async with gateway_of(read_the_prompt) as gateway:
         answer = Answer(gateway, stream=True, keepalive_s=keepalive_s)
         with monkeypatch.context() as patch:
-            # Between two events of an answer, a stream may be silent for this; a prompt takes longer.
+            # The limit between two events of an answer; reading a prompt may take longer.
             patch.setattr(attempt_module, "USUAL_TIMEOUTS", RelayTimeouts(idle_s=2 * keepalive_s))
             while answer.sink.body.count(SSE_KEEPALIVE) < 3:
                 answer.sink.was_written.clear()
@@ -230,11 +230,11 @@ async def test_a_silent_stream_ends_with_its_key_and_at_its_deadline(code: str) 
         is_ended.set()
 
 
-async def test_a_task_tells_why_no_connection_could_be_made() -> None:
+async def test_a_task_reports_why_no_connection_could_be_made() -> None:
     async with gateway_of(lambda exchange: exchange.send_json(DOCUMENT)) as gateway:
-        with socket.socket() as deaf:
-            deaf.bind(("127.0.0.1", 0))
-            gateway.engine_target = UpstreamTarget("127.0.0.1", deaf.getsockname()[1])
+        with socket.socket() as unanswering:
+            unanswering.bind(("127.0.0.1", 0))
+            gateway.engine_target = UpstreamTarget("127.0.0.1", unanswering.getsockname()[1])
             running = gateway.dispatcher.begin(make_call(fits_any_template=True), FakeSink())
             assert gateway.dispatcher.send_directly(running)
             assert running.attempt is not None

@@ -1,4 +1,4 @@
-"""Description of a host: each GPU once, whoever lists it, and the engine in one line."""
+"""Description of a host: each GPU once, even if two tools list it, and the engine in one line."""
 
 from __future__ import annotations
 

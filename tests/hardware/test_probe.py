@@ -1,4 +1,4 @@
-"""Probe of a host: what engine and drivers say, the problems that are told, the utilisation."""
+"""Probe of a host: what engine and drivers say, the problems it reports, the utilisation."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     python -m tests.lab.clients URL --key sk-… --model ID --records FILE [--clients 32] [--stream half] [--sessions half] [--retry]
 
-Prints "begun" when they have, and goes on until SIGTERM or SIGINT; then the requests under way are finished,
+Prints "begun" when they have, and continues until SIGTERM or SIGINT; then the requests under way are finished,
 none is begun. Every attempt is one JSON line in FILE (`tests.lab.records.Record`).
 """
 

@@ -1,4 +1,4 @@
-"""Models spread over a network of hosts: a cut cable costs nobody the pull."""
+"""Models spread over a network of hosts: a cut cable fails no pull."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of three nodes fails under 32 constant clients: nobody loses an answer that could still be given."""
+"""One of three nodes fails under 32 clients: no client loses an answer that another node can give."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ async def test_when_the_one_that_takes_the_hub_dies_the_next_one_takes_its_place
 async def test_a_source_that_hangs_is_left_for_the_hub_and_comes_back_to_by_itself(
     cluster: InProcessCluster, hub: HubStandIn
 ) -> None:
-    # One connection falls silent.
+    # One connection stalls.
     hub.faults.stall(after=HALF, on="bytes", times=1)
     timeouts = replace(TIMEOUTS, peer_read_timeout_s=0.5, hub_fallback_delay_s=1.0, read_timeout_s=4.0)
     attic, cellar = await cluster.add_nodes("attic", "cellar", timeouts=timeouts)

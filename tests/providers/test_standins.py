@@ -1,4 +1,4 @@
-"""The stand-ins answer as the official clients expect, and do wrong what they are told to."""
+"""The stand-ins answer as the official clients expect, and fail as configured."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def test_ipv4_mapped_into_ipv6() -> None:
     ("extra", "doubt", "reaches_outside"),
     [
         ("listen 0.0.0.0", Doubt.LISTENS, False),
-        # Not to be reached from elsewhere, and nobody is served: the debugger of a program.
+        # Not reachable from other hosts, and without connections: the debugger of a program.
         ("listen 127.0.0.1", None, False),
         ("udp 0.0.0.0", None, True),
         ("udp 127.0.0.1", None, False),

@@ -194,7 +194,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--attacks", action="store_true", help="an attack goes on through each round")
+    parser.add_argument("--attacks", action="store_true", help="an attack runs through each round")
     parser.add_argument("--report", type=Path, help="a file for the report, as Markdown")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llb-soak-") as name:

@@ -28,11 +28,11 @@ OLD_HTTP = CodedText("doubt_old_http", "the request is not HTTP/1.1, as those of
 TUNNEL = CodedText("doubt_tunnel", "the program that calls has connections to other hosts, as tunnels do")
 _MAX_CONCURRENT = 2
 _WARNING_INTERVAL_S = 60.0
-# How long a proxy that knocked is reported as a problem of this host.
+# How long a detected proxy is reported as a problem of this host.
 _PROBLEM_TTL_S = 3600.0
 
 
-class ProxyKnocks:
+class ProxyDetections:
     """Requests on loopback that were not accepted as local, because they look like those of a proxy."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,7 +49,7 @@ class ProxyKnocks:
             log.warning("%s", self._sentence(reason))
 
     def problems(self) -> tuple[str, ...]:
-        """Return the sentence for the last knock, if it is not long ago."""
+        """Return the sentence for the last detection, if it is recent."""
         if self._last is None or self._clock() - self._last[0] > _PROBLEM_TTL_S:
             return ()
         return (self._sentence(self._last[1]),)
@@ -69,7 +69,7 @@ class LocalProof:
     """Examines requests that claim to be local; both ports of an llb share one."""
 
     def __init__(self) -> None:
-        self.knocks = ProxyKnocks()
+        self.detections = ProxyDetections()
         # Not the threads of all others, which may be busy with files and passwords.
         self._threads = ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix="llb-local-proof")
 
@@ -85,7 +85,7 @@ class LocalProof:
             if doubt is None and report.reaches_outside and not may_reach_outside:
                 doubt = TUNNEL
         if doubt not in (None, ELSEWHERE, TRUSTED_PROXY, Doubt.UNSUPPORTED):
-            self.knocks.record(_text_of(doubt))
+            self.detections.record(_text_of(doubt))
         return None if doubt is None else _text_of(doubt)
 
     @staticmethod

@@ -45,7 +45,7 @@ def answers_blueprint(
     principal_watch: PrincipalWatch,
     worker: LargeBodyWorker,
 ) -> Blueprint:
-    """`/api/conversations/…/answers`: answers that go on when the page is closed."""
+    """`/api/conversations/…/answers`: answers that continue when the page is closed."""
     blueprint = Blueprint("answers")
     responder = _AnswerResponder(service, answers, principal_watch, worker)
 

@@ -170,5 +170,5 @@ class _UpgradeHandshake(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if not self.response.done():
             self.response.set_exception(error or ConnectionError("it closed the connection"))
-            # Marks the exception as retrieved, also when nobody awaits the response any more.
+            # Marks the exception as retrieved, even if the response is no longer awaited.
             self.response.exception()

@@ -23,7 +23,7 @@ from llb.gateway.translation.provider_errors import ProviderFailure
 from llb.gateway.translation.token_usage import TokenUsage
 from llb.wire.decoding import DECODE_ERRORS
 
-# Largest answer; nobody waits for one of this size.
+# Largest answer; real ones are far smaller.
 MAX_ANSWER_BYTES = 512 * 1024 * 1024
 # Events before the first content of an answer that is translated, such as pings.
 MAX_OPENING_BYTES = 1024 * 1024

@@ -16,7 +16,7 @@ from llb.gateway.stream.keepalive import BodySink, ClientPipe, translate_pipe
 from llb.gateway.stream.usage_parser import MAX_TOKENS
 from llb.wire.decoding import DECODE_ERRORS
 
-# Templates render the end of a prompt differently once the conversation goes on, and some models can resume
+# Templates render the end of a prompt differently once the conversation continues, and some models can resume
 # only at checkpoints. So this much of the caller's own prompt may be missing.
 TOLERATED_TOKENS, TOLERATED_SHARE = 16, 8
 

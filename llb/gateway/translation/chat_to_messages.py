@@ -377,7 +377,7 @@ def _is_forced(document: dict[str, Any]) -> bool:
 
 
 def _has_thinking_turns(document: dict[str, Any]) -> bool:
-    """Whether the present turn can go on with thinking.
+    """Whether the present turn can continue with thinking.
 
     Anthropic refuses thinking in a turn whose tool calls came without it, as they do from clients that keep
     no thinking.

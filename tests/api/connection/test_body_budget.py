@@ -100,7 +100,7 @@ async def test_the_bodies_of_a_key_and_of_all_are_bounded(server: RunningBalance
         assert head.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nRetry-After: 2\r\n" in head
         await wait_until(lambda: budget.used_bytes == 3 * MIB)
-        # Others go on.
+        # Other clients are still served.
         assert (await server.http.get("/health")).status_code == 200
         first.writer.transport.abort()
         await wait_until(lambda: not budget.used_bytes)

@@ -117,7 +117,7 @@ async def test_clients_who_wait_make_room_for_those_who_ask(server: RunningBalan
             # A new client is answered at once.
             assert b" 200 OK" in await exchange(server.port, HEALTH + b"Connection: close\r\n\r\n")
             assert len(limiter) <= 20
-        # One whose request had begun is told why.
+        # A client whose request had begun gets the reason.
         first_body = await exchange(server.port, HEALTH + b"Connection: close\r\n\r\n")
         assert b" 200 OK" in first_body
     await wait_until(lambda: len(limiter) <= 1)

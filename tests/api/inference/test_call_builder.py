@@ -207,7 +207,7 @@ async def test_few_large_bodies_are_parsed_at_the_same_time() -> None:
             running -= 1
 
     tasks = [asyncio.create_task(worker.run(MAX_EVENT_LOOP_BYTES + 1, work)) for _ in range(6)]
-    # The event loop goes on meanwhile.
+    # The event loop is not blocked meanwhile.
     while running < MAX_PARALLEL_LARGE_BODIES:
         await asyncio.sleep(0)
     done.set()

@@ -32,14 +32,14 @@ from llb.gateway.http.client import HttpClient
 from llb.node.agent import NodeAgent
 from llb.server import Listener
 from tests.api.connection.raw import RawConnection, connect
-from tests.front.test_both_doors import comparable, read_body, request_bytes
+from tests.front.test_front_and_sanic import comparable, read_body, request_bytes
 from tests.gateway.fake_engine import SSE_HEAD, Exchange, FakeEngine, run_fake_engine
 from tests.gateway.gateway_fixture import FakeLease
 from tests.harness import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-DOORS = ("front", "sanic")
+SERVERS = ("front", "sanic")
 CREDENTIAL = "llbn-1"
 MODEL = "chat"
 PATH = "/hop/v1/chat/completions"
@@ -106,7 +106,7 @@ class Node:
     async def ask(
         self,
         connection: RawConnection,
-        door: str,
+        served_by: str,
         *,
         query: str = USUAL_QUERY,
         request_id: str = "r1",
@@ -115,7 +115,9 @@ class Node:
         self.has_begun.clear()
         # As a balancer writes it.
         headers = f"x-request-id: {request_id}\r\n"
-        await connection.send(request_bytes(PATH + query, b"{}", door=door, headers=headers, key=credential))
+        await connection.send(
+            request_bytes(PATH + query, b"{}", served_by=served_by, headers=headers, key=credential)
+        )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -133,8 +135,8 @@ async def served_node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     async with run_fake_engine(handle) as engine:
         served = Node(engine, InFlightCounter(), app.ctx.connections.limiter)
         agent = SimpleNamespace(lease_loaded=served.lease_loaded, acquire_lease=served.acquire_lease)
-        guard = AuthMiddleware(config, BalancerAuthenticator(lambda: served.credential), local_token="local")
-        _install_auth(app, guard, install_error_handler(app), "")
+        auth = AuthMiddleware(config, BalancerAuthenticator(lambda: served.credential), local_token="local")
+        _install_auth(app, auth, install_error_handler(app), "")
         app.blueprint(node_api_blueprint(cast(NodeAgent, agent), http_client, served.in_flight, lambda: None))
         with socket.create_server(("127.0.0.1", 0)) as sock:
             sock.setblocking(False)
@@ -223,16 +225,16 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_both_doors_answer_alike(node: Node, in_tasks: list[str], name: str) -> None:
+async def test_front_and_sanic_answer_alike(node: Node, in_tasks: list[str], name: str) -> None:
     case = CASES[name]
     node.handler, node.is_loaded, node.blame = case.handler, case.is_loaded, case.blame
     answers = []
-    for door in DOORS:
+    for served_by in SERVERS:
         async with connect(node.port) as connection:
             for number in range(2):
-                request_id = f"{door}.{number}"
+                request_id = f"{served_by}.{number}"
                 await node.ask(
-                    connection, door, query=case.query, request_id=request_id, credential=case.credential
+                    connection, served_by, query=case.query, request_id=request_id, credential=case.credential
                 )
                 head, body = await node.read_answer(connection)
                 assert b"x-request-id: %b\r\n" % request_id.encode() in head.lower()
@@ -273,10 +275,10 @@ async def test_another_credential_is_refused_on_an_open_connection(node: Node) -
             assert (await node.read_answer(connection))[0].startswith(b"HTTP/1.1 %d " % status)
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("served_by", SERVERS)
 @pytest.mark.parametrize("begins", [False, True])
 async def test_a_balancer_that_leaves_ends_the_request_of_the_engine(
-    node: Node, door: str, begins: bool
+    node: Node, served_by: str, begins: bool
 ) -> None:
     async def answer(exchange: Exchange, _has_begun: asyncio.Event) -> None:
         received.set_result(exchange)
@@ -291,7 +293,7 @@ async def test_a_balancer_that_leaves_ends_the_request_of_the_engine(
     received: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
     node.handler = answer
     async with connect(node.port) as connection:
-        await node.ask(connection, door)
+        await node.ask(connection, served_by)
         exchange = await received
         if begins:
             await connection.read_head()
@@ -300,9 +302,11 @@ async def test_a_balancer_that_leaves_ends_the_request_of_the_engine(
     await node.wait_until_idle()
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("served_by", SERVERS)
 @pytest.mark.parametrize("blame", [None, Blame.SUSPECT])
-async def test_an_engine_that_dies_in_an_answer_is_told(node: Node, door: str, blame: Blame | None) -> None:
+async def test_an_engine_that_dies_in_an_answer_is_reported(
+    node: Node, served_by: str, blame: Blame | None
+) -> None:
     async def die(exchange: Exchange, has_begun: asyncio.Event) -> None:
         await exchange.send(SSE_HEAD)
         await exchange.send_chunk(EVENT)
@@ -312,7 +316,7 @@ async def test_an_engine_that_dies_in_an_answer_is_told(node: Node, door: str, b
     node.handler, node.blame = die, blame
     for query in (USUAL_QUERY, USUAL_QUERY.replace("&blame=1", "")):
         async with connect(node.port) as connection:
-            await node.ask(connection, door, query=query)
+            await node.ask(connection, served_by, query=query)
             await connection.read_head()
             node.has_begun.set()
             rest = await connection.read_to_end()
@@ -321,10 +325,10 @@ async def test_an_engine_that_dies_in_an_answer_is_told(node: Node, door: str, b
         await node.wait_until_idle()
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("served_by", SERVERS)
 @pytest.mark.parametrize("begins", [False, True])
 async def test_a_silent_engine_has_a_deadline(
-    node: Node, monkeypatch: pytest.MonkeyPatch, door: str, begins: bool
+    node: Node, monkeypatch: pytest.MonkeyPatch, served_by: str, begins: bool
 ) -> None:
     if begins:
         for module in (hop_answer, proxy):
@@ -340,7 +344,7 @@ async def test_a_silent_engine_has_a_deadline(
 
     node.handler = fall_silent
     async with connect(node.port) as connection:
-        await node.ask(connection, door)
+        await node.ask(connection, served_by)
         head = await connection.read_head()
         if begins:
             assert (await connection.read_to_end()).endswith(EVENT + b"\r\n")
@@ -348,9 +352,9 @@ async def test_a_silent_engine_has_a_deadline(
     await node.wait_until_idle()
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("served_by", SERVERS)
 async def test_a_balancer_that_reads_slowly_gets_everything(
-    node: Node, in_tasks: list[str], door: str
+    node: Node, in_tasks: list[str], served_by: str
 ) -> None:
     chunk = b"data: %b\n\n" % (b"x" * 4000)
     count = 200
@@ -369,14 +373,14 @@ async def test_a_balancer_that_reads_slowly_gets_everything(
         # The kernel must not take the whole answer.
         kernel_socket = protocol.transport.get_extra_info("socket")
         kernel_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        await node.ask(connection, door)
+        await node.ask(connection, served_by)
         await wait_until(lambda: not protocol._can_write.is_set())
         # A task continues once the balancer has fallen behind.
-        await wait_until(lambda: len(in_tasks) == (2 if door == "front" else 0))
+        await wait_until(lambda: len(in_tasks) == (2 if served_by == "front" else 0))
         connection.reader._transport.resume_reading()  # type: ignore[attr-defined]
         head, body = await node.read_answer(connection)
         assert head.startswith(b"HTTP/1.1 200 ")
         assert body == chunk * count
-        await node.ask(connection, door)
+        await node.ask(connection, served_by)
         assert (await node.read_answer(connection))[1] == chunk * count
     await node.wait_until_idle()

@@ -14,7 +14,7 @@ from llb.wire import Scope
 from tests.api.http_server import ApiServer, run_api_server
 
 
-async def test_what_the_guard_refuses_has_the_shape_of_its_path(tmp_path: Path) -> None:
+async def test_refused_credentials_are_answered_in_the_format_of_the_path(tmp_path: Path) -> None:
     blueprint = Blueprint("messages")
 
     @blueprint.post("/v1/messages")

@@ -1,4 +1,4 @@
-"""Answers that go on when their page is closed."""
+"""Answers that continue when their page is closed."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_of_a_single_file_only_python_and_the_file_are_read(
     package = Path(service.__file__).resolve().parents[2]
     command = installation.program_command()
     assert service._needed_paths(command, config) == [(Path(sys.executable), False), (package, False)]
-    # It was unpacked into the cache of whoever installs the service.
+    # It was unpacked into the cache of the user who installs the service.
     monkeypatch.setattr(installation, "_program_file", tmp_path / "llb.pyz")
     command = installation.program_command()
     assert service._needed_paths(command, config) == [

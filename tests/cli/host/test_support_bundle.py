@@ -46,7 +46,7 @@ def test_it_is_shown_before_it_is_written(host: CommandHost, tmp_path: Path) -> 
         terminal.write("n\n")
         assert terminal.wait() == 1
     assert not bundle.exists()
-    # Nobody could read it first.
+    # Without a terminal, no one could read it first.
     done = host.run_command("support-bundle", str(bundle), expected_status=2)
     assert "--yes" in done.stderr
     assert not bundle.exists()

@@ -1,4 +1,4 @@
-"""The `openai-agents` package, which streams Responses unless it is told to use chats."""
+"""The `openai-agents` package, which streams Responses unless configured to use chats."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def installer_of(store: OverlayStore, address: str, **more: Path) -> BuildInstal
 
 
 class Report:
-    """What the user was asked and told; downloads are accepted."""
+    """Records questions and messages to the user; accepts downloads."""
 
     def __init__(self, *, answer: bool = True) -> None:
         self.asked: list[BuildSource] = []

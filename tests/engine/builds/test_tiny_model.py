@@ -14,7 +14,7 @@ def test_its_bytes(tmp_path: Path) -> None:
     write_tiny_model(path)
     content = path.read_bytes()
     assert len(content) < 700_000
-    # Another content has other probable tokens, whose distance nobody has looked at: at least 1.7 between the
+    # Another content has other probable tokens, of unknown distance. Here it is at least 1.7 between the
     # first and the second logarithm, far more than the rounding of a GPU.
     digest = hashlib.sha256(content).hexdigest()
     assert digest == "dfa868b79fa2a44d1763bd71fb8355ad30736d19a6ec4e0cdaf7eacbb0b399b4"

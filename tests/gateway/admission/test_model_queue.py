@@ -250,7 +250,7 @@ async def test_a_load_is_wanted_once_requests_have_waited_as_long_as_it_takes(qu
     queue.now_s = 3.0
     queue.add(select=only_loaded)
     assert queue.wanted == [("cold", "m")]
-    # A queue that was empty meanwhile begins anew.
+    # A queue that was empty meanwhile starts from the beginning.
     for waiting in (first, *(queue.add(select=only_loaded) for _ in range(2))):
         queue.dequeue(waiting)
     queue.fail_requests(no_node_error)

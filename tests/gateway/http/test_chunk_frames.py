@@ -19,7 +19,7 @@ from llb.gateway.http.connection import READ_BUFFER_BYTES, Connection, Connectio
 from tests.gateway.fake_engine import SSE_HEAD
 
 EVENT = b'data: {"delta":" word"}\n\n'
-# Most of them mislead whoever takes the end of a read for the end of a chunk.
+# Most of them mislead a reader that takes the end of a read for the end of a chunk.
 BODIES = (
     EVENT,
     EVENT * 2,

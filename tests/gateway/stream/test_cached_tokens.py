@@ -36,7 +36,7 @@ class Sink:
     ("cached", "own", "told"),
     [(361, 0, 0), (361, 100, 100), (100, 100, 100), (75, 100, 75), (70, 100, 0), (1, 5, 1), (0, 100, 0)],
 )
-def test_all_that_is_explained_or_nothing_is_told(cached: int, own: int, told: int) -> None:
+def test_cached_tokens_are_reported_if_the_caller_explains_them(cached: int, own: int, told: int) -> None:
     assert told_tokens(cached, own) == told
 
 

@@ -55,7 +55,7 @@ def test_it_decides_as_the_reference_after_any_events(
         candidate = data.draw(st.sampled_from(candidates))
         data.draw(st.sampled_from(EVENTS))(candidate, data)
         table.update(candidate)
-        # A request for another model of the endpoint: nobody tells the table.
+        # A request for another model of the endpoint changes `busy` without `update`.
         shared.busy = data.draw(st.integers(0, 5))
         request = data.draw(requests)
         excluded = data.draw(

@@ -89,7 +89,7 @@ class ParallelFetch:
                 if not self._on_progress(self._take_new_bytes()):
                     return
                 self._remove_ended()
-                self._employ()
+                self._assign_ranges()
                 if not self._connections and not is_moving:
                     if self._last_error is not None:
                         raise self._last_error
@@ -138,7 +138,7 @@ class ParallelFetch:
             self._connections = tuple(each for each in self._connections if each is not connection)
         self._ended_bytes += connection.received_bytes
 
-    def _employ(self) -> None:
+    def _assign_ranges(self) -> None:
         """Give idle connections another range, open further ones, and end superfluous ones."""
         for connection in [each for each in self._connections if each.is_idle]:
             self._last_error = None

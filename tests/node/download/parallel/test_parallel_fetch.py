@@ -227,7 +227,7 @@ async def test_connections_that_end_early_are_replaced(site: DownloadFixture, ki
 
 
 async def test_an_expired_link_is_asked_for_again(site: DownloadFixture) -> None:
-    # The first connection goes on; the link that it found is of no use to one of the others.
+    # The first connection continues; another one finds that the link of the first has expired.
     policy = FourConnections(lambda: site.hub.faults.answer(403, "", on="bytes", times=1))
     site.hub.add_token("hf_good")
     site.hub_client.set_token("hf_good")

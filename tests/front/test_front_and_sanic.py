@@ -1,4 +1,4 @@
-"""The front and Sanic: what one of them answers, the other answers too, on one connection and in order."""
+"""The front and Sanic give the same answers, on one connection and in order."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHAT = "/v1/chat/completions"
 QUESTION = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "temperature": 0, "seed": 1}
 # With a cookie a request is Sanic's.
-DOORS = {"front": "", "sanic": "Cookie: theme=dark\r\n"}
-# What differs from answer to answer.
+SERVERS = {"front": "", "sanic": "Cookie: theme=dark\r\n"}
+# Parts that differ from answer to answer.
 _CHANGING = re.compile(
     rb"(?i)(x-request-id|request-id): [^\r]*|content-length: [^\r]*"
     rb"|\b(chatcmpl-|msg_|resp_|req_)[A-Za-z0-9_-]+"
@@ -38,13 +38,13 @@ def comparable(text: bytes) -> list[bytes]:
 
 
 def request_bytes(
-    path: str, body: dict[str, Any] | bytes, *, door: str = "front", headers: str = "", key: str = ""
+    path: str, body: dict[str, Any] | bytes, *, served_by: str = "front", headers: str = "", key: str = ""
 ) -> bytes:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     credential = f"Authorization: Bearer {key}\r\n" if key else ""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{credential}"
-        f"{DOORS[door]}{headers}Content-Length: {len(content)}\r\n\r\n"
+        f"{SERVERS[served_by]}{headers}Content-Length: {len(content)}\r\n\r\n"
     )
     return head.encode() + content
 
@@ -111,10 +111,12 @@ async def test_an_answer_is_the_same(server: RunningBalancer, taken: list[str], 
     path, body, headers = CASES[name]
     key = await server.create_key("inference")
     answers = []
-    for door in DOORS:
+    for served_by in SERVERS:
         async with connect(server.port) as connection:
             for _ in range(2):
-                await connection.send(request_bytes(path, body, door=door, headers=headers, key=key))
+                await connection.send(
+                    request_bytes(path, body, served_by=served_by, headers=headers, key=key)
+                )
                 head, answer = await read_answer(connection)
                 answers.append((comparable(head), comparable(answer)))
     assert answers[1:] == answers[:1] * 3
@@ -139,9 +141,9 @@ async def test_a_body_without_a_type_is_refused_after_a_request_without_a_body(
 async def test_refusals_are_the_same(server: RunningBalancer) -> None:
     for headers in ("", "Authorization: Bearer sk-no\r\n", "Host: evil.example\r\n"):
         answers = []
-        for door in DOORS:
+        for served_by in SERVERS:
             async with connect(server.port) as connection:
-                await connection.send(request_bytes(CHAT, MESSAGES, door=door, headers=headers))
+                await connection.send(request_bytes(CHAT, MESSAGES, served_by=served_by, headers=headers))
                 head, answer = await read_answer(connection)
                 answers.append((comparable(head), comparable(answer)))
         assert answers[0] == answers[1]
@@ -170,7 +172,7 @@ async def test_each_request_has_the_id_that_its_client_gave_it(
                 head_of_answer, _ = await read_answer(connection)
                 assert head_of_answer.startswith(b"HTTP/1.1 200 OK\r\n")
                 assert f"x-request-id: {request_id}\r\n" in head_of_answer.decode().lower()
-        # The guard has examined one of them.
+        # Authentication has examined one of them.
         assert in_tasks == [CHAT]
 
 
@@ -180,8 +182,8 @@ async def test_pipelined_requests_are_answered_in_order_by_both(
     key = await server.create_key("inference")
     kinds = [("front", CHAT), ("front", "/v1/messages"), ("sanic", CHAT), ("front", CHAT)]
     sent = b"".join(
-        request_bytes(path, MESSAGES, door=door, headers=f"X-Request-ID: r{number}\r\n", key=key)
-        for number, (door, path) in enumerate(kinds)
+        request_bytes(path, MESSAGES, served_by=served_by, headers=f"X-Request-ID: r{number}\r\n", key=key)
+        for number, (served_by, path) in enumerate(kinds)
     )
     async with connect(server.port) as connection:
         await connection.send(sent + b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -256,7 +258,7 @@ async def test_an_ordinary_request_takes_no_task(server: RunningBalancer, in_tas
             head, answer = await read_answer(connection)
             assert head.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b'"usage":{' in answer
-    # The guard examines the first.
+    # Authentication examines the first.
     assert in_tasks == [CHAT]
     await wait_until(lambda: busy_slots(server) == 0)
 
@@ -271,7 +273,7 @@ async def open_endless_stream(server: RunningBalancer, connection: RawConnection
     assert busy_slots(server) == 1
 
 
-async def test_the_task_of_a_first_request_ends_when_the_guard_has_examined_it(
+async def test_the_task_of_a_first_request_ends_after_authentication(
     server: RunningBalancer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes: list[bool | None] = []
@@ -315,7 +317,7 @@ async def test_a_stream_ends_with_its_key(server: RunningBalancer, in_tasks: lis
             while b"invalid_api_key" not in tail:
                 tail = tail[-64:] + await connection.reader.read(65536)
     await wait_until(lambda: busy_slots(server) == 0)
-    # The guard examined the first request; the second had a task from its end on.
+    # Authentication examined the first request; the second had a task from its end on.
     assert in_tasks == [CHAT, CHAT]
 
 
@@ -323,7 +325,7 @@ POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 FRAGMENTS = (
     request_bytes(CHAT, b"{}"),
-    request_bytes(CHAT, b"{}", door="sanic"),
+    request_bytes(CHAT, b"{}", served_by="sanic"),
     request_bytes(CHAT, HEALTH + b"\r\n"),
     request_bytes("/v1/messages", b"{}"),
     HEALTH + b"\r\n",
