@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-import pytest
 
-from llb.texts.coded_text import CodedText, capitalized, encode_plain
+from llb.texts.coded_text import CodedText, capitalized
 from llb.texts.text_codes import CodedError, TextCode, restore_text, text_code_of
 from llb.texts.text_columns import decode_text, encode_code, plain_text
 from llb.wire import ReplicaReport, ReplicaState
@@ -46,11 +45,3 @@ def test_an_earlier_version_sends_no_code() -> None:
     assert decode_text("disk", None) == restore_text("disk", None) == "disk"
     assert (plain_text(None), encode_code(None), decode_text(None, None)) == (None, None, None)
     assert CodedError().error_text is None
-
-
-def test_a_text_in_a_place_without_a_code_is_encoded_as_text() -> None:
-    assert msgspec.json.encode({"detail": CAUSE}, enc_hook=encode_plain) == (
-        b'{"detail":"it did not answer in time"}'
-    )
-    with pytest.raises(NotImplementedError):
-        encode_plain(object())

@@ -9,52 +9,23 @@ import pytest
 from llb.errors import Conflict, NotFound
 from llb.store.database import Database
 from llb.store.tables import keys, sessions, users
-from llb.wire import Role, Scope
-
-
-def _user(name: str, role: Role = Role.USER, *, default_password: bool = False) -> users.User:
-    return users.User(
-        id=f"id-{name}",
-        username=name,
-        password_hash=f"hash of {name}",
-        role=role,
-        must_change_password=default_password,
-        created_at=1.0,
-    )
-
-
-def _key(name: str, owner_id: str | None = None) -> keys.ApiKey:
-    return keys.ApiKey(
-        id=f"id-{name}",
-        name=name,
-        hash=f"hash of {name}",
-        prefix="sk-1234567",
-        scopes=frozenset({Scope.INFERENCE, Scope.MODELS_READ}),
-        owner_id=owner_id,
-        expires_at=5.0,
-        created_at=1.0,
-    )
-
-
-async def _add(db: Database, *accounts: users.User) -> None:
-    async with db.write() as tx:
-        for person in accounts:
-            await users.add(tx, person)
+from llb.wire import Role
+from tests.store.tables.people import add_users, make_key, make_user
 
 
 async def test_a_user_is_found_whatever_the_case_of_the_name(db: Database) -> None:
-    ann = _user("Ann", Role.ADMIN)
-    await _add(db, ann)
+    ann = make_user("Ann", Role.ADMIN)
+    await add_users(db, ann)
     assert await users.get_by_name(db, "aNN") == ann
     assert await users.get(db, ann.id) == ann
     assert await users.list_users(db) == [ann]
     assert await users.get_by_name(db, "Bob") is None
     with pytest.raises(Conflict, match="'ann' exists"):
-        await _add(db, _user("ann"))
+        await add_users(db, make_user("ann"))
 
 
 async def test_a_new_password_replaces_the_default_one(db: Database) -> None:
-    await _add(db, _user("admin", Role.ADMIN, default_password=True))
+    await add_users(db, make_user("admin", Role.ADMIN, default_password=True))
     assert await users.is_default_password_in_use(db)
     async with db.write() as tx:
         await users.set_password(tx, "id-admin", "new")
@@ -68,7 +39,7 @@ async def test_a_new_password_replaces_the_default_one(db: Database) -> None:
 
 
 async def test_a_rehash_does_not_undo_a_change_of_the_password(db: Database) -> None:
-    await _add(db, _user("admin", Role.ADMIN))
+    await add_users(db, make_user("admin", Role.ADMIN))
     async with db.write() as tx:
         await users.rehash_password(tx, "id-admin", "an older hash", "wrong")
         await users.rehash_password(tx, "id-admin", "hash of admin", "stronger")
@@ -78,7 +49,7 @@ async def test_a_rehash_does_not_undo_a_change_of_the_password(db: Database) -> 
 
 
 async def test_the_last_admin_stays_even_when_two_leave_at_once(db: Database) -> None:
-    await _add(db, _user("ann", Role.ADMIN), _user("bob", Role.ADMIN), _user("eve"))
+    await add_users(db, make_user("ann", Role.ADMIN), make_user("bob", Role.ADMIN), make_user("eve"))
 
     async def demote(user_id: str) -> None:
         async with db.write() as tx:
@@ -98,14 +69,14 @@ async def test_the_last_admin_stays_even_when_two_leave_at_once(db: Database) ->
 
 
 async def test_removing_a_user_removes_the_sessions_and_keys(db: Database) -> None:
-    await _add(db, _user("ann", Role.ADMIN), _user("bob"))
+    await add_users(db, make_user("ann", Role.ADMIN), make_user("bob"))
     async with db.write() as tx:
         for name in ("ann", "bob"):
             await sessions.add(
                 tx, session_id=f"s-{name}", user_id=f"id-{name}", now=1, expires_at=9, address=None
             )
-            await keys.add(tx, _key(name, f"id-{name}"))
-        await keys.add(tx, _key("host"))
+            await keys.add(tx, make_key(name, f"id-{name}"))
+        await keys.add(tx, make_key("host"))
     async with db.write() as tx:
         await users.remove(tx, "id-bob")
     assert await sessions.get(db, "s-bob") is None
