@@ -1,6 +1,6 @@
 """Principal watch: ends the streams and WebSockets of a key or a session when that ends.
 
-A request is authorised when it comes. A stream or a WebSocket may stay open long after its key was revoked,
+A request is authorised when it arrives. A stream or a WebSocket may stay open long after its key was revoked,
 its session has ended, or its user was removed or has lost permissions.
 """
 

@@ -16,7 +16,7 @@ _program_file: Path | None = None
 
 
 class InstallKind(StrEnum):
-    """CHECKOUT: beside install.sh. FILE: llb.pyz. PACKAGE: in an environment, by pip or one of its kind."""
+    """CHECKOUT: next to install.sh. FILE: llb.pyz. PACKAGE: in an environment, by pip or one of its kind."""
 
     CHECKOUT = "checkout"
     FILE = "file"
@@ -32,7 +32,7 @@ def use_program_file(path: Path | None) -> None:
 def kind() -> InstallKind:
     """How this llb was installed.
 
-    A checkout has its virtual environment beside install.sh; any other environment has the `llb` command.
+    A checkout has its virtual environment next to install.sh; any other environment has the `llb` command.
     """
     if _program_file is not None:
         return InstallKind.FILE

@@ -342,7 +342,7 @@ class ModelEngine:
         )
 
     def measure_memory(self) -> None:
-        """Measure what the process occupies, for the next reports. What is on a GPU cannot be measured."""
+        """Measure what the process occupies, for the next reports. Memory of a GPU cannot be measured."""
         spec = self.process.spec
         uses_gpu = spec is not None and any(spec.gpu_layers)
         self._used_bytes = None if uses_gpu else self.process.rss_bytes() or None

@@ -8,7 +8,7 @@ import msgspec
 
 from llb.wire import KvCacheType, Speculation, TemplateSupport
 
-# Exit statuses of the worker beside 0, which it returns when its stdin ends.
+# Exit statuses of the worker other than 0, which it returns when its stdin ends.
 EXIT_BAD_SPEC = 2
 EXIT_LOAD_REJECTED = 3
 

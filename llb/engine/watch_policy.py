@@ -131,7 +131,7 @@ def _is_overdue(request: RequestProgress, now: float, allowed_s: float) -> bool:
         return False
     if request.last_byte_at is not None:
         return now - request.last_byte_at > allowed_s
-    # The whole prompt: it is tokenized before the first batch, and a document comes after the last.
+    # The whole prompt: it is tokenized before the first batch, and a document is sent after the last.
     work_s = SILENCE_FACTOR * _prefill_s(request.prompt_tokens, request.speed)
     return now - request.began_at > allowed_s + work_s
 

@@ -204,7 +204,7 @@ def _add_draft(params: Any, spec: EngineSpec, path: str) -> None:
     speculative.draft.mparams.path = path
     speculative.draft.n_max = DRAFT_TOKENS
     speculative.draft.n_gpu_layers = 0 if spec.draft_gpu is None else ALL_LAYERS
-    # Beside a model on one GPU, the draft inherits `main_gpu`, an index that its own list would not have.
+    # With a model on one GPU, the draft inherits `main_gpu`, an index that its own list would not have.
     if spec.draft_gpu is not None and sum(1 for count in spec.gpu_layers if count) > 1:
         gpus = [device["name"] for device in list_devices() if device["kind"] == "gpu"]
         speculative.draft.devices = gpus[spec.draft_gpu]

@@ -182,8 +182,8 @@ class InferenceFront:
 class FrontProtocol(ServerProtocol):
     """Connection that gives each request to the front or to Sanic, one after the other.
 
-    A request is the front's if it is whole, or whole within `BODY_WAIT_S`, while Sanic waits for one. What
-    comes after it is held back until its response is written.
+    A request is the front's if it is whole, or whole within `BODY_WAIT_S`, while Sanic waits for one. Later
+    bytes are held back until its response is written.
     """
 
     __slots__ = ("_begun", "_front", "_head", "_held", "_is_half_closed", "_request", "_work")
@@ -244,7 +244,7 @@ class FrontProtocol(ServerProtocol):
             raise asyncio.CancelledError
 
     def give_to_sanic(self) -> None:
-        """Give what is held to Sanic: the rest of the body has not come."""
+        """Give the received bytes to Sanic: the rest of the body has not arrived."""
         self._front.stop_waiting(self)
         held, self._held = self._held, b""
         if held:
@@ -320,7 +320,7 @@ class FrontProtocol(ServerProtocol):
                 self._request = self._work = None
                 transport = self.transport
                 if not is_complete and transport is not None:
-                    # The client must not take what it has for the whole response.
+                    # The client must not take an incomplete response for a complete one.
                     transport.abort()
         if is_complete is not None:
             self._await_next()

@@ -35,7 +35,7 @@ _END_OF_CHUNKS = b"0\r\n\r\n"
 
 
 class FrontConnection(Protocol):
-    """Connection that a request came over."""
+    """Connection on which a request arrived."""
 
     @property
     def conn_info(self) -> Any: ...
@@ -146,7 +146,7 @@ class KnownHead:
         # None until a request has been authorised.
         self.admission: Admission | None = None
         self.facts: HeadFacts | None = None
-        # Heads of responses, by what they depend on beside this head.
+        # Heads of responses, by everything they depend on except this head.
         self.templates: dict[Hashable, HeadTemplate] = {}
 
     def copy(self) -> KnownHead:
@@ -344,7 +344,7 @@ class FrontResponse:
             self._connection.write_now(frame)
 
     def _frame(self, data: bytes, end_stream: bool) -> bytes:
-        """Return what is written for some bytes of the body, with the head before the first ones."""
+        """Frame some bytes of the body, with the head before the first ones."""
         format_head, self._format_head = self._format_head, None
         self.is_complete = end_stream
         if format_head is not None and end_stream:

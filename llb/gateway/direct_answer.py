@@ -119,7 +119,7 @@ class DirectAnswer:
         self._listener.on_failed(error)
 
     def _on_tick(self) -> None:
-        """Write a comment into a silent stream; a task ends what has been silent for too long."""
+        """Write a comment into a silent stream; a task ends one that has been silent for too long."""
         response, events = self._response, self._events
         tick_s = self._keepalive_s / TICKS
         # Before the first events the client receives nothing that the engine sends.

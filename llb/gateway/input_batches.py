@@ -26,7 +26,7 @@ MAX_INPUTS = 2048
 MAX_BATCH_INPUTS = 4
 MAX_BATCH_BYTES = 8 * 1024
 _NUMBER_STARTS = b"-0123456789"
-# A text that is too long is cut to what may fit, and by at least a tenth at a time.
+# A text that is too long is cut to a length that may fit, and by at least a tenth at a time.
 _FITTING_SHARE, _LARGEST_SHARE = 0.98, 0.9
 # No tokenizer makes longer tokens of ordinary text on average.
 _MAX_CHARS_PER_TOKEN = 16

@@ -16,7 +16,7 @@ from llb.wire import Hardware
 RAM_SHARE = 0.8
 # Kept free on each GPU with memory of its own, for the desktop and for estimates that are too small.
 VRAM_MARGIN_BYTES = 256 * 2**20
-# GPUs whose contexts are listed, in 10⁹ bytes, and the RAM beside them.
+# GPUs whose contexts are listed, in 10⁹ bytes, and the RAM of their host.
 USUAL_CARDS_GB = (8, 16, 24)
 USUAL_CARD_RAM_BYTES = 64_000_000_000
 

@@ -59,7 +59,7 @@ def installed_version() -> str:
 
 
 class EngineBuild(Struct, frozen=True):
-    """Build of llama.cpp that engines run: the installed package, or one in a directory beside it.
+    """Build of llama.cpp that engines run: the installed package, or one in a directory of its own.
 
     `import_path` comes before the installed packages; `library_paths` hold libraries that it needs.
     `rejected` are builds that do not work on this host, with the reason. `is_fixed`: the user chose it.

@@ -1,4 +1,4 @@
-"""Model files on disk: `models/<model id>/<file>` with partial downloads beside them, and nothing outside.
+"""Model files on disk: `models/<model id>/<file>` with partial downloads next to them, and nothing outside.
 
 A finished file is never modified. It may therefore be a hard link to a file of another program
 (`import_file`): nothing here alters or removes that file, and a change of it shows in the file stamp.

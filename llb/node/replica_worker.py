@@ -76,7 +76,7 @@ class ReplicaWorker:
         self._peer_client.close()
 
     def set_download_rate(self, bytes_per_s: int | None) -> None:
-        """Limit all downloads to `bytes_per_s`, beside the limit of this host; None for no further limit."""
+        """Limit all downloads to `bytes_per_s` (None: no limit), in addition to the limit of this host."""
         limits = [limit for limit in (self._download_rate, bytes_per_s) if limit is not None]
         self._bandwidth_limiter.set_limit(min(limits, default=None))
 

@@ -1,4 +1,4 @@
-"""Encryption of provider keys at rest: AES-256-GCM under a key file beside the database.
+"""Encryption of provider keys at rest: AES-256-GCM under a key file next to the database.
 
 A database without its key file, such as a copy or a backup, discloses no provider key. The file does not
 protect against a process that may read both.

@@ -132,7 +132,7 @@ def restore_database(backup_path: Path, path: Path, *, revive: bool = False) -> 
 
 
 def _keep_previous(path: Path) -> Path:
-    """Copy the database, with the contents of its write-ahead log, to a new name beside it.
+    """Copy the database, with the contents of its write-ahead log, to a new name in the same directory.
 
     `path` stays complete.
     """

@@ -22,7 +22,7 @@ MIN_GROWTH_BYTES = 64 << 10
 
 
 class Ballast:
-    """File with allocated blocks beside the database, of which a part is freed for a write that must succeed.
+    """File next to the database whose allocated blocks are partly freed for a write that must succeed.
 
     Deletions, revocations and logins use it when the disk is full. Several processes may share one file.
     Every method blocks. None raises OSError: without ballast the write itself fails.

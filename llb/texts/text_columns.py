@@ -1,4 +1,4 @@
-"""Columns of texts for people: the text, and its code as JSON beside it."""
+"""Columns of texts for people: the text, and its code as JSON."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class DesiredState(Struct, frozen=True, kw_only=True, tag="want"):
     # Models in the order in which they are downloaded.
     models: tuple[DesiredModel, ...]
     deleted: tuple[str, ...] = ()
-    # Bytes per second of all downloads, beside the node's own limit; None for no limit.
+    # Bytes per second of all downloads, in addition to the node's own limit; None for no limit.
     download_rate: int | None = None
 
 

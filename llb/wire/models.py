@@ -140,7 +140,8 @@ class DownloadView(Struct, frozen=True, kw_only=True):
 class DownloadList(Struct, frozen=True, kw_only=True):
     """Downloads in the order in which they start.
 
-    `rate_limit` is in bytes per second and for each node, beside the node's own setting; None for no limit.
+    `rate_limit` is in bytes per second and for each node, in addition to the node's own setting; None for no
+    limit.
     """
 
     downloads: tuple[DownloadView, ...]

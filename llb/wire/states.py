@@ -75,7 +75,7 @@ class DraftState(StrEnum):
     # One of both is no text model whose tokens can be taken back: an image projector, recurrent state; or the
     # model has no heads for multi-token prediction that llb can use.
     UNSUITABLE = "unsuitable"
-    # It does not fit beside the model.
+    # It does not fit together with the model.
     MEMORY = "memory"
     # An engine with it has failed.
     FAILED = "failed"

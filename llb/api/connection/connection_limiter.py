@@ -112,7 +112,7 @@ class ConnectionLimiter:
             self._forget_anonymous(network, connection)
 
     def on_authenticated(self, connection: LimitedConnection) -> None:
-        """Count a connection no longer as anonymous: a valid credential came over it."""
+        """Count a connection no longer as anonymous: a valid credential arrived on it."""
         if network := self._connections.get(connection, ""):
             self._forget_anonymous(network, connection)
 

@@ -152,10 +152,10 @@ def take_content_encoding(headers: Header) -> str | None:
 async def decode_body(
     body: bytes, encoding: str, *, max_bytes: int, share: BodyShare | None, worker: LargeBodyWorker
 ) -> bytes:
-    """Return `body` without its encoding; `worker` decodes what is large on either side.
+    """Return `body` without its encoding; `worker` decodes bodies that are large before or after it.
 
     Raises `PayloadTooLarge` beyond `max_bytes`, the errors of `share`, which counts each piece, and
-    `InvalidRequest` for what is not in this encoding.
+    `InvalidRequest` for a body that is not in this encoding.
     """
     decoded = bytearray()
     try:

@@ -215,7 +215,7 @@ class ServerHttp(Http):
         if not self.request_body:
             return b""
         if self.request_body is True and left_bytes <= min(len(buffer), self.request_max_size):
-            # The usual case needs no bookkeeping: the body came with its head.
+            # The usual case needs no bookkeeping: the body arrived with its head.
             body = bytes(buffer[:left_bytes])
             del buffer[:left_bytes]
             self.request_bytes_left = 0
@@ -237,7 +237,7 @@ class ServerHttp(Http):
         body = await self.receive_body(share)
         if encoding is None or not body:
             return body
-        # A body that came with its head is not counted yet.
+        # A body that arrived with its head is not counted yet.
         self.body_share = share
         return await decode_body(
             body,
@@ -320,7 +320,7 @@ class ServerHttp(Http):
         return int(match[1], 16)
 
     async def _read_chunked_end(self) -> None:
-        # Trailers are not accepted: what is left of one would be read as another request.
+        # Trailers are not accepted: the rest of one would be read as another request.
         buffer = self.recv_buffer
         while len(buffer) < 2:
             await self._receive_more()

@@ -24,8 +24,8 @@ HANDSHAKE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S = 10.0, 5.0
 def begin(coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
     """Run `coroutine` up to its first wait; await the result for the rest.
 
-    A task would begin later: uvloop reads as soon as `connection_made` returns, and what came before
-    `start_tls` has set its protocol would be lost to it. Python 3.12 has `eager_start` for this.
+    A task would begin later: uvloop reads as soon as `connection_made` returns, and bytes that arrive before
+    `start_tls` has set its protocol would be lost. Python 3.12 has `eager_start` for this.
     """
     return _continue(coroutine, coroutine.send(None))
 
@@ -79,7 +79,7 @@ class TlsHandshake(asyncio.Protocol):
     def __init__(self, acceptor: TlsAcceptor, make_protocol: Callable[[], asyncio.Protocol]) -> None:
         self._acceptor = acceptor
         self._make_protocol = make_protocol
-        # What came together with the last bytes of the handshake.
+        # Bytes that arrived with the last ones of the handshake.
         self._early_data = b""
         # Below TLS; None once it is closed.
         self._transport: asyncio.Transport | None = None

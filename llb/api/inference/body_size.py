@@ -1,4 +1,4 @@
-"""Size of the text in a request body: what can never fit is refused before the engine tokenizes it."""
+"""Size of the text in a request body: text that can never fit is refused before the engine tokenizes it."""
 
 from __future__ import annotations
 

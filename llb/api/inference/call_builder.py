@@ -257,7 +257,7 @@ async def _read_general(
     support: TemplateSupport | None,
 ) -> ReadBody:
     """Normalize and check a body that is no plain chat, in a thread if it is large."""
-    # An endpoint reads requests itself, and may support what no engine does.
+    # An endpoint reads requests itself, and may support fields that no engine does.
     engine_path = "" if model.is_external else path
     read = await worker.run(
         len(stripped),

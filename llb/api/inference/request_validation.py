@@ -30,7 +30,7 @@ _CLOUD_URLS = ("data:", "http://", "https://")
 _WALKED_FIELDS = ("messages", "input", "tools")
 # Fields inside content whose URLs are plain text: arguments of Anthropic's tool calls, and citations.
 _URL_EXEMPT_FIELDS = ("input", "annotations", "citations")
-# A client sends the same tools and schema with each request; what is larger is not kept.
+# A client sends the same tools and schema with each request; larger ones are not cached.
 _MAX_CACHED_BYTES = 32 * 1024
 
 

@@ -328,8 +328,8 @@ def _policy_of(route: Route) -> RoutePolicy:
 def _credentials_of(request: IncomingRequest) -> tuple[str, ...]:
     """Return the different Bearer tokens and values of X-API-Key, in this order.
 
-    An empty one beside another is a field that was left empty; alone it is an invalid credential, so that no
-    cookie counts in its place.
+    If another one is given, an empty one is a field that was left empty; alone it is an invalid credential,
+    so that no cookie counts in its place.
     """
     different = tuple(dict.fromkeys((*_bearer_tokens_of(request), *request.headers.getall("x-api-key", []))))
     return tuple(credential for credential in different if credential) or different

@@ -26,8 +26,8 @@ def accepts_gzip(request: Request) -> bool:
 async def compress_response(request: Request, response: HTTPResponse) -> HTTPResponse:
     """Compress the body of `response` where that pays, and return it.
 
-    Not for a body that holds a secret beside text from another person: its compressed length would reveal the
-    secret (BREACH).
+    Not for a body that holds both a secret and text from another person: its compressed length would reveal
+    the secret (BREACH).
     """
     body = response.body or b""
     response.headers["Vary"] = "Accept-Encoding"

@@ -60,7 +60,7 @@ _EXPOSED_HEADERS = ", ".join(
 
 @lru_cache(maxsize=1024)
 def normalise_origin(text: str) -> str | None:
-    """Return an origin of any scheme as browsers write it; None for `null` and for what is no origin."""
+    """Return an origin of any scheme as browsers write it; None for `null` and any other text."""
     if (web_origin := parse_origin(text)) is not None:
         return format_origin(web_origin)
     match = _OTHER_ORIGIN.fullmatch(text.lower())

@@ -1,4 +1,4 @@
-"""OpenAPI operations of routes, declared at the handler beside its route policy.
+"""OpenAPI operations of routes, declared at the handler, next to its route policy.
 
 A route for clients has `@ApiOperation(…)`, any other `@InternalRoute(reason)`. `api.reference.openapi` builds
 the API reference from them.

@@ -140,8 +140,8 @@ def _content_hash(contents: Mapping[str, bytes]) -> str:
 def assets_base_of(request: Request) -> str:
     """Return what precedes `/assets` in a link of the page at the address of `request`.
 
-    Relative: of a proxy that cuts off a path, the server knows only what is left. A path that is known is
-    used, because at that path without a slash at its end a relative link would lead out of it.
+    Relative, because behind a proxy that cuts off a path, the server knows only the rest. A known base path
+    is used: at that path without a final slash, a relative link would lead out of it.
     """
     if base_path := request.ctx.client.base_path:
         return str(base_path)

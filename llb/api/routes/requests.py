@@ -181,7 +181,7 @@ def _add_usage_route(blueprint: Blueprint, db: Database, request_log: RequestLog
             until=until,
             limit=MAX_USAGE_ROWS + 1,
         )
-        # A removed node keeps its row: what is none of them is an endpoint.
+        # A removed node keeps its row, so any other id is that of an endpoint.
         known = await nodes.list_nodes(db.reports, include_removed=True) if by is UsageBy.NODE else ()
         node_ids = frozenset(node.id for node in known)
         return json_response(

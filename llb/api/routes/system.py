@@ -74,7 +74,7 @@ def _add_probe_routes(blueprint: Blueprint, view: ClusterView, storage_monitor: 
     )
     async def ready(_request: Request) -> HTTPResponse:
         await storage_monitor.refresh()
-        # A full disk is a problem, but models answer. What is written to a lost database is gone at the stop.
+        # A full disk is a problem, but models answer. Data written to a lost database is gone when llb stops.
         if storage_monitor.is_database_lost:
             return json_response(Readiness(status="unsaved", reason=str(DATABASE_LOST)), 503)
         online = bool(view.online_nodes())

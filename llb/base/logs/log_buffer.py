@@ -168,7 +168,7 @@ class LogBuffer(logging.Handler):
                 self._loop = None
 
     def _number_incoming_lines(self) -> None:
-        """Move the lines that have come to the rings, in their order. Under `_rings_lock`."""
+        """Move the lines that have arrived to the rings, in their order. Under `_rings_lock`."""
         while self._incoming:
             line = self._incoming.popleft()
             ring = self._rings.get(line.source)

@@ -14,7 +14,7 @@ from typing import IO, Any
 from llb.errors import SetupError
 
 MAX_FILE_BYTES = 10_000_000
-# Kept beside the file in use, as FILE.1 (the newest) to FILE.5.
+# Older files kept next to the one in use, as FILE.1 (the newest) to FILE.5.
 ROTATED_FILES = 5
 
 

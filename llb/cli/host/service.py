@@ -177,7 +177,7 @@ def _flags_as_arguments(flags: Mapping[str, str | list[str]]) -> list[str]:
 def write_environment_file(
     path: Path, environment: Mapping[str, str], flags: Mapping[str, str | list[str]]
 ) -> None:
-    """Store secrets that this shell has, with mode 0600, beside the lines that the file has already.
+    """Add the secrets of this shell to the lines of the file, with mode 0600.
 
     systemd reads the file before it changes the user.
     """

@@ -1,4 +1,4 @@
-"""Installation of a build beside the installed one, with pip, into a directory of its own."""
+"""Installation of an additional build with pip, into a directory of its own."""
 
 from __future__ import annotations
 

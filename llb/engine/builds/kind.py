@@ -1,4 +1,4 @@
-"""Kind of the imported build of llama.cpp: from what is compiled in, not from the devices that it finds."""
+"""Kind of the imported build of llama.cpp: from the compiled backends, not from the devices that it finds."""
 
 from __future__ import annotations
 

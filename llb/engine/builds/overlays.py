@@ -1,4 +1,4 @@
-"""Builds of llama.cpp beside the installed one: a directory each, which is the whole of it.
+"""Builds of llama.cpp in addition to the installed one, each in one directory.
 
 `engines/<variant>-<version>/` in the data directory holds the packages, and a marker file once the build was
 run on this host: `VERIFIED`, with the names of its devices, or `REFUSED`, with the reason. Only a verified
@@ -36,7 +36,9 @@ class OverlayState(StrEnum):
 
 
 class Overlay(Struct, frozen=True):
-    """Build in a directory of its own. `reason` says why it is refused; `devices` are what it computes on."""
+    """Build in a directory of its own.
+
+    `reason` says why it is refused; `devices` are those it computes on."""
 
     directory: Path
     variant: str

@@ -19,7 +19,7 @@ async def provision_build(
     accept: Callable[[BuildSource], bool],
     report: Callable[[str], None],
 ) -> Overlay | None:
-    """Return the first of `builds` that works on this host, None for the CPU; installs what is missing.
+    """Return the first of `builds` that works on this host, None for the CPU; installs it if it is missing.
 
     `accept` is asked before a download, `report` gets a sentence for each step.
     """

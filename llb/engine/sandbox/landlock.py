@@ -48,7 +48,7 @@ CACHE = (
     | Access.MAKE_REG | Access.MAKE_DIR | Access.REMOVE_FILE | Access.REMOVE_DIR
 )  # fmt: skip
 _OF_FILES = Access.EXECUTE | Access.WRITE_FILE | Access.READ_FILE | Access.TRUNCATE | Access.IOCTL_DEV
-# Access that came with a later version of the interface.
+# Access rights added by later versions of the interface.
 _ACCESS_SINCE = {Access.REFER: 2, Access.TRUNCATE: 3, Access.IOCTL_DEV: 5}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-# What the estimate of the plan may lack, and what one large but legitimate request needs beside it.
+# Margin for errors of the planned size, and for one large but legitimate request.
 PLAN_FACTOR = 1.5
 HEADROOM_BYTES = 1 << 30
 

@@ -143,7 +143,7 @@ def _python_paths() -> Iterator[str]:
         yield from (str(Path(prefix) / name) for name in ("lib", "lib64"))
     own = str(Path(__file__).resolve().parents[3])
     yield str(Path(own) / "llb")
-    # A build of llama.cpp beside the installed one. The other entry of the path is llb's.
+    # An additional build of llama.cpp. The other entry of the path is llb's.
     yield from (path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", own))
 
 

@@ -1,7 +1,7 @@
 """System calls that an engine needs, with their numbers on x86_64 and aarch64 (None: not there).
 
-What is in no table fails with ENOSYS, which the C library and drivers take for an older kernel. `clone3` is
-left out so that threads are started with `clone`, whose flags a filter can read.
+Any other call fails with ENOSYS, which the C library and drivers take for an older kernel. `clone3` is left
+out so that threads are started with `clone`, whose flags a filter can read.
 """
 
 from __future__ import annotations

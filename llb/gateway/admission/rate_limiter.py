@@ -1,8 +1,8 @@
 """Rate limits of API keys: requests per minute, tokens per minute, concurrent requests.
 
-State is in memory: after a restart every key has a full minute's allowance.
-Tokens are reserved when a request starts and corrected to the actual usage when it ends. So concurrent
-requests cannot use more than the limit, and a cancelled request returns what it did not use.
+State is in memory: after a restart every key has a full minute's allowance. Tokens are reserved when a
+request starts and corrected to the actual usage when it ends. So concurrent requests cannot use more than the
+limit, and a cancelled request returns the rest.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class ApiKeyRateLimiter:
         reservation: TokenReservation,
         used_tokens: int,
     ) -> None:
-        """Count a request as ended, with what it has used."""
+        """Count a request as ended, with its usage."""
         for _, rate_limit in rate_limits:
             rate_limit.finish_request(reservation, used_tokens, self._clock())
 

@@ -143,7 +143,7 @@ class MessagesSink:
             await self._write_events(partial(self._stream.feed, data))
 
     async def flush(self) -> None:
-        """Write what was held, at the end of the answer; idempotent."""
+        """Write the held bytes at the end of the answer; idempotent."""
         if self._held:
             document, self._held = b"".join(self._held), []
             try:

@@ -87,7 +87,7 @@ class OpeningFilter:
         return held
 
     def flush(self) -> bytes:
-        """Return what was held, for a stream that ends before its first content."""
+        """Return the held bytes, for a stream that ends before its first content."""
         return b"" if self.is_finished else self._held
 
     def _is_opening(self, data: bytes) -> bool:
@@ -158,7 +158,7 @@ class TranslatedAnswer:
             raise self._answer_failed(failure) from failure
 
     def raise_failure(self) -> None:
-        """Raise a failure that came after what `feed` returned last."""
+        """Raise a failure that followed the text that `feed` returned last."""
         if self._stream.failure is not None:
             raise self._answer_failed(self._stream.failure)
 
@@ -174,10 +174,10 @@ class TranslatedAnswer:
 
 
 class EndpointAnswerSink:
-    """Sink for the answer of an endpoint: rewrites what has to be, and bounds its size.
+    """Sink for the answer of an endpoint: rewrites it as needed, and bounds its size.
 
-    The model's name in an answer is what the client asked for, where the endpoint repeats the name that it
-    got; a more precise one stays.
+    Where the endpoint repeats the model's name that it got, the answer has the name that the client sent; a
+    more precise name stays.
     """
 
     def __init__(
@@ -278,7 +278,7 @@ class EndpointAnswerSink:
 
 @lru_cache(maxsize=1024)
 def _name_replacements(served_as: str, model_id: str) -> tuple[tuple[bytes, bytes], ...]:
-    """Return what stands for the name of the model in an answer, and what has to stand there."""
+    """Return the name of the model in an answer as the endpoint writes it, and its replacement."""
     names = [msgspec.json.encode(name) for name in (served_as, model_id)]
     return tuple(
         (b'"model":%b%b' % (space, names[0]), b'"model":%b%b' % (space, names[1])) for space in (b"", b" ")

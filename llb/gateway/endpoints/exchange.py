@@ -88,9 +88,9 @@ class EndpointExchange:
         self.is_stream = False
 
     async def prepare(self) -> None:
-        """Build the request, and reserve what it can cost.
+        """Build the request, and reserve its highest cost.
 
-        Raises `InvalidRequest` for what cannot be translated, and `BudgetExceeded`.
+        Raises `InvalidRequest` if it cannot be translated, and `BudgetExceeded`.
         """
         build = partial(build_request, self._call, self.place.endpoint, self.place.served_as)
         is_small = len(self._call.body) <= MAX_EVENT_LOOP_BYTES
@@ -185,9 +185,9 @@ class EndpointExchange:
             self._spend.settle_unknown()
 
     def end_spend(self, *, received_bytes: int) -> None:
-        """Book what is still open: the client has left, or the request was refused or failed; idempotent.
+        """Book a cost that is still open, of a client that left or a request that failed; idempotent.
 
-        Only a stream that has started shows what was generated until then.
+        The tokens generated until then are known only for a stream that has started.
         """
         if self._spend is None:
             return
@@ -202,7 +202,7 @@ class EndpointExchange:
         self.may_be_billed = True
 
     def accept(self, response: UpstreamResponse) -> bool:
-        """Note the head of an answer without an error; idempotent. False if it is not what was asked for.
+        """Note the head of an answer without an error; idempotent. False if it is not of the requested kind.
 
         A page of a proxy or a portal is no answer, and no browser must take one for a page of llb.
         """
@@ -246,7 +246,7 @@ class EndpointExchange:
         return EventRelay(response, opening_filter=opening_filter, translator=translator)
 
     def require_answer(self, response: UpstreamResponse) -> None:
-        """Raise `EndpointFailed` for a response that is not what was asked for."""
+        """Raise `EndpointFailed` for a response that is not of the requested kind."""
         if self.accept(response):
             return
         response.close()
@@ -263,7 +263,7 @@ class EndpointExchange:
         silent_s: float,
         on_client_left: Callable[[RelayResult], None],
     ) -> RelayResult:
-        """Pass the answer on, or what is left of it, once `start_relay` has returned `events`.
+        """Pass the answer on, or the rest of it, once `start_relay` has returned `events`.
 
         Raises `EndpointFailed` or `EndpointTimeout` while nothing has been written. For `silent_s` and
         `on_client_left` see `relay_response`.
@@ -384,5 +384,5 @@ class EndpointExchange:
 
 
 def _may_be_json(response: UpstreamResponse) -> bool:
-    """Whether a document may be what its route has; some programs do not say what they send."""
+    """Whether a document may be JSON; some programs send no content type."""
     return not response.content_type or b"json" in response.content_type.lower()

@@ -70,7 +70,7 @@ async def list_models(client: ProbeClient, kind: EndpointKind) -> ModelListing:
 
 
 def require_ok(result: ProbeResult) -> ProbeResult:
-    """Return `result` if it is a success; raises what it is otherwise."""
+    """Return `result` if it is a success; otherwise raises it."""
     if result.status in (401, 403):
         raise errors.EndpointNeedsKey(NEEDS_KEY)
     if 300 <= result.status < 400:

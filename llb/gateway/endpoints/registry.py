@@ -1,6 +1,6 @@
 """Registry of endpoints: what exists, under which names their models are known, and which slots they offer.
 
-It keeps admission up to date, where an endpoint is another place beside the nodes.
+It keeps admission up to date, which treats endpoints as places like the nodes.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class EndpointRegistry:
     # --- changes ---
 
     def put(self, endpoint: Endpoint) -> None:
-        """Add an endpoint, or apply what has changed about it."""
+        """Add an endpoint, or apply its changes."""
         self._endpoints[endpoint.id] = endpoint
         self._update_names(endpoint)
         self._sync(endpoint, always_publish=True)

@@ -11,7 +11,7 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)(?=\r\n)")
 
 
 class KnownResponseHead:
-    """Head of a response that came as a whole with its body, and was parsed.
+    """Parsed head of a response that arrived together with its body.
 
     A response with the same bytes, except for the digits of the length, would be parsed to the same result.
     """

@@ -40,8 +40,8 @@ def _read_text_blocks(path: str, value: Any) -> list[dict[str, Any]]:
 def normalize_blocks(messages: Any, document: RequestDocument) -> list[dict[str, Any]]:
     """Return messages as the engine reads them; raises `InvalidRequest` that names the field.
 
-    Results of tools come before the other blocks of their turn, as a message of their own: the engine would
-    put them behind.
+    Results of tools come before the other blocks of their turn, as a separate message: the engine would put
+    them after.
     """
     if not isinstance(messages, list):
         raise invalid("messages", "must be a list")

@@ -56,7 +56,7 @@ def normalize_logprobs(document: RequestDocument, *, has_tools: bool) -> None:
         if count != 0:
             raise invalid("top_logprobs", "needs logprobs: true")
         document.remove("top_logprobs")
-    # The bound of the field refuses what is more.
+    # The bound of the field refuses more.
     if is_wanted and has_tools and (count is None or count <= MAX_LOGPROBS):
         document.remove("logprobs")
         document.remove("top_logprobs")

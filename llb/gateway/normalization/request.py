@@ -37,7 +37,7 @@ def normalize_request(
 ) -> NormalizedBody:
     """Normalize the fields of a request for the engine's route `path`.
 
-    For any other path only what is the same in every dialect is normalized: nulls, numbers and flags.
+    For any other path only nulls, numbers and flags are normalized, which are the same in every dialect.
     `support` is what the chat template of the model can print, None while that is unknown. Raises
     `InvalidRequest` that names the field.
     """

@@ -1,4 +1,4 @@
-"""Messages that fit a chat template: what it would refuse or leave out is joined or moved."""
+"""Messages that fit a chat template: those it would refuse or leave out are joined or moved."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def normalize_tools(document: RequestDocument, form: ToolsForm, *, supported: bo
 
 
 def _is_written(old: Any, new: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether tools are as the engine reads them: fields beside those do no harm."""
+    """Return whether tools are as the engine reads them; further fields do no harm."""
     return (
         isinstance(old, list)
         and len(old) == len(new)

@@ -129,7 +129,7 @@ class ChartHistory:
         return growth
 
     def _take_growth(self, key: _Key, totals: TrafficTotals) -> TrafficTotals:
-        """Return what was counted since the last sample."""
+        """Return the counts since the last sample."""
         before = self._totals.get(key, _NO_TRAFFIC)
         self._totals[key] = totals
         return TrafficTotals(totals.answered - before.answered, totals.tokens - before.tokens)

@@ -19,7 +19,7 @@ class HistogramSeries:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
-        # The last bucket has what is above all bounds.
+        # The last bucket has the values above all bounds.
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 

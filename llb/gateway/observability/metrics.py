@@ -254,7 +254,7 @@ class Metrics:
             self._nodes.downloads.labels(name, report.state.value).inc()
 
     def forget_node(self, node_id: str) -> None:
-        """Forget the last reports of a node's replicas; what was counted stays."""
+        """Forget the last reports of a node's replicas; counters stay."""
         for key in [key for key in self._last_reports if key[0] == node_id]:
             del self._last_reports[key]
 
@@ -263,7 +263,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _add_request(self, record: RequestRecord, observed: _Observations) -> None:
-        """Add a request to what is `observed`."""
+        """Add a request to `observed`."""
         usage = record.usage
         observed.duration.append(record.ended_at - record.started_at)
         is_placed = record.node_id is not None or record.endpoint_id is not None

@@ -347,7 +347,7 @@ class RequestLog:
         await self._prune_to_shares(MAX_TEXTS, with_text=True)
 
     async def _prune_to_shares(self, max_rows: int, *, with_text: bool) -> None:
-        """Delete what is above the limit, of the owners that have more than their share of it.
+        """Delete the requests above the limit, from owners that have more than their share.
 
         An owner with many requests, or many failures, displaces only their own.
         """

@@ -98,7 +98,7 @@ class NodePerformance:
 
     def __init__(self, now: float) -> None:
         self.throughput = Throughput()
-        # What was measured, without the growth of stale estimates: an object that later measurements update.
+        # Measurements, without the growth of stale estimates: an object that later measurements update.
         self.speed = _NOT_MEASURED
         self.load_s: float | None = None
         self._updated_at = now

@@ -134,7 +134,7 @@ class AttemptSpend:
         self._end(self._cost_of(usage) if usage.cost_usd is None else usage.cost_usd)
 
     def settle_partial(self, usage: Usage, received_bytes: int) -> None:
-        """Book an answer that broke off: the provider bills the prompt, and what it has generated."""
+        """Book an answer that broke off: the provider bills the prompt and the generated tokens."""
         prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
         estimated = Usage(
             self._billed.likely_prompt_tokens if prompt_tokens is None else prompt_tokens,
@@ -171,7 +171,7 @@ class AttemptSpend:
             media.prompt_image_tokens,
             media.completion_image_tokens,
         )
-        # The answer says which tier it got; a fast answer of Anthropic is one of its usual tier besides.
+        # The answer says which tier it got; a fast answer of Anthropic also has its usual tier.
         if media.service_tier is not None and content.service_tier not in (FAST_TIER, media.service_tier):
             content = replace(content, service_tier=media.service_tier)
         return cost_of(self._price, tokens, content)

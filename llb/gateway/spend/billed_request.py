@@ -142,7 +142,7 @@ def read_billed_request(
 
 
 def _unescape_ascii(body: bytes) -> bytes:
-    """Return `body` with printable ASCII as it is, so that what is looked for in it has one spelling."""
+    """Return `body` with printable ASCII unescaped, so that each searched text has one spelling."""
     if b"\\u00" not in body:
         return body
     return _ESCAPED_ASCII.sub(lambda match: match[1] + bytes((int(match[2], 16),)), body)

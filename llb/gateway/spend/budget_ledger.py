@@ -64,7 +64,7 @@ class SpendReservation:
         self._is_open = True
 
     def settle(self, cost_usd: float | None) -> None:
-        """Book the cost; an unknown one counts as what was reserved, since the provider bills it."""
+        """Book the cost; an unknown one counts as the reserved amount, since the provider bills it."""
         if self._is_open:
             self._is_open = False
             self._ledger.book(self._accounts, self._usd, self._usd if cost_usd is None else cost_usd)
@@ -77,14 +77,14 @@ class SpendReservation:
 
 
 class BudgetLedger:
-    """Ledger of a balancer. `start` loads what was spent, `close` writes the rest."""
+    """Ledger of a balancer. `start` loads past costs, `close` writes the rest."""
 
     def __init__(self, db: Database, *, clock: Callable[[], float] | None = None) -> None:
         self._db = db
         self._clock = clock or db.clock.now
         self._budgets: list[NewBudget] = []
         self._budgets_of: dict[Account, list[NewBudget]] = {}
-        # What was spent by day, since the beginning of the month.
+        # Costs by day, since the beginning of the month.
         self._spent: dict[Account, dict[int, float]] = {}
         self._reserved: dict[Account, float] = {}
         self._unsaved: dict[SpendKey, float] = {}
@@ -94,7 +94,7 @@ class BudgetLedger:
         self._writer: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Load budgets and what was spent, and start the writer."""
+        """Load budgets and past costs, and start the writer."""
         await self.refresh()
         since = period_start(BudgetPeriod.MONTH, self._clock())
         for key, usd in (await budgets_table.list_spend(self._db, since=since)).items():
@@ -102,7 +102,7 @@ class BudgetLedger:
         self._writer = self._tasks.spawn(self._write_loop(), "write")
 
     async def close(self) -> None:
-        """Write what was spent, and stop; idempotent."""
+        """Write the costs, and stop; idempotent."""
         self._closing.set()
         self._has_unsaved.set()
         if self._writer is not None:
@@ -112,7 +112,7 @@ class BudgetLedger:
     # --- budgets ------------------------------------------------------------------------------------
 
     def views(self) -> tuple[BudgetView, ...]:
-        """The budgets, with what was used of each in its present period."""
+        """The budgets, each with its usage in the present period."""
         now = self._clock()
         return tuple(
             BudgetView(
@@ -126,7 +126,7 @@ class BudgetLedger:
         )
 
     async def replace_budgets(self, budgets: Sequence[NewBudget]) -> None:
-        """Replace all budgets; what was spent and reserved stays."""
+        """Replace all budgets; costs and reservations stay."""
         async with self._db.write() as tx:
             await budgets_table.replace_all(tx, budgets)
         self._set_budgets(sorted(budgets, key=lambda budget: (budget.scope, budget.id, budget.period)))
@@ -229,7 +229,7 @@ class BudgetLedger:
             is_failing = not await self._write()
 
     async def _write(self) -> bool:
-        """Write what was spent since the last time; False if the disk does not accept it for now."""
+        """Write the costs since the last time; False if the disk does not accept them for now."""
         self._has_unsaved.clear()
         amounts, self._unsaved = self._unsaved, {}
         if not amounts:

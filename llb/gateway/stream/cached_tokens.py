@@ -65,7 +65,7 @@ def limit_cached_tokens(data: bytes, own_tokens: int) -> bytes:
 
 
 class LimitedSink:
-    """Sink that limits the cached tokens of what is written; a document is held until it is complete."""
+    """Sink that limits the cached tokens in an answer; a document is held until it is complete."""
 
     def __init__(self, sink: BodySink, own_tokens: int, *, is_stream: bool) -> None:
         self._sink = sink

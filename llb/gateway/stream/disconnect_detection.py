@@ -1,8 +1,8 @@
 """Disconnect detection: requests are sent so that the engine soon notices a client that left.
 
 For a document, llama-server checks for a client that left only after a second without a result of any
-request. Beside another request's stream it would compute the rest in vain. A stream stops at the next token,
-and a stream that reports the progress of its prompt at the next batch of the prompt.
+request. During another request's stream it would compute the rest for no one. A stream stops at the next
+token, and a stream that reports the progress of its prompt at the next batch of the prompt.
 """
 
 from __future__ import annotations
@@ -90,5 +90,5 @@ class ProgressFilter:
         return self._held + events[at:]
 
     def flush(self) -> bytes:
-        """Return what was held back, for a stream that ends before its first token."""
+        """Return the held bytes, for a stream that ends before its first token."""
         return b"" if self.is_finished else self._held

@@ -293,7 +293,7 @@ class EventRelay:
             self._translator.raise_failure()
 
     def flush(self) -> bytes:
-        """Return what is still held at the end of the stream."""
+        """Return the bytes still held at the end of the stream."""
         rest = b"" if self._opening_filter is None else self._opening_filter.flush()
         rest += self.framer.flush()
         return rest if self._translator is None else rest + self._translator.finish()

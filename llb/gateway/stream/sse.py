@@ -70,7 +70,7 @@ class StreamSplitter:
         """The parts that end in `data`. Raises `InvalidResponse` for one over the limit, and drops it."""
         overlap = len(self._separator) - 1
         if overlap and self._held:
-            # The separator may be cut; what is held ends with less of it than its length.
+            # The separator may be cut: the held bytes may end with a part of it.
             last = self._held.pop()
             start, data = last[:-overlap], last[-overlap:] + data
             self._held_bytes -= len(last) - len(start)

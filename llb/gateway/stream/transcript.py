@@ -40,7 +40,7 @@ class _Part(Struct, frozen=True):
 
 
 class _Message(Struct, frozen=True):
-    """Message of a chat, or item of Responses, where function calls and results are items beside messages."""
+    """Message of a chat, or item of Responses, where function calls and results are items like messages."""
 
     role: str = ""
     content: str | list[_Part] | None = None

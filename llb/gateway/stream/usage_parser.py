@@ -104,7 +104,7 @@ class UsageParser:
     __slots__ = ("_dropped_bytes", "_had_end", "_head", "_start", "_tail", "_tail_bytes", "is_delivered")
 
     def __init__(self) -> None:
-        # The client has received what was fed; the caller sets it.
+        # Set by the caller: the client has received the bytes that were fed.
         self.is_delivered = False
         # Whether the end of the stream was in bytes that have left the tail.
         self._had_end = False
@@ -265,12 +265,12 @@ class _UsageFields(Struct):
     cache_creation: _CacheCreation | None = None
     # OpenRouter's is a number.
     cost: float | _Cost | None = None
-    # Anthropic's; OpenAI has it beside `usage`.
+    # Anthropic's; OpenAI has it next to `usage`.
     service_tier: str | None = None
 
 
 class EngineTimings(Struct, gc=False):
-    """Timings of llama.cpp: `prompt_n` counts only what was not in the cache."""
+    """Timings of llama.cpp: `prompt_n` counts only tokens that were not in the cache."""
 
     cache_n: int = 0
     prompt_n: int | None = None

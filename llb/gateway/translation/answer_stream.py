@@ -14,9 +14,9 @@ from llb.gateway.translation.token_usage import TokenUsage
 class AnswerStream(ABC):
     """Translator of one stream: `feed` for each piece, `finish` at its end.
 
-    Both raise `ProviderFailure`. While `has_content` is false, nothing of what they returned needs to have
-    reached the client, so that another target may be tried. What came before a failure in one piece is
-    returned; then `failure` is set, and the next call raises it.
+    Both raise `ProviderFailure`. While `has_content` is false, none of the returned bytes needs to have
+    reached the client, so another target may be tried. Text before a failure in the same piece is returned;
+    then `failure` is set, and the next call raises it.
     """
 
     def __init__(self) -> None:

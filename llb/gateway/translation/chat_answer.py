@@ -210,7 +210,7 @@ class ChatToMessagesStream(AnswerStream):
         self._finish_reason: str | None = None
         self._matched: str | int | None = None
         self._is_refusal = False
-        # Text that came within a call.
+        # Text that arrived within a call.
         self._held_text: list[str] = []
 
     @property
@@ -355,7 +355,7 @@ class ChatToMessagesStream(AnswerStream):
             yield self._begin()
         yield from self._close()
         for call in self._tracker.calls:
-            # Calls whose parts came before the end of another one.
+            # Calls whose parts arrived before the end of another one.
             if call.position not in self._sent_chars:
                 yield from self._open_tool_use(call)
                 yield from self._send_arguments(call)

@@ -35,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def finish_reason_of(stop_reason: str | None, *, has_calls: bool) -> str:
-    """OpenAI's finish reason: an answer with calls that came to its end has `tool_calls`."""
+    """OpenAI's finish reason: a complete answer with calls has `tool_calls`."""
     reason = _FINISH_REASONS.get(stop_reason or "end_turn", "stop")
     return "tool_calls" if has_calls and reason == "stop" else reason
 
@@ -45,7 +45,7 @@ def translate_message_document(
 ) -> tuple[bytes, TokenUsage]:
     """Translate a complete message; returns the chat and its counts.
 
-    Raises `ProviderFailure` for what is no message.
+    Raises `ProviderFailure` if it is no message.
     """
     try:
         message = msgspec.json.decode(body, type=_Message)
@@ -168,7 +168,7 @@ class MessagesToChatStream(AnswerStream):
         self._usage = MessagesUsage()
         self._stop_reason: str | None = None
         self._call_position = -1
-        # Arguments of the open call: none have come, or they came with its start.
+        # Arguments of the open call: none have arrived, or they arrived with its start.
         self._has_arguments = False
         self._open_block = _Block()
         self._thinking_numbers: dict[int, int] = {}

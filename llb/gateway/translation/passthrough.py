@@ -1,7 +1,7 @@
 """Answers of targets that speak the client's dialect: passed on, with only the fields in question changed.
 
-The name of the model, counts that the client did not ask for, and what providers do differently from
-OpenAI: `stop` although there are calls, calls with one index, counts in each chunk.
+The name of the model, counts that the client did not ask for, and the differences of providers from OpenAI:
+`stop` although there are calls, calls with one index, counts in each chunk.
 """
 
 from __future__ import annotations

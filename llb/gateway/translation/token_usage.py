@@ -127,7 +127,7 @@ def usage_from_chat(usage: ChatUsage) -> TokenUsage:
 
 
 def usage_from_messages(usage: MessagesUsage, before: MessagesUsage | None = None) -> TokenUsage:
-    """Counts of `usage`; what it lacks is as `before`, the report at the start of the stream."""
+    """Counts of `usage`; missing ones are as in `before`, the report at the start of the stream."""
     merged = usage if before is None else merge_messages_usage(before, usage)
     parts = (merged.input_tokens, merged.cache_creation_input_tokens, merged.cache_read_input_tokens)
     details = merged.output_tokens_details

@@ -14,7 +14,7 @@ from llb.wire import FileSpec
 
 log = logging.getLogger(__name__)
 
-# A second damaged file is no accident: what is between here and the Hub sends it again.
+# A second damaged file is no accident: something between here and the Hub sends it again.
 MAX_HUB_MISMATCHES = 2
 
 

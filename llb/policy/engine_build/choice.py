@@ -15,7 +15,7 @@ from llb.texts.coded_text import CodedText
 # The package that is installed with llb: CPU, and Metal on Macs with Apple silicon.
 CPU = "cpu"
 CUDA_12, CUDA_13, ROCM_7, VULKAN = "cu128", "cu132", "rocm-7.2.4", "vulkan"
-# Builds beside the installed package; of several that work, the first is the fastest.
+# Additional builds; of several that work, the first is the fastest.
 GPU_BUILDS = (CUDA_13, CUDA_12, ROCM_7, VULKAN)
 # Approximate download sizes: CUDA's include NVIDIA's libraries; ROCm's is not measured.
 DOWNLOAD_BYTES = {CUDA_13: 1_100_000_000, CUDA_12: 1_100_000_000, ROCM_7: 400_000_000, VULKAN: 70_000_000}

@@ -161,7 +161,7 @@ class Workload(Struct, frozen=True, kw_only=True):
         ]
         largest_kv = max(both for _, both in layer_kv) * self.slots
         largest_key = max(key for key, _ in layer_kv) * self.slots
-        # The mixed input stays beside the KV cache, and leaves a hole for the projection.
+        # The mixed input stays allocated with the KV cache, and leaves a hole for the projection.
         beside_kv = max(projection_bytes, self._rows(mixed_input_rows(self.llama_build) * embd))
         return largest_kv + self._rows(2 * embd + 2 * self.shape.query_width) + beside_kv, largest_key
 

@@ -93,11 +93,11 @@ def plan_draft(
     free: FreeMemory,
     llama_build: int | None = None,
 ) -> DraftPlan | None:
-    """Return the place of `draft` beside an engine that is already planned; None if none is left.
+    """Return the place of `draft` for an engine that is already planned; None if none is left.
 
-    A draft costs the engine nothing: neither context nor layers on a GPU. It lies where the whole of the
-    model lies, on one of its GPUs or in RAM; beside a model that is divided between both it would have to be
-    computed by the CPU, which is busy.
+    A draft costs the engine nothing: neither context nor layers on a GPU. It is placed where the whole model
+    is, on one of its GPUs or in RAM. With a model divided between both it would have to run on the CPU, which
+    is busy.
     """
     context_length, slots, gpu_layers = engine.context_length, engine.slots, engine.gpu_layers
     for gpu in _places(target, gpu_layers):

@@ -77,7 +77,7 @@ def estimate_memory(
 
     `gpu_layers` is the number of layers on each GPU. llama.cpp offloads the last ones of layers + output
     (`i_gpu_start = n_layer + 1 - n_gpu_layers`), in the order of the GPUs, and keeps each layer's KV cache
-    beside its weights. The experts of the first `expert_layers_on_host` layers stay in RAM. `pooled` stands
+    next to its weights. The experts of the first `expert_layers_on_host` layers stay in RAM. `pooled` stands
     for embeddings and reranking, `llama_build` for the number of llama.cpp's build, None for the newest that
     is known.
     """

@@ -64,9 +64,10 @@ def plan_load(
 
     The context is `requested_context` or a default, and at most the trained one. It is halved, down to 512
     tokens per slot, until everything fits on the smallest GPU that is large enough, or else on all GPUs, or
-    else into memory at all; of a mixture of experts rather some experts than whole layers lie in RAM. Before
-    a context is halved, its KV cache is tried as q8_0. `FITS` means all in VRAM, or in RAM on a host without
-    a GPU; `TIGHT` means some of it in RAM beside a GPU. `llama_build` is as in `estimate_memory`.
+    else into memory at all. Of a mixture of experts, some experts are moved to RAM rather than whole layers.
+    Before a context is halved, its KV cache is tried as q8_0. `FITS` means all in VRAM, or in RAM on a host
+    without a GPU; `TIGHT` means some of it in RAM on a host with a GPU. `llama_build` is as in
+    `estimate_memory`.
     """
     planners = [
         _Planner(
@@ -270,8 +271,7 @@ class _Planner:
     def _fill_within(
         self, context: int, gpus: Sequence[int], *, is_whole: bool, expert_layers_on_host: int
     ) -> _Placement:
-        """Return the layers that these GPUs hold beside the buffers for a whole model, or for a part of one;
-        filled from the last GPU to the first.
+        """Return the layers that these GPUs hold next to the buffers, filled from the last GPU to the first.
 
         llama.cpp puts the output on the last GPU and consecutive layers on each.
         """

@@ -111,7 +111,7 @@ class BilledTokens(Struct, frozen=True):
 
 
 class BilledContent(Struct, frozen=True):
-    """Billed content of a request beside text, and the service tier that it asks for or has got."""
+    """Billed content of a request other than text, and the service tier that it asks for or got."""
 
     has_audio: bool = False
     has_images: bool = False

@@ -1,7 +1,8 @@
 """Parallel fetch: the rest of a file over several connections to the Hub.
 
-Each connection writes segments, and the thread of the download moves what is next into the partial file: the
-file grows from its start, is hashed while it arrives, and other nodes copy it as they do over one connection.
+Each connection writes segments, and the thread of the download moves the next bytes into the partial file.
+The file grows from its start, is hashed while it arrives, and is copied by other nodes as with one
+connection.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class ParallelFetch:
             self._segments.drop_empty()
 
     def _move_bytes(self) -> bool:
-        """Move what is next into the partial file; whether there may be more of it."""
+        """Move the next bytes into the partial file; returns whether there may be more."""
         moved_bytes = 0
         for size_bytes in self._segments.move_to(self._partial):
             moved_bytes += size_bytes

@@ -67,7 +67,7 @@ class Segment:
         self.is_growing = False
 
     def cut_off_half(self, least_bytes: int) -> tuple[int, int] | None:
-        """Lower the limit to the middle of what is missing; returns the range behind it.
+        """Lower the limit to the middle of the missing bytes; returns the range after it.
 
         None if the halves would have less than `least_bytes`.
         """
