@@ -33,7 +33,7 @@ def measure_answer(url: str, tokens: int) -> float:
 
 def run_engine(tokens: int) -> None:
     """Load the model, warm up, measure and print; runs in its own process."""
-    xllamacpp: Any = import_module("xllamacpp")  # its stubs lack what it is asked for
+    xllamacpp: Any = import_module("xllamacpp")  # its stubs lack this argument
     params = xllamacpp.CommonParams()
     params.model.path = str(smollm2_path())
     params.n_ctx, params.n_parallel = 2048, 1

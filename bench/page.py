@@ -281,7 +281,7 @@ async def measure_leaks(browser: Browser, llb: RunningBalancer) -> list[str]:
     page = await open_models_page(browser, llb)
     session = await page.context.new_cdp_session(page)
     await session.send("Performance.enable")
-    await change_routes(page, 2 * len(SECTIONS))  # what is loaded once is loaded now
+    await change_routes(page, 2 * len(SECTIONS))  # modules that are loaded once are loaded now
     before = await heap_metrics(session)
     await change_routes(page, ROUTE_CHANGES)
     after = await heap_metrics(session)
@@ -298,7 +298,7 @@ async def change_routes(page: Page, changes: int) -> None:
         section = SECTIONS[number % len(SECTIONS)]
         await navigation.get_by_role("link", name=section, exact=True).click()
         await page.get_by_role("heading", level=1, name=section).wait_for()
-    # Ends where it began, so that what is shown is the same.
+    # Ends where it began, so that the same page is shown.
     await navigation.get_by_role("link", name="Models", exact=True).click()
     await page.get_by_role("article").first.wait_for()
 

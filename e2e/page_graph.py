@@ -1,4 +1,4 @@
-"""What the modules of the page import, and what is loaded with each page."""
+"""Imports of the page's modules, and the files loaded with each page."""
 
 from __future__ import annotations
 

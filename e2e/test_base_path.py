@@ -105,7 +105,7 @@ async def test_the_page_below_a_path(
         await page.wait_for_url(f"{origin}/llb/nodes")
         await page.go_back()
         await page.wait_for_url(f"{origin}/llb/models")
-        # What is shown for other programs.
+        # Addresses shown for other programs.
         await go_to(page, f"{origin}/llb/models/tiny")
         await page.get_by_text(f"{origin}/llb/v1").first.wait_for(state="attached")
         assert outside == []

@@ -85,7 +85,7 @@ async def page(server: RunningBalancer, visitors: VisitorFactory) -> AsyncIterat
     opened = await visitor.open("/playground?model=chat")
     await expect(message_box(opened)).to_be_focused()
     yield opened
-    # What stood in the place of the engines.
+    # The stand-ins of the engines.
     vars(server.app.gateway.dispatcher).pop("dispatch", None)
 
 
@@ -184,7 +184,7 @@ async def test_versions_are_kept_and_chosen(page: Page) -> None:
     await expect(log).to_contain_text("First")
     await ask(page, "And then?")
     await expect(log).to_contain_text("After")
-    # What is shown after a reload is what was shown last.
+    # A reload shows the last conversation again.
     await page.reload()
     await expect(log).to_contain_text("First")
     await expect(log).to_contain_text("After")
@@ -234,7 +234,7 @@ async def test_a_real_answer_is_continued(page: Page) -> None:
     await expect(log).to_contain_text("Stopped at the token limit.", timeout=ENGINE_DEADLINE_MS)
     before = await log.locator(".message-text").last.inner_text()
     await log.get_by_role("button", name="Continue").click()
-    # That it was stopped is said of what was there before, too.
+    # The earlier part is also marked as stopped.
     await expect(log.locator(".message-text").last).not_to_have_text(before, timeout=ENGINE_DEADLINE_MS)
     await expect(log).to_contain_text("Stopped at the token limit.", timeout=ENGINE_DEADLINE_MS)
     after = await log.locator(".message-text").last.inner_text()

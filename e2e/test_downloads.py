@@ -115,7 +115,7 @@ async def test_a_model_is_loaded_with_the_memory_that_was_announced(
     await expect(row.get_by_role("button", name="Unload")).to_be_visible(timeout=ENGINE_DEADLINE_MS)
     await expect(row).to_contain_text(re.compile(rf"Memory reserved\s*{announced[1]}\s*2 × 2K tokens"))
     await expect(row).to_contain_text("Memory in use")
-    # What was chosen is still there.
+    # The choice is still there.
     await row.get_by_role("button", name="Load…").click()
     await expect(dialog.get_by_label("Slots")).to_have_value("2")
     await expect(dialog.get_by_label("Unload after")).to_have_value("-1")

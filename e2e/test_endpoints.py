@@ -91,7 +91,7 @@ async def test_an_endpoint_from_adding_to_removing(
 
 
 async def save_and_order_rules(page: Page) -> None:
-    """Two spill rules for a model that nobody has pulled; the second is moved up, the first deleted."""
+    """Two spill rules for a model that is not pulled; the second is moved up, the first deleted."""
     rules, dialog = page.get_by_role("region", name="Spill rules"), page.get_by_role("dialog")
     for target, trigger in ((MODEL, "is busy"), ("other", "fails")):
         await rules.get_by_role("button", name="Add rule").click()

@@ -1,4 +1,4 @@
-"""Searching, filtering and sorting the Model Hub: the address is what holds, whoever changes it."""
+"""Searching, filtering and sorting the Model Hub: they follow the address of the page."""
 
 from __future__ import annotations
 

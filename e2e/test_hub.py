@@ -48,7 +48,7 @@ async def test_groups_and_picks(shop: RunningBalancer, visitors: VisitorFactory)
     picks = page.get_by_role("region", name="Start here")
     await expect(picks.get_by_role("link")).to_have_text([SMOLLM2_NAME, re.compile("30B"), re.compile(".")])
 
-    # Folded, a model that fits nowhere is a name and what it needs.
+    # Folded, a model that fits nowhere shows its name and its requirements.
     giant = model_card(page, "Llama 3.3 70B Instruct")
     await expect(giant.get_by_text("Size")).to_have_count(1)
     await page.get_by_role("button", name="Show details").click()

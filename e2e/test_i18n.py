@@ -119,7 +119,7 @@ def test_plural_forms_are_those_of_the_language(locale: str) -> None:
     for key, text in language.texts.items():
         if isinstance(text, dict):
             assert set(text) == language.plural_forms, key
-            # Only what is said of exactly one may leave the number out.
+            # Only a text about exactly one may leave the number out.
             assert all(placeholders(each) <= placeholders(text["other"]) for each in text.values()), key
 
 

@@ -1,4 +1,4 @@
-"""The reader of modules itself: what it takes for code, and what for texts and comments."""
+"""The reader of modules itself: code, texts and comments are told apart."""
 
 from __future__ import annotations
 

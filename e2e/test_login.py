@@ -1,4 +1,4 @@
-"""Signing in and out: what is remembered, what is not, and where one comes out."""
+"""Signing in and out: what is remembered, and the page that follows."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ async def test_an_ended_session_returns_to_where_the_person_was(
     model = page.get_by_role("article", name="tiny")
     await expect(model).to_be_visible()
     await end(visitor)
-    # Its socket is closed at once; nobody has to press anything.
+    # Its socket is closed at once, without a click.
     await expect(page.get_by_text("Your session has expired.")).to_be_visible()
     await expect(page.get_by_label("Username")).to_be_focused()
     await expect(page.get_by_role("navigation")).to_have_count(0)

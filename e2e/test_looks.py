@@ -27,7 +27,7 @@ async def shop(make_llb: BalancerFactory, hub: HubStandIn, smollm2: Path) -> Run
 
 
 async def settled(page: Page) -> None:
-    """Wait until a page has what it shows; before that it says that it loads."""
+    """Wait until a page no longer says that it loads."""
     await expect(page.get_by_role("heading", level=1)).to_be_visible()
     await expect(page.locator(".skeletons")).to_have_count(0)
 

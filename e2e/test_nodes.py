@@ -1,4 +1,4 @@
-"""Nodes: what the machines are, what they hold, and that it is followed without a reload."""
+"""Nodes: hardware, models, and changes shown without a reload."""
 
 from __future__ import annotations
 

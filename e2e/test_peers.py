@@ -1,6 +1,4 @@
-"""Several machines: how one joins from the page, what is seen of it, and what an administrator does
-with it.
-"""
+"""Several machines: joining one from the page, its card, and the actions of an administrator."""
 
 from __future__ import annotations
 
@@ -114,7 +112,7 @@ async def test_two_more_machines(
     await expect(toast(page, "shed has joined.")).to_be_visible()
     for node in (cellar, shed):
         await node.wait_until_online()
-        # What was here before they came, comes to them by itself.
+        # Models that were here before are copied to them without a click.
         await expect(node_of(page, node.app.config.name).get_by_role("list", name="On disk")).to_contain_text(
             SMOLLM2_NAME
         )

@@ -62,7 +62,7 @@ async def test_nothing_of_a_test_is_left_for_the_next(llb: RunningBalancer, prof
     assert again is used
     assert await look_around(profiles, llb, again) == as_new
 
-    # What comes when its test has ended fails the next one, which could not explain it.
+    # An error after the end of its test would fail the next one, without an explanation.
     late = await profiles.take()
     await (await late.get_page()).evaluate("localStorage.setItem('left', '1')")
     profiles._waiting.append(late)

@@ -71,7 +71,7 @@ async def test_the_first_request(asked: RunningBalancer, visitors: VisitorFactor
     await expect(main.get_by_role("button", name="Copied")).to_be_focused()
     command = await page.evaluate("navigator.clipboard.readText()")
 
-    # What is copied works, once a key is in its place.
+    # The copied command works once a key is put in.
     key = await asked.create_key("inference")
     program, url, *options = shlex.split(command.replace("sk-…", key).replace("\\\n", ""))
     assert program == "curl"
@@ -123,7 +123,7 @@ async def test_figures_follow_what_is_asked(
     await expect(row).to_contain_text("attic")
     chart = page.get_by_role("img", name=re.compile(r"^Tokens per second: now .* peak .*\(Last 15 minutes\)"))
     await expect(chart).to_be_visible()
-    # What the server keeps: of each node, and over the last day.
+    # The history of the server: of each node, and over the last day.
     charts = page.get_by_role("region", name="Last 15 minutes", exact=True)
     await charts.get_by_role("combobox", name="Show").select_option(label="Each node")
     usage_of_cpu = page.get_by_role("img", name=re.compile(r"^CPU, attic: now .*%"))
@@ -230,7 +230,7 @@ async def test_it_fits_its_window(
 
 
 def history(page: Page) -> Locator:
-    """The rows of what was asked."""
+    """The rows of the history."""
     return page.get_by_role("region", name="History", exact=True).locator("tbody").get_by_role("row")
 
 

@@ -69,7 +69,7 @@ async def test_two_tabs_that_write_at_once_keep_both(page: Page, talker: Running
     await send_message(page, "Begin")
     await expect(conversation_log(page)).to_contain_text("First")
     other = await page.context.new_page()
-    # What one tab tells the other does not arrive.
+    # Messages between tabs do not arrive.
     await other.add_init_script("BroadcastChannel.prototype.postMessage = () => {}")
     await other.goto(f"{talker.url}/playground")
     await expect(conversation_log(other)).to_contain_text("First")

@@ -1,6 +1,4 @@
-"""How the page is laid out: what may import what, what no module may use, and what it shares with
-the server.
-"""
+"""Layout of the page: allowed imports, forbidden calls, and facts shared with the server."""
 
 from __future__ import annotations
 
@@ -148,7 +146,7 @@ def test_every_module_is_used() -> None:
             assert any(pattern.fullmatch(name) for pattern in patterns), f"nobody imports {name}"
 
 
-# --- what no module may do ---------------------------------------------------------------------------
+# --- forbidden in modules ----------------------------------------------------------------------------
 
 
 def globals_of(run: tuple[Token, ...]) -> Iterator[Token]:

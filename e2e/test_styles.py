@@ -15,7 +15,7 @@ MAX_SHEET_LINES = 400
 
 
 def sheet_files(name: str) -> list[str]:
-    """The files of which the server makes a sheet: itself, and what it imports."""
+    """The files of which the server makes a sheet: the sheet, and its imports."""
     text = (STYLES / f"{name}.css").read_text()
     return [f"{name}.css", *re.findall(r"^@import '\./(.+)';$", text, re.MULTILINE)]
 
@@ -69,7 +69,7 @@ def test_the_sheet_of_a_page_changes_nothing_elsewhere() -> None:
 
 @pytest.mark.parametrize("name", sorted(page_parts()))
 def test_a_page_loads_the_styles_of_its_classes(name: str) -> None:
-    """No rule of a sheet that it does not load would apply to what it shows."""
+    """The rules of a sheet that it does not load would not apply."""
     loaded = {SHARED_SHEET, *page_parts()[name].styles, *({MODEL_PAGE_SHEET} if name == "models" else ())}
     shown = {
         word

@@ -1,4 +1,4 @@
-"""Playground: what breaks, what is sent, how one types and reads."""
+"""Playground: failures, requests, typing and reading."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_an_answer_goes_on_until_it_is_stopped(page: Page, talker: Running
     await expect(conversation_log(page)).to_have_attribute("aria-busy", "false")
     await expect(conversation_log(page)).to_contain_text("Stopped.")
     await expect(page.get_by_role("status").filter(has_text="Stopped.")).to_have_count(1)
-    await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible()  # measured: nobody told it
+    await expect(conversation_log(page).get_by_text(SPEED)).to_be_visible()  # measured: no server reports it
 
     # Reloading the page, or leaving it, does not end the answer.
     await answer.get_by_role("button", name="Regenerate").click()

@@ -37,7 +37,7 @@ async def outcomes(browser: Browser) -> dict[str, dict[str, str | None]]:
         page.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
         for file in FILES:
             await page.goto("/")
-            # What the document before said as it went.
+            # The last message of the previous document.
             errors.clear()
             try:
                 found[file.name] = await page.evaluate(RUN, file.name)

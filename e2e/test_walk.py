@@ -203,7 +203,7 @@ async def test_a_cut_websocket_is_told_and_mended(
     cut = True
     await sockets[-1].close()
     await expect(page.get_by_text("Connection lost")).to_be_visible()
-    # What happens meanwhile is caught up with, though no event of it was heard.
+    # Changes in the meantime are shown, although their events were missed.
     await llb.pull_model("tiny")
     await expect(model_card(page, "tiny").get_by_role("button", name="Pull")).to_be_visible()
     await save_screenshot(page, "cut")

@@ -147,7 +147,7 @@ def catalog_shape(model: Model) -> ModelShape:
         window_period=card.period,
         encoder=card.encoder,
     )
-    # Experts are nearly all of such a layer; how much exactly matters for what may be offloaded only.
+    # Experts are nearly all of such a layer; the exact share matters only for offloading.
     layers = [
         replace(layer, expert_bytes=layer.weight_bytes * 9 // 10 if card.experts else 0)
         for layer in shape.layers

@@ -362,7 +362,7 @@ class _ModelWriter:
         self.gguf_writer.add_add_bos_token(True)
 
     def add_encoder(self, *, layers: int, embd: int, ff: int, context: int, vocab: int) -> None:
-        """All of a BERT but what is made of its last layer."""
+        """All of a BERT except the parts made from its last layer."""
         self.gguf_writer.add_layer_norm_eps(1e-12)
         self.gguf_writer.add_causal_attention(False)
         self.add_tokenizer(vocab, pre="roberta-bpe")

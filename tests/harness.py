@@ -229,7 +229,7 @@ async def wait_until(condition: Callable[[], object], deadline_s: float = DEADLI
 
 
 def write_catalog(path: Path, *entries: dict[str, Any]) -> Path:
-    """A catalogue of these entries, with sensible values for what they leave out."""
+    """A catalogue of these entries, with sensible values for missing fields."""
     full = [
         {
             "name": entry["id"],

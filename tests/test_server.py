@@ -1,4 +1,4 @@
-"""Ports of the server: the addresses at which it listens, and what is said where one is not free."""
+"""Ports of the server: the addresses at which it listens, and the message for one that is not free."""
 
 from __future__ import annotations
 

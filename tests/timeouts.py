@@ -1,4 +1,4 @@
-"""Time limits that also end tests which swallow the alarm, and processes that hear none.
+"""Time limits that also end tests that swallow the alarm, and processes without one.
 
 pytest-timeout raises its failure once, in whatever the main thread is running. Where that is a background
 task of an event loop, the task takes the exception and the test waits for ever: one such test held up a whole

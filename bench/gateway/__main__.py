@@ -91,7 +91,7 @@ class GatewayBenchmark:
         ]  # fmt: skip
 
     def run_load(self, gateway: Gateway, load: LoadProfile, seconds: float) -> Figures:
-        """Run one load, and return what it showed."""
+        """Run one load, and return its result."""
         before_s = gateway.cpu_s()
         how = () if gateway.pid is None else (str(gateway.pid),)
         told = subprocess.run(

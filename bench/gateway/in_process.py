@@ -63,7 +63,7 @@ SETTLING_TIME_S = 0.5
 QUESTION = json.dumps(
     {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}, separators=(",", ":")
 ).encode()
-# What `mock.c` answers.
+# The answer of `mock.c`.
 ANSWER = (
     b'{"choices":[{"finish_reason":"stop","index":0,"message":{"role":"assistant","content":"0123456789"}}],'
     b'"created":1700000000,"model":"mock","system_fingerprint":"mock","object":"chat.completion",'
@@ -131,7 +131,7 @@ class Engine(asyncio.Protocol):
 
 
 class DroppingTransport:
-    """Transport that drops what is written, and lists the connections that have written."""
+    """Transport that drops all writes, and lists the connections that have written."""
 
     def __init__(self, real: Any, connection: Any, written: list[Any]) -> None:
         self._real = real
@@ -241,7 +241,7 @@ class PathOfAnswers:
 
 
 class PathOfChunks:
-    """Streams that have begun, over transports that drop what is written."""
+    """Streams that have begun, over transports that drop all writes."""
 
     unit, in_a_window, counted = "a chunk", CHUNKS_IN_A_WINDOW, COUNTED_CHUNKS
     settling_s = 0.0

@@ -138,7 +138,7 @@ class SimulatedEngine:
             prompt.session, prompt.system, prompt.system_tokens, prompt.tokens + job.answer_tokens
         )
 
-    # --- what is cached -----------------------------------------------------------------------------
+    # --- cache -----------------------------------------------------------------------------
 
     def _select_slot(self, prompt: Prompt) -> int:
         best, most = None, MIN_SIMILARITY * prompt.tokens

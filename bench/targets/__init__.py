@@ -1,1 +1,1 @@
-"""llb in front of engines elsewhere: what it adds to a request, to a chunk, and with many endpoints."""
+"""llb in front of engines elsewhere: added time of a request and of a chunk, and with many endpoints."""

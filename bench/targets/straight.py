@@ -1,4 +1,4 @@
-"""One client of an engine elsewhere: what llb adds, with a mock engine and a client in C.
+"""One client of an engine elsewhere: the time that llb adds, with a mock engine and a client in C.
 
 The stand-ins of `latency` are Python programs: their own time varies by more than what is measured here.
 """

@@ -97,7 +97,7 @@ def test_what_is_refused(requested: dict[str, Any], param: str) -> None:
         (key_principal(Scope.ADMIN, expires_at=NOW + 9), None, NOW + 9),
         (key_principal(Scope.ADMIN, expires_at=NOW + 9), LATER, NOW + 9),
         (key_principal(Scope.ADMIN, expires_at=LATER_S + 9), LATER, LATER_S),
-        # The end of a session is not that of what was made in it.
+        # Keys made in a session do not end with it.
         (Principal(kind=PrincipalKind.SESSION, id="s", role=Role.ADMIN, expires_at=NOW + 9), None, None),
     ],
 )
@@ -127,7 +127,7 @@ KEY = build(USER)
         # A session that has no user owns no key without an owner.
         (Principal(kind=PrincipalKind.SESSION, id="s", role=Role.USER), False, False),
         (key_principal(Scope.INFERENCE, id=KEY.id, role=Role.USER, user_id="bob"), True, True),
-        # Another key of the same owner may be held by somebody else.
+        # Another key of the same owner may be held by someone else.
         (key_principal(Scope.INFERENCE, Scope.MODELS_READ, role=Role.USER, user_id="bob"), False, True),
         (key_principal(Scope.INFERENCE, role=Role.USER, user_id="bob"), False, False),
         (key_principal(Scope.ADMIN, role=Role.USER, user_id="bob"), False, True),

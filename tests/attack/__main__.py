@@ -32,7 +32,7 @@ MAX_LOG_BYTES_PER_MINUTE = 2 * 10**6
 
 @dataclass
 class Window:
-    """One attack and what was seen from its beginning to the end of the rest after it."""
+    """One attack, and the samples from its beginning to the end of the rest after it."""
 
     name: str
     began_s: float

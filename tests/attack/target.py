@@ -116,7 +116,7 @@ class AttackedHosts:
             host.kill()
         self._hub.__exit__(None, None, None)
 
-    # --- what is measured ---------------------------------------------------------------------------
+    # --- measurements ---------------------------------------------------------------------------
 
     def memory_bytes(self) -> dict[str, int]:
         """Resident memory of each llb, and of its engines together."""

@@ -51,7 +51,7 @@ async def test_a_cancelled_pull_is_seen_and_can_be_discarded(llb: RunningBalance
     [download] = (await llb.http.get("/api/downloads")).json()["downloads"]
     assert (download["model_id"], download["state"]) == ("tiny", "paused")
 
-    # As before: what is not registered cannot be deleted.
+    # As before: a model that is not registered cannot be deleted.
     assert (await llb.http.delete("/api/models/tiny")).status_code == 404
     assert (await llb.http.delete("/api/models/tiny?discard=maybe")).status_code == 400
     assert len(partial_files(llb)) == 1

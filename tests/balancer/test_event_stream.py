@@ -183,7 +183,7 @@ async def test_unauthorised_clients_are_rejected(
 
 
 async def test_a_slow_reader_is_told_to_resync(llb: RunningBalancer) -> None:
-    # What it has not read when it leaves is not waited for.
+    # Unread events of a client that leaves are not waited for.
     async with llb.open_event_stream(max_queue=1, compression=None, close_timeout=0.1) as reader:
         assert (await anext(messages(reader)))["type"] == "Hello"
         # Far more than the buffers of a socket and the queue of the feed hold while the reader sleeps.

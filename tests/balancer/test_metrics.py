@@ -61,7 +61,7 @@ async def test_requests_are_counted(
             await client.post("/v1/chat/completions", json={**question, "model": "made-up"})
         ).status_code == 404
     await llb.app.gateway.history.flush()
-    # The engine's log arrives beside its answers, and its report of being idle after them.
+    # The engine's log arrives in parallel with its answers, and its report of being idle after them.
     await llb.wait_until(
         lambda: any(
             report.memory_ratio and report.state is EngineState.READY

@@ -60,7 +60,7 @@ async def start_talking(make: BalancerFactory, catalog: Path) -> RunningBalancer
 async def talking(
     tmp_path_factory: pytest.TempPathFactory, endless_gguf: Path
 ) -> AsyncIterator[RunningBalancer]:
-    """The balancer of all tests that do not care what it has answered before."""
+    """The balancer of all tests that do not depend on earlier answers."""
     folder = tmp_path_factory.mktemp("talking")
     with HubStandIn() as hub:
         catalog = add_models(hub, folder, endless_gguf)

@@ -166,5 +166,5 @@ async def test_bounds_are_in_the_reference(bounded: RunningBalancer) -> None:
     for name in ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest", "MessagesRequest"):
         assert schemas[name]["properties"]["samplers"]["maxItems"] == 16
         assert "GBNF" in schemas[name]["properties"]["grammar"]["description"]
-        # What is declared for a dialect is kept.
+        # Fields declared for a dialect are kept.
         assert schemas[name]["properties"]["model"]["type"] == "string"

@@ -105,7 +105,7 @@ async def read_stream(llb: RunningBalancer, path: str, key: str, begun: asyncio.
 async def begin_request(
     llb: RunningBalancer, path: str, header: str, document: dict[str, Any]
 ) -> AsyncIterator[Callable[[], Awaitable[str]]]:
-    """Send a head, and wait until it is accepted; what is yielded sends the body and returns the answer."""
+    """Send a head, and wait until it is accepted; yields a function that sends the body."""
     body = json.dumps(document).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", llb.port)
     lines = (

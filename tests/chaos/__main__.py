@@ -31,7 +31,7 @@ MIN_RAMP_STEPS = 3
 
 
 class ChaosRun:
-    """One run: its faults and what was wrong."""
+    """One run: its faults and defects."""
 
     def __init__(self, site: ChaosSite, clients: Clients, minutes: float, seed: int) -> None:
         self.faults: Counter[str] = Counter()

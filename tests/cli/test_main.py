@@ -1,4 +1,4 @@
-"""Exit statuses, what a command says without a server, and what it imports."""
+"""Exit statuses, messages without a server, and imports of commands."""
 
 from __future__ import annotations
 

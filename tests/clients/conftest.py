@@ -52,7 +52,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
     files = {
         "embed": write_embedding_model(directory / "embed.gguf"),
         "rank": write_reranking_model(directory / "rank.gguf"),
-        # What it says makes no sense, and takes a tenth of the work of SmolLM2.
+        # Its text is random, and it takes a tenth of the work of SmolLM2.
         "plain": write_chat_model(directory / "plain.gguf", context=4096),
         "tools": write_chat_model(directory / "tools.gguf", context=4096, template=TOOL_CHAT_TEMPLATE),
         "smollm2": smollm2,

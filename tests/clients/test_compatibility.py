@@ -28,7 +28,7 @@ def test_every_program_has_a_result_and_nothing_else_has() -> None:
 def test_a_result_belongs_to_the_pinned_version_and_to_its_recording(program: Program) -> None:
     result, recording = RESULTS[program.name], RECORDINGS[program.name]
     assert result["version"] == recording["version"] == version_of(program)
-    # LiteLLM looks for the details of a model without a key, and goes on without them.
+    # LiteLLM looks for the details of a model without a key, and continues without them.
     refused = {
         request["step"]
         for request in recording["requests"]

@@ -167,7 +167,7 @@ async def test_an_engine_that_hangs_for_a_moment_stays(pool_fixture: PoolFixture
     pool = pool_fixture.pool(watch_s=0.02, check_s=5.0)
     async with await pool.acquire_lease("a", deadline_s=WAIT_S):
         os.kill(pool_fixture.pid(), signal.SIGSTOP)
-        # Ten intervals of the watch without an answer, and ten with: what is not killed has no event.
+        # Ten intervals of the watch without an answer, and ten with one: not being killed has no event.
         await asyncio.sleep(0.2)
         os.kill(pool_fixture.pid(), signal.SIGCONT)
         await asyncio.sleep(0.2)

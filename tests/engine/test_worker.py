@@ -172,7 +172,7 @@ async def test_engines_of_a_root_with_fewer_capabilities(
     """They have a user of their own if it can read the model, and stay root if not."""
     model = write_chat_model(tmp_path / "m.gguf")
     model.chmod(0o600)
-    # PR_CAPBSET_DROP; the next program has what is left.
+    # PR_CAPBSET_DROP; the next program has the remaining capabilities.
     source = (
         "import ctypes, os, sys\n"
         f"for capability in {missing}: ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)\n"
@@ -366,7 +366,7 @@ def test_devices() -> None:
 async def test_a_request_cannot_take_more_memory_than_the_plan_allows(
     running: Running, chat_gguf: Path
 ) -> None:
-    """The engine refuses it at once, and goes on answering others."""
+    """The engine refuses it at once, and still answers others."""
     engine = await running.start(spec(model_path=str(chat_gguf), data_limit_bytes=2 << 30))
     assert engine.ready is not None
     greedy = {"prompt": "x", "n_predict": 1, "repeat_last_n": 2_000_000_000, "repeat_penalty": 1.1}

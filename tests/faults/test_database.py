@@ -364,7 +364,7 @@ async def test_a_registration_that_is_resolved_meanwhile_is_stored_when_it_is_me
     await resolving.wait()
     async with fault(chatting):
         faulty.set()
-        # What is not stored has no event.
+        # Not being stored has no event.
         await asyncio.sleep(0.2)
         assert (await chatting.get_model("tiny"))["status"] == "Registered"
     await chatting.wait_for_status("tiny", "Ready")

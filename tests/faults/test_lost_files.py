@@ -1,4 +1,4 @@
-"""Files are deleted, moved or replaced under a running llb: it says so, and refuses what would be lost."""
+"""Files are deleted, moved or replaced under a running llb: it says so, and refuses writes to lost ones."""
 
 from __future__ import annotations
 

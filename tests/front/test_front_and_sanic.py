@@ -107,7 +107,7 @@ CASES: dict[str, tuple[str, Any, str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 async def test_an_answer_is_the_same(server: RunningBalancer, taken: list[str], name: str) -> None:
-    """The second one of a connection too: what is known of its head is not found out again."""
+    """The second one of a connection too, whose head is known already."""
     path, body, headers = CASES[name]
     key = await server.create_key("inference")
     answers = []
@@ -120,7 +120,7 @@ async def test_an_answer_is_the_same(server: RunningBalancer, taken: list[str], 
                 head, answer = await read_answer(connection)
                 answers.append((comparable(head), comparable(answer)))
     assert answers[1:] == answers[:1] * 3
-    # Sanic answers what has no body.
+    # Sanic answers requests without a body.
     assert taken == ([] if body == b"" else [path.partition("?")[0]] * 2)
 
 
@@ -193,7 +193,7 @@ async def test_pipelined_requests_are_answered_in_order_by_both(
             assert head.startswith(b"HTTP/1.1 200 OK\r\n"), body
         head, _ = await read_answer(connection)
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    # What has come before Sanic's answer is Sanic's.
+    # Requests that arrive before Sanic's answer are Sanic's.
     assert taken == [CHAT, "/v1/messages"]
 
 
@@ -359,10 +359,10 @@ def streams() -> Iterator[bytes]:
         yield bytes(data)
 
 
-async def test_no_bytes_are_one_request_to_one_door_and_two_to_the_other(
+async def test_front_and_sanic_split_no_bytes_differently(
     server: RunningBalancer, monkeypatch: pytest.MonkeyPatch, taken: list[str]
 ) -> None:
-    """The same bytes, where the front takes what it may, and where it takes nothing."""
+    """The same bytes, with the front in use and with Sanic alone."""
 
     async def statuses(data: bytes) -> list[bytes]:
         answer = await exchange(server.port, data + LAST_REQUEST)

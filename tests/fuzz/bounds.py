@@ -152,7 +152,7 @@ CASES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "dimensions": _number(1, MAX_INT32),
     "embd_normalize": _number(-1, MAX_INT32),
 }
-# What no field expects.
+# Values that no field expects.
 ODD_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 10**18, -(10**18), 1e300, 0.5, "", "zzz", "\ud7ff" * 10,
     [], {}, [[]], [{}], [None], [0] * 1000, {"type": None}, {"schema": []}, {"format": {"schema": 5}},

@@ -197,7 +197,7 @@ def build_targets(directory: Path) -> tuple[FuzzTarget, ...]:
 
     wire_errors = DECODE_ERRORS
     return (
-        # A header is at the beginning; what is behind it is only counted.
+        # A header is at the beginning; the bytes after it are only counted.
         FuzzTarget("GGUF header", (chat[:6000], embedding[:6000], chat), header, (gguf.GgufError,)),
         FuzzTarget("catalogue", (catalog_path.read_bytes(),), catalogue, (SetupError,)),
         FuzzTarget("llb.toml", (b'port = 8080\nmemory_limit = "12GB"\nallowed_host = ["a", "b"]\nhistory_text = true\n',), config, (SetupError,)),

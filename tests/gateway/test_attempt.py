@@ -1,4 +1,4 @@
-"""One attempt: what it takes, what its answer becomes, and that all of it is given back."""
+"""One attempt: what it takes is given back, whatever its answer."""
 
 from __future__ import annotations
 

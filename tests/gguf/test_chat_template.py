@@ -28,7 +28,7 @@ TOOLS, REASONING = Capability.TOOL_USE, Capability.REASONING
         ("{% for message in messages %}{{ message['content'] | trim }}{% endfor %}", ()),
         ("{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}",
          (REASONING,)),
-        # What is prose, a comment or another name is no variable.
+        # Prose, comments and other names are no variables.
         ("You have no tools.{# if tools #}{{ 'tools' }}{{ tools_here }}{{ my_tools }}", ()),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Parser of GGUF headers: what is refused, how much is read, hostile headers."""
+"""Parser of GGUF headers: refusals, bytes read, hostile headers."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_lengths_that_a_file_leaves_out_follow_from_others() -> None:
     [
         ("llama", {"sliding_window": 64}, "...."),
         ("cohere2", {"sliding_window": 64}, "www."),
-        # What the file says comes before what the architecture usually has.
+        # Values of the file precede the usual ones of the architecture.
         ("cohere2", {"sliding_window": 64, "sliding_window_pattern": 2}, "w.w."),
         ("llama", {"sliding_window": 64, "sliding_window_pattern": 1}, "...."),
         # Without a window no layer uses one.

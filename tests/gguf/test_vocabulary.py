@@ -24,7 +24,7 @@ PLAIN = Vocabulary(kind=("gpt2", "qwen2"), bos=(False, 1), eos=(None, 2), tokens
         (replace(PLAIN, tokens=(b"x", *TOKENS[1:])), True),
         (replace(PLAIN, tokens=(*TOKENS[:5], b"x", *TOKENS[6:])), False),
         (replace(PLAIN, kind=("llama", "qwen2")), False),
-        # What is not said follows from the kind.
+        # Missing values follow from the kind.
         (replace(PLAIN, kind=("gpt2", "llama-bpe")), False),
         # The number of a token that is not added does not matter.
         (replace(PLAIN, bos=(False, 9)), True),

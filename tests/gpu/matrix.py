@@ -42,7 +42,7 @@ ROUNDING_BYTES = MIB // 100
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Difference between plan and report that is allowed: a share of what is reported, and some bytes."""
+    """Difference between plan and report that is allowed: a share of the report, and some bytes."""
 
     share: float
     size_bytes: int = ROUNDING_BYTES

@@ -176,7 +176,7 @@ class ProductRun:
             self.report(f"  {name}, {device['layers']} layers, MiB planned/reported: {figures}")
             for what, planned, reported in sizes:
                 assert reported <= 1.1 * planned + MIB // 100, f"{name} {what}"
-                # What one device took beyond its plan counts on all of them from then on.
+                # An excess over the plan of one device counts on all of them from then on.
                 assert what == "compute" or planned <= 1.1 * reported + MIB // 100, f"{name} {what}"
         ratio = _metric(llb, "llb_engine_memory_ratio")
         self.report(f"  {ratio}")

@@ -21,7 +21,7 @@ class _ErrorBody(msgspec.Struct):
 
 
 class ResponseReader:
-    """What has come so far; `error` is what a client would call a failure, in a few words."""
+    """The response so far; `error` names a failure in a few words."""
 
     def __init__(self, *, stream: bool) -> None:
         self.status: int | None = None

@@ -41,9 +41,7 @@ class Lan:
         raise NotImplementedError("loopback has no cables")
 
     def cut_cable(self, host: Host) -> None:
-        """Pull the far end of a host's cable: what it sends and what it is sent vanishes; only with
-        cables.
-        """
+        """Pull the far end of a host's cable: packets in both directions vanish."""
         raise NotImplementedError("loopback has no cables")
 
     def restore_cable(self, host: Host) -> None:

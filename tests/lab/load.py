@@ -1,4 +1,4 @@
-"""The load clients as a process on a host, and what they have noted so far."""
+"""The load clients as a process on a host, and their records so far."""
 
 from __future__ import annotations
 

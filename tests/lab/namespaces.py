@@ -24,7 +24,7 @@ SWITCH, BRIDGE, CABLE = "switch", "bridge", "eth0"
 NETWORK_BITS = 16
 PORT = 8080
 TOOL_TIMEOUT_S = 10.0
-# Of a limited cable: what may pass at once, and how long a packet may wait before it is dropped.
+# Of a limited cable: its burst, and how long a packet may wait before it is dropped.
 BURST_BYTES = 65_536
 QUEUE_MS = 50
 

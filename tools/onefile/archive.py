@@ -91,7 +91,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 def _pack(files: Files, preset: int) -> bytes:
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        # Files of a kind one after the other: xz finds what they share.
+        # Files of a kind one after the other: xz finds their common parts.
         for name in sorted(files, key=lambda name: (PurePosixPath(name).suffix, name)):
             member = tarfile.TarInfo(name)
             member.size = len(files[name])

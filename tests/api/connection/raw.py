@@ -35,7 +35,7 @@ class RawConnection:
             return int(head.split()[1]), await self.reader.readexactly(length)
 
     async def read_to_end(self) -> bytes:
-        """What comes until the server closes, also by a reset."""
+        """Bytes until the server closes the connection, also by a reset."""
         received = b""
         async with asyncio.timeout(DEADLINE_S):
             try:

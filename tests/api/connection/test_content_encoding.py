@@ -99,7 +99,7 @@ async def test_members_of_gzip() -> None:
     members = [gzip.compress(b"%d," % number) for number in range(MAX_GZIP_MEMBERS)]
     whole = b"".join(b"%d," % number for number in range(MAX_GZIP_MEMBERS))
     assert await decode("gzip", b"".join(members)) == whole
-    # What fills up a block on a tape.
+    # Padding of a tape block.
     assert await decode("gzip", b"\0\0".join(members) + bytes(PIECE_BYTES + 1)) == whole
     with pytest.raises(InvalidRequest):
         await decode("gzip", b"".join(members) + gzip.compress(b""))

@@ -1,4 +1,4 @@
-"""Requests as bytes: what is refused as malformed, and the answers to unusual but correct clients."""
+"""Requests as bytes: malformed ones are refused, unusual but correct ones answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strict parser of heads, held against httptools (llhttp): what it accepts, both read alike."""
+"""The strict parser of heads, compared with httptools (llhttp): both read accepted heads alike."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_what_is_accepted_is_read_as_httptools_reads_it() -> None:
             head = parse_request_head(data[:end])
         except BadRequest:
             continue
-        # What is not like the address of a route is Sanic's.
+        # Addresses unlike those of a route are Sanic's.
         if (head.content_length or 0) > 1000 or head.method != "POST" or not head.target.startswith(b"/"):
             continue
         accepted += 1

@@ -84,7 +84,7 @@ class EchoServer:
         return reader, writer
 
     async def echo(self, data: bytes) -> bytes:
-        """What comes back for `data`, which is sent in one segment with the end of the handshake."""
+        """Return the echo of `data`, which is sent in one segment with the end of the handshake."""
         reader, writer = await self.connect()
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = self.client_context.wrap_bio(incoming, outgoing, server_hostname="localhost")
@@ -107,7 +107,7 @@ class EchoServer:
 
 
 async def assert_closed(reader: asyncio.StreamReader) -> None:
-    """Read what is left of a connection, to its end."""
+    """Read the rest of a connection, to its end."""
     with suppress(ConnectionResetError):
         await reader.read()
 

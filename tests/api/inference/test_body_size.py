@@ -1,4 +1,4 @@
-"""Size of the text in a body: what can never fit is refused, images do not count."""
+"""Size of the text in a body: text that can never fit is refused, images do not count."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_text_that_can_never_fit(operation: Operation, fields: dict[str, Any]) -
         require_fitting_text(body, operation, CONTEXT)
     assert error.value.details["context_length"] == CONTEXT
     assert error.value.details["prompt_tokens"] >= CONTEXT
-    # What is not known refuses nothing.
+    # An unknown limit refuses nothing.
     require_fitting_text(body, operation, None)
 
 

@@ -55,7 +55,7 @@ async def test_a_transcript_is_recorded_on_the_way_to_another_sink() -> None:
 
 
 class WrittenResponse:
-    """Response of Sanic that keeps what is sent."""
+    """Response of Sanic that records what is sent."""
 
     def __init__(self) -> None:
         self.sent = b""

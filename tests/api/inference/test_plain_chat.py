@@ -1,4 +1,4 @@
-"""Plain chats: what is accepted is what the general way leaves as it is."""
+"""Plain chats: only chats that normalization would not change are accepted."""
 
 from __future__ import annotations
 

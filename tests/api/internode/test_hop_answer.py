@@ -285,7 +285,7 @@ async def test_a_balancer_that_leaves_ends_the_request_of_the_engine(
         if begins:
             await exchange.send(SSE_HEAD)
         while not exchange.client_closed.is_set():
-            # What is written to a client that has left shows that it has.
+            # A write shows that the client has left.
             if begins:
                 await exchange.send_chunk(EVENT)
             await asyncio.sleep(0.01)

@@ -136,7 +136,7 @@ async def test_the_clients_of_an_incomplete_proxy_do_not_choose_their_address(
         assert caplog.text.count("sets no X-Forwarded-For") == 1
         for text in ("", "unknown", "203.0.113.9:80", "_hidden"):
             assert await address_of(proto, ("X-Forwarded-For", text)) == "127.0.0.1"
-    # A restart forgets what was seen: the proxy may have been fixed.
+    # A restart forgets detected proxies: they may have been fixed.
     async with run_api_server(tmp_path, **proxied) as server:
         assert await address_of(proto, invented) == "9.9.9.1"
 

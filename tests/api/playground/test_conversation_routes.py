@@ -1,4 +1,4 @@
-"""Conversations and presets: whose they are, what is kept, and how much of it."""
+"""Conversations and presets: their owners, contents and limits."""
 
 from __future__ import annotations
 

@@ -498,7 +498,7 @@ async def test_guesses_from_elsewhere_do_not_lock_the_owner_out(tmp_path: Path) 
         assert known.status == 200
         assert known.device_cookie is None
         assert (await _change(server, session, PASSWORD, NEW_PASSWORD)).status == 200
-        # All sessions have ended, with them what was known of addresses.
+        # All sessions have ended, and the known addresses are forgotten.
         again = await log_in_with(server, "admin", NEW_PASSWORD, guesser(200), ("Cookie", device))
         assert again.status == 200
 

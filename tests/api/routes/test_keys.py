@@ -166,7 +166,7 @@ async def test_changes_have_a_pace_of_their_own(server: ApiServer) -> None:
         refused = await server.call("DELETE", "/api/keys/none", _bearer(made))
     assert refused.code == "rate_limit_exceeded"
     assert refused.header("retry-after") == "1"
-    # What it reads and infers is not slowed down, nor is its owner.
+    # Neither its reads and inference requests nor its owner are slowed down.
     assert (await server.call("GET", "/infer", _bearer(made))).status == 200
     assert (await server.call("POST", "/infer", _bearer(made), json_body={})).status == 200
     assert (await server.call("GET", "/api/keys", _bearer(made))).status == 200

@@ -1,4 +1,4 @@
-"""`llb service`: the unit, what it needs of the host, and where it is refused."""
+"""`llb service`: the unit, its requirements, and hosts on which it is refused."""
 
 from __future__ import annotations
 

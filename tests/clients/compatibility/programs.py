@@ -1,4 +1,4 @@
-"""The client programs, the environments they are installed in, and what is said about each."""
+"""The client programs, their environments, and the notes about each."""
 
 from __future__ import annotations
 

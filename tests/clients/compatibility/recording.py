@@ -1,4 +1,4 @@
-"""Recorded requests of a program as JSON: what it sent, and the shape of the answer, without secrets."""
+"""Recorded requests of a program as JSON: request and shape of the answer, without secrets."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SCRIPTED_MODEL = "scripted"
 EDITOR_MODEL = "editor"
 EMBEDDING_MODEL = "embed"
 ANSWER = "The work is done."
-# What the command of an agent prints, and so what the agent has to send back.
+# Output of the command of an agent, which the agent has to send back.
 COMMAND_OUTPUT = "it-rains-in-Oslo"
 # An edit in the form that aider calls `whole`.
 EDITED_FILE = "weather.txt"

@@ -22,7 +22,7 @@ QUESTION = "Say hello."
 WEATHER_QUESTION = "What is the weather in Oslo?"
 CITY_QUESTION = "Name a city of Norway, and whether few or many people live there."
 WEATHER = "It rains in Oslo."
-# What the scripted model says once it has the result of the tool.
+# Answer of the scripted model once it has the result of the tool.
 ANSWER = os.environ["LLB_ANSWER"]
 
 WEATHER_SCHEMA: dict[str, Any] = {

@@ -29,7 +29,7 @@ MODEL, KV, COMPUTE = BufferPurpose.MODEL, BufferPurpose.KV, BufferPurpose.COMPUT
 
 
 def buffers_of(estimate: MemoryEstimate, names: tuple[str, ...]) -> list[EngineBuffer]:
-    """Return what an engine reports that takes exactly what was planned."""
+    """Return the report of an engine that takes exactly the planned memory."""
     buffers = [
         EngineBuffer(None, KV, estimate.kv_cache.ram_bytes),
         EngineBuffer(None, COMPUTE, estimate.compute.ram_bytes),

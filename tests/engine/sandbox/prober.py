@@ -23,7 +23,7 @@ from pathlib import Path
 
 from llb.engine.sandbox import restrictions
 
-# Below the home: of a build beside the installed one, which the environment names.
+# Below the home: of an additional build, which the environment names.
 BUILD_FILE = "engines/vulkan-1/module.py"
 REFUSED = (1, 13, 38)  # EPERM, EACCES, ENOSYS
 ARM = platform.machine() == "aarch64"

@@ -21,7 +21,7 @@ from llb.hardware import EngineBuild, engine_environment
 from tests.engine.sandbox.prober import BUILD_FILE
 
 NOBODY = 65534
-# What an engine with GPU may beside the others: its driver needs it.
+# Permissions that only an engine with a GPU has: its driver needs them.
 GPU_MAY = {
     "loading": {"a Unix socket", "a pair of Unix sockets", "an anonymous file", "a file in /dev/shm",
                 "truncating an open file", "locking a file", "flock", "watching files"},
@@ -33,7 +33,7 @@ SECRETS = {"HF_TOKEN": "a-secret", "LLB_ADMIN_PASSWORD": "a-secret", "OPENAI_API
 
 
 def probe(user_id: int, *arguments: str) -> dict[str, Any]:
-    """Run the prober in a directory that every user can read; returns what it found."""
+    """Run the prober in a directory that every user can read; returns its results."""
     directory = Path(tempfile.mkdtemp())
     try:
         directory.chmod(0o755)

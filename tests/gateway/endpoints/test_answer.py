@@ -1,4 +1,4 @@
-"""Answers of endpoints on their way: what is held, renamed, left out, translated and bounded."""
+"""Answers of endpoints on their way: held, renamed, shortened, translated and bounded."""
 
 from __future__ import annotations
 

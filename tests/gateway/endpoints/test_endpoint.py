@@ -68,7 +68,7 @@ def test_clouds_are_judged_by_live_requests_alone(fields: dict[str, Any], is_wat
     [
         ({}, ["qwen-7b", "llama"]),
         ({"models": ("qwen*",)}, ["qwen-7b"]),
-        # What is named exists, listed or not.
+        # A model that settings name exists, listed or not.
         ({"models": ("hidden",)}, ["hidden"]),
         ({"models": (), "aliases": {"best": "llama", "own": "hidden"}}, ["best", "own"]),
     ],

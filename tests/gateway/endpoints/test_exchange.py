@@ -262,7 +262,7 @@ async def test_counts_are_those_that_the_translator_has_read() -> None:
         # Refused, or never sent: the provider bills nothing.
         (refusal(400), "release"),
         (ConnectError("refused"), "release"),
-        # Sent, and nobody knows.
+        # Sent, with an unknown outcome.
         (UpstreamClosed(before_first_byte=True), "settle_unknown"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Lists of models, in the shape of each kind of endpoint, and what is none."""
+"""Lists of models in the shape of each kind of endpoint, and documents that are none."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def context_of(entry: dict[str, Any]) -> int | None:
     [
         ({"max_model_len": 4096}, 4096),
         ({"context_window": 8192, "max_input_tokens": 9}, 8192),
-        # What is loaded counts, not what could be.
+        # The loaded context counts, not the largest possible one.
         ({"max_context_length": 32_768, "loaded_context_length": 2048}, 2048),
         ({"meta": {"n_ctx": 512}}, 512),
         ({"meta": {"llamaswap": {"n_ctx": 256}, "n_ctx": 512}}, 256),

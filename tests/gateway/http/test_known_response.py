@@ -1,4 +1,4 @@
-"""Known heads of responses: what is read past the parser is what the parser reads."""
+"""Known heads of responses: read without the parser, they have the same result."""
 
 from __future__ import annotations
 

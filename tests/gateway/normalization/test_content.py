@@ -1,4 +1,4 @@
-"""Content of messages of every dialect: text, images, text files, and what is none."""
+"""Content of messages of every dialect: text, images, text files, and other values."""
 
 from __future__ import annotations
 

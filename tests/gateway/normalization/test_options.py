@@ -22,7 +22,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
         ({"thinking": {"type": "disabled"}}, False),
         ({"reasoning": {"enabled": False}}, False),
         ({"chat_template_kwargs": {"enable_thinking": "true"}}, True),
-        # What the more specific field says wins.
+        # The more specific field wins.
         ({"chat_template_kwargs": {"enable_thinking": True}, "enable_thinking": False}, False),
         ({"thinking": {"type": "later"}}, None),
         ({"reasoning": "high"}, None),

@@ -1,4 +1,4 @@
-"""Text files in messages: every encoding, and what is no text."""
+"""Text files in messages: every encoding, and files that are no text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chart history: samples, minutes, and what is kept over a restart."""
+"""Chart history: samples, minutes, and what a restart keeps."""
 
 from __future__ import annotations
 

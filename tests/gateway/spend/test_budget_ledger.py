@@ -78,7 +78,7 @@ async def test_of_a_hundred_requests_at_once_a_budget_for_ten_admits_ten(ledger:
     await asyncio.gather(*asked)
     assert len(refused) == 90
     assert used(ledger) == [9.0]
-    # What was reserved and not spent is there again.
+    # The reserved amount that was not spent is available again.
     ledger.reserve((KEY,), 1.0, target="openai").release()
     with pytest.raises(BudgetExceeded, match=r"this API key.* day .*2027-01-16"):
         ledger.reserve((KEY,), 1.01, target="openai")
@@ -91,7 +91,7 @@ async def test_a_reservation_ends_once_however_the_request_ends(ledger: BudgetLe
         reservation.settle(cost)
         reservation.settle(5.0)
         reservation.release()
-    # An unknown cost counts as what was reserved.
+    # An unknown cost counts as the reserved amount.
     assert used(ledger) == [0.55]
     ledger.reserve((OPENAI,), 0.45, target="openai").release()
     assert used(ledger) == [0.55]
@@ -140,7 +140,7 @@ async def test_days_and_months_begin_anew(ledger: BudgetLedger, clock: Clock) ->
 async def test_what_was_spent_is_known_after_a_restart(
     db: Database, ledger: BudgetLedger, clock: Clock
 ) -> None:
-    # Also what was spent before there was a budget.
+    # Also costs from before there was a budget.
     ledger.reserve((KEY, OPENAI), 3.0, target="openai").settle(2.5)
     await ledger.replace_budgets([budget(KEY, 3.0), budget(OPENAI, 9.0, BudgetPeriod.MONTH)])
     ledger.reserve((KEY,), 0.5, target="openai").settle(0.25)

@@ -15,7 +15,7 @@ LAST = b'data: {"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":3}}
 
 
 class Sink:
-    """A client that keeps what it gets, and may be slow or gone."""
+    """A client that records what it receives, and may be slow or gone."""
 
     # Whether it takes the events of a stream without a coroutine for each.
     has_pipe = False
@@ -99,7 +99,7 @@ def stream(*chunks: bytes, finish: bool = True) -> ResponseHandler:
         if finish:
             await exchange.end_body()
         else:
-            # Closed in order, so that what was sent arrives first.
+            # Closed in order, so that sent bytes arrive first.
             exchange.writer.write_eof()
             await exchange.client_closed.wait()
 

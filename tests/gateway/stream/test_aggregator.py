@@ -328,7 +328,7 @@ async def test_nothing_is_written_of_an_answer_that_breaks(http_client: HttpClie
         await served.wait_for_open_connections(0)
 
 
-# --- what comes before the first token ---------------------------------------------------------------
+# --- before the first token --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

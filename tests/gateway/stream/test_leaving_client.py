@@ -23,7 +23,7 @@ RESPONSE_END = (
     b'event: response.%b\ndata: {"type":"response.%b","response":{"usage":'
     b'{"input_tokens":31,"output_tokens":3}}}\n\n'
 )
-# What the client has received when it leaves, and what the engine sends after that.
+# Bytes that the client has received when it leaves, and those that the engine sends after that.
 ANSWERED = {
     "after the finish reason": (CHAT_DELTA + CHAT_FINISH, LAST),
     "after a finish reason with spaces": (CHAT_FINISH.replace(b'":', b'": '), LAST),

@@ -112,7 +112,7 @@ async def test_leaving_in_the_stream_frees_the_slot(http_client: HttpClient, rea
 
 
 @pytest.mark.parametrize("at", ["the prompt", "a stream's prompt", "the answer"])
-async def test_leaving_beside_somebody_elses_stream(
+async def test_leaving_during_another_clients_stream(
     http_client: HttpClient, engines: Engines, endless_gguf: Path, at: str
 ) -> None:
     """llama-server by itself would go on: it looks for the client only when a second brings no result to

@@ -80,7 +80,7 @@ def test_a_stream_may_be_cut_anywhere(name: str, *, cuts: list[int], crlf: bool)
     parts = [data[start:end] for start, end in itertools.pairwise(ends)]
     assert b"".join(map(pieces.feed, parts)) + pieces.finish() == expected
     assert pieces.usage == whole.usage
-    # What comes after the end is dropped.
+    # Bytes after the end are dropped.
     assert pieces.feed(b"data: {}\n\n") == b""
 
 

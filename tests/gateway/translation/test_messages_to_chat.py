@@ -168,7 +168,7 @@ def test_the_choice_of_a_tool(choice: Any, fields: dict[str, Any]) -> None:
         ({"properties": {"a": {}}, "required": ["a"], "additionalProperties": False}, True),
         ({"properties": {"a": {}}, "required": [], "additionalProperties": False}, False),
         ({"anyOf": [{"type": "string"}, {"properties": {}, "additionalProperties": False}]}, False),
-        # What looks like a schema in a value is none.
+        # A value that looks like a schema is none.
         ({"const": {"properties": {"a": {}}}}, True),
     ],
 )

@@ -19,7 +19,7 @@ const ofSubject = (budgets, subject) => budgets.filter((budget) => subjectOf(bud
 export const budgetOf = (budgets, subject, period) =>
   ofSubject(budgets, subject).find((budget) => budget.period === period) ?? null;
 
-/** What was spent of a budget; `name` is that of its key or provider. */
+/** Amount spent of a budget; `name` is that of its key or provider. */
 export function budgetUse({ period, limit_usd: limit, used_usd: used }, name) {
   const left = limit - used;
   const text = t('budgets.spent', { used: f.money(used), limit: f.money(limit) });

@@ -75,7 +75,7 @@ function numberOf(form, name) {
   return Number.isFinite(Number(text)) ? Number(text) : text;
 }
 
-/** Prices as JSON, without what is not set. */
+/** Prices as JSON, without those that are not set. */
 const textOfPrices = (prices) =>
   JSON.stringify(prices, (_name, value) => (isUnset(value) ? undefined : value)) ?? '';
 

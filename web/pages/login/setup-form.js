@@ -5,7 +5,7 @@ import { t } from '../../core/i18n.js';
 import { alertBox, errorMessage } from '../../components/feedback.js';
 import { field, newPasswordField } from '../../components/forms/field.js';
 
-/** Token in the fragment of the address, which a browser sends to nobody; null without one. */
+/** Token in the fragment of the address, which a browser never sends; null without one. */
 export const setupTokenOf = (hash) => new URLSearchParams(hash.replace(/^#/, '')).get('setup');
 
 export function createSetupForm(app, token) {

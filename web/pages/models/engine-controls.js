@@ -6,7 +6,7 @@ import { isServing } from '../../components/engine-status.js';
 import { icon } from '../../components/icons.js';
 import { busyAttribute } from './actions.js';
 
-/** Facts: the least memory of a model and, while it is loaded, what is reserved and in use. */
+/** Facts: the least memory of a model and, while it is loaded, its reserved and used memory. */
 export function memoryFacts({ memory }) {
   const { reserved_bytes: reserved, used_bytes: used, slots, context_length: context } = memory;
   return html`

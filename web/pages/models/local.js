@@ -103,7 +103,7 @@ export function createLocalTab(app, actions, downloads) {
 
 const onlineNodes = (nodes) => [...(nodes?.values() ?? [])].filter(({ status }) => status === 'online');
 
-/** What all models take on the disks, what is left, and the order of the list. */
+/** Space of all models on the disks, free space, and the order of the list. */
 const localHead = (app, stored, nodes, order) => html`
   <div class="local-head">
     <p>

@@ -57,7 +57,7 @@ export function createSearch(query, items) {
     fuzzy.every((matches, at) => textOf(model).text.includes(words[at]) || wordsOf(model).some(matches));
 }
 
-/** Whether a word begins like `typed`, but for a typo; what was compared once is remembered. */
+/** Whether a word begins like `typed`, except for a typo; comparisons are cached. */
 function createFuzzyWord(typed) {
   const allowed =
     typed.length < MIN_FUZZY_LENGTH || /\d/.test(typed) ? 0 : typed.length < TWO_TYPOS_LENGTH ? 1 : 2;

@@ -7,7 +7,7 @@ const RETRY_DELAYS_MS = [500, 1000, 2000];
 
 /**
  * `onChange(message, {ended, begun})` is called after every change of a message, which is changed in place;
- * `begun`: the server has saved its question. An answer that is not followed any more goes on.
+ * `begun`: the server has saved its question. An answer that is no longer followed continues.
  */
 export function createAnswers(client, onChange) {
   // Answer id → {message, controller}
@@ -100,7 +100,7 @@ export function createAnswers(client, onChange) {
       run(conversationId, message, (signal) => client.followAnswer(conversationId, message.id, signal));
     },
     has: (id) => followed.has(id),
-    /** Stops following all answers; the server goes on. */
+    /** Stops following all answers; the server continues. */
     detach() {
       for (const { controller } of followed.values()) controller.abort();
       followed.clear();

@@ -1,4 +1,4 @@
-/** Conversations, answers and presets of the Playground: what is open, and what the user does with it. */
+/** Conversations, answers and presets of the Playground: those that are open, and actions of the user. */
 
 import { readPreference, savePreference } from '../../core/preferences.js';
 import { createAnswers } from './answers.js';
@@ -226,7 +226,7 @@ export function createChat(app, { onChange, onError }) {
     onChange();
   }
 
-  /** The server goes on with answers of the conversation that is left. */
+  /** The server continues the answers of the conversation that is left. */
   function leave() {
     flushSettings();
     answers.detach();

@@ -1,4 +1,4 @@
-/** Models of endpoints, beside those of the nodes: the Playground offers all that the user may ask. */
+/** Models of endpoints: with those of the nodes, the Playground offers all that the user may ask. */
 
 // An endpoint that does not say what its models can do has models that chat.
 const ASSUMED_CAPABILITIES = ['TextGeneration'];
@@ -47,7 +47,7 @@ export function createEndpointModels(app) {
 
 /**
  * `models` with those of endpoints. One that is the same as a model of the catalogue is in the list already:
- * it answers for it also where nobody has pulled it.
+ * it also answers for a model that is not pulled.
  */
 function merge(models, items) {
   const merged = new Map(models);

@@ -31,7 +31,7 @@ const RETRY_MS = 1_000;
 
 export function createCharts(app) {
   const chosen = { span: 'recent', by: 'all' };
-  // Answer of the server for what is chosen: {series, at}; null before it.
+  // Answer of the server for the chosen series: {series, at}; null before it.
   let fetched = null;
   let requestCount = 0;
   // Time under the pointer; all charts show it.
