@@ -113,7 +113,7 @@ async def test_every_dialect_comes_through(
     assert all((each["completion_tokens"] == 4) is counts for each in requests)
 
 
-async def test_errors_of_messages_have_their_shape_at_both_doors(
+async def test_errors_of_messages_have_their_shape_on_joined_hosts_too(
     cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
@@ -132,7 +132,7 @@ async def test_errors_of_messages_have_their_shape_at_both_doors(
     )
 
 
-async def test_limits_of_a_key_hold_at_every_door(
+async def test_limits_of_a_key_hold_on_every_host(
     cluster: tuple[RunningBalancer, RunningJoinedNode], anonymous_client: httpx.AsyncClient
 ) -> None:
     llb, _ = cluster
