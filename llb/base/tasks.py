@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
 
@@ -102,3 +102,25 @@ async def run_to_completion(
         task.exception()
         raise cancelled
     return task.result()
+
+
+async def run_together(*tasks: asyncio.Task[Any]) -> None:
+    """Await `tasks`; if one fails, or the caller is cancelled, cancel the others and wait for all.
+
+    Raises the failures as a group, and the cancellation rather than them. `asyncio.TaskGroup` forgets the
+    cancellation of its caller while its tasks end after a failure (until Python 3.13): a caller that catches
+    the failure would never stop.
+    """
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await run_to_completion(_wait_for_all(tasks))
+    failures = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+    if failures:
+        raise BaseExceptionGroup("tasks that ran together failed", failures)
+
+
+async def _wait_for_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)

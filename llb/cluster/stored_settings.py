@@ -67,6 +67,7 @@ class StoredSettings:
         for name, text in (await settings.get_stored(self._db)).items():
             try:
                 if is_secret(name):
+                    _setting_of(name)
                     self._load_secret(name, text)
                 else:
                     _parse(name, text)
@@ -122,6 +123,7 @@ class StoredSettings:
         )
 
     def _load_secret(self, name: str, text: str) -> None:
+        """Open a stored secret. Raises `ValueError` for one that this version cannot use."""
         owner = SecretOwner(settings.STORED_SETTINGS, name, self._given.hub_endpoint)
         try:
             secret = self._secret_box.open(parse_secret_row(name, text).sealed, owner)
@@ -135,6 +137,7 @@ class StoredSettings:
             )
             return
         self._register_secret(secret)
+        _parse(name, secret)
         self._secrets[name] = secret
 
     def _apply(self) -> None:

@@ -18,7 +18,7 @@ from msgspec import structs
 from llb import __version__, errors
 from llb.base.backoff import Backoff
 from llb.base.events import Topic
-from llb.base.tasks import TaskSupervisor
+from llb.base.tasks import TaskSupervisor, run_together
 from llb.config import Config
 from llb.engine.builds.selector import BuildSelector
 from llb.engine.lease import Lease
@@ -173,12 +173,13 @@ class NodeAgent:
             heartbeat = await self._build_heartbeat(hardware_info)
             await link.send(self._build_hello(hardware_info))
             await link.send(heartbeat)
-            async with asyncio.TaskGroup() as link_tasks:
-                link_tasks.create_task(self._send_messages(link, self._outbox), name="agent.send")
-                link_tasks.create_task(self._send_heartbeats(link, hardware_info), name="agent.heartbeat")
-                link_tasks.create_task(self._maintain_build(), name="agent.build")
-                link_tasks.create_task(self._receive_messages(link), name="agent.receive")
-                link_tasks.create_task(self._maintain_replicas(), name="agent.maintain")
+            await run_together(
+                asyncio.create_task(self._send_messages(link, self._outbox), name="agent.send"),
+                asyncio.create_task(self._send_heartbeats(link, hardware_info), name="agent.heartbeat"),
+                asyncio.create_task(self._maintain_build(), name="agent.build"),
+                asyncio.create_task(self._receive_messages(link), name="agent.receive"),
+                asyncio.create_task(self._maintain_replicas(), name="agent.maintain"),
+            )
         except* LinkClosed:
             pass
         finally:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 import pytest
 
 from llb.base.logs import log_setup
-from llb.base.tasks import TaskSupervisor, run_to_completion
+from llb.base.tasks import TaskSupervisor, run_to_completion, run_together
 
 
 async def test_a_crash_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -115,3 +116,51 @@ async def test_what_cannot_be_stopped_is_waited_for_however_often_its_caller_is_
     go.set()
     await asyncio.wait([caller])
     assert caller.cancelled()
+
+
+async def sleep_for_ever(ended: list[str]) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0)
+        ended.append("cleaned up")
+
+
+async def fail() -> None:
+    raise ZeroDivisionError
+
+
+async def test_tasks_that_run_together_end_with_the_first_that_fails() -> None:
+    ended: list[str] = []
+    tasks = [asyncio.create_task(each) for each in (sleep_for_ever(ended), asyncio.sleep(0), fail())]
+    with pytest.raises(ExceptionGroup) as caught:
+        await run_together(*tasks)
+    assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
+    assert ended == ["cleaned up"]
+    assert all(task.done() for task in tasks)
+
+
+async def test_tasks_that_run_together_may_all_come_to_their_end() -> None:
+    await run_together(*(asyncio.create_task(asyncio.sleep(0)) for _ in range(3)))
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+async def test_the_cancellation_of_those_who_run_together_is_never_forgotten(is_failing: bool) -> None:
+    """`TaskGroup` forgets one that comes as a task of it fails: the loop around it would go on."""
+    ended: list[str] = []
+
+    async def be_stopped() -> None:
+        await asyncio.sleep(0)
+        loop.cancel()
+        if is_failing:
+            raise ZeroDivisionError
+
+    async def run() -> None:
+        while len(ended) < 9:
+            with contextlib.suppress(ExceptionGroup):
+                await run_together(*map(asyncio.create_task, (sleep_for_ever(ended), be_stopped())))
+
+    loop = asyncio.create_task(run())
+    with pytest.raises(asyncio.CancelledError):
+        await loop
+    assert ended == ["cleaned up"]

@@ -112,6 +112,10 @@ class TunnelPool:
             return "it does not answer"
         except OSError as error:
             return root_cause_message(error)
+        if self._min_idle == 0:
+            # The link ended meanwhile, which has closed the idle ones.
+            transport.abort()
+            return None
         connection = self._make_tunnel_protocol(self._activity.set)
         transport.set_protocol(cast(asyncio.BaseProtocol, connection))
         connection.connection_made(transport)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Generic, TypeVar
 
+from llb.base.tasks import run_together
 from llb.cluster.link.link_server import LinkServer
 from llb.node.agent import NodeAgent
 from llb.wire import BalancerLink, BalancerMessage, LinkClosed, NodeLink, NodeMessage
@@ -61,12 +62,13 @@ async def run_local_link(link_server: LinkServer, agent: NodeAgent) -> None:
     while True:
         node_end, balancer_end = create_local_link()
         try:
-            async with asyncio.TaskGroup() as both_ends:
-                both_ends.create_task(
+            await run_together(
+                asyncio.create_task(
                     link_server.serve_link(balancer_end, node_id=agent.node_id, silence_timeout_s=None),
                     name="llb.local-link.balancer",
-                )
-                both_ends.create_task(agent.run_link(node_end), name="llb.local-link.node")
+                ),
+                asyncio.create_task(agent.run_link(node_end), name="llb.local-link.node"),
+            )
         except* Exception as failed:
             # A defect costs the link, never the node: both ends start again with their full state.
             log.error("the link to the local node failed; opening it again", exc_info=failed)
