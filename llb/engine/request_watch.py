@@ -124,7 +124,7 @@ class RequestWatch:
 
     # --- progress ------------------------------------------------------------------------------------
 
-    def forgive_silence(self) -> None:
+    def restart_silence(self) -> None:
         """Set the time of the last progress to now, because this process itself was stopped."""
         now = self._clock()
         self._record_progress(now)
@@ -165,7 +165,7 @@ class RequestWatch:
             ),
         )
 
-    def is_computing_for_nobody(self) -> bool:
+    def is_computing_without_requests(self) -> bool:
         """Whether the engine has long been computing without a request, for a client that has left."""
         if self._process.state is not EngineState.READY:
             self._idle_since = None

@@ -105,12 +105,12 @@ class EngineWatchdog:
             is_late = time.monotonic() > planned_at + MAX_LATENESS_S
             for engine in tuple(self._get_engines()):
                 if is_late:
-                    engine.watch.forgive_silence()
+                    engine.watch.restart_silence()
                 else:
                     await self._check_progress(engine)
 
     async def _check_progress(self, engine: ModelEngine) -> None:
-        if not engine.is_stopping and engine.watch.is_computing_for_nobody():
+        if not engine.is_stopping and engine.watch.is_computing_without_requests():
             log.warning("model %s: its engine computes without a request and is restarted", engine.model_id)
             self._on_looping(engine)
         if engine.process.state is not EngineState.BUSY:

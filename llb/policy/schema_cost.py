@@ -139,7 +139,7 @@ class SchemaChecker:
             if self._recursions > recursions:
                 recursive_parts.append(self._resolved(part))
             total += alternatives * (_COMPOSITE_WEIGHT if _is_composite(self._resolved(part)) else 1)
-        if not _begin_differently(recursive_parts):
+        if not _have_distinct_beginnings(recursive_parts):
             raise TooComplex(
                 "has a union that contains itself in parts that begin alike: begin each of these parts with "
                 "a required property that has a const of its own"
@@ -207,7 +207,7 @@ def _is_composite(schema: Any) -> bool:
     )
 
 
-def _begin_differently(schemas: Sequence[Any]) -> bool:
+def _have_distinct_beginnings(schemas: Sequence[Any]) -> bool:
     """Return whether the first characters of a value tell which one of `schemas` it has."""
     beginnings = [_beginning(schema) for schema in schemas]
     has_any_object = ("{",) in beginnings

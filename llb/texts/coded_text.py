@@ -28,8 +28,8 @@ class CodedText(str):
         return coded
 
 
-def respelled(original: str, text: str) -> str:
-    """Return `text` with the code of `original`, of which it is another spelling."""
+def with_code_of(original: str, text: str) -> str:
+    """Return `text`, another spelling of `original`, with its code."""
     if not isinstance(original, CodedText):
         return text
     return CodedText.from_text(text, original.code, original.values)
@@ -37,7 +37,7 @@ def respelled(original: str, text: str) -> str:
 
 def capitalized(text: str) -> str:
     """Return a text that begins with a capital letter."""
-    return respelled(text, text[:1].upper() + text[1:])
+    return with_code_of(text, text[:1].upper() + text[1:])
 
 
 def encode_plain(value: object) -> str:

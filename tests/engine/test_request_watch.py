@@ -64,19 +64,19 @@ def watch(host: Host) -> RequestWatch:
     return RequestWatch(cast(EngineProcess, host), lambda: host.now)
 
 
-def test_an_idle_engine_that_computes_works_for_nobody(host: Host, watch: RequestWatch) -> None:
-    assert not watch.is_computing_for_nobody()
+def test_an_engine_that_computes_without_requests_is_found(host: Host, watch: RequestWatch) -> None:
+    assert not watch.is_computing_without_requests()
     host.run(IDLE_COMPUTING_S - 1, 1)
-    assert not watch.is_computing_for_nobody()
+    assert not watch.is_computing_without_requests()
     host.run(1, 1)
-    assert watch.is_computing_for_nobody()
+    assert watch.is_computing_without_requests()
     host.run(IDLE_COMPUTING_S, MIN_COMPUTING_SHARE / 2)
-    assert not watch.is_computing_for_nobody()
+    assert not watch.is_computing_without_requests()
 
 
-def test_short_requests_between_two_samples_are_no_work_for_nobody(host: Host, watch: RequestWatch) -> None:
+def test_short_requests_between_two_samples_count_as_requests(host: Host, watch: RequestWatch) -> None:
     for _ in range(2 * int(IDLE_COMPUTING_S)):
-        assert not watch.is_computing_for_nobody()
+        assert not watch.is_computing_without_requests()
         request = WatchedRequest()
         watch.add(request)
         host.run(1, 0.5)
@@ -110,7 +110,7 @@ def test_bytes_are_progress_also_after_this_process_was_stopped(host: Host, watc
         answer.total_bytes += 1
         assert watch.check_progress() is None
     host.run(2 * MIN_SILENCE_S, 1)
-    watch.forgive_silence()
+    watch.restart_silence()
     assert watch.check_progress() is None
     host.run(2 * MIN_SILENCE_S, 1)
     # The first sample of its processor time.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from llb.texts.coded_text import CodedText, capitalized, encode_plain, respelled
+from llb.texts.coded_text import CodedText, capitalized, encode_plain, with_code_of
 
 CAUSE = CodedText("network_timeout", "it did not answer in time")
 
@@ -29,7 +29,7 @@ def test_another_spelling_keeps_the_code() -> None:
     assert isinstance(text, CodedText)
     assert (text.code, text.values) == ("code", {"who": "ann"})
     assert (capitalized("x"), capitalized("")) == ("X", "")
-    assert not isinstance(respelled("plain", "Plain"), CodedText)
+    assert not isinstance(with_code_of("plain", "Plain"), CodedText)
 
 
 def test_a_text_in_a_place_without_a_code_is_encoded_as_text() -> None:

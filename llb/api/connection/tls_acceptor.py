@@ -85,7 +85,7 @@ class TlsHandshake(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def _shake_hands(
+    async def _complete_handshake(
         self, transport: asyncio.Transport, handshake: Awaitable[asyncio.Transport | None]
     ) -> None:
         try:
@@ -151,7 +151,7 @@ class TlsHandshake(asyncio.Protocol):
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
             )
         )
-        self._task = self._acceptor.tasks.spawn(self._shake_hands(connection, handshake), "handshake")
+        self._task = self._acceptor.tasks.spawn(self._complete_handshake(connection, handshake), "handshake")
 
     def data_received(self, data: bytes) -> None:
         self._early_data += data

@@ -23,7 +23,7 @@ class RequestTurns:
     def schedule(self, begin: Callable[[], None]) -> None:
         """Call `begin` in a turn, after those that were scheduled before."""
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._begin_some)
+            asyncio.get_running_loop().call_soon(self._begin_turn)
         self._waiting.append(begin)
 
     async def wait(self) -> None:
@@ -32,8 +32,8 @@ class RequestTurns:
         self.schedule(lambda: None if turn.done() else turn.set_result(None))
         await turn
 
-    def _begin_some(self) -> None:
+    def _begin_turn(self) -> None:
         for _ in range(min(len(self._waiting), MAX_BEGUN_AT_ONCE)):
             self._waiting.popleft()()
         if self._waiting:
-            asyncio.get_running_loop().call_soon(self._begin_some)
+            asyncio.get_running_loop().call_soon(self._begin_turn)

@@ -69,16 +69,16 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         options.pulled = True
     for flag in ("url", "key"):
         if hasattr(options, flag) and not options.remote:
-            command.error(f"--{flag} is not an option of '{_spelled(name)}'")
+            command.error(f"--{flag} is not an option of '{_full_name(name)}'")
     for setting in SETTINGS:
         if (
             name not in COMMANDS_WITH_SETTINGS
             and setting.field != "home"
             and hasattr(options, dest_of(setting))
         ):
-            command.error(f"{setting.flag} is not an option of '{_spelled(name)}'")
+            command.error(f"{setting.flag} is not an option of '{_full_name(name)}'")
     return options
 
 
-def _spelled(command: str) -> str:
+def _full_name(command: str) -> str:
     return f"llb {command}"

@@ -152,10 +152,10 @@ def _rejection(endpoint_name: str, failure: ProviderFailure, message: str) -> er
     return errors.ProviderRejected(text, **details)
 
 
-def retry_after_of(headers: dict[bytes, bytes], said_s: float | None = None) -> float | None:
+def retry_after_of(headers: dict[bytes, bytes], body_retry_s: float | None = None) -> float | None:
     """Return the seconds to wait that a response gives, in any of the usual ways.
 
-    `said_s` is what its body says.
+    `body_retry_s` is the time given in its body.
     """
     for name, scale in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
         value = headers.get(name, b"").decode("latin-1").strip()
@@ -184,7 +184,7 @@ def retry_after_of(headers: dict[bytes, bytes], said_s: float | None = None) -> 
                 continue
     if resets:
         return _bounded(max(resets))
-    return None if said_s is None else _bounded(said_s)
+    return None if body_retry_s is None else _bounded(body_retry_s)
 
 
 def _bounded(seconds: float) -> float | None:

@@ -36,7 +36,7 @@ from llb.gateway.stream.relay import (
 from llb.gateway.stream.usage_parser import Usage
 from llb.policy.endpoints import dialects
 from llb.policy.spend.price import FREE, ModelPrice
-from llb.texts.coded_text import CodedText, respelled
+from llb.texts.coded_text import CodedText, with_code_of
 from llb.wire import EndpointKind
 from llb.wire.decoding import MAX_EVENT_LOOP_BYTES
 
@@ -370,7 +370,7 @@ class EndpointExchange:
                     endpoint=endpoint.name,
                 )
             )
-        return self._failed(respelled(message, message[0].lower() + message[1:]))
+        return self._failed(with_code_of(message, message[0].lower() + message[1:]))
 
     def _failed(self, reason: str) -> errors.EndpointFailed:
         return errors.EndpointFailed(

@@ -42,7 +42,7 @@ class _Choice(Struct, frozen=True):
     names: tuple[str, ...] | None = None
 
     @property
-    def insists(self) -> bool:
+    def requires_call(self) -> bool:
         return self.mode == "required"
 
 
@@ -61,10 +61,10 @@ def normalize_tools(document: RequestDocument, form: ToolsForm, *, supported: bo
             if name not in known:
                 raise invalid("tool_choice", _unknown_tool(name, left_out))
         tools = [tool for tool in tools if tool.name in choice.names]
-    if choice.insists and not tools:
+    if choice.requires_call and not tools:
         raise invalid("tool_choice", "asks for a call, and the request has no tools that a client can call")
     if supported is False and tools:
-        if choice.insists:
+        if choice.requires_call:
             raise ToolsNotSupported
         if choice.mode == "auto":
             document.ignore("tools")
@@ -86,7 +86,9 @@ def normalize_tools(document: RequestDocument, form: ToolsForm, *, supported: bo
         document.set("tools", new_tools)
     if "tool_choice" in document:
         written = (
-            {"type": "any" if choice.insists else "auto"} if form is ToolsForm.ANTHROPIC else choice.mode
+            {"type": "any" if choice.requires_call else "auto"}
+            if form is ToolsForm.ANTHROPIC
+            else choice.mode
         )
         document.set("tool_choice", written)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from llb.policy.engine_build.choice import CPU, DOWNLOAD_BYTES, GpuFacts, HostFacts, choose_builds
-from llb.texts.coded_text import CodedText, respelled
+from llb.texts.coded_text import CodedText, with_code_of
 
 INSTALL_COMMAND = "llb engine install"
 
@@ -124,4 +124,4 @@ def _join(gpus: Sequence[GpuFacts]) -> str:
 def _lower(sentence: str) -> str:
     if not sentence[1:2].islower():
         return sentence
-    return respelled(sentence, sentence[0].lower() + sentence[1:])
+    return with_code_of(sentence, sentence[0].lower() + sentence[1:])

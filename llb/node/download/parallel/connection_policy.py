@@ -90,7 +90,7 @@ class ConnectionPolicy:
         self._next_trial_at = now + max(self._pause_s, least_s)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
-    def forbid_more(self) -> None:
+    def use_single_connection(self) -> None:
         """Stay with one connection: this server does not send ranges of one version of the file."""
         self._max_connections = self.connections = 1
         self._trial_baseline = None

@@ -127,7 +127,7 @@ class ParallelFetch:
                 raise error
             if isinstance(error, RangeNotSupported):
                 # The bytes of one connection are as good as before.
-                self._policy.forbid_more()
+                self._policy.use_single_connection()
                 continue
             self._last_error = error
             retry_after_s = error.retry_after_s if isinstance(error, HubUnreachable) else None

@@ -73,5 +73,5 @@ def test_a_failure_means_fewer_connections_for_as_long_as_the_server_asks() -> N
 def test_a_server_without_ranges_of_one_version_has_one_connection() -> None:
     line = Line(lambda count: count * 5 * MB)
     line.run(8)
-    line.policy.forbid_more()
+    line.policy.use_single_connection()
     assert line.run(100) == [1]
