@@ -28,7 +28,7 @@
     document.head.append(link);
   }
 
-  // Asks for what every page shows while the modules load; core/api.js takes the responses.
+  // Requests the data of every page while the modules load; core/api.js takes the responses.
   const { src } = document.currentScript;
   const get = (path) => fetch(new URL(`../..${path}`, src), { credentials: 'same-origin' });
   const early = { '/api/auth/me': get('/api/auth/me') };

@@ -185,7 +185,7 @@ async function preloadPages() {
   for (const name of Object.keys(PAGES)) {
     await untilVisible();
     await new Promise((done) => (globalThis.requestIdleCallback ?? setTimeout)(done));
-    // Opening the page tries again, and reports what is wrong.
+    // Opening the page tries again, and reports the error.
     await loadPage(name)
       .then((module) => module.preload?.())
       .catch(() => {});

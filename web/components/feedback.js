@@ -31,7 +31,7 @@ export const alertBox = (message, action = null) =>
 export const note = (message, action = null, kind = '') =>
   html`<div class="note ${kind}">${icon(kind ? 'alert' : 'info')}<p>${message}</p>${action}</div>`;
 
-/** Empty state: what is missing, and what to do about it. */
+/** Empty state: names the missing thing, and the action that helps. */
 export const emptyState = (iconName, title, text, action = null) => html`
   <div class="empty">
     ${icon(iconName, 'large')}

@@ -23,7 +23,7 @@ export const tabList = (label, tabs, current) => html`
     )}
   </div>`;
 
-/** Tabs of what answers requests: the nodes of this cluster, and endpoints elsewhere. */
+/** Tabs of the places that answer requests: the nodes of this cluster, and endpoints elsewhere. */
 export const placeTabs = (current) =>
   tabList(
     t('endpoints.tabs'),

@@ -63,7 +63,7 @@ export function createApi({
   }
 
   return {
-    /** Whether the next `get(path)` returns what boot.js has asked for. */
+    /** Whether the next `get(path)` returns the data that boot.js requested. */
     isEarly: (path) => path in early,
     get: (path, { signal } = {}) => call('GET', path, undefined, signal),
     post: (path, body = {}) => call('POST', path, body),

@@ -1,4 +1,4 @@
-/** Keeps the store in sync with the server: refetches what an event has made stale. There is no polling. */
+/** Keeps the store in sync with the server: refetches data that events made stale. There is no polling. */
 
 import { openSocket } from './socket.js';
 
@@ -51,7 +51,7 @@ export function createDataSync({ api, store, onUpgrade }) {
     }
   }
 
-  /** Shows what boot.js has asked for, until the answers after Hello are there, which miss no event. */
+  /** Shows the data that boot.js requested, until the answers after Hello arrive, which miss no event. */
   async function showEarly() {
     if (!api.isEarly('/api/models')) return;
     try {
@@ -60,7 +60,7 @@ export function createDataSync({ api, store, onUpgrade }) {
       store.dispatch({ type: 'models', ...models });
       store.dispatch({ type: 'nodes', ...nodes });
     } catch {
-      // The requests after Hello report what is wrong.
+      // The requests after Hello report the error.
     }
   }
 
@@ -84,7 +84,7 @@ export function createDataSync({ api, store, onUpgrade }) {
 
   return {
     reloadAll,
-    /** Shows what the server has answered to a change. */
+    /** Shows the server's answer to a change. */
     showChanged(model) {
       changes += 1;
       store.dispatch({ type: 'model', model });
@@ -118,7 +118,7 @@ export function createDataSync({ api, store, onUpgrade }) {
       clearTimeout(refreshTimer);
       refreshTimer = 0;
     },
-    /** Fetches what charts show from before this page was opened. Without it they begin now. */
+    /** Fetches the data of charts from before this page was opened. Without it they begin now. */
     async loadCharts() {
       try {
         const { series } = await api.get('/api/charts?by=node&span=recent');

@@ -303,7 +303,7 @@ class ChildPart {
       this.clear();
       this.kind = 'template';
       this.instance = instance;
-      // A part at the edge of the template may later insert nodes beside it, hence the range.
+      // A part at the edge of the template may later insert nodes next to it, hence the range.
       const start = document.createComment('');
       this.anchor.before(start, instance.fragment);
       this.ranges = [[start, this.anchor]];

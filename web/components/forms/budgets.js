@@ -1,4 +1,4 @@
-/** Budgets: what API keys and providers may spend in a day or a month of UTC. For administrators. */
+/** Budgets of API keys and providers for a day or a month of UTC. For administrators. */
 
 import { html } from '../../lib/html.js';
 import { f, t } from '../../core/i18n.js';

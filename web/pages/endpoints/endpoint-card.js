@@ -1,4 +1,4 @@
-/** Card of an endpoint: what answers there, how it is, and its models. */
+/** Card of an endpoint: its program, its status and its models. */
 
 import { each, html } from '../../lib/html.js';
 import { f, hasText, serverText, t } from '../../core/i18n.js';

@@ -1,4 +1,4 @@
-/** What endpoints have cost today and this month, in UTC, and their budgets. For administrators. */
+/** Costs of endpoints today and this month, in UTC, and their budgets. For administrators. */
 
 const MIN_INTERVAL_MS = 5_000;
 

@@ -26,7 +26,7 @@ export function open(app) {
       hasDefaultPassword = state.default_password && !refusedBecause;
       app.requestRender();
     } catch {
-      // Signing in reports what is wrong.
+      // Signing in reports the error.
     }
   }
   loadSetupState();

@@ -38,7 +38,7 @@ export function createModelActions(app) {
     changes: () => changes,
     pull: (id) => run(id, 'pull', () => app.api.post('/api/models/register', { model_id: id })),
     cancel: (id) => run(id, 'cancel', () => app.api.remove(path(id))),
-    /** Removes what a cancelled download left on the disks. */
+    /** Removes the partial files of a cancelled download. */
     discard: (id) => run(id, 'discard', () => app.api.remove(`${path(id)}?discard=true`)),
     load: (id, options) =>
       run(id, 'load', async () => {

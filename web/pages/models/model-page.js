@@ -1,4 +1,4 @@
-/** Page of one model: what it is, what it needs, where it is, what it was used for, and code to call it. */
+/** Page of one model: description, memory, replicas, usage, and code to call it. */
 
 import { each, html } from '../../lib/html.js';
 import { serverUrl } from '../../lib/base-path.js';
@@ -33,7 +33,7 @@ export function createModelPage(app, actions, id) {
     if (!closed) app.requestRender();
   }
 
-  /** Asks what a load would take; of one that does not fit, what it would need. */
+  /** Requests the memory that a load would take; of a model that does not fit, the memory it would need. */
   async function loadMemory() {
     const memory = (context, slots) => app.api.get(`${path}/memory?context_length=${context}&slots=${slots}`);
     // The first one fetches the header of the file; the others find it in the cache.
@@ -256,7 +256,7 @@ function memoryTable({ memory, fit }, errors) {
     ${fit ? fitAnswer(fit) : null}`;
 }
 
-/** What this host would do with the model, as `llb fit` puts it. */
+/** The plan of this host for the model, in the words of `llb fit`. */
 const fitAnswer = (fit) => html`
   <p class="fit-answer">
     <strong>${t(fit.fits ? 'model.fit.loads' : 'model.fit.no')}</strong>

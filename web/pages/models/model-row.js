@@ -169,7 +169,7 @@ const ABILITIES = [
   ['order', 'reranking', (model) => model.capabilities.includes('Reranking')],
 ];
 
-/** What a model can do apart from chat, as icons. */
+/** Capabilities of a model other than chat, as icons. */
 export const abilities = (model) => html`
   <ul class="abilities" aria-label=${t('model.abilities')}>
     ${ABILITIES.filter(([, , has]) => has(model)).map(

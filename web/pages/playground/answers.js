@@ -2,7 +2,7 @@
 
 import { ApiError } from '../../core/api.js';
 
-// Between attempts to take up an answer whose connection broke.
+// Between attempts to resume an answer whose connection broke.
 const RETRY_DELAYS_MS = [500, 1000, 2000];
 
 /**

@@ -87,7 +87,7 @@ export function createChat(app, { onChange, onError }) {
 
   // --- list ---------------------------------------------------------------------------------------
 
-  /** Loads the list, and what the server knows of the open conversation. */
+  /** Loads the list, and the open conversation. */
   async function refresh() {
     await Promise.all([loadList(), chat.current.isStored ? reload(chat.current.id) : null]);
   }
@@ -199,7 +199,7 @@ export function createChat(app, { onChange, onError }) {
     onChange();
   }
 
-  /** Takes over what the server has; versions of other tabs are added. */
+  /** Takes over the server's messages; versions of other tabs are added. */
   function adopt({ title, pinned, settings, leaf_id: leafId, messages, running }) {
     const { current } = chat;
     const isFirst = !current.messages.length;

@@ -1,4 +1,4 @@
-/** Choice of the model, and what it can do. */
+/** Choice of the model, with its capabilities. */
 
 import { readPreference } from '../../core/preferences.js';
 

@@ -37,7 +37,7 @@ export const title = () => t('nav.playground');
 
 // Same as in styles/playground.css.
 const NARROW = '(max-width: 75rem)';
-// A key press renders nothing; what depends on the draft follows when the user pauses.
+// A key press renders nothing; parts that depend on the draft follow when the user pauses.
 const TYPING_PAUSE_MS = 150;
 
 export function open(app, route) {
@@ -405,7 +405,7 @@ export function open(app, route) {
 
   function followState({ connection }) {
     if (areDefaultsWanted) applyDefaults();
-    // What other devices did while this page was offline.
+    // Changes by other devices while this page was offline.
     const isConnected = connection.status === 'connected';
     if (isConnected && !wasConnected) chat.refresh();
     wasConnected = isConnected;
@@ -462,7 +462,7 @@ export function open(app, route) {
 
 const emptyDraft = (text = '') => ({ text, images: [], files: [] });
 
-/** What a screen reader hears when an answer has ended. */
+/** Announcement of a screen reader when an answer has ended. */
 function endAnnouncement({ ended, error }) {
   if (ended === 'stopped') return t('playground.ended.stopped');
   if (ended === 'length') return t('playground.ended.length');

@@ -25,7 +25,7 @@ const FORMATS = {
 const SHARES = new Set(['cpu', 'gpu']);
 // Without a loaded model the scale would end at two bytes.
 const SMALLEST = { memoryBytes: 1e9 };
-// What the server keeps changes every five seconds, and every minute.
+// The server's history changes every five seconds, and every minute.
 const MAX_AGE_MS = { recent: 10_000, hour: 60_000, day: 60_000 };
 const RETRY_MS = 1_000;
 

@@ -154,7 +154,7 @@ function modelOptions(models, chosen) {
   return !chosen || known.some(([id]) => id === chosen) ? known : [...known, [chosen, chosen]];
 }
 
-/** Columns of the table. In a narrow one each value has its name beside it, unless it is `plain`. */
+/** Columns of the table. In a narrow one each value has its name next to it, unless it is `plain`. */
 const columnsOf = (hasCosts) => [
   { name: 'time', kind: hasCosts ? '' : 'nowrap', plain: true, cell: timeCell },
   { name: 'model', plain: true, cell: modelCell },
@@ -200,7 +200,7 @@ function promptCell({ prompt_tokens: prompt, cached_tokens: cached }) {
   }`;
 }
 
-/** What went wrong, with status and code on request, and the way to the log lines of the request. */
+/** The error, with status and code on request, and a link to the log lines of the request. */
 const failure = ({ status, error_code: code, node_id: node, request_id: request }, maySeeLogs) => html`
   <span title=${`${status} ${code}`}>${badge('bad', errorCodeText(code))}</span>
   ${

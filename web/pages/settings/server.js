@@ -179,7 +179,7 @@ function wordOf(text) {
   return hasText(key) ? t(key) : text;
 }
 
-/** What llb uses in place of a value that is not set. */
+/** The value that llb uses for a setting that is not set. */
 function automaticValue(name, nodes) {
   const budget = [...(nodes?.values() ?? [])].find(isLocal)?.memory_budget_bytes;
   if (name === 'memory_limit' && budget) return t('settings.auto.memory_limit', { size: f.bytes(budget) });

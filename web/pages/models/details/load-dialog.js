@@ -18,7 +18,7 @@ export function openLoadDialog(app, item, load) {
   const path = `/api/models/${encodeURIComponent(model.id)}/fit`;
   let asked = '';
 
-  /** Asks what a load would take. An answer to an earlier question is dropped. */
+  /** Requests the memory that a load would take. An answer to an earlier request is dropped. */
   async function estimate(form, update) {
     const query = new URLSearchParams();
     if (form.get('context')) query.set('context_length', form.get('context'));

@@ -1,4 +1,4 @@
-/** What the list of conversations does: rename, delete, export and import, each with its dialog. */
+/** Actions of the list of conversations: rename, delete, export and import, each with its dialog. */
 
 import { t } from '../../../core/i18n.js';
 import { errorMessage } from '../../../components/feedback.js';

@@ -78,7 +78,7 @@ export function importSteps(conversations, stepBytes = STEP_BYTES) {
   begin();
   for (const conversation of conversations) {
     const { messages, ...head } = conversation ?? {};
-    // The server says what is wrong with it.
+    // The server reports the error.
     if (!Array.isArray(messages)) {
       add(head, sizeOf(head));
       step[step.length - 1] = conversation;

@@ -32,7 +32,7 @@ export function createLog(requestRender) {
     else if (before !== isAtEnd) requestRender();
   }
 
-  /** Shows earlier messages above, without moving what is read. */
+  /** Shows earlier messages above, without moving those on the screen. */
   function showMore() {
     const fromEnd = element.scrollHeight - element.scrollTop;
     count += WINDOW;

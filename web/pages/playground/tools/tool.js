@@ -1,4 +1,4 @@
-/** What the try-outs of embedding and reranking models share: one request at a time, form, scores. */
+/** Common parts of the try-outs of embedding and reranking models: one request at a time, form, scores. */
 
 import { html } from '../../../lib/html.js';
 import { f, t } from '../../../core/i18n.js';
