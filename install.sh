@@ -189,27 +189,28 @@ unpack_vulkan() {
   touch "$folder/.complete"
 }
 
+# Tests with networks, faults of disks and clocks, GPUs, programs of others, or packages: not for each change.
+LABORATORY=(tests/lab tests/chaos tests/clients tests/faults tests/gpu tests/packaging tests/peer_copy)
+
 run_tests() {
   # Otherwise each process that a test starts compiles the modules anew.
   unset PYTHONDONTWRITEBYTECODE
   unpack_proxies
   unpack_vulkan
-  # Four at a time, whatever the machine has: two cores are busy then, though many tests wait most of the time.
-  # A test that ends its worker would end the next one as well. `tests/conftest.py` groups them by module.
-  local suite=(-n 4 --max-worker-restart 0 --dist loadgroup --no-loadscope-reorder)
+  local suite=()
   if [ "${1:-}" = --fast ]; then
     shift
-    suite+=(--ignore=tests/lab)
     # A path of pyproject.toml's `testpaths` is not ignored.
-    [ $# -gt 0 ] || suite+=(tests)
+    [ $# -gt 0 ] || suite=(tests "${LABORATORY[@]/#/--ignore=}")
   else
     install_chromium
     install_iproute2
   fi
   if [ $# -gt 0 ]; then
-    [ "${#suite[@]}" -gt 7 ] || suite=()
-    exec .venv/bin/python -m pytest "${suite[@]}" "$@"
+    exec .venv/bin/python -m pytest "$@"
   fi
+  # Whatever the machine has: two cores are busy then, though many tests wait most of the time.
+  suite+=(--workers 6)
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
   # The types are checked while the tests wait for something. Writing a cache takes a tenth of the time: in a

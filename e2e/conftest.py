@@ -36,8 +36,6 @@ from tests.processes import ROOT
 
 __all__ = ["catalog", "chat_gguf", "hub", "smollm2"]
 
-pytest_plugins = ("tests.timeouts",)
-
 # Playwright's driver belongs to one event loop, and starting it takes longer than most tests do. All tests
 # here, and all fixtures that await something, share the loop of the session; tests elsewhere have a loop
 # each.

@@ -12,8 +12,6 @@ from typing import Any
 
 import hypothesis
 import pytest
-from xdist.scheduler import LoadScopeScheduling
-from xdist.workermanage import WorkerController
 
 from llb.front.protocol import InferenceFront
 from llb.store import schema
@@ -21,8 +19,6 @@ from tests import late_connections, prefork, speedups
 from tests.ggufs import write_chat_model
 from tests.harness import RunningBalancer, RunningJoinedNode, write_catalog
 from tests.hub import HubStandIn, smollm2_path, tiny_gguf
-
-pytest_plugins = ("tests.timeouts",)
 
 TINY_BYTES = 300_000
 ENDLESS_CONTEXT = 65_536
@@ -44,39 +40,6 @@ hypothesis.settings.load_profile("suite")
 late_connections.install()
 speedups.install()
 prefork.enable()
-
-
-# Tests of the laboratory wait most of the time, those of the page keep more than one core busy: one process
-# begins with the former, the next one with the latter, so that neither two wait nor two are short of cores.
-FIRST_OF_PROCESSES = ("tests/lab/", "e2e/")
-
-
-class ModuleScheduling(LoadScopeScheduling):
-    """Gives all tests of a module to one process of xdist, and those of `tests/clients`.
-
-    Otherwise each process would create what they share: servers, clusters, models. Tests of the page are
-    scheduled one by one, so that no process is left working alone. (`xdist_group` has no effect with this
-    version of pytest.)
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        module = nodeid.partition("::")[0]
-        if module.startswith("tests/clients/"):
-            return "tests/clients"
-        return module if module.startswith("tests/") else nodeid
-
-    def _assign_work_unit(self, node: WorkerController) -> None:
-        process_number = int(node.gateway.id.removeprefix("gw"))
-        first = FIRST_OF_PROCESSES[process_number % len(FIRST_OF_PROCESSES)]
-        scope = next((each for each in self.workqueue if each.startswith(first)), None)
-        if scope is not None:
-            self.workqueue.move_to_end(scope, last=False)
-        super()._assign_work_unit(node)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
-    return ModuleScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(tryfirst=True)

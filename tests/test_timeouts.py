@@ -19,7 +19,7 @@ import pytest
 
 from tests import timeouts
 
-pytest_plugins = ("tests.timeouts",)
+pytest_plugins = ("tests.timeouts", "tests.workers")
 
 timeouts.SILENCE_LIMIT_S = {limit_s}
 
@@ -43,10 +43,10 @@ DEAF_TESTS = {
 
 
 @pytest.mark.parametrize(
-    ("where", "processes"), [*((where, "0") for where in DEAF_TESTS), ("in a test", "1")]
+    ("where", "workers"), [*((where, "1") for where in DEAF_TESTS), ("in a test", "2")]
 )
-def test_what_hears_no_alarm_ends_the_run_with_a_stack(tmp_path: Path, where: str, processes: str) -> None:
-    ran = run_tests(tmp_path, DEAF_TESTS[where], "-n", processes, "--max-worker-restart", "0")
+def test_what_hears_no_alarm_ends_the_run_with_a_stack(tmp_path: Path, where: str, workers: str) -> None:
+    ran = run_tests(tmp_path, DEAF_TESTS[where], "--workers", workers)
     assert ran.returncode != 0
     assert "in wait_deaf" in ran.stderr
 

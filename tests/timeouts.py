@@ -10,7 +10,7 @@ process of the suite in which no test has begun, ended or failed for `SILENCE_LI
 its threads and ends. pytest's own (`faulthandler_timeout`) stops watching at the first failure of a test and
 never watches what comes between tests, so that a teardown of the session could wait for ever.
 
-A plugin of pytest: both `conftest.py` name it.
+A plugin of pytest, which `pyproject.toml` names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONTROLLER_SILENCE_LIMIT_S = 540.0
 
 _SETTINGS = pytest.StashKey[pytest_timeout.Settings]()
 _stderr_copy: int | None = None
-_terminal: pytest.TerminalReporter | None = None
+_plugins: pytest.PytestPluginManager | None = None
 _silence_limit_s = SILENCE_LIMIT_S
 _restarted_at = 0.0
 
@@ -42,12 +42,22 @@ _restarted_at = 0.0
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Start the watchdog. Its output goes to the standard error of the run, whatever is captured later."""
-    global _stderr_copy, _silence_limit_s, _terminal
-    hands_out_tests = session.config.getoption("numprocesses", None)
-    _silence_limit_s = CONTROLLER_SILENCE_LIMIT_S if hands_out_tests else SILENCE_LIMIT_S
-    _terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    global _stderr_copy, _plugins
+    _plugins = session.config.pluginmanager
     _stderr_copy = os.dup(2)
+    start_watchdog(SILENCE_LIMIT_S)
+
+
+def start_watchdog(silence_limit_s: float) -> None:
+    """Have it end this process after that long without news of a test."""
+    global _silence_limit_s
+    _silence_limit_s = silence_limit_s
     _restart_watchdog()
+
+
+def stop_watchdog() -> None:
+    """End its thread: Python warns of processes that are forked while there are others."""
+    faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_runtest_logstart() -> None:
@@ -56,9 +66,10 @@ def pytest_runtest_logstart() -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _postpone_watchdog()
-    if report.failed and _terminal is not None:
+    terminal = _plugins.get_plugin("terminalreporter") if _plugins is not None else None
+    if report.failed and terminal is not None:
         # The failures themselves are printed at the end, which a run that is killed never reaches.
-        _terminal.write_line(f"\n{report.nodeid} failed ({report.when})")
+        terminal.write_line(f"\n{report.nodeid} failed ({report.when})")
 
 
 @pytest.hookimpl(trylast=True)
