@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.processes import ROOT
 from tests.workers import Schedule, unit_of
 
@@ -75,6 +77,16 @@ import os
 
 def test_dies():
     os._exit(3)
+
+def test_comes_after_it():
+    pass
+"""
+INTERRUPTS = """
+import os
+import signal
+
+def test_interrupts():
+    os.kill(os.getppid(), signal.SIGINT)
 
 def test_comes_after_it():
     pass
@@ -166,3 +178,13 @@ def test_a_run_that_shall_stop_hands_out_no_more(tmp_path: Path) -> None:
     # One test is handed out before the one before it has run.
     names = [name for _, kind, *rest in log_of(tmp_path) if kind == "ran" for name in rest]
     assert names in ([f"test_uses[{number}]" for number in range(count)] for count in (8, 9, 10))
+
+
+def test_an_interrupted_run_ends_its_workers(tmp_path: Path) -> None:
+    ran = run_tests(tmp_path, [], one=INTERRUPTS, other=OTHER)
+    assert ran.returncode == pytest.ExitCode.INTERRUPTED
+    assert "KeyboardInterrupt" in ran.stdout
+    log = log_of(tmp_path)
+    for pid in {pid for pid, *_ in log}:
+        assert [pid, "closed"] in log
+        assert not Path(f"/proc/{pid}").exists()

@@ -219,8 +219,8 @@ def run_worker(
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             connection.send(("finished", None))
             item = following
-    except KeyboardInterrupt:
-        # The parent has it too, and says so.
+    except (KeyboardInterrupt, EOFError, ConnectionError):
+        # The parent was interrupted as well, and says so, or has gone.
         pass
     finally:
         session._setupstate.teardown_exact(None)
