@@ -42,9 +42,7 @@ DEAF_TESTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("where", "workers"), [*((where, "1") for where in DEAF_TESTS), ("in a test", "2")]
-)
+@pytest.mark.parametrize(("where", "workers"), [*((where, "1") for where in DEAF_TESTS), ("in a test", "2")])
 def test_what_hears_no_alarm_ends_the_run_with_a_stack(tmp_path: Path, where: str, workers: str) -> None:
     ran = run_tests(tmp_path, DEAF_TESTS[where], "--workers", workers)
     assert ran.returncode != 0
