@@ -69,7 +69,7 @@ class Word(str):
 
 
 @async_fixture()
-async def house(
+async def balancer(
     make_llb: BalancerFactory, hub: HubStandIn, chat_gguf: Path, tmp_path: Path
 ) -> RunningBalancer:
     """A balancer with a model in each status, a loaded model, a key, a user and a history."""
@@ -90,7 +90,7 @@ async def house(
     }
     giant = {"id": "giant", "size_bytes": TINY_BYTES, "required_memory_bytes": 16_000_000_000_000}
     catalog = write_catalog(
-        tmp_path / "house.json",
+        tmp_path / "balancer.json",
         {
             "id": "chat",
             "name": "Chatterbox",
@@ -121,8 +121,8 @@ async def house(
 
 
 @async_fixture()
-async def empty_house(hub: HubStandIn, catalog: Path, tmp_path: Path) -> AsyncIterator[RunningBalancer]:
-    """A balancer as it comes: nothing pulled, nothing asked, the default password."""
+async def empty_balancer(hub: HubStandIn, catalog: Path, tmp_path: Path) -> AsyncIterator[RunningBalancer]:
+    """A new balancer: no models, no requests, the default password."""
     async with RunningBalancer(
         tmp_path / "empty", hub_endpoint=hub.url, catalog=catalog, name="attic"
     ) as llb:
@@ -183,7 +183,7 @@ async def look_at_the_login(see: Inspector) -> None:
 
 
 async def look_at_the_reference(see: Inspector) -> None:
-    """As a stranger, and with an operation open as far as it goes."""
+    """Without a session, and with an operation open as far as it goes."""
     page = await see.open("/docs")
     await expect(page.get_by_role("heading", level=2).first).to_be_visible()
     await see.look(page, "reference")
@@ -341,9 +341,9 @@ async def look_at_settings(see: Inspector) -> None:
     await see.look(await see.open("/settings"), "settings")
 
 
-async def look_at_the_empty_house(see: Inspector) -> None:
+async def look_at_the_empty_balancer(see: Inspector) -> None:
     for address in ("/models/local", "/playground", "/nodes", "/requests", "/access", "/settings"):
-        await see.look(await see.open(address), f"{address} of an empty house")
+        await see.look(await see.open(address), f"{address} of an empty balancer")
     page = await see.open("/nodes")
     await page.get_by_role("button", name=see.say("nodes.add")).click()
     await expect(page.get_by_role("dialog").get_by_role("alert")).to_be_visible()
@@ -378,8 +378,8 @@ PHONE = {"width": 360, "height": 740}
     ids=["light-en", "dark-ja-phone"],
 )
 async def test_nothing_to_object_to(
-    house: RunningBalancer,
-    empty_house: RunningBalancer,
+    balancer: RunningBalancer,
+    empty_balancer: RunningBalancer,
     visitors: VisitorFactory,
     scheme: str,
     locale: str,
@@ -395,15 +395,15 @@ async def test_nothing_to_object_to(
         return Inspector(visitor, locale, place)
 
     # First, while the download that stands still has not been restarted.
-    owner = await inspector(house)
+    owner = await inspector(balancer)
     for look in LOOKS:
         await look(owner)
-    stranger = await inspector(house, signed_in=False)
-    await look_at_the_login(stranger)
-    await look_at_the_reference(stranger)
-    newcomer = await inspector(empty_house, signed_in=False)
+    anonymous = await inspector(balancer, signed_in=False)
+    await look_at_the_login(anonymous)
+    await look_at_the_reference(anonymous)
+    newcomer = await inspector(empty_balancer, signed_in=False)
     await newcomer.visitor.sign_in("admin", "test")
-    await look_at_the_empty_house(newcomer)
+    await look_at_the_empty_balancer(newcomer)
     await look_at_a_lost_connection(owner)
-    found = [*stranger.found, *newcomer.found, *owner.found]
+    found = [*anonymous.found, *newcomer.found, *owner.found]
     assert found == [], "\n".join(found)
