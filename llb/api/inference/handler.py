@@ -153,7 +153,7 @@ class BegunInference:
         return answer
 
     def _on_connected(self, response: UpstreamResponse | None) -> None:
-        """The request was sent over a new connection; without a `response` it could not be."""
+        """Wait for the answer of a request sent over a new connection; `response` is None if that failed."""
         attempt = self._running.attempt
         if not self._is_connecting:
             # A task has taken over.
