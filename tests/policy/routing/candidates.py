@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import strategies as st
 
-from llb.policy.routing import RequestEstimate, RoutingCandidate, Throughput, hash64
+from llb.policy.routing import (
+    RequestEstimate,
+    RoutingCandidate,
+    Throughput,
+    hash64,
+)
+from llb.policy.routing.affinity_ring import ring_divisors, ring_samples, ring_scores
 
 KEYS = [hash64(b"%d" % number) for number in range(2000)]
 # A fixed set, because the samples of a node on the ring take a millisecond.
@@ -60,3 +68,10 @@ requests = st.builds(
     st.integers(0, 600),
     st.floats(0, 200),
 )
+
+
+def rank_nodes(node_ids: Sequence[str], grades: Sequence[int], position: int) -> list[int]:
+    """Return the rows of the nodes in the order of a position of the ring."""
+    samples = [ring_samples(node_id) for node_id in node_ids]
+    scores = ring_scores(samples, ring_divisors(grades), position)
+    return sorted(range(len(node_ids)), key=scores.__getitem__, reverse=True)

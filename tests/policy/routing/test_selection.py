@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import assume, given
@@ -20,10 +19,8 @@ from llb.policy.routing import (
     hash64,
     select_node,
 )
-from llb.policy.routing.affinity_ring import ring_divisors, ring_samples, ring_scores
-from llb.policy.routing.candidate import GRADE_HYSTERESIS
 from llb.policy.routing.columns import CandidateColumns
-from tests.policy.routing.candidates import KEYS, NODE_IDS, candidates_of, named, requests, speed
+from tests.policy.routing.candidates import KEYS, candidates_of, named, rank_nodes, requests, speed
 
 
 def node(
@@ -149,70 +146,6 @@ def test_a_longer_context_is_waited_for() -> None:
     assert select_node(candidates, RequestEstimate(context_tokens=5000)) is None
 
 
-# --- the ring ----------------------------------------------------------------------------------------
-
-
-def rank_nodes(node_ids: Sequence[str], grades: Sequence[int], position: int) -> list[int]:
-    """Return the rows of the nodes in the order of a position of the ring."""
-    samples = [ring_samples(node_id) for node_id in node_ids]
-    scores = ring_scores(samples, ring_divisors(grades), position)
-    return sorted(range(len(node_ids)), key=scores.__getitem__, reverse=True)
-
-
-def firsts(node_ids: Sequence[str], grades: Sequence[int], places: int = RING_POSITIONS) -> list[str]:
-    """Return the preferred node of each of the first positions of the ring."""
-    return [node_ids[rank_nodes(node_ids, grades, place)[0]] for place in range(places)]
-
-
-rings = st.lists(
-    st.tuples(st.sampled_from(NODE_IDS), st.integers(-12, 12)), min_size=2, max_size=24,
-    unique_by=lambda node: node[0]
-)  # fmt: skip
-
-
-@given(rings, st.data())
-def test_who_leaves_moves_its_own_places_only(ring: list[tuple[str, int]], data: st.DataObject) -> None:
-    gone = data.draw(st.integers(0, len(ring) - 1))
-    rest = [*ring[:gone], *ring[gone + 1 :]]
-    before = firsts([name for name, _ in ring], [grade for _, grade in ring], places=64)
-    after = firsts([name for name, _ in rest], [grade for _, grade in rest], places=64)
-    for whose, then in zip(before, after, strict=True):
-        assert whose in (then, ring[gone][0])
-
-
-@pytest.mark.parametrize("count", [2, 3, 4, 16, 64])
-def test_a_node_more_or_less_moves_at_most_two_shares(count: int) -> None:
-    node_ids = [f"node-{number}" for number in range(count)]
-    owners = Counter(firsts(node_ids, [0] * count))
-    assert len(owners) == count
-    assert max(owners.values()) / RING_POSITIONS <= 2 / count
-
-
-def test_places_in_proportion_to_the_speed() -> None:
-    candidates = [node("a"), node("b", tokens_per_s=200.0), node("c", tokens_per_s=400.0)]
-    grades = [candidate.throughput.grade for candidate in candidates]
-    owners = Counter(firsts("abc", [grade for grade in grades if grade is not None]))
-    for node_id, share in (("a", 1 / 7), ("b", 2 / 7), ("c", 4 / 7)):
-        assert owners[node_id] / RING_POSITIONS == pytest.approx(share, abs=0.05)
-
-
-@given(st.floats(0.1, 10_000), st.lists(st.floats(-0.15, 0.15), max_size=30))
-def test_a_speed_that_wavers_moves_no_key(tokens_per_s: float, wavering: list[float]) -> None:
-    known = speed(tokens_per_s, tokens_per_s)
-    before = known.grade
-    for part in wavering:
-        known.update(tokens_per_s * (1 + part), tokens_per_s * (1 + part))
-        assert known.grade == before
-
-
-@given(st.floats(0.1, 10_000), st.floats(0.1, 10_000))
-def test_the_grade_follows_the_speed(first: float, then: float) -> None:
-    known = speed(first, first)
-    known.update(then, then)
-    assert known.grade is not None
-    assert abs(known.grade - speed(then, then).grade) <= GRADE_HYSTERESIS + 0.5  # type: ignore[operator]
-
-
 def shares(candidates: list[RoutingCandidate], request: RequestEstimate) -> dict[str, float]:
     """Return the share of all keys per node."""
     owners = Counter(named(select_node(candidates, replace(request, affinity_key=key))) for key in KEYS)
@@ -237,13 +170,6 @@ def test_keys_are_shared_out_by_speed_and_who_was_not_measured_counts_as_the_fas
 def test_the_last_slot_is_for_its_keys_too() -> None:
     found = shares([node("a", 3, tokens=300), node("b", 3, tokens=300)], RequestEstimate(10, 10))
     assert found["a"] == pytest.approx(0.5, abs=0.05)
-
-
-def test_a_prompt_that_was_never_measured_is_read_ten_times_as_fast_as_text_is_written() -> None:
-    known = Throughput()
-    known.update(None, 10.0)
-    assert known.estimate_duration_s(200, 50) == 2.0 + 5.0
-    assert Throughput().estimate_duration_s(1, 1) == math.inf
 
 
 # --- properties --------------------------------------------------------------------------------------
