@@ -5,13 +5,15 @@ roots only.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "llb"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "llb"
 
 # From the top. A room may import the rooms of lower rows. `docs/design.md` shows the same table.
 ROWS: tuple[frozenset[str], ...] = (
@@ -32,6 +34,43 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"base"}),
     frozenset({"errors", "wire"}),
     frozenset({"texts"}),
+)
+# Modules with more statements have a test at the same path below `tests`.
+MAX_STATEMENTS_WITHOUT_TEST = 60
+# Those that mean something only as a part of a whole host, or are types alone, and where their tests are. A
+# folder ends with a slash.
+TESTED_ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        # Types of messages, classes of errors, protocols.
+        "wire/": "api",
+        "errors.py": "balancer/test_error_responses.py",
+        "api/incoming_request.py": "front/test_request.py",
+        # Composition roots.
+        "app.py": "test_embedding.py",
+        "balancer.py": "balancer",
+        "joined_node.py": "joined_node",
+        "parts/": "balancer",
+        # Routes, which read a request and call a service.
+        "api/inference/ollama.py": "balancer/test_ollama.py",
+        "api/inference/ollama_models.py": "balancer/test_ollama.py",
+        "api/internode/node_api.py": "joined_node",
+        "api/internode/public_proxy.py": "joined_node/test_public_proxy.py",
+        "api/routes/endpoints/management.py": "balancer/endpoints/test_endpoints.py",
+        "api/routes/event_stream.py": "balancer/test_event_stream.py",
+        "api/routes/models/changes.py": "balancer/test_models.py",
+        "api/routes/models/downloads.py": "balancer/test_downloads.py",
+        "api/routes/node_join.py": "joined_node/test_join.py",
+        "api/routes/system.py": "balancer/test_system.py",
+        # Descriptions of the routes.
+        "api/reference/": "balancer/test_openapi.py",
+        # Commands, which are run as users run them.
+        "cli/": "cli",
+        # Links between hosts, downloads and engines, which are tested with both ends.
+        "cluster/": "joined_node",
+        "engine/": "engine",
+        "node/": "node",
+        "security/certificates.py": "joined_node/test_tls.py",
+    }
 )
 SANIC_ROOMS = frozenset({"server", "app", "api"})
 MAX_MODULES_PER_FOLDER = 14
@@ -117,6 +156,26 @@ def test_folders_are_small() -> None:
         modules = [path for path in folder.glob("*.py") if not path.stem.startswith("__")]
         if folder.name != "migrations":
             assert len(modules) <= MAX_MODULES_PER_FOLDER, f"{relative(folder)} has {len(modules)} modules"
+
+
+def own_test_of(path: Path) -> Path:
+    inside = path.relative_to(PACKAGE)
+    return TESTS / inside.parent / f"test_{inside.name}"
+
+
+def needs_test(path: Path) -> bool:
+    return len(statements_of(path)) > MAX_STATEMENTS_WITHOUT_TEST and not own_test_of(path).exists()
+
+
+def test_modules_have_tests_at_their_path() -> None:
+    missing = [relative(path) for path in FILES if needs_test(path)]
+    assert not [module for module in missing if not module.startswith(tuple(TESTED_ELSEWHERE))]
+
+
+@pytest.mark.parametrize("place", TESTED_ELSEWHERE)
+def test_what_is_tested_elsewhere_has_no_test_at_its_path(place: str) -> None:
+    assert (TESTS / TESTED_ELSEWHERE[place]).exists()
+    assert place.endswith("/") or needs_test(PACKAGE / place)
 
 
 def planted_callbacks(path: Path) -> Iterator[tuple[int, str]]:
