@@ -2,8 +2,8 @@
 
     with prefork.Popen([sys.executable, "-m", "llb", "models"], env=…, stdout=PIPE) as process: ...
 
-A template process (`python -m tests.prefork`, one for each test process) has imported what llb and the tests'
-programs import. It forks for each command: the child gets the environment, directory, files, session,
+A template process (`python -m tests.prefork`, one for all workers of the suite) has imported what llb and the
+tests' programs import. It forks for each command: the child gets the environment, directory, files, session,
 terminal, network namespace and cores of that command, then runs the module as `python -m` does. It is a real
 process: with its own id, signals, exit status and memory.
 
@@ -195,8 +195,17 @@ def enable() -> None:
     _is_enabled = sys.platform.startswith("linux")
 
 
+def start() -> None:
+    """Start the template, which else starts with the first process: those forked from this one share it."""
+    if _is_enabled:
+        _get_template()
+
+
 class _TemplateProcess:
-    """The template process and the way to it."""
+    """The template process and the way to it.
+
+    Several processes may use it: a request is one message, and brings the socket of its reply.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

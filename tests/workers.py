@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tests import timeouts
+from tests import prefork, timeouts
 
 # A worker that waits for the teardown of its fixtures has this long once the run was interrupted.
 EXIT_TIMEOUT_S = 30.0
@@ -111,6 +111,7 @@ class Controller:
         """Returns when all workers have ended. Raises what pytest's own loop raises."""
         try:
             timeouts.stop_watchdog()
+            prefork.start()
             self._fork()
             timeouts.start_watchdog(timeouts.CONTROLLER_SILENCE_LIMIT_S)
             while self._workers:
