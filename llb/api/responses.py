@@ -189,3 +189,7 @@ def abort_connection(request: IncomingRequest) -> None:
     Nothing else can still show the client that the response is incomplete.
     """
     cast(asyncio.Transport, request.transport).abort()
+    stream = getattr(request, "stream", None)
+    if isinstance(stream, Http):
+        # Sanic would end the response, and log an error for the bytes that are missing.
+        cast(Any, stream).response_func = None

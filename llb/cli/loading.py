@@ -158,7 +158,18 @@ def load_model(options: argparse.Namespace) -> int:
         f"{model_id} is loaded ({output.format_duration(time.monotonic() - began_at)}): "
         f"{_describe_memory(loaded)}."
     )
+    note = note_on_context(options.context, loaded.memory.context_length, loaded.model.context_length)
+    if note is not None:
+        output.print_note(note)
     return 0
+
+
+def note_on_context(wanted: int | None, reserved: int | None, longest: int | None) -> str | None:
+    """Return why `reserved` tokens are fewer than `wanted`, None if they are not; `longest`: of the model."""
+    if wanted is None or reserved is None or reserved >= wanted:
+        return None
+    limit = "the model has no more" if reserved == longest else "the memory allows no more"
+    return f"The context is {reserved} tokens instead of {wanted}: {limit}."
 
 
 def unload_model(options: argparse.Namespace) -> int:

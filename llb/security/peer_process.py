@@ -38,6 +38,7 @@ Endpoint = tuple[str, int]
 
 _PROC = Path("/proc")
 _LISTEN = "0A"
+_ESTABLISHED = "01"
 _CLOSE_WAIT = "08"
 _BROWSER_NAMES = re.compile(
     r"(google-)?chrom(e|ium)\b.*|headless_shell|chrome_crashpad.*|msedge.*|microsoft-edge.*|brave.*|opera.*|"
@@ -55,6 +56,7 @@ class Doubt(StrEnum):
 
     UNSUPPORTED = "this system does not tell which program calls"
     NOT_FOUND = "the program that calls cannot be identified"
+    CLOSED = "the program that calls has closed its connection"
     OTHER_USER = "the program that calls runs as another user than llb, as proxies do"
     LISTENS = "the program that calls accepts connections from other hosts, as proxies do"
     GUEST_NETWORK = "the program that calls is the network of a virtual machine or a container"
@@ -102,12 +104,12 @@ def _examine(peer: Endpoint, own: Endpoint, known_pids: tuple[int, ...]) -> Peer
     table = tuple(_read_table("tcp"))
     row = next((row for row in table if (row.local, row.remote) == (peer, own) and row.inode), None)
     if row is None:
-        return PeerReport(Doubt.NOT_FOUND)
+        return PeerReport(_doubt_of_unknown(peer, own))
     if row.uid != os.geteuid():
         return PeerReport(Doubt.OTHER_USER)
     holders = _holders_of(row.inode, known_pids)
     if not holders:
-        return PeerReport(Doubt.NOT_FOUND)
+        return PeerReport(_doubt_of_unknown(peer, own))
     pids = tuple(holders)
     # Requests of llb itself are not relayed.
     relays = {
@@ -128,6 +130,13 @@ def _examine(peer: Endpoint, own: Endpoint, known_pids: tuple[int, ...]) -> Peer
         not _is_loopback(each.local[0]) for each in _read_table("udp") if each.inode in held
     )
     return PeerReport(None, pids, reaches_outside=outside)
+
+
+def _doubt_of_unknown(peer: Endpoint, own: Endpoint) -> Doubt:
+    """Return whether the program has left, or cannot be seen from here, as those of another namespace."""
+    wanted = (own, peer, _ESTABLISHED)
+    is_open = any((row.local, row.remote, row.state) == wanted for row in _read_table("tcp"))
+    return Doubt.NOT_FOUND if is_open else Doubt.CLOSED
 
 
 def _is_served(row: _Socket, table: tuple[_Socket, ...], trusted: frozenset[int]) -> bool:

@@ -74,6 +74,7 @@ def test_an_unknown_model_is_reported_with_similar_ids(served: CommandHost) -> N
     for command in (("rm", "tinny"), ("chat", "tinny", "hi"), ("pull", "tinny")):
         assert served.run_failing_command(*command) == "There is no model 'tinny': did you mean tiny?"
     assert "'llb models' lists" in served.run_failing_command("pull", "zzzzzz")
+    assert served.run_failing_command("chat", "box/tiny", "hi") == "Model 'box/tiny' does not exist."
 
 
 def test_pulled_listed_and_removed(own: CommandHost) -> None:

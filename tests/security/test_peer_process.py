@@ -190,10 +190,22 @@ def test_a_program_of_another_user(server: Server) -> None:
 
 
 def test_a_connection_that_does_not_exist_and_one_that_was_closed(server: Server) -> None:
-    assert examine_peer(("127.0.0.1", 1), ("127.0.0.1", server.port)).doubt is Doubt.NOT_FOUND
+    assert examine_peer(("127.0.0.1", 1), ("127.0.0.1", server.port)).doubt is Doubt.CLOSED
     with running_client(server) as process:
         wait_for_connection(process)
         process.communicate()
+        assert server.examine().doubt is Doubt.CLOSED
+
+
+def test_a_program_that_cannot_be_seen_from_here(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_table = peer_process._read_table
+
+    def read_own_end(protocol: str) -> Iterator[Any]:
+        return (row for row in read_table(protocol) if row.local[1] == server.port)
+
+    with running_client(server) as process:
+        wait_for_connection(process)
+        monkeypatch.setattr(peer_process, "_read_table", read_own_end)
         assert server.examine().doubt is Doubt.NOT_FOUND
 
 

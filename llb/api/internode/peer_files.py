@@ -77,7 +77,9 @@ def peer_files_blueprint(
                         await response.send(chunk)
             except (ContentLost, TimeoutError) as error:
                 reason = (
-                    "the file is gone" if isinstance(error, ContentLost) else "the node did not read the data"
+                    "the file has changed, or its download has ended"
+                    if isinstance(error, ContentLost)
+                    else "the node did not read the data"
                 )
                 log.info("aborted a copy of model %s to another node: %s", model_id, reason)
                 abort_connection(request)

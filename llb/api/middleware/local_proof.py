@@ -84,7 +84,8 @@ class LocalProof:
             doubt = report.doubt
             if doubt is None and report.reaches_outside and not may_reach_outside:
                 doubt = TUNNEL
-        if doubt not in (None, ELSEWHERE, TRUSTED_PROXY, Doubt.UNSUPPORTED):
+        # A browser closes its connections when a page is left: no sign of a proxy.
+        if doubt not in (None, ELSEWHERE, TRUSTED_PROXY, Doubt.UNSUPPORTED, Doubt.CLOSED):
             self.detections.record(_text_of(doubt))
         return None if doubt is None else _text_of(doubt)
 

@@ -70,6 +70,9 @@ def _read_piped_input() -> str:
 
 def _require_model_ready(client: ApiClient, model_id: str) -> None:
     """Raise `CommandError` if the model cannot answer. Skipped for a key that may not read the models."""
+    if "/" in model_id:
+        # ENDPOINT/MODEL: the catalogue does not have it, and the gateway says whether it exists.
+        return
     try:
         item = require_model(client, model_id)
     except ApiError as error:

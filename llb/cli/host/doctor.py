@@ -44,7 +44,8 @@ def run_doctor(options: argparse.Namespace) -> int:
     if not counts[Level.BAD] and not counts[Level.WARN]:
         output.print_line("No problems found.")
     else:
-        output.print_line(f"{counts[Level.BAD]} bad, {counts[Level.WARN]} warnings, {counts[Level.OK]} ok.")
+        warnings = "1 warning" if counts[Level.WARN] == 1 else f"{counts[Level.WARN]} warnings"
+        output.print_line(f"{counts[Level.BAD]} bad, {warnings}, {counts[Level.OK]} ok.")
     return int(is_bad)
 
 

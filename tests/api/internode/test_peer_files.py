@@ -201,12 +201,14 @@ async def test_a_copy_is_aborted_when_its_download_ends(server: PeerServer, outc
     await wait_until(lambda: server.file_server.active_copies == 0)
 
 
-async def test_a_changed_file_is_not_sent(server: PeerServer) -> None:
+async def test_a_changed_file_is_not_sent(server: PeerServer, caplog: pytest.LogCaptureFixture) -> None:
     server.path.write_bytes(bytes(len(CONTENT)))
     os.utime(server.path, (1, 1))
     _, reader = await server.open(COMPLETE)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await asyncio.wait_for(reader.readexactly(1), 30)
+    await wait_until(lambda: server.file_server.active_copies == 0)
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
 async def test_the_number_of_copies_is_limited(server: PeerServer) -> None:

@@ -45,6 +45,7 @@ export default {
   'text:doubt_guest_network': '呼び出し元のプログラムは仮想マシンまたはコンテナーのネットワークです',
   'text:doubt_listens': '呼び出し元のプログラムが、プロキシのようにほかのホストからの接続を受け付けています',
   'text:doubt_not_found': '呼び出し元のプログラムを特定できません',
+  'text:doubt_closed': '呼び出し元のプログラムが接続を閉じました',
   'text:doubt_old_http': 'リクエストが HTTP/1.1 ではありません（プロキシの特徴です）',
   'text:doubt_other_name': 'ほかのホストからも使われる名前またはアドレスでアクセスされています',
   'text:doubt_other_user': '呼び出し元のプログラムが、プロキシのように llb とは別のユーザーで動いています',
