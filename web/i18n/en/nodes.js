@@ -83,11 +83,11 @@ export default {
   'node.remove.again': 'To let it rejoin, use Add node to generate a new command.',
 
   'node.cpu': 'CPU',
-  'node.cores': { one: '· {count} core', other: '· {count} cores' },
+  'node.cores': { one: '{count} core', other: '{count} cores' },
   'node.ram': 'RAM',
   'node.gpu': 'GPU',
   'node.gpu.none': 'None',
-  'node.gpu.memory': '· {total}, {free} free',
+  'node.gpu.memory': '{total}, {free} free',
   'node.gpu.unusable': 'Detected, but not supported by the installed engine',
   'node.gpu.hidden': 'Hidden from programs on this host',
   'node.engine': 'Engine',

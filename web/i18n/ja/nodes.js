@@ -76,11 +76,11 @@ export default {
   'node.remove.again': '再び参加させるには、「ノードを追加」で新しいコマンドを発行してください。',
 
   'node.cpu': 'CPU',
-  'node.cores': { other: '· {count} コア' },
+  'node.cores': { other: '{count} コア' },
   'node.ram': 'RAM',
   'node.gpu': 'GPU',
   'node.gpu.none': 'なし',
-  'node.gpu.memory': '· {total}（空き {free}）',
+  'node.gpu.memory': '{total}（空き {free}）',
   'node.gpu.unusable': '検出されましたが、インストール済みのエンジンでは利用できません',
   'node.gpu.hidden': 'このホストのプログラムから隠されています',
   'node.engine': 'エンジン',

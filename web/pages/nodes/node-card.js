@@ -8,7 +8,7 @@ import { diskModels } from './disk.js';
 import { hostUsage } from './host-usage.js';
 import { diskMeter, storedModels, memoryMeter } from './meters.js';
 import { downloadList } from './download-list.js';
-import { isOnline, nodeNotes, connectionFact, nodeBadge } from './status.js';
+import { isOnline, nodeNotes, beforeDot, connectionFact, nodeBadge } from './status.js';
 
 /** `actions`: template with the permitted actions, or null. */
 export function nodeCard(state, node, acts) {
@@ -50,7 +50,10 @@ function facts(node) {
   return html`
     <dl class="facts node-facts">
       ${connectionFact(node)}
-      <div><dt>${t('node.cpu')}</dt><dd>${cpu} <small>${t('node.cores', { count: cores })}</small></dd></div>
+      <div>
+        <dt>${t('node.cpu')}</dt>
+        <dd>${beforeDot(cpu)} <small>${t('node.cores', { count: cores })}</small></dd>
+      </div>
       <div><dt>${t('node.ram')}</dt><dd>${f.bytes(memory)}</dd></div>
       <div>
         <dt>${t('node.gpu')}</dt>
@@ -107,7 +110,7 @@ const unusedBecause = ({ hidden }) => (hidden ? 'node.gpu.hidden' : 'node.gpu.un
 
 const gpuFact = (gpu) => html`
   <dd>
-    ${gpu.name}
+    ${beforeDot(gpu.name)}
     <small>${t('node.gpu.memory', {
       total: f.bytes(gpu.memory_total_bytes),
       free: f.bytes(gpu.memory_free_bytes),

@@ -41,17 +41,19 @@ function drainingText(node) {
   return t(isLocal(node) ? 'node.drained.local' : 'node.drained.text');
 }
 
+/** `text` with the dot that separates it from what follows: a line never begins with the dot. */
+export const beforeDot = (text) => `${text}\u00a0·`;
+
 /** How requests reach the node, and its latency. */
 export function connectionFact({ reach, address, status }) {
   if (!reach || status !== 'online') return null;
   const { way, answer_ms: answer } = reach;
+  const text = t(`node.reach.${way}`, { time: f.latency(answer) });
   return html`
     <div>
       <dt>${t('node.reach')}</dt>
       <dd class=${way === 'none' ? 'unusable' : ''}>
-        ${t(`node.reach.${way}`, {
-          time: f.latency(answer),
-        })} ${address ? html`<small>· ${address}</small>` : null}
+        ${address ? html`${beforeDot(text)} <small>${address}</small>` : text}
       </dd>
     </div>`;
 }

@@ -13,11 +13,13 @@ const WINDOW = 40;
 export function createLog(requestRender) {
   let element = null;
   let isAtEnd = true;
+  // Only the introduction, which is read from its beginning.
+  let isEmpty = true;
   let lastScrollTop = 0;
   let count = WINDOW;
 
   function keepAtEnd() {
-    if (element?.isConnected && isAtEnd) element.scrollTop = element.scrollHeight;
+    if (element?.isConnected && isAtEnd) element.scrollTop = isEmpty ? 0 : element.scrollHeight;
   }
 
   // Highlighting, image decoding and resizing change the height without a render.
@@ -27,7 +29,8 @@ export function createLog(requestRender) {
     const [before, up] = [isAtEnd, element.scrollTop < lastScrollTop - 1];
     lastScrollTop = element.scrollTop;
     // Scrolling up even slightly is intentional.
-    isAtEnd = element.scrollHeight - element.scrollTop - element.clientHeight <= (up ? 1 : NEAR_END_PX);
+    const below = element.scrollHeight - element.scrollTop - element.clientHeight;
+    isAtEnd = isEmpty || below <= (up ? 1 : NEAR_END_PX);
     if (element.scrollTop < NEAR_START_PX && element.dataset.more === 'true') showMore();
     else if (before !== isAtEnd) requestRender();
   }
@@ -59,6 +62,7 @@ export function createLog(requestRender) {
     close: () => sizeObserver.disconnect(),
     view: ({ messages, busy, label, content }) => {
       const more = messages.length > count;
+      isEmpty = !messages.length;
       return html`
         <div class="log-frame">
           <div
