@@ -356,6 +356,8 @@ async def count(path: MeasuredPath) -> None:
     for code in sorted(own, key=lambda code: -instructions[code])[:LISTED_FUNCTIONS]:
         name = f"{code.co_filename.rpartition('/llb/')[2]}: {code.co_qualname}"
         print(f"{instructions[code] / path.counted:7.1f} {calls[code] / path.counted:6.2f}  {name}")
+    files = {code.co_filename for code in own if calls[code] >= path.counted and "/llb/" in code.co_filename}
+    print(f"{len(files)} files of llb are called for each")
     for what, counter in (("instructions", instructions), ("calls", calls)):
         print(f"{sum(counter[code] for code in own) / path.counted:.1f} {what} of {path.unit}")
 

@@ -1,19 +1,19 @@
-"""Engine of one model: its process, the requests for leases of it, and its back-off after failures."""
+"""Engine of one model: its process, its leases, and its back-off after failures."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from llb.base.backoff import Backoff
 from llb.engine.diagnosis import FailureKind
-from llb.engine.lease import Lease, LeaseRequest
+from llb.engine.lease import EngineLeases
 from llb.engine.planning.engine_plan import EngineFiles, EnginePlan, ModelMetadata
 from llb.engine.process import EngineProcess
 from llb.engine.request_watch import RequestWatch
-from llb.errors import EngineFailed, LlbError, ModelFailed, ModelLoading
+from llb.errors import EngineFailed, ModelFailed, ModelLoading
 from llb.policy.eviction import LoadedEngine
-from llb.policy.keep_alive import KeepAlive
 from llb.policy.memory import FreeMemory, Memory
 from llb.policy.memory.free_memory import MAX_FAILED_GPU_LOADS
 from llb.wire import DraftReport, EngineReport, EngineState, LoadOptions, Speculation
@@ -47,11 +47,8 @@ class ModelEngine:
         self.metadata: ModelMetadata | None = None
         # Its memory counts from the decision to load until the process has ended.
         self.plan: EnginePlan | None = None
-        self.lease_requests: list[LeaseRequest] = []
         # Whether a task reads the header or loads the model.
         self.is_task_running = False
-        # No new leases are granted.
-        self.is_stopping = False
         self.pinned = False
         self.options: LoadOptions | None = None
         # Model that the catalogue names to draft for this one.
@@ -74,11 +71,9 @@ class ModelEngine:
         # Set at each transition; a drain waits for it.
         self.state_changed = asyncio.Event()
         self._host_keep_alive_s = keep_alive_s
-        self._default_keep_alive_s = self._keep_alive_s = keep_alive_s
         self._clock = clock
         self._on_changed = on_changed
-        self._on_suspected_failure = on_suspected_failure
-        self._last_used = self._ready_at = 0.0
+        self._ready_at = 0.0
         self._backoff = Backoff(BACKOFF_INITIAL_S, BACKOFF_MAX_S, clock=clock)
         self._load_crashes = 0
         # Loads that ran out of memory, or crashed on a GPU; each makes the next plan smaller. Kept after a
@@ -92,14 +87,15 @@ class ModelEngine:
         self.memory_ratio: float | None = None
         self.process = make_process(self._on_transition)
         self.watch = RequestWatch(self.process, clock)
-        # One object each for all leases.
-        self._on_released, self._on_suspected = self._on_lease_released, self._report_suspected_failure
+        self.leases = EngineLeases(
+            self.process,
+            self.watch,
+            keep_alive_s=keep_alive_s,
+            clock=clock,
+            on_suspected_failure=partial(on_suspected_failure, self),
+        )
 
     # --- input of the pool's decisions ---------------------------------------------------------------
-
-    @property
-    def is_leasable(self) -> bool:
-        return not self.is_stopping and self.process.state in (EngineState.READY, EngineState.BUSY)
 
     @property
     def memory(self) -> Memory:
@@ -109,7 +105,7 @@ class ModelEngine:
     @property
     def is_releasing_memory(self) -> bool:
         """Whether the engine stops without waiting for a request, so that its memory is free soon."""
-        return self.is_stopping and self.process.active_requests == 0
+        return self.leases.is_closed and self.process.active_requests == 0
 
     @property
     def loaded_engine(self) -> LoadedEngine:
@@ -119,7 +115,7 @@ class ModelEngine:
             self.memory,
             is_busy=self.process.state is not EngineState.READY,
             is_pinned=self.pinned,
-            last_used=self._last_used,
+            last_used=self.leases.last_used,
         )
 
     @property
@@ -127,10 +123,7 @@ class ModelEngine:
         """Time at which the keep-alive ends; None for an engine that is not idle, is pinned, or never
         unloads.
         """
-        is_idle = self.process.state is EngineState.READY and not self.is_stopping
-        if not is_idle or self.pinned or self._keep_alive_s < 0:
-            return None
-        return self._last_used + self._keep_alive_s
+        return None if self.pinned else self.leases.unload_at
 
     @property
     def reload_at(self) -> float | None:
@@ -141,22 +134,20 @@ class ModelEngine:
     def needs_load(self, now: float) -> bool:
         """Return whether a request or a pin requires a load, and it may start now."""
         if (
-            self.is_stopping
+            self.leases.is_closed
             or self.is_task_running
             or self.process.is_alive
             or self.rejection_reason is not None
             or now < self.retry_at
         ):
             return False
-        return bool(self.lease_requests) or self.reload_at is not None
+        return bool(self.leases.pending) or self.reload_at is not None
 
     def set_options(self, options: LoadOptions | None) -> None:
         """Set how the model is loaded next; the keep-alive applies at once."""
         self.options = options
         keep_alive_s = None if options is None else options.keep_alive
-        default_s = self._host_keep_alive_s if keep_alive_s is None else keep_alive_s
-        if default_s != self._default_keep_alive_s:
-            self._default_keep_alive_s = self._keep_alive_s = default_s
+        self.leases.set_keep_alive(self._host_keep_alive_s if keep_alive_s is None else keep_alive_s)
 
     def set_draft(self, draft_id: str | None, speculation: Speculation | None = None) -> None:
         """Set which model drafts for this one, or how it drafts for itself, from the next load on."""
@@ -176,53 +167,16 @@ class ModelEngine:
 
     # --- leases --------------------------------------------------------------------------------------
 
-    def grant_lease(self, keep_alive: KeepAlive | None) -> Lease:
-        """Return a lease, for which `keep_alive` is applied."""
-        if keep_alive is not None:
-            self._keep_alive_s = keep_alive.apply(self._keep_alive_s, self._default_keep_alive_s)
-        self._last_used = self._clock()
-        return Lease(
-            self.process,
-            self.watch,
-            on_released=self._on_released,
-            on_suspected_failure=self._on_suspected,
-        )
-
-    def _on_lease_released(self, lease: Lease) -> None:
-        now = self._clock()
-        if lease.generation == self.process.generation:
-            self._last_used = now
-        self.watch.remove(lease, now)
-        self.process.end_request(lease.generation)
-
-    def _report_suspected_failure(self) -> None:
-        self._on_suspected_failure(self)
-
     def resolve_lease_requests(self, now: float) -> None:
         """Grant the pending leases if the engine is ready, or reject them if it cannot be loaded now."""
         if self.rejection_reason is not None:
-            self.reject_lease_requests(
+            self.leases.reject_pending(
                 lambda: ModelFailed.from_unusable_files(self.model_id, self.rejection_reason or "")
             )
         elif self.process.state is EngineState.FAILED and now < self.retry_at:
-            self.reject_lease_requests(lambda: self._backoff_error(now))
-        elif self.is_leasable:
-            for request in self._pop_lease_requests():
-                lease = self.grant_lease(request.keep_alive)
-                # Granting publishes a report, and one of its handlers may have cancelled the request.
-                if request.lease.done():
-                    lease.release()
-                else:
-                    request.lease.set_result(lease)
-
-    def reject_lease_requests(self, make_error: Callable[[], LlbError]) -> None:
-        """Reject all pending leases; each gets its own error, since a traceback belongs to one task."""
-        for request in self._pop_lease_requests():
-            request.lease.set_exception(make_error())
-
-    def _pop_lease_requests(self) -> list[LeaseRequest]:
-        requests, self.lease_requests = self.lease_requests, []
-        return [request for request in requests if not request.lease.done()]
+            self.leases.reject_pending(lambda: self._backoff_error(now))
+        elif self.leases.is_open:
+            self.leases.grant_pending()
 
     def _backoff_error(self, now: float) -> EngineFailed:
         failure = self.process.failure
@@ -266,9 +220,9 @@ class ModelEngine:
     def _on_transition(self, old_state: EngineState, new_state: EngineState) -> None:
         now = self._clock()
         if old_state is EngineState.STARTING and new_state is EngineState.READY:
-            self._ready_at = self._last_used = now
+            self._ready_at = now
             self._load_crashes = 0
-            self._keep_alive_s = self._default_keep_alive_s
+            self.leases.on_loaded(now)
             self.watch.on_worker_ready()
         if new_state is EngineState.FAILED:
             self._record_failure(now, while_loading=old_state is EngineState.STARTING)

@@ -161,7 +161,7 @@ class EnginePool:
         engine = self._engines.pop(model_id, None)
         if engine is not None:
             self._removed.append(engine)
-            engine.reject_lease_requests(lambda: NoNodeAvailable(f"Model '{model_id}' is being removed"))
+            engine.leases.reject_pending(lambda: NoNodeAvailable(f"Model '{model_id}' is being removed"))
             # Engines for which it drafts have its file open. Their own requests have the usual time to end.
             path = str(engine.files.model_path)
             users = [
@@ -235,7 +235,7 @@ class EnginePool:
             return lease
         engine = self._engines[model_id]
         request = LeaseRequest(asyncio.get_running_loop().create_future(), self._clock(), keep_alive)
-        engine.lease_requests.append(request)
+        engine.leases.pending.append(request)
         self._schedule()
         try:
             async with asyncio.timeout(deadline_s):
@@ -247,15 +247,15 @@ class EnginePool:
             request.abandon()
             raise
         finally:
-            if request in engine.lease_requests:
-                engine.lease_requests.remove(request)
+            if request in engine.leases.pending:
+                engine.leases.pending.remove(request)
 
     def lease_loaded(self, model_id: str, keep_alive: KeepAlive | None = None) -> Lease | None:
         """Like `acquire_lease`, without a wait: None if the model is not loaded."""
         engine = self._engines.get(model_id)
         if engine is None or self._closed:
             raise NoNodeAvailable(f"Model '{model_id}' is not served by this node")
-        return engine.grant_lease(keep_alive) if engine.is_leasable else None
+        return engine.leases.grant(keep_alive)
 
     def engine_reports(self) -> tuple[EngineReport, ...]:
         """Return the reports of all engines that are not stopped, after measuring their memory."""
@@ -275,7 +275,7 @@ class EnginePool:
         if self._timer is not None:
             self._timer.cancel()
         for engine in self._all_engines():
-            engine.reject_lease_requests(lambda: NoNodeAvailable("This node is shutting down"))
+            engine.leases.reject_pending(lambda: NoNodeAvailable("This node is shutting down"))
         alive = [engine for engine in self._all_engines() if engine.process.is_alive]
         stop_tasks = [self._tasks.spawn(self._stop(engine), f"{engine.model_id}.stop") for engine in alive]
         if stop_tasks:
@@ -317,7 +317,7 @@ class EnginePool:
         )
         for engine in sorted(
             waiting,
-            key=lambda engine: engine.lease_requests[0].requested_at if engine.lease_requests else now,
+            key=lambda engine: engine.leases.pending[0].requested_at if engine.leases.pending else now,
         ):
             if engine.metadata is None:
                 engine.is_task_running = True
@@ -328,7 +328,9 @@ class EnginePool:
                 self._tasks.spawn(self._read_draft(engine), f"{engine.model_id}.read_draft")
                 continue
             loaded = [
-                each.loaded_engine for each in self._engines.values() if each.plan and not each.is_stopping
+                each.loaded_engine
+                for each in self._engines.values()
+                if each.plan and not each.leases.is_closed
             ]
             obtainable = free.with_released(releasing, *(each.memory for each in loaded if each.is_evictable))
             plan = self._plan(engine, engine.reduce(total)) or (
@@ -337,7 +339,7 @@ class EnginePool:
             if plan is None:
                 metadata = self._calibrated(engine, engine.metadata)
                 required_bytes = self._planner.min_memory_bytes(engine.files, metadata, engine.options)
-                engine.reject_lease_requests(partial(InsufficientMemory, required_bytes, budget.total_bytes))
+                engine.leases.reject_pending(partial(InsufficientMemory, required_bytes, budget.total_bytes))
                 continue
             if not free.covers(plan.memory):
                 # Another GPU is better than an eviction, a smaller context better than waiting for busy
@@ -423,7 +425,7 @@ class EnginePool:
             )
 
     def _start_stop(self, engine: ModelEngine) -> None:
-        engine.is_stopping = True
+        engine.leases.is_closed = True
         self._tasks.spawn(self._stop(engine), f"{engine.model_id}.stop")
 
     async def _read_metadata(self, engine: ModelEngine) -> None:
@@ -436,7 +438,7 @@ class EnginePool:
             engine.rejection_reason = error.text
         except Exception:
             # A defect of llb: without the rejection, the pending requests would repeat it at once.
-            engine.reject_lease_requests(
+            engine.leases.reject_pending(
                 lambda: EngineFailed(f"Model '{engine.model_id}': its header could not be read")
             )
             raise
@@ -475,12 +477,12 @@ class EnginePool:
 
     async def _drain_uncancelled(self, engine: ModelEngine, grace_s: float) -> None:
         """Stop an engine after its running requests; cancelling the caller does not cancel the stop."""
-        engine.is_stopping = True
+        engine.leases.is_closed = True
         drain_task = self._tasks.spawn(self._drain_and_stop(engine, grace_s), f"{engine.model_id}.drain")
         await asyncio.wait([drain_task])
 
     async def _drain_and_stop(self, engine: ModelEngine, grace_s: float) -> None:
-        engine.is_stopping = True
+        engine.leases.is_closed = True
         try:
             async with asyncio.timeout(grace_s):
                 while engine.process.active_requests:
@@ -494,18 +496,18 @@ class EnginePool:
 
     async def _stop(self, engine: ModelEngine) -> None:
         """Stop the process and wait for its end; unless the model was removed, it may be loaded again."""
-        engine.is_stopping = True
+        engine.leases.is_closed = True
         try:
             await engine.process.stop()
         except EngineFailed as error:
             log.error("model %s: %s", engine.model_id, error.message)
         if engine in self._removed and not engine.process.is_alive:
             self._removed.remove(engine)
-        engine.is_stopping = engine in self._removed
+        engine.leases.is_closed = engine in self._removed
         self._schedule()
 
     def _on_suspected_failure(self, engine: ModelEngine) -> None:
-        if not self._closed and engine.is_leasable:
+        if not self._closed and engine.leases.is_open:
             self._watchdog.check_health(engine)
 
     def _restart(self, engine: ModelEngine) -> None:

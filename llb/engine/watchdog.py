@@ -110,7 +110,7 @@ class EngineWatchdog:
                     await self._check_progress(engine)
 
     async def _check_progress(self, engine: ModelEngine) -> None:
-        if not engine.is_stopping and engine.watch.is_computing_without_requests():
+        if not engine.leases.is_closed and engine.watch.is_computing_without_requests():
             log.warning("model %s: its engine computes without a request and is restarted", engine.model_id)
             self._on_looping(engine)
         if engine.process.state is not EngineState.BUSY:
@@ -119,6 +119,6 @@ class EngineWatchdog:
         if diagnosis is not None:
             log.error("model %s: %s; it is killed", engine.model_id, diagnosis.message)
             await engine.process.kill(diagnosis)
-        elif not engine.is_stopping and engine.watch.blame_stuck_request():
+        elif not engine.leases.is_closed and engine.watch.blame_stuck_request():
             log.warning("model %s: a request loops in its engine, which is restarted", engine.model_id)
             self._on_looping(engine)

@@ -22,7 +22,7 @@ from llb.api.head_facts import facts_of
 from llb.api.incoming_request import BegunAnswer
 from llb.api.middleware.auth_middleware import AuthMiddleware
 from llb.api.middleware.error_handler import ErrorResponder
-from llb.front.request import MAX_BODY_BYTES, FrontRequest, FrontRoute, KnownHead
+from llb.front.request import MAX_BODY_BYTES, Admission, FrontRequest, FrontRoute, KnownHead
 from llb.gateway.http.chunk_frames import frame_chunk
 
 log = logging.getLogger(__name__)
@@ -127,11 +127,7 @@ class InferenceFront:
     def begin(self, request: FrontRequest) -> BegunAnswer | None:
         """Begin to answer an ordinary request of an admitted head without a task; None for all others."""
         head = request.head
-        if (
-            head.route.begin_direct is None
-            or head.admission is None
-            or not self._auth.admit_again(request, head.admission)
-        ):
+        if head.route.begin_direct is None or head.admission is None or not head.admission.admit(request):
             return None
         return head.route.begin_direct(request)
 
@@ -169,12 +165,12 @@ class InferenceFront:
     async def _admit(self, request: FrontRequest) -> None:
         """Authorise a request; raises the error that denies it."""
         head = request.head
-        if head.admission is not None and self._auth.admit_again(request, head.admission):
+        if head.admission is not None and head.admission.admit(request):
             self._auth.bind_log(request)
             return
         head.admission = None
         await self._auth.on_request(request)
-        head.admission = self._auth.note_admission(request)
+        head.admission = Admission.of(request, self._auth.authenticator)
         head.facts = facts_of(request)
         request.note_admitted()
 

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
+from msgspec import Struct
+
+from llb.accounts.authenticator import Authenticator
 from llb.api.head_facts import REQUEST_ID_HEADER, HeadFacts, request_id_of
 from llb.api.incoming_request import BegunAnswer, RequestHeaders
-from llb.api.middleware.auth_middleware import Admission
+from llb.api.middleware.client_info import ClientInfo
 from llb.api.responses import HeadTemplate, PassthroughResponse, ResponseHead, format_head
 from llb.gateway.stream.keepalive import ClientPipe
+from llb.security.permissions import Principal, PrincipalKind
+from llb.wire import OLLAMA_PORT_KEY_ID
 
 # A larger body counts as a request of its key while it is read.
 MAX_BODY_BYTES = 64 * 1024
@@ -90,6 +96,63 @@ class FrontRoute:
     async def answer(self, request: FrontRequest) -> Any:
         """Call the handler; returns a response to write, or None if it has written one."""
         return await self.route.handler(request, **self._arguments)
+
+
+class Admission(Struct, frozen=True):
+    """Result of the authorisation, reused for requests with the same head on the same connection."""
+
+    client: ClientInfo
+    credentials: tuple[str, ...]
+    principal: Principal
+    authenticator: Authenticator
+    # Of the authenticator.
+    generation: int
+    # time.monotonic()
+    expires_at: float
+
+    @classmethod
+    def of(cls, request: FrontRequest, authenticator: Authenticator) -> Admission | None:
+        """Return the result of the authorisation; None if each request has to be examined.
+
+        Only a key and a node are found by the head alone. Behind a trusted proxy the connection is that of
+        many clients.
+        """
+        ctx = request.ctx
+        principal: Principal | None = ctx.principal
+        if (
+            principal is None
+            or principal.kind not in (PrincipalKind.KEY, PrincipalKind.NODE)
+            or len(ctx.credentials) != 1
+            or principal.must_change_password
+            or principal.id == OLLAMA_PORT_KEY_ID
+            or ctx.client.is_trusted_proxy
+        ):
+            return None
+        # The credential of a node is compared each time.
+        trusted_s = 0.0
+        if principal.kind is PrincipalKind.KEY:
+            trusted_s = authenticator.trusted_s(ctx.credentials[0])
+        expires_at = time.monotonic() + trusted_s
+        return cls(
+            ctx.client, ctx.credentials, principal, authenticator, authenticator.generation, expires_at
+        )
+
+    def admit(self, request: FrontRequest) -> bool:
+        """Reuse the result for another request; False where that one has to be examined."""
+        if (
+            self.generation != self.authenticator.generation or time.monotonic() >= self.expires_at
+        ) and not self._is_still_node():
+            return False
+        ctx = request.ctx
+        ctx.client, ctx.credentials, ctx.principal = self.client, self.credentials, self.principal
+        return True
+
+    def _is_still_node(self) -> bool:
+        """Whether a node was admitted whose credential is still valid."""
+        if self.principal.kind is not PrincipalKind.NODE:
+            return False
+        principal = self.authenticator.authenticate_node(self.credentials[0])
+        return principal is not None and principal.id == self.principal.id
 
 
 class KnownHead:
@@ -208,6 +271,9 @@ class FrontContext:
     """Results of `AuthMiddleware` for the handler of a request."""
 
     __slots__ = ("client", "credentials", "facts", "principal", "request_id")
+
+    client: ClientInfo
+    credentials: tuple[str, ...]
 
     def __init__(self, facts: HeadFacts | None, request_id: str | None) -> None:
         self.principal: Any = None

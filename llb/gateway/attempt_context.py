@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.view import ClusterView
+from llb.engine.pool import EnginePool
 from llb.gateway.admission.controller import AdmissionController
 from llb.gateway.endpoints.exchange import EndpointContext
 from llb.gateway.http.client import HttpClient
@@ -30,6 +31,8 @@ class AttemptContext(Struct, frozen=True):
     admission: AdmissionController
     http_client: HttpClient
     agent: NodeAgent
+    # The engines of this host.
+    engine_pool: EnginePool
     node_connections: NodeConnections
     performance: PerformanceModel
     traffic: NodeTraffic

@@ -45,6 +45,7 @@ class DirectAnswer:
     __slots__ = (
         "_attempt",
         "_events",
+        "_exchange",
         "_keepalive_s",
         "_listener",
         "_received_bytes",
@@ -64,6 +65,7 @@ class DirectAnswer:
     ) -> None:
         """A stream that is silent for `keepalive_s` gets a comment."""
         self._attempt = attempt
+        self._exchange = attempt.exchange
         self._response = response
         self._sink = sink
         # One object, not a bound method for each: an open stream would keep them.
@@ -93,7 +95,7 @@ class DirectAnswer:
         try:
             if not has_data:
                 self._on_tick()
-            elif response.error is not None or response.status != 200 or not self._attempt.accepts(response):
+            elif response.error is not None or response.status != 200 or not self._exchange.accept(response):
                 self.stop()
             elif self._events is not None or is_event_stream_type(response.content_type):
                 self._open_stream()
@@ -102,10 +104,15 @@ class DirectAnswer:
             elif response.is_buffer_full:
                 self.stop()
             else:
-                self._attempt.begin_relay()
+                self._begin_relay()
         except Exception as error:
             # This runs in a callback of the transport.
             self._fail(error)
+
+    def _begin_relay(self) -> None:
+        """Note that the head of an answer has come, which no task has waited for."""
+        assert self._exchange.begun is not None  # noqa: S101  # it has answered
+        self._exchange.begun.begin_relay()
 
     def _fail(self, error: Exception) -> None:
         """Leave `error` to a task; the relay of a stream translates its own failures for the client."""
@@ -147,7 +154,7 @@ class DirectAnswer:
 
     def _longest_silence_s(self, events: EventRelay) -> float:
         """Maximum silence of a stream. Before its first events it is longer: the engine reads the prompt."""
-        timeouts = self._attempt.timeouts
+        timeouts = self._exchange.timeouts
         return timeouts.first_event_s if events.pipe is None else timeouts.idle_s
 
     # --- documents ---
@@ -171,22 +178,22 @@ class DirectAnswer:
 
     def _open_stream(self) -> None:
         """Pass on the first events, once there are any."""
-        response, attempt, events = self._response, self._attempt, self._events
+        response, exchange, events = self._response, self._exchange, self._events
         if events is None:
-            if not attempt.wants_stream:
+            if not exchange.wants_stream:
                 # The client gets a document, which a task aggregates from the events.
                 self.stop()
                 return
-            attempt.begin_relay()
-            events = self._events = attempt.start_relay(response, self._sink)
+            self._begin_relay()
+            events = self._events = self._attempt.start_relay(response, self._sink)
             assert events is not None  # noqa: S101  # it is a stream
         if response.chunks and (first := events.feed(response.take())):
-            first = attempt.complete_start(first)
+            first = exchange.complete_start(first)
             events.note_first(first)
-            attempt.write_now(first, self._sink)
+            self._attempt.write_now(first, self._sink)
             events.usage_parser.is_delivered = True
             events.raise_failure()
-            if not events.open_pipe(attempt.body_sink(self._sink)):
+            if not events.open_pipe(exchange.body_sink):
                 self.stop()
                 return
             self._silent_ticks = 0

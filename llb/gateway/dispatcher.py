@@ -15,7 +15,7 @@ from llb.accounts.principal_watch import PrincipalWatch
 from llb.gateway.admission.crash_quarantine import Quarantine
 from llb.gateway.admission.deadlines import DeadlineTimer
 from llb.gateway.admission.rate_limiter import ApiKeyRateLimiter, RateLimitHold, TokenReservation
-from llb.gateway.attempt import MAX_REQUEST_DURATION_S, Attempt
+from llb.gateway.attempt import Attempt
 from llb.gateway.attempt_context import AttemptContext
 from llb.gateway.choices import (
     COMPLETION_PATH,
@@ -26,6 +26,7 @@ from llb.gateway.choices import (
     new_part_record,
     read_choice_plan,
 )
+from llb.gateway.engine_exchange import MAX_REQUEST_DURATION_S
 from llb.gateway.engine_routes import Operation
 from llb.gateway.http.response import UpstreamResponse
 from llb.gateway.http.upstream_errors import TransportError
@@ -348,7 +349,7 @@ class Dispatcher:
                 attempt.report_failure(error)
                 log.warning(
                     "%s failed a request for %s: %s",
-                    attempt.place_name,
+                    attempt.exchange.place_name,
                     call.model.id,
                     error.message,
                 )

@@ -358,6 +358,8 @@ class NodeAgent:
             return
         before = replica.engine
         replica.engine = None if report.state is EngineState.STOPPED else report
+        if EngineState.BUSY in (report.state, None if before is None else before.state):
+            replica.last_used = time.time()
         # What an engine has tried is known from now on.
         replica.template = report.template or replica.template
         if before is None or not _differ_only_in_use(before, report):
@@ -471,9 +473,13 @@ class NodeAgent:
     ) -> Lease:
         """Lease an engine with this model in memory, loading it if necessary; release the lease after use.
 
+        The files are checked before a load. The pool itself leases what is loaded: `EnginePool.lease_loaded`.
         Raises `ModelFailed`, `ModelLoading`, `EngineFailed`, `InsufficientMemory`.
         """
-        replica = self._use_replica(model_id)
+        replica = self._replicas.get(model_id)
+        if replica is None or replica.state is not ReplicaState.READY:
+            raise errors.ModelFailed(f"Model '{model_id}' is not on this node")
+        replica.last_used = time.time()
         if replica.engine is None:
             problem = await self._replica_worker.find_file_problem(replica)
             if problem is not None:
@@ -486,19 +492,6 @@ class NodeAgent:
         except errors.ModelFailed as refused:
             self._mark_unusable(replica, refused.reason or refused.text)
             raise
-
-    def lease_loaded(self, model_id: str, keep_alive: KeepAlive | None = None) -> Lease | None:
-        """Like `acquire_lease`, without a wait: None if the model is not loaded."""
-        if self._use_replica(model_id).engine is None:
-            return None
-        return self.engine_pool.lease_loaded(model_id, keep_alive)
-
-    def _use_replica(self, model_id: str) -> Replica:
-        replica = self._replicas.get(model_id)
-        if replica is None or replica.state is not ReplicaState.READY:
-            raise errors.ModelFailed(f"Model '{model_id}' is not on this node")
-        replica.last_used = time.time()
-        return replica
 
     def _mark_unusable(self, replica: Replica, reason: str) -> None:
         """In a task: storing the state waits for a database that can be written, a request does not."""
@@ -553,6 +546,9 @@ class NodeAgent:
 
     async def _store_last_used(self) -> None:
         """Store when models were last used; times that could not be written are kept for the next call."""
+        for replica in self._replicas.values():
+            if replica.engine is not None and replica.engine.state is EngineState.BUSY:
+                replica.last_used = time.time()
         changed = {
             replica.model_id: replica.last_used
             for replica in self._replicas.values()

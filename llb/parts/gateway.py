@@ -75,6 +75,7 @@ class GatewayParts:
                 admission=self.admission,
                 http_client=cluster.http_client,
                 agent=agent,
+                engine_pool=agent.engine_pool,
                 node_connections=cluster.node_connections,
                 performance=self.performance,
                 traffic=cluster.traffic,

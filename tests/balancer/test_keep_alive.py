@@ -42,7 +42,7 @@ async def llb(
 
 
 def keep_alive_s(llb: RunningBalancer) -> float:
-    return llb.app.local_node.engine_pool._engines["chat"]._keep_alive_s
+    return llb.app.local_node.engine_pool._engines["chat"].leases._keep_alive_s
 
 
 @pytest.mark.parametrize("keep_alive", [0, "0s", -1, "-1", 1e308, "9999h", "1s"])

@@ -8,10 +8,13 @@ from typing import cast
 
 import pytest
 
-from llb.engine.lease import BYTES_PER_TOKEN, Lease, LeaseRequest
+from llb.engine.lease import BYTES_PER_TOKEN, EngineLeases, Lease, LeaseRequest
 from llb.engine.process import EngineProcess
 from llb.engine.request_watch import RequestWatch
 from llb.engine.watch_policy import Blame, EngineSpeed
+from llb.errors import EngineFailed
+from llb.policy.keep_alive import KeepAlive
+from llb.wire import EngineState
 
 SPEED = EngineSpeed(1000.0, 100.0)
 
@@ -30,10 +33,20 @@ class Engine:
     ready: object | None = field(default_factory=object)
     spec: Spec | None = field(default_factory=Spec)
     calls: list[object] = field(default_factory=list)
+    state: EngineState = EngineState.READY
+    generation: int = 7
+    now: float = 0.0
 
     def begin_request(self) -> int:
         self.calls.append("begin")
-        return 7
+        self.state = EngineState.BUSY
+        return self.generation
+
+    def end_request(self, _generation: int) -> None:
+        self.state = EngineState.READY
+
+    def remove(self, _request: Lease, now: float) -> None:
+        self.calls.append(("removed", now))
 
     async def wait_for_end(self, generation: int, timeout_s: float) -> None:
         self.calls.append((generation, timeout_s))
@@ -49,6 +62,15 @@ class Engine:
             cast(EngineProcess, self),
             cast(RequestWatch, self),
             on_released=lambda lease: self.calls.append(("released", lease)),
+            on_suspected_failure=lambda: self.calls.append("suspected"),
+        )
+
+    def leases(self) -> EngineLeases:
+        return EngineLeases(
+            cast(EngineProcess, self),
+            cast(RequestWatch, self),
+            keep_alive_s=60.0,
+            clock=lambda: self.now,
             on_suspected_failure=lambda: self.calls.append("suspected"),
         )
 
@@ -100,3 +122,61 @@ async def test_a_lease_that_was_granted_too_late_is_given_back() -> None:
     for request in (granted, pending, refused, cancelled):
         request.abandon()
     assert engine.calls == ["begin", "watched", ("released", granted.lease.result())]
+
+
+def test_an_engine_that_is_not_loaded_or_stops_grants_none() -> None:
+    engine = Engine(state=EngineState.STARTING)
+    leases = engine.leases()
+    assert (leases.is_open, leases.unload_at, leases.grant(None)) == (False, None, None)
+    engine.state, leases.is_closed = EngineState.READY, True
+    assert (leases.is_open, leases.unload_at, leases.grant(None)) == (False, None, None)
+    assert engine.calls == []
+
+
+def test_the_keep_alive_begins_with_the_end_of_the_last_lease() -> None:
+    engine = Engine()
+    leases = engine.leases()
+    leases.on_loaded(1.0)
+    assert leases.unload_at == 61.0
+    lease = leases.grant(KeepAlive(5.0))
+    assert lease is not None
+    assert not leases.unload_at
+    lease.report_suspected_failure()
+    engine.now = 8.0
+    lease.release()
+    assert leases.unload_at == 13.0
+    assert engine.calls[2:] == ["suspected", ("removed", 8.0)]
+    leases.set_keep_alive(30.0)
+    assert leases.unload_at == 38.0
+    leases.set_keep_alive(-1.0)
+    assert leases.unload_at is None
+
+
+def test_a_lease_of_a_worker_that_has_ended_is_no_use_of_the_next_one() -> None:
+    engine = Engine(now=1.0)
+    leases = engine.leases()
+    lease = leases.grant(None)
+    assert lease is not None
+    engine.generation, engine.now = 8, 9.0
+    lease.release()
+    assert leases.last_used == 1.0
+
+
+async def test_those_that_wait_get_one_each() -> None:
+    engine = Engine(state=EngineState.STARTING)
+    leases = engine.leases()
+    first, left, last = (
+        LeaseRequest(asyncio.get_running_loop().create_future(), 0.0, None) for _ in range(3)
+    )
+    leases.pending += [first, left, last]
+    leases.grant_pending()
+    # Nothing was granted, and nobody was forgotten.
+    assert leases.pending == [first, left, last]
+    left.lease.cancel()
+    engine.state = EngineState.READY
+    leases.grant_pending()
+    assert leases.pending == []
+    assert first.lease.result() is not last.lease.result()
+    leases.pending.append(left)
+    leases.reject_pending(lambda: EngineFailed("stopped"))
+    assert leases.pending == []

@@ -12,6 +12,8 @@ from llb.api.responses import json_response
 from llb.errors import InvalidApiKey
 from llb.front.protocol import MAX_HEAD_BYTES, InferenceFront
 from llb.front.request import MAX_BODY_BYTES, FrontRequest
+from llb.security.permissions import Principal, PrincipalKind
+from llb.wire import Role
 from tests.front.test_request import Connection
 
 HEAD = (
@@ -86,24 +88,29 @@ def test_sanic_answers_all_others(data: bytes) -> None:
 
 
 class Auth:
-    """Admits every request with a new proof, until `is_revoked`."""
+    """Admits every request by its key, until `revoke`; also the authenticator of that key."""
+
+    generation = 0
 
     def __init__(self) -> None:
+        self.authenticator = self
         self.is_revoked = False
         self.read = 0
+
+    def revoke(self) -> None:
+        self.is_revoked = True
+        self.generation += 1
 
     async def on_request(self, request: Any) -> None:
         if self.is_revoked:
             raise InvalidApiKey("revoked")
         self.read += 1
-        request.ctx.principal = "principal"
+        ctx = request.ctx
+        ctx.client, ctx.credentials = SimpleNamespace(is_trusted_proxy=False), ("sk-1",)
+        ctx.principal = Principal(kind=PrincipalKind.KEY, id="key", role=Role.USER)
 
-    def note_admission(self, _request: Any) -> object:
-        return object()
-
-    def admit_again(self, request: Any, _admission: object) -> bool:
-        request.ctx.principal = "principal"
-        return not self.is_revoked
+    def trusted_s(self, _key: str) -> float:
+        return 3600.0
 
     def bind_log(self, _request: Any) -> None: ...
 
@@ -161,7 +168,7 @@ async def test_a_head_is_authorised_once_until_that_ends() -> None:
     for _ in range(3):
         assert await answering.answer()
     assert answering.auth.read == 1
-    answering.auth.is_revoked = True
+    answering.auth.revoke()
     answering.connection.paced.clear()
     assert await answering.answer()
     assert answering.sent.startswith(b"HTTP/1.1 418")
@@ -211,7 +218,7 @@ async def test_callbacks_answer_admitted_heads_only() -> None:
     assert answering.front.begin(request) is None
     assert begun[-1] is request
     count = len(begun)
-    answering.auth.is_revoked = True
+    answering.auth.revoke()
     assert answering.front.begin(request) is None
     assert len(begun) == count
 

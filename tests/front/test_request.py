@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import pytest
+from msgspec.structs import replace
+
+from llb.accounts.authenticator import Authenticator
 from llb.api.connection.http_head import parse_request_head
 from llb.api.responses import PassthroughResponse
-from llb.front.request import MAX_BODY_BYTES, MAX_TEMPLATES, FrontRequest, FrontRoute, KnownHead
+from llb.front.request import MAX_BODY_BYTES, MAX_TEMPLATES, Admission, FrontRequest, FrontRoute, KnownHead
+from llb.security.permissions import Principal, PrincipalKind
+from llb.wire import OLLAMA_PORT_KEY_ID, Role
 
 ROUTE = FrontRoute(SimpleNamespace(ctx=SimpleNamespace()), {})
 
@@ -191,3 +197,81 @@ def test_a_body_over_the_bound_is_no_match() -> None:
     head = known_head()
     assert head.match(raw % MAX_BODY_BYTES) is not None
     assert head.match(raw % (MAX_BODY_BYTES + 1)) is None
+
+
+# --- admission -----------------------------------------------------------------------------------------
+
+
+class Keys:
+    """Authenticator that has looked a key up, and knows one node."""
+
+    generation = 1
+
+    def __init__(self) -> None:
+        self.lifetime_s = 3600.0
+        self.node: Principal | None = NODE
+
+    def trusted_s(self, _key: str) -> float:
+        return self.lifetime_s
+
+    def authenticate_node(self, _credential: str) -> Principal | None:
+        return self.node
+
+
+KEY = Principal(kind=PrincipalKind.KEY, id="key", role=Role.USER)
+NODE = Principal(kind=PrincipalKind.NODE, id="node", role=Role.USER)
+
+
+def admitted(
+    principal: Principal | None, *, credentials: tuple[str, ...] = ("sk-1",), is_proxy: bool = False
+) -> FrontRequest:
+    """A request that was authorised."""
+    request = request_of(Connection())
+    client = SimpleNamespace(is_trusted_proxy=is_proxy)
+    request.ctx.client, request.ctx.credentials = cast(Any, client), credentials
+    request.ctx.principal = principal
+    return request
+
+
+def test_an_admission_holds_until_an_account_changes_or_its_time_is_over() -> None:
+    keys = Keys()
+    first = admitted(KEY)
+    admission = Admission.of(first, cast(Authenticator, keys))
+    assert admission is not None
+    later = request_of(Connection())
+    assert admission.admit(later)
+    for name in ("client", "credentials", "principal"):
+        assert getattr(later.ctx, name) is getattr(first.ctx, name)
+    keys.generation = 2
+    assert not admission.admit(later)
+    keys.lifetime_s = 0.0
+    expired = Admission.of(first, cast(Authenticator, keys))
+    assert expired is not None
+    assert not expired.admit(later)
+
+
+def test_the_credential_of_a_node_is_compared_each_time() -> None:
+    keys = Keys()
+    admission = Admission.of(admitted(NODE), cast(Authenticator, keys))
+    assert admission is not None
+    request = request_of(Connection())
+    assert admission.admit(request)
+    for node in (None, replace(NODE, id="another")):
+        keys.node = node
+        assert not admission.admit(request)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        admitted(None),
+        admitted(replace(KEY, kind=PrincipalKind.SESSION)),
+        admitted(replace(KEY, must_change_password=True)),
+        admitted(replace(KEY, id=OLLAMA_PORT_KEY_ID)),
+        admitted(KEY, credentials=("sk-1", "sk-2")),
+        admitted(KEY, is_proxy=True),
+    ],
+    ids=["anonymous", "session", "default password", "Ollama port", "two credentials", "proxy"],
+)
+def test_others_are_examined_each_time(request_: FrontRequest) -> None:
+    assert Admission.of(request_, cast(Authenticator, Keys())) is None

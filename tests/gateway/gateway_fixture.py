@@ -14,6 +14,7 @@ from llb import errors
 from llb.accounts.principal_watch import PrincipalWatch
 from llb.cluster.node_traffic import NodeTraffic
 from llb.cluster.view import ClusterView
+from llb.engine.pool import EnginePool
 from llb.engine.spec import WorkerReady
 from llb.engine.watch_policy import Blame, EngineSpeed
 from llb.gateway.admission.controller import AdmissionController
@@ -98,9 +99,14 @@ class FakeNodes:
     def __init__(self) -> None:
         self.outcomes: dict[str, list[Outcome]] = {}
         self.requests: list[str] = []
+        # Node, method, path, headers and body of each request.
+        self.given: list[tuple[Any, ...]] = []
+        self.options: dict[str, Any] = {}
         self.recovering: set[str] = set()
 
-    def begin_request(self, node_id: str, *_arguments: Any, **_options: Any) -> FakeBegunRequest:
+    def begin_request(self, node_id: str, *arguments: Any, **options: Any) -> FakeBegunRequest:
+        self.given.append((node_id, *arguments))
+        self.options = options
         return FakeBegunRequest(lambda: self._request(node_id))
 
     async def _request(self, node_id: str) -> UpstreamResponse:
@@ -171,7 +177,11 @@ class Gateway:
         self.admission = AdmissionController(8, 1.0)
         self.traffic = NodeTraffic()
         self.leases: list[FakeLease] = []
+        # Whether the model is in memory on this host, and its engine.
+        self.is_loaded, self.worker = True, UNREACHABLE_WORKER
         self.engine_outcomes: list[Outcome] = []
+        # Target, method, path, headers and body of each request to the engine of this host.
+        self.given: list[tuple[Any, ...]] = []
         self.closed_targets: list[object] = []
         for node_id in node_ids:
             self.admission.set_capacity(node_id, "m", 1)
@@ -191,12 +201,13 @@ class Gateway:
             http_client=cast(
                 HttpClient,
                 SimpleNamespace(
-                    begin_request=lambda *_arguments, **_options: FakeBegunRequest(self._request_engine),
+                    begin_request=self._begin_request,
                     close_idle=self.closed_targets.append,
                     close=self._close,
                 ),
             ),
             agent=cast(NodeAgent, SimpleNamespace(node_id=LOCAL, acquire_lease=self._acquire_lease)),
+            engine_pool=cast(EnginePool, SimpleNamespace(lease_loaded=self._lease_loaded)),
             node_connections=cast(NodeConnections, self.nodes),
             performance=performance,
             traffic=self.traffic,
@@ -217,9 +228,19 @@ class Gateway:
         watch = SimpleNamespace(watch=self._watch_work, end=self.watched.remove)
         return Dispatcher(self.context, ApiKeyRateLimiter(), cast(PrincipalWatch, watch))
 
+    def _lease_loaded(self, _model_id: str, _keep_alive: object) -> FakeLease | None:
+        return self.make_lease() if self.is_loaded else None
+
     async def _acquire_lease(self, _model_id: str, **_options: Any) -> FakeLease:
-        self.leases.append(FakeLease())
+        return self.make_lease()
+
+    def make_lease(self) -> FakeLease:
+        self.leases.append(FakeLease(self.worker))
         return self.leases[-1]
+
+    def _begin_request(self, *arguments: Any, **_options: Any) -> Any:
+        self.given.append(arguments)
+        return FakeBegunRequest(self._request_engine)
 
     async def _request_engine(self) -> UpstreamResponse:
         outcome = self.engine_outcomes.pop(0)

@@ -23,17 +23,18 @@ from llb.gateway.http.upstream_errors import (
     UpstreamClosed,
     UpstreamTimeout,
 )
-from llb.gateway.stream.relay import RelayResult
+from llb.gateway.stream.relay import MAX_HELD_BYTES, RelayResult
 from llb.gateway.stream.usage_parser import Usage
 from llb.policy.routing import RequestEstimate
+from llb.wire import EngineReport
 from tests.gateway.gateway_fixture import (
     DOCUMENT,
     EVENTS,
     LOCAL,
-    FakeLease,
     FakeResponse,
     FakeSink,
     Gateway,
+    gateway_of,
     make_call,
 )
 
@@ -70,16 +71,9 @@ class LoadedGateway(Gateway):
 
     def __init__(self) -> None:
         super().__init__(LOCAL)
-        self.is_loaded = True
         self.begun: list[BegunRequest] = []
-        agent = SimpleNamespace(node_id=LOCAL, lease_loaded=self._lease_loaded)
         client = SimpleNamespace(begin_request=self._begin_request, close_idle=self.closed_targets.append)
-        self.context = replace(self.context, agent=cast(Any, agent), http_client=cast(Any, client))
-
-    def _lease_loaded(self, *_arguments: object) -> FakeLease | None:
-        if self.is_loaded:
-            self.leases.append(FakeLease())
-        return self.leases[-1] if self.is_loaded else None
+        self.context = replace(self.context, http_client=cast(Any, client))
 
     def _begin_request(self, *_arguments: object, **_options: object) -> BegunRequest:
         self.begun.append(BegunRequest())
@@ -106,8 +100,8 @@ async def test_a_loaded_engine_with_a_free_slot_is_leased_and_asked() -> None:
     attempt = gateway.attempt()
     assert attempt.begin(EVERYWHERE)
     [begun], [lease] = gateway.begun, gateway.leases
-    assert (attempt.place_id, attempt.place_name) == (LOCAL, f"host-{LOCAL}")
-    assert attempt.pending_response is None
+    assert (attempt.place_id, attempt.exchange.place_name) == (LOCAL, f"host-{LOCAL}")
+    assert begun.response is None
     assert gateway.traffic.active_requests(LOCAL) == 1
     await end(gateway, attempt)
     assert (begun.is_closed, lease.is_released) == (True, True)
@@ -119,11 +113,10 @@ async def test_a_new_connection_tells_its_response_or_that_there_is_none(answer:
     attempt = gateway.attempt()
     assert attempt.begin(EVERYWHERE)
     told: list[object] = []
-    attempt.connect(told.append)
+    attempt.exchange.connect(told.append)
     assert told == []
     gateway.begun[0].answer(answer)
     assert told == [answer]
-    assert attempt.pending_response is gateway.begun[0].response
     await end(gateway, attempt)
 
 
@@ -297,3 +290,23 @@ async def test_the_part_of_a_request_in_the_end_of_its_engine_is_told(
     with pytest.raises(expected):
         await attempt.open(EVERYWHERE)
     await end(gateway, attempt)
+
+
+async def test_what_another_host_cached_before_this_process_is_not_told() -> None:
+    """Its engine may have served anybody. A held document that breaks off is an error of its own."""
+    usage = b'"usage":{"prompt_tokens":40,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":%d}}'
+    async with gateway_of("a") as gateway:
+        gateway.context.view.nodes["a"].engines["m"] = cast(EngineReport, None)
+        gateway.nodes.outcomes["a"] = [FakeResponse([b"{" + usage % 30 + b"}"])]
+        sink, call = FakeSink(), make_call()
+        await gateway.dispatcher.dispatch(call, sink)
+        assert sink.body == b"{" + usage % 0 + b"}"
+        assert (call.record.usage.prompt_tokens, call.record.usage.cached_tokens) == (40, 0)
+
+        gateway.nodes.outcomes["a"] = [
+            FakeResponse([b'{"text":"' + b"x" * MAX_HELD_BYTES, UpstreamClosed(before_first_byte=False)])
+        ]
+        sink = FakeSink()
+        with pytest.raises(errors.EngineFailed):
+            await gateway.dispatcher.dispatch(make_call(), sink)
+        assert sink.body == b""

@@ -6,27 +6,24 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from msgspec.structs import replace
 
 from llb.engine.spec import WorkerReady
 from llb.errors import EngineFailed, InvalidApiKey, TooManyCrashes
-from llb.gateway import attempt as attempt_module
+from llb.gateway import engine_exchange
 from llb.gateway.admission.crash_quarantine import Quarantine
 from llb.gateway.direct_answer import DirectAnswer
-from llb.gateway.http.client import HttpClient, UpstreamTarget
+from llb.gateway.http.client import HttpClient
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.running_call import RunningCall
 from llb.gateway.stream.relay import RelayTimeouts
 from llb.gateway.stream.sse import SSE_KEEPALIVE
-from llb.node.agent import NodeAgent
 from llb.security.permissions import KeyAllowance
 from llb.wire import KeyLimits
 from tests.gateway.fake_engine import SSE_HEAD, Exchange, FakeEngine, ResponseHandler, run_fake_engine
-from tests.gateway.gateway_fixture import DOCUMENT, LOCAL, FakeLease, FakeSink, Gateway, make_call
+from tests.gateway.gateway_fixture import DOCUMENT, LOCAL, FakeSink, Gateway, make_call
 
 DEADLINE_S = 30.0
 TOKEN = b'data: {"choices":[{"delta":{"role":"assistant","content":"Hi"}}]}\n\n'
@@ -72,25 +69,10 @@ class DirectGateway(Gateway):
 
     def __init__(self, http_client: HttpClient, engine: FakeEngine) -> None:
         super().__init__(LOCAL)
-        self.engine_target = engine.target
-        self.is_loaded = True
-        agent = SimpleNamespace(
-            node_id=LOCAL,
-            lease_loaded=lambda _model_id, _keep_alive: self._lease() if self.is_loaded else None,
-            acquire_lease=self._acquire_lease,
-        )
-        self.context = replace(self.context, http_client=http_client, agent=cast(NodeAgent, agent))
+        target = engine.target
+        self.worker = WorkerReady(host=target.host, port=target.port, context_length=4096, slots=1)
+        self.context = replace(self.context, http_client=http_client)
         self.dispatcher = self.make_dispatcher()
-
-    def _lease(self) -> FakeLease:
-        target = self.engine_target
-        self.leases.append(
-            FakeLease(WorkerReady(host=target.host, port=target.port, context_length=4096, slots=1))
-        )
-        return self.leases[-1]
-
-    async def _acquire_lease(self, _model_id: str, **_options: object) -> FakeLease:
-        return self._lease()
 
 
 class Answer:
@@ -105,10 +87,12 @@ class Answer:
         assert gateway.dispatcher.send_directly(self.running)
         attempt = self.running.attempt
         assert attempt is not None
-        assert attempt.pending_response is not None
+        begun = attempt.exchange.begun
+        assert begun is not None
+        assert begun.response is not None
         answer = DirectAnswer(
             attempt,
-            attempt.pending_response,
+            begun.response,
             self.sink,
             self,
             keepalive_s=keepalive_s,
@@ -195,7 +179,7 @@ async def test_a_long_prompt_gets_each_comment_without_a_task(monkeypatch: pytes
         answer = Answer(gateway, stream=True, keepalive_s=keepalive_s)
         with monkeypatch.context() as patch:
             # The limit between two events of an answer; reading a prompt may take longer.
-            patch.setattr(attempt_module, "USUAL_TIMEOUTS", RelayTimeouts(idle_s=2 * keepalive_s))
+            patch.setattr(engine_exchange, "USUAL_TIMEOUTS", RelayTimeouts(idle_s=2 * keepalive_s))
             while answer.sink.body.count(SSE_KEEPALIVE) < 3:
                 answer.sink.was_written.clear()
                 await answer.sink.was_written.wait()
@@ -234,12 +218,12 @@ async def test_a_task_reports_why_no_connection_could_be_made() -> None:
     async with gateway_of(lambda exchange: exchange.send_json(DOCUMENT)) as gateway:
         with socket.socket() as unanswering:
             unanswering.bind(("127.0.0.1", 0))
-            gateway.engine_target = UpstreamTarget("127.0.0.1", unanswering.getsockname()[1])
+            gateway.worker = replace(gateway.worker, port=unanswering.getsockname()[1])
             running = gateway.dispatcher.begin(make_call(fits_any_template=True), FakeSink())
             assert gateway.dispatcher.send_directly(running)
             assert running.attempt is not None
             failed = asyncio.Event()
-            running.attempt.connect(lambda response: failed.set() if response is None else None)
+            running.attempt.exchange.connect(lambda response: failed.set() if response is None else None)
             await failed.wait()
             with pytest.raises(EngineFailed, match="cannot be reached"):
                 await gateway.dispatcher.resume(running)

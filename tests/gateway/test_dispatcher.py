@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
 import pytest
 from msgspec import structs
@@ -20,11 +19,9 @@ from llb.gateway.http.upstream_errors import ConnectError, UpstreamClosed
 from llb.gateway.stream.keepalive import SseKeepalive
 from llb.gateway.stream.relay import MAX_HELD_BYTES
 from llb.gateway.stream.sse import MAX_EVENT_BYTES
-from llb.wire import EngineReport
 from tests.gateway.gateway_fixture import (
     DOCUMENT,
     EVENTS,
-    LOCAL,
     Chunk,
     FakeResponse,
     FakeSink,
@@ -127,25 +124,6 @@ async def test_without_any_node_the_reason_is_told() -> None:
     async with gateway_of() as gateway:
         with pytest.raises(errors.NoNodeAvailable):
             await gateway.dispatcher.dispatch(make_call(), FakeSink())
-
-
-async def test_the_engine_of_this_host_is_leased_and_suspected_after_a_failure() -> None:
-    async with gateway_of(LOCAL) as gateway:
-        gateway.engine_outcomes = [broken()]
-        with pytest.raises(errors.EngineFailed):
-            await gateway.dispatcher.dispatch(make_call(), FakeSink())
-        [lease] = gateway.leases
-        assert (lease.is_released, lease.suspected_failures) == (True, 1)
-        assert len(gateway.closed_targets) == 1
-
-
-async def test_counting_takes_no_slot_and_gives_its_permit_back() -> None:
-    async with gateway_of("a") as gateway:
-        gateway.admission.set_capacity("a", "m", 1)
-        gateway.nodes.outcomes["a"] = [FakeResponse([b'{"input_tokens":3}'])]
-        sink = FakeSink()
-        await gateway.dispatcher.dispatch(make_call(operation=Operation.COUNTING), sink)
-        assert sink.body == b'{"input_tokens":3}'
 
 
 async def test_an_error_after_keepalive_comments_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,23 +299,3 @@ async def test_a_drain_waits_for_the_running_request_and_takes_no_new_one() -> N
         may_answer.set()
         await asyncio.gather(request, drain)
         assert sink.body == DOCUMENT
-
-
-async def test_what_another_host_cached_before_this_process_is_not_told() -> None:
-    """Its engine may have served anybody. A held document that breaks off is an error of its own."""
-    usage = b'"usage":{"prompt_tokens":40,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":%d}}'
-    async with gateway_of("a") as gateway:
-        gateway.context.view.nodes["a"].engines["m"] = cast(EngineReport, None)
-        gateway.nodes.outcomes["a"] = [FakeResponse([b"{" + usage % 30 + b"}"])]
-        sink, call = FakeSink(), make_call()
-        await gateway.dispatcher.dispatch(call, sink)
-        assert sink.body == b"{" + usage % 0 + b"}"
-        assert (call.record.usage.prompt_tokens, call.record.usage.cached_tokens) == (40, 0)
-
-        gateway.nodes.outcomes["a"] = [
-            FakeResponse([b'{"text":"' + b"x" * MAX_HELD_BYTES, UpstreamClosed(before_first_byte=False)])
-        ]
-        sink = FakeSink()
-        with pytest.raises(errors.EngineFailed):
-            await gateway.dispatcher.dispatch(make_call(), sink)
-        assert sink.body == b""

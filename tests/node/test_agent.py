@@ -13,6 +13,8 @@ from llb.wire import (
     Capability,
     DesiredModel,
     DesiredState,
+    EngineReport,
+    EngineState,
     FileSpec,
     HubSource,
     Meters,
@@ -106,6 +108,31 @@ async def test_another_draft_model_is_no_other_download(llb: RunningBalancer) ->
     assert agent._replicas["tiny"].state is ReplicaState.READY
     engine = agent.engine_pool._engines["tiny"]
     assert (engine.draft_id, engine.speculation) == ("small", "mtp")
+
+
+async def test_a_model_is_used_for_as_long_as_its_engine_is_busy(llb: RunningBalancer) -> None:
+    await llb.pull_model("tiny")
+    agent, replica = llb.app.agent, llb.app.agent._replicas["tiny"]
+    report = EngineReport(
+        model_id="tiny", state=EngineState.READY, slots=1, busy=0, context_length=None, memory_bytes=0
+    )
+    busy = structs.replace(report, state=EngineState.BUSY)
+    long_ago = 5.0
+
+    async def store() -> None:
+        await agent._store_last_used()
+
+    async def become(new_report: EngineReport) -> None:
+        agent.on_engine_changed(new_report)
+
+    replica.last_used = long_ago
+    await become(report)
+    await store()
+    assert replica.last_used == long_ago
+    for use in (become(busy), store(), become(report)):
+        replica.last_used = long_ago
+        await use
+        assert replica.last_used > long_ago
 
 
 async def test_when_a_model_was_used_is_stored_once(llb: RunningBalancer, tmp_path: Path) -> None:

@@ -138,11 +138,13 @@ class BegunInference:
         attempt = running.attempt
         assert attempt is not None  # noqa: S101  # the request is sent, or a connection is made for it
         self._listener = listener
-        response = attempt.pending_response
+        begun = attempt.exchange.begun
+        assert begun is not None  # noqa: S101  # as above
+        response = begun.response
         if response is None:
             self._is_connecting = True
             running.hand_over(self._stop_connecting)
-            attempt.connect(self._on_connected)
+            attempt.exchange.connect(self._on_connected)
         else:
             self._observe(attempt, response)
         return True

@@ -13,9 +13,8 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from llb.api.blueprint import Blueprint
-from llb.api.incoming_request import DirectRequest
 from llb.api.inference.client_sinks import ResponsesSink
-from llb.api.inference.handler import BegunInference, DialectHooks, InferenceHandler
+from llb.api.inference.handler import DialectHooks, InferenceHandler
 from llb.api.inference.system_name import name_system
 from llb.api.middleware.route_policy import requires_scope
 from llb.api.reference.operation import ApiOperation
@@ -128,9 +127,6 @@ def _add_inference_routes(blueprint: Blueprint, handler: InferenceHandler) -> No
     async def count_tokens(request: Request) -> None:
         await handler.handle(request, _COUNTING_HOOKS)
 
-    def begin_direct(request: DirectRequest) -> BegunInference | None:
-        return handler.begin_direct(request, _DEFAULT_HOOKS)
-
     for path in OPENAI_PATHS:
         blueprint.add_route(
             infer,
@@ -138,7 +134,7 @@ def _add_inference_routes(blueprint: Blueprint, handler: InferenceHandler) -> No
             methods=["POST"],
             name=_route_name(path),
             ctx_operation=INFERENCE_OPERATIONS[path],
-            ctx_begin_direct=begin_direct if path == CHAT else None,
+            ctx_begin_direct=partial(handler.begin_direct, hooks=_DEFAULT_HOOKS) if path == CHAT else None,
         )
 
     @requires_scope(Scope.INFERENCE)

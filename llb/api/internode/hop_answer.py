@@ -33,9 +33,9 @@ from llb.api.query_params import float_query_param
 from llb.api.responses import error_response
 from llb.base.logs import log_setup
 from llb.engine.lease import Lease
+from llb.engine.pool import EnginePool
 from llb.engine.watch_policy import Blame, EngineSpeed
-from llb.gateway.attempt import ENGINE_END_TIMEOUT_S
-from llb.gateway.engine_request import target_of
+from llb.gateway.engine_exchange import ENGINE_END_TIMEOUT_S, target_of
 from llb.gateway.http.client import BegunRequest, HttpClient
 from llb.gateway.http.engine_errors import NODE_ERROR_HEADER, error_from_blame
 from llb.gateway.http.response import UpstreamResponse
@@ -103,6 +103,7 @@ class HopContext(Struct, frozen=True):
     """What the hop answers of a process use."""
 
     agent: NodeAgent
+    engine_pool: EnginePool
     http_client: HttpClient
     in_flight: InFlightCounter
 
@@ -110,7 +111,7 @@ class HopContext(Struct, frozen=True):
         """Begin to answer a request whose engine is loaded; None, without any effect, for all others."""
         try:
             query = parse_hop_query(request.query_string)
-            lease = self.agent.lease_loaded(query.model_id, query.keep_alive)
+            lease = self.engine_pool.lease_loaded(query.model_id, query.keep_alive)
         except errors.LlbError:
             return None
         if lease is None:
@@ -181,8 +182,6 @@ class HopAnswer:
         """Complete the answer. Raises `LlbError` only while nothing is written."""
         query, agent = self.query, self._context.agent
         try:
-            if self.lease is None:
-                self.lease = agent.lease_loaded(query.model_id, query.keep_alive)
             if self.lease is None:
                 self.lease = await agent.acquire_lease(
                     query.model_id, deadline_s=query.load_s, keep_alive=query.keep_alive

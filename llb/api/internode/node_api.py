@@ -58,7 +58,7 @@ def node_api_blueprint(
             pass
         return no_content()
 
-    hops = HopContext(agent, http_client, in_flight)
+    hops = HopContext(agent, agent.engine_pool, http_client, in_flight)
 
     @blueprint.post(HOP_ROUTE, name="infer", ctx_begin_direct=hops.begin_direct)
     @node_only

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from msgspec import Struct
 from sanic import Sanic
 from sanic.response import BaseHTTPResponse, HTTPResponse
 from sanic_routing import Route
@@ -39,17 +37,6 @@ from llb.wire import OLLAMA_PORT_KEY_ID, Scope
 SESSION_COOKIE = "llb_session"
 
 
-class Admission(Struct, frozen=True):
-    """Result of the authorisation, reused for requests with the same head on the same connection."""
-
-    client: ClientInfo
-    credentials: tuple[str, ...]
-    principal: Principal
-    generation: int
-    # time.monotonic()
-    expires_at: float
-
-
 class AuthMiddleware:
     """Authenticates and authorises the requests of an app.
 
@@ -71,7 +58,7 @@ class AuthMiddleware:
         """Raises `SetupError` for an invalid allowed host, allowed origin or trusted proxy."""
         self._client_resolver = ClientInfoResolver(config)
         self._cors = CorsPolicy(config)
-        self._authenticator = authenticator
+        self.authenticator = authenticator
         self._local_token = local_token
         self.local_proof = local_proof or LocalProof()
         self._rate_limit_headers_of = rate_limit_headers_of
@@ -133,52 +120,6 @@ class AuthMiddleware:
     def bind_log(request: IncomingRequest) -> None:
         """Attach the ids of the request to the log records of the present task."""
         log_setup.bind_request(request_id_of(request), facts_of(request).trace_id)
-
-    def note_admission(self, request: IncomingRequest) -> Admission | None:
-        """Return the result of `on_request`; None if each request has to be examined.
-
-        Only a key and a node are found by the head alone. Behind a trusted proxy the connection is that of
-        many clients.
-        """
-        ctx = request.ctx
-        principal: Principal | None = ctx.principal
-        if (
-            principal is None
-            or principal.kind not in (PrincipalKind.KEY, PrincipalKind.NODE)
-            or len(ctx.credentials) != 1
-            or principal.must_change_password
-            or principal.id == OLLAMA_PORT_KEY_ID
-            or ctx.client.is_trusted_proxy
-        ):
-            return None
-        authenticator = self._authenticator
-        # The credential of a node is compared each time.
-        trusted_s = 0.0
-        if principal.kind is PrincipalKind.KEY:
-            trusted_s = authenticator.trusted_s(ctx.credentials[0])
-        expires_at = time.monotonic() + trusted_s
-        return Admission(ctx.client, ctx.credentials, principal, authenticator.generation, expires_at)
-
-    def admit_again(self, request: IncomingRequest, admission: Admission) -> bool:
-        """Do what `on_request` does but `bind_log`, for a head that was admitted.
-
-        False where it has to be examined.
-        """
-        if (
-            admission.generation != self._authenticator.generation or time.monotonic() >= admission.expires_at
-        ) and not self._is_still_node(admission):
-            return False
-        ctx = request.ctx
-        ctx.client, ctx.credentials = admission.client, admission.credentials
-        ctx.principal = admission.principal
-        return True
-
-    def _is_still_node(self, admission: Admission) -> bool:
-        """Whether a node was admitted whose credential is still valid."""
-        if admission.principal.kind is not PrincipalKind.NODE:
-            return False
-        principal = self._authenticator.authenticate_node(admission.credentials[0])
-        return principal is not None and principal.id == admission.principal.id
 
     async def on_response(self, request: IncomingRequest, response: BaseHTTPResponse) -> None:
         """Like `add_response_headers`."""
@@ -252,7 +193,7 @@ class AuthMiddleware:
     def _authorise_node(self, request: IncomingRequest, credentials: tuple[str, ...]) -> Principal:
         if is_from_browser(request):
             raise OriginNotAllowed("A web page may not act as a node")
-        principal = self._authenticator.authenticate_node(credentials[0] if len(credentials) == 1 else "")
+        principal = self.authenticator.authenticate_node(credentials[0] if len(credentials) == 1 else "")
         if principal is None:
             raise InvalidApiKey("This needs the credential of a node of this cluster")
         return principal
@@ -274,7 +215,7 @@ class AuthMiddleware:
             # The browser sends the cookie on behalf of a page of another origin.
             return None
         token = request.cookies.get(SESSION_COOKIE)
-        principal = None if not token else await self._authenticator.authenticate_session(token)
+        principal = None if not token else await self.authenticator.authenticate_session(token)
         if principal is not None and token:
             self._vouched_origins.record(request, client, token)
         return principal
@@ -304,7 +245,7 @@ class AuthMiddleware:
             return LOCAL_PRINCIPAL
         if credential.startswith(tokens.NODE_CREDENTIAL_PREFIX):
             raise InvalidApiKey("The credential of a node is valid for the routes of nodes only")
-        return await self._authenticator.authenticate_key(credential)
+        return await self.authenticator.authenticate_key(credential)
 
     async def require_local(self, request: IncomingRequest) -> None:
         """Raise `PermissionDenied` unless the default password may be used by the sender of `request`."""

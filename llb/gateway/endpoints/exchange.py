@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import ClassVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -24,7 +25,7 @@ from llb.gateway.http.upstream_errors import AnswerFailed, ConnectError, Transpo
 from llb.gateway.inference_call import InferenceCall
 from llb.gateway.spend.attempt_spend import AttemptSpend, FreeSpend, SpendControl
 from llb.gateway.spend.billed_request import BilledRequest, read_billed_request
-from llb.gateway.stream.keepalive import BodySink
+from llb.gateway.stream.keepalive import SSE_KEEPALIVE_INTERVAL_S, BodySink
 from llb.gateway.stream.relay import (
     USUAL_TIMEOUTS,
     EventRelay,
@@ -62,19 +63,28 @@ class EndpointContext(Struct, frozen=True):
 
 
 class EndpointExchange:
-    """One request to one endpoint."""
+    """One request to one endpoint, and its answer."""
+
+    # It may have served anybody before.
+    is_new: ClassVar = False
+    wants_stream: ClassVar = True
+    # Events of an endpoint are not counted as tokens.
+    streamed_tokens: ClassVar = None
 
     def __init__(
         self, context: EndpointContext, spend: SpendControl, call: InferenceCall, place: Place
     ) -> None:
         self.place = place
+        self.place_name = place.endpoint.name
+        self.call = call
+        # None while the request has not been sent.
+        self.begun: BegunRequest | None = None
         self._context = context
         self._spend_control = spend
         # None for an unknown price.
         self._price: ModelPrice | None = None
         # None until the request is prepared.
         self._spend: AttemptSpend | FreeSpend | None = None
-        self._call = call
         self._outgoing = OutgoingRequest()
         self._translator: TranslatedAnswer | None = None
         # None until its answer is passed on.
@@ -92,8 +102,8 @@ class EndpointExchange:
 
         Raises `InvalidRequest` if it cannot be translated, and `BudgetExceeded`.
         """
-        build = partial(build_request, self._call, self.place.endpoint, self.place.served_as)
-        is_small = len(self._call.body) <= MAX_EVENT_LOOP_BYTES
+        build = partial(build_request, self.call, self.place.endpoint, self.place.served_as)
+        is_small = len(self.call.body) <= MAX_EVENT_LOOP_BYTES
         outgoing = self._keep_outgoing(build() if is_small else await asyncio.to_thread(build))
         if self._is_free():
             return
@@ -101,8 +111,11 @@ class EndpointExchange:
         self._reserve(self._read_bill() if is_small else await asyncio.to_thread(self._read_bill))
 
     def prepare_small(self) -> bool:
-        """Like `prepare`, for a call with a small body; False where the request has a larger one."""
-        outgoing = self._keep_outgoing(build_request(self._call, self.place.endpoint, self.place.served_as))
+        """Like `prepare`, for a plain chat; False where the request is large, or the answer needs a task."""
+        if self.place.endpoint.timeout_s < SSE_KEEPALIVE_INTERVAL_S:
+            # Callbacks look at silent answers too rarely for it.
+            return False
+        outgoing = self._keep_outgoing(build_request(self.call, self.place.endpoint, self.place.served_as))
         if self._is_free():
             return True
         if len(outgoing.body) > MAX_EVENT_LOOP_BYTES:
@@ -116,30 +129,30 @@ class EndpointExchange:
         self._price = self._spend_control.price_of(place.endpoint, place.served_as)
         if self._price is not FREE:
             return False
-        self._spend = FreeSpend(self._call.record)
+        self._spend = FreeSpend(self.call.record)
         return True
 
     def _reserve(self, billed: BilledRequest) -> None:
-        self._spend = self._spend_control.reserve(self._call, self.place.endpoint, self._price, billed)
+        self._spend = self._spend_control.reserve(self.call, self.place.endpoint, self._price, billed)
 
     def _keep_outgoing(self, outgoing: OutgoingRequest) -> OutgoingRequest:
         self._outgoing = outgoing
-        self._call.record.ignored_fields = outgoing.ignored
+        self.call.record.ignored_fields = outgoing.ignored
         return outgoing
 
     def _read_bill(self) -> BilledRequest:
         return read_billed_request(
             self._outgoing.path,
             self._outgoing.body,
-            generates_text=self._call.operation.generates_text,
+            generates_text=self.call.operation.generates_text,
             context_length=self.place.context_length,
         )
 
-    def begin(self) -> BegunRequest:
+    def begin(self) -> None:
         """Send the request that was built, if a connection is idle."""
         endpoint = self.place.endpoint
         self._sent_at = time.monotonic()
-        return self._context.http_client.begin_request(
+        self.begun = self._context.http_client.begin_request(
             endpoint.target,
             b"POST",
             self._outgoing.path.removeprefix("/v1").encode("ascii"),
@@ -150,16 +163,25 @@ class EndpointExchange:
             on_sent=self._mark_sent,
         )
 
-    async def open(self, begun: BegunRequest, silent_s: float = 0.0) -> UpstreamResponse:
-        """Return the response to a request that has begun once its head has come; `silent_s` as in `wait`.
+    def connect(self, on_done: Callable[[UpstreamResponse | None], None]) -> None:
+        """Send the request of `begin` over a new connection; `on_done` gets its response, None for none."""
+        begun = self.begun
+        assert begun is not None  # noqa: S101  # `begin` was called
+        begun.begin_connect(lambda: on_done(begun.response))
 
-        Raises the error of the endpoint: one of the request itself, or one after which another place may
-        answer.
+    async def open(self, silent_s: float) -> UpstreamResponse:
+        """Return the response once its head has come; sends the request unless `begin` has.
+
+        `silent_s` as in `BegunRequest.wait`. Raises the error of the endpoint: one of the request itself, or
+        one after which another place may answer.
         """
+        if self.begun is None:
+            self.begin()
+        assert self.begun is not None  # noqa: S101  # as above
         try:
-            response = await begun.wait(silent_s)
+            response = await self.begun.wait(silent_s)
             if response.status < 300:
-                self.accept(response)
+                self._require_answer(response)
                 return response
             self.may_be_billed = False
             try:
@@ -174,8 +196,11 @@ class EndpointExchange:
             raise await self._explain_failure(failure) from failure
         raise self._read_error(response, body)
 
-    def settle(self, result: RelayResult) -> None:
-        """Book what an answer cost that has reached the client, whole or up to an error."""
+    def settle(self, result: RelayResult) -> Usage | None:
+        """Book what an answer cost that has reached the client, whole or up to an error.
+
+        Returns the counts by which the speed of the endpoint is measured; None where they say nothing.
+        """
         assert self._spend is not None  # noqa: S101  # it was prepared
         if result.error is None:
             self._spend.settle(result.usage)
@@ -183,6 +208,8 @@ class EndpointExchange:
             self._spend.settle_partial(result.usage, result.body_bytes)
         else:
             self._spend.settle_unknown()
+        # A failure that is fast must not make an endpoint look fast.
+        return None if result.error is not None else result.measure_usage(self.call.record.sent_at)
 
     def end_spend(self, *, received_bytes: int) -> None:
         """Book a cost that is still open, of a client that left or a request that failed; idempotent.
@@ -210,8 +237,8 @@ class EndpointExchange:
             self._latency_ms = (time.monotonic() - self._sent_at) * 1000
             self.may_be_billed = True
             self.is_stream = is_event_stream(response)
-            self._call.record.limit_headers = self._limit_headers(response)
-        return self.is_stream is self._call.stream and (self.is_stream or _may_be_json(response))
+            self.call.record.limit_headers = self._limit_headers(response)
+        return self.is_stream is self.call.stream and (self.is_stream or _may_be_json(response))
 
     @property
     def timeouts(self) -> RelayTimeouts:
@@ -220,10 +247,33 @@ class EndpointExchange:
         return RelayTimeouts(idle_s=min(USUAL_TIMEOUTS.idle_s, timeout_s), first_event_s=timeout_s)
 
     @property
-    def answer(self) -> EndpointAnswerSink:
+    def body_sink(self) -> EndpointAnswerSink:
         """Sink that rewrites the answer, once `start_relay` was called."""
         assert self._answer is not None  # noqa: S101  # it is being passed on
         return self._answer
+
+    def passes_stream(self, _response: UpstreamResponse) -> bool:
+        """Whether the client gets a stream; known once the answer was accepted."""
+        return self.is_stream
+
+    @staticmethod
+    def content_type_of(response: UpstreamResponse) -> bytes:
+        """Return the content type of what the client gets, the same."""
+        return response.content_type
+
+    @staticmethod
+    def complete_start(events: bytes) -> bytes:
+        """Return the first events of a stream, the same."""
+        return events
+
+    def rewrite_events(self, events: bytes) -> bytes:
+        """Return what the client gets of whole events. Raises `TransportError`."""
+        return self.body_sink.rewrite_events(events)
+
+    def rewrite_document(self, document: bytes, response: UpstreamResponse, sink: BodySink) -> bytes:
+        """Return what the client gets of a whole document. Raises `TransportError`."""
+        self.start_relay(response, sink)
+        return self.body_sink.rewrite_document(document)
 
     def start_relay(self, response: UpstreamResponse, sink: BodySink) -> EventRelay | None:
         """Begin to pass an accepted answer on; returns the relay of a stream, None for a document."""
@@ -235,7 +285,7 @@ class EndpointExchange:
         self._answer = EndpointAnswerSink(
             sink,
             served_as=self.place.served_as,
-            model_id=self._call.model.id,
+            model_id=self.call.model.id,
             is_stream=self.is_stream,
             drops_usage=self._outgoing.adds_usage,
             translate_document=None if translator is None else translator.translate_document,
@@ -245,12 +295,12 @@ class EndpointExchange:
         opening_filter = OpeningFilter(self.place.endpoint.name, self._context.redact)
         return EventRelay(response, opening_filter=opening_filter, translator=translator)
 
-    def require_answer(self, response: UpstreamResponse) -> None:
+    def _require_answer(self, response: UpstreamResponse) -> None:
         """Raise `EndpointFailed` for a response that is not of the requested kind."""
         if self.accept(response):
             return
         response.close()
-        wanted = "a stream" if self._call.stream else "a document"
+        wanted = "a stream" if self.call.stream else "a document"
         failed = self._failed(f"it answers a request for {wanted} with something else")
         self._context.registry.record_failure(self.place.endpoint, failed.message, is_unreachable=False)
         raise failed
@@ -268,7 +318,7 @@ class EndpointExchange:
         Raises `EndpointFailed` or `EndpointTimeout` while nothing has been written. For `silent_s` and
         `on_client_left` see `relay_response`.
         """
-        endpoint, call, answer = self.place.endpoint, self._call, self.answer
+        endpoint, call, answer = self.place.endpoint, self.call, self.body_sink
         try:
             result = await relay_response(
                 response,
@@ -298,9 +348,19 @@ class EndpointExchange:
             self._context.registry.record_success(self.place.endpoint, self._latency_ms)
         return self._with_usage(result)
 
+    def report_failure(self, _error: errors.LlbError) -> None:
+        """Book what a request may cost that was refused or has failed."""
+        self.end_spend(received_bytes=0)
+
+    def release(self) -> None:
+        """End the request, and book what is still open. Nothing here awaits or fails."""
+        if self.begun is not None:
+            self.begun.close()
+        self.end_spend(received_bytes=self.call.record.received_bytes)
+
     def _limit_headers(self, response: UpstreamResponse) -> dict[str, str]:
         """Rate limits of the provider, for a client whose key has none of llb's."""
-        if self._call.record.principal.allowances:
+        if self.call.record.principal.allowances:
             return {}
         return {
             name.decode("ascii"): self._context.redact(value.decode("ascii"))
@@ -322,7 +382,7 @@ class EndpointExchange:
         return Usage() if self._translator is None else self._translator.usage
 
     def _headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        call = self._call
+        call = self.call
         headers: tuple[tuple[bytes, bytes], ...] = (JSON_HEADER,)
         if self._outgoing.path.startswith(dialects.MESSAGES):
             headers += call.dialect_headers

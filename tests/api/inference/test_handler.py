@@ -60,7 +60,11 @@ async def test_only_a_document_that_broke_off_is_cut(
 class Attempt:
     """An attempt without a connection, which `connect` makes."""
 
-    pending_response = None
+    begun = SimpleNamespace(response=None)
+
+    def __init__(self) -> None:
+        # Its exchange, too.
+        self.exchange = self
 
     def connect(self, on_done: Any) -> None:
         self.tell = on_done

@@ -134,7 +134,8 @@ async def served_node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     http_client = HttpClient(fail_fast=True)
     async with run_fake_engine(handle) as engine:
         served = Node(engine, InFlightCounter(), app.ctx.connections.limiter)
-        agent = SimpleNamespace(lease_loaded=served.lease_loaded, acquire_lease=served.acquire_lease)
+        pool = SimpleNamespace(lease_loaded=served.lease_loaded)
+        agent = SimpleNamespace(acquire_lease=served.acquire_lease, engine_pool=pool)
         auth = AuthMiddleware(config, BalancerAuthenticator(lambda: served.credential), local_token="local")
         _install_auth(app, auth, install_error_handler(app), "")
         app.blueprint(node_api_blueprint(cast(NodeAgent, agent), http_client, served.in_flight, lambda: None))
