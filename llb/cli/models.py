@@ -100,7 +100,7 @@ def _remove_model(client: ApiClient, item: ModelWithStatus, *, assume_yes: bool)
     client.delete(model_path_of(model_id))
     if pulling:
         output.print_line(
-            f"The pull of {model_id} was cancelled; the downloaded part is kept for a later pull."
+            f"The pull of {model_id} was cancelled; anything downloaded so far is kept for a later pull."
         )
     else:
         output.print_line(f"{model_id} was removed.")

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _INVALID_CHOICE = re.compile(r"argument (?P<name>COMMAND|ACTION): invalid choice: '(?P<given>.*?)' ")
 
 
+_SYNONYMS = {"delete": "rm", "remove": "rm"}
+
+
 class CommandParser(argparse.ArgumentParser):
     """Parser of llb, a command, or an action of a command."""
 
@@ -60,20 +63,35 @@ class CommandParser(argparse.ArgumentParser):
         matched = _INVALID_CHOICE.match(message)
         if matched is not None:
             given = matched["given"]
-            similar = difflib.get_close_matches(given, self._command_names(), n=2, cutoff=0.5)
+            similar = self._meant_by(given) or difflib.get_close_matches(
+                given, self._commands(), n=2, cutoff=0.5
+            )
             hint = f"did you mean {' or '.join(similar)}?" if similar else f"'{self.prog} --help' lists them."
             message = f"'{given}' is not a command of '{self.prog}': {hint}"
         else:
             message += f"\nSee '{self.prog} --help'."
         self.exit(2, output.wrap_for(sys.stderr, f"{self.prog}: {message}\n"))
 
-    def _command_names(self) -> list[str]:
+    def _meant_by(self, name: str) -> list[str]:
+        """Return the commands with another word for `name`, or an action of it: `nodes drain` for `drain`."""
+        commands = self._commands()
+        synonym = _SYNONYMS.get(name, "")
         return [
-            name
+            *([synonym] if synonym in commands else []),
+            *(
+                f"{command} {name}"
+                for command, parser in commands.items()
+                if isinstance(parser, CommandParser) and name in parser._commands()
+            ),
+        ]
+
+    def _commands(self) -> dict[str, argparse.ArgumentParser]:
+        return {
+            name: parser
             for action in self._actions
             if isinstance(action, argparse._SubParsersAction)
-            for name in action.choices
-        ]
+            for name, parser in action.choices.items()
+        }
 
 
 class OverviewParser(CommandParser):

@@ -72,6 +72,8 @@ def test_flags_of_all_commands_are_explained() -> None:
     [
         (("xyzzy",), "'xyzzy' is not a command of 'llb': 'llb --help' lists them."),
         (("modls",), "did you mean models"),
+        (("drain", "attic"), "'drain' is not a command of 'llb': did you mean nodes drain?"),
+        (("delete", "tiny"), "'delete' is not a command of 'llb': did you mean rm?"),
         (("keys", "crate", "x"), "'crate' is not a command of 'llb keys': did you mean create?"),
         (("--frobnicate",), "--frobnicate"),
         # No abbreviations: a new flag would change their meaning.
