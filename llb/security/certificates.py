@@ -189,7 +189,17 @@ def _server_names(config: Config) -> tuple[str, ...]:
     names += (re.sub(r":[0-9]+$|[][]", "", name) for name in config.allowed_hosts)
     if config.advertise is not None:
         names.append(re.sub(r"^\w+://|:\d+$|[][]", "", config.advertise))
-    return tuple(dict.fromkeys(name for name in names if name))
+    return tuple(dict.fromkeys(name for name in map(_ascii_name, names) if name))
+
+
+def _ascii_name(name: str) -> str:
+    """Return a host name as a certificate has it, empty for one that no certificate can have."""
+    if name.isascii():
+        return name
+    try:
+        return name.encode("idna").decode("ascii")
+    except UnicodeError:
+        return ""
 
 
 def create_authority() -> CertificateAuthority:

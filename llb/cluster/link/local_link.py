@@ -45,6 +45,8 @@ class _InProcessLink(Generic[SentT, ReceivedT]):
             self._closed = True
             # The other end reads the messages sent before, then the end.
             self._outbox.put_nowait(None)
+            # A `receive` of this end that waits.
+            self._inbox.put_nowait(None)
 
 
 def create_local_link() -> tuple[NodeLink, BalancerLink]:

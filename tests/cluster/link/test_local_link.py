@@ -41,6 +41,17 @@ async def test_the_other_end_reads_what_was_sent_before_the_close() -> None:
         await node.send(None)  # type: ignore[arg-type]
 
 
+async def test_who_closes_a_link_no_longer_waits_for_it() -> None:
+    node, balancer = create_local_link()
+    waiting = asyncio.ensure_future(balancer.receive())
+    await asyncio.sleep(0)
+    await balancer.close()
+    with pytest.raises(LinkClosed):
+        await waiting
+    with pytest.raises(LinkClosed):
+        await node.receive()
+
+
 async def test_a_failure_of_either_end_opens_the_link_anew(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
