@@ -64,12 +64,17 @@ TESTED_ELSEWHERE: Mapping[str, str] = MappingProxyType(
         # Descriptions of the routes.
         "api/reference/": "balancer/test_openapi.py",
         # Commands, which are run as users run them.
-        "cli/": "cli",
-        # Links between hosts, downloads and engines, which are tested with both ends.
-        "cluster/": "joined_node",
-        "engine/": "engine",
-        "node/": "node",
-        "security/certificates.py": "joined_node/test_tls.py",
+        "cli/chat/command.py": "cli/chat/test_session.py",
+        "cli/checks/cluster.py": "cli/test_join.py",
+        "cli/endpoints/secrets.py": "cli/endpoints/test_management.py",
+        "cli/grammar/": "cli/grammar/test_parser.py",
+        "cli/loading.py": "cli/chat/test_session.py",
+        # What acts on the process that runs it, on real engines, or between two ends of a connection.
+        "engine/builds/verification.py": "engine/builds/test_provisioning.py",
+        "engine/sandbox/engine_user.py": "engine/sandbox/test_restrictions.py",
+        "engine/sandbox/landlock.py": "engine/sandbox/test_restrictions.py",
+        "node/download/parallel/range_connection.py": "node/download/parallel/test_parallel_fetch.py",
+        "node/host_hardware.py": "balancer/test_engine_build.py",
     }
 )
 SANIC_ROOMS = frozenset({"server", "app", "api"})
