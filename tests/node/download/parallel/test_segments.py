@@ -174,6 +174,10 @@ def test_overlapping_segments_are_counted_once(tmp_path: Path, store: SegmentSto
     assert store.count_bytes_after(0) == 50
     assert store.count_bytes_after(55) == 5
     assert store.count_bytes_after(60) == 0
+    # Nor is what lies in the longer one requested again.
+    following = store.add_next(10, 20, 100)
+    assert following is not None
+    assert following.start == 60
 
 
 def test_a_discarded_download_leaves_no_segment(tmp_path: Path, store: SegmentStore) -> None:
