@@ -156,10 +156,11 @@ class FakeSink:
     def __init__(self) -> None:
         self.started = False
         self.node_name: str | None = None
+        self.queued_ms = 0
         self.body = b""
 
     def start_response(self, _status: int, _content_type: bytes, *, node_name: str, queued_ms: int) -> None:
-        self.node_name = node_name
+        self.node_name, self.queued_ms = node_name, queued_ms
 
     async def write(self, data: bytes, /, *, last: bool = False) -> None:
         self.started = True

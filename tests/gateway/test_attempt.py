@@ -243,6 +243,20 @@ async def test_an_answer_is_passed_on_and_recorded(stream: bool) -> None:
     await end(gateway, attempt)
 
 
+async def test_the_wait_for_a_slot_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway, now_s = Gateway("a"), 1.0
+    monkeypatch.setattr(gateway.admission, "_clock", lambda: now_s)
+    first, second, sink = attempt_at(gateway), attempt_at(gateway), FakeSink()
+    await first.open(EVERYWHERE)
+    waiting = asyncio.ensure_future(second.open(EVERYWHERE))
+    await asyncio.sleep(0)
+    now_s = 1.5
+    first.release()
+    await second.relay(await waiting, sink)
+    assert sink.queued_ms == 500
+    await end(gateway, second)
+
+
 async def test_an_error_that_was_recorded_before_gives_way_to_an_answer() -> None:
     gateway = Gateway("a")
     call = make_call()

@@ -234,3 +234,24 @@ def test_ready_models_are_those_here_and_those_of_endpoints() -> None:
     assert [found.id for found in site.readiness.ready_models()] == ["here"]
     site.add_endpoint()
     assert [found.id for found in site.readiness.ready_models()] == ["m", "here"]
+
+
+def test_a_model_that_was_never_pulled_gives_way_to_one_of_an_endpoint() -> None:
+    site = Site(model("there"))
+    site.add_endpoint()
+    assert site.readiness.resolve_model("there").id == "box/there"
+    # It is wanted here.
+    site.view.set_status("there", ModelStatus.DOWNLOADING)
+    assert site.readiness.resolve_model("there").id == "there"
+
+
+def test_models_of_clouds_are_hidden_from_those_who_may_not_use_them() -> None:
+    site = Site()
+    site.endpoints.put(make_endpoint("cloud", cloud=True))
+    [found] = site.readiness.endpoint_models(with_clouds=True)
+    assert site.readiness.model_object(found, with_clouds=True).owned_by == "cloud"
+    with pytest.raises(errors.ModelNotFound):
+        site.readiness.model_object(found, with_clouds=False)
+    assert site.readiness.is_for_clouds_only(found)
+    site.rules[found.id] = (SpillRule(target="m", when=("busy",)),)
+    assert not site.readiness.is_for_clouds_only(found)
