@@ -6,7 +6,7 @@ from typing import Any
 
 from llb.gateway.normalization.content import invalid
 from llb.gateway.normalization.document import RequestDocument
-from llb.gateway.normalization.scalars import read_flag, read_whole_number
+from llb.gateway.normalization.scalars import flag_of, read_flag, read_whole_number
 from llb.policy.request_bounds import MAX_LOGPROBS
 
 _TEMPLATE_ARGUMENTS = "chat_template_kwargs"
@@ -45,11 +45,11 @@ def normalize_logprobs(document: RequestDocument, *, has_tools: bool) -> None:
     """
     if "logprobs" in document:
         value = document.get("logprobs")
-        if not isinstance(value, bool) and value not in (0, 1):
+        flag = flag_of(value)
+        if flag is None:
             # The form of completions.
             document.set("top_logprobs", number_of_logprobs(value))
-            value = True
-        document.set("logprobs", read_flag("logprobs", value))
+        document.set("logprobs", flag is not False)
     is_wanted = document.get("logprobs") is True
     count = document.get("top_logprobs")
     if not is_wanted and count is not None:
@@ -65,8 +65,8 @@ def normalize_logprobs(document: RequestDocument, *, has_tools: bool) -> None:
 
 def number_of_logprobs(value: Any) -> int:
     """Return how many probabilities completions ask for, also as a flag. Raises `InvalidRequest`."""
-    if isinstance(value, bool):
-        return int(value)
+    if (flag := flag_of(value)) is not None:
+        return int(flag)
     number = read_whole_number("logprobs", value)
     if number > MAX_LOGPROBS:
         # Named as the client wrote it, and not as the field that it becomes.

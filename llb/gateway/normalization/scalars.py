@@ -168,10 +168,13 @@ def read_number(name: str, value: Any) -> int | float:
 
 def read_flag(name: str, value: Any) -> bool:
     """Return a flag, also one that is written as a text, as 0 or as 1. Raises `InvalidRequest`."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and (flag := _FLAG_TEXTS.get(value.strip().lower())) is not None:
+    if (flag := flag_of(value)) is not None:
         return flag
-    if value in (0, 1):
-        return bool(value)
     raise InvalidRequest(f"{name} must be true or false", param=name)
+
+
+def flag_of(value: Any) -> bool | None:
+    """Return the flag that `value` is, also as a text, as 0 or as 1; None if it is none."""
+    if isinstance(value, str):
+        return _FLAG_TEXTS.get(value.strip().lower())
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else None

@@ -47,6 +47,9 @@ def test_the_effort_of_an_object_is_the_field_of_chats() -> None:
     [
         ({"logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
         ({"logprobs": 1}, {"logprobs": True}),
+        ({"logprobs": "true"}, {"logprobs": True}),
+        ({"logprobs": " False "}, {"logprobs": False}),
+        ({"logprobs": "3"}, {"logprobs": True, "top_logprobs": 3}),
         ({"logprobs": 0, "top_logprobs": 0}, {"logprobs": False}),
         ({"logprobs": True, "top_logprobs": 20}, {"logprobs": True, "top_logprobs": 20}),
     ],
