@@ -34,7 +34,10 @@ USER, ANSWER = {"role": "user", "content": "u"}, {"role": "assistant", "content"
 SCHEMA = {"type": "object", "properties": {"city": {"enum": ["Oslo"]}}, "required": ["city"]}
 FUNCTIONS = [{"type": "function", "function": {"name": name, "parameters": SCHEMA}} for name in ("f", "g")]
 # Makes the random weights begin with a call.
-CALLING = {"logit_bias": {str(ord(TOOL_CALL_MARKER)): 50, str(ord(" ")): -50, str(ord("\n")): -50}}
+CALLING = {
+    "logit_bias": {str(ord(TOOL_CALL_MARKER)): 50, str(ord(" ")): -50, str(ord("\n")): -50},
+    "temperature": 0,
+}
 
 # One balancer answers all requests of this module.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -95,6 +95,7 @@ def test_a_json_schema(client: OpenAI) -> None:
             "json_schema": {"name": "city", "schema": CITY, "strict": True},
         },
         max_tokens=400,
+        temperature=0,
     )
     document = json.loads(answer.choices[0].message.content or "")
     assert set(document) == {"city", "people"}
@@ -181,6 +182,7 @@ def test_the_response_format_of_responses(client: OpenAI) -> None:
         input="Name a city and how many people live there.",
         text={"format": {"type": "json_schema", "name": "city", "schema": CITY, "strict": True}},
         max_output_tokens=400,
+        temperature=0,
     )
     assert set(json.loads(answer.output_text)) == {"city", "people"}
 
