@@ -21,6 +21,7 @@ COLLECTION = [
     "tests/lab/test_spread.py::test",
     "tests/test_words.py::test",
     *(f"e2e/test_page.py::test[{number}]" for number in range(6)),
+    *(f"e2e/test_units.py::test[{number}]" for number in range(3)),
 ]
 
 CONFTEST = """
@@ -93,15 +94,15 @@ def test_comes_after_it():
 """
 
 
-def run_all(worker_count: int) -> list[list[str]]:
+def run_all(worker_count: int, collection: list[str] = COLLECTION) -> list[list[str]]:
     """The tests of each worker, where all take the same time."""
-    schedule = Schedule(COLLECTION)
+    schedule = Schedule(collection)
     ran: list[list[str]] = [[] for _ in range(worker_count)]
     while True:
         taken = [schedule.take(worker) for worker in range(worker_count)]
         for worker, test in enumerate(taken):
             if test is not None:
-                ran[worker].append(COLLECTION[test])
+                ran[worker].append(collection[test])
         if not any(test is not None for test in taken):
             return ran
 
@@ -129,17 +130,20 @@ def log_of(folder: Path) -> list[list[str]]:
 
 
 def test_each_test_is_handed_out_once_and_a_module_to_one_worker() -> None:
-    for worker_count in (1, 2, 3):
+    for worker_count in (2, 3):
         workers = run_all(worker_count)
         assert sorted(test for tests in workers for test in tests) == sorted(COLLECTION)
-        for start in ("tests/api/test_a.py", "tests/clients/", "tests/lab/test_net.py"):
+        for start in ("tests/api/test_a.py", "tests/clients/", "tests/lab/test_net.py", "e2e/test_units.py"):
             assert sum(any(test.startswith(start) for test in tests) for tests in workers) == 1
 
 
-def test_workers_begin_with_the_laboratory_and_with_the_page_in_turns() -> None:
+def test_every_second_worker_begins_with_the_page_and_no_other_has_it() -> None:
     one, other = run_all(2)
     assert [unit_of(test) for test in one[:4]] == ["tests/lab/test_net.py"] * 3 + ["tests/lab/test_spread.py"]
-    assert other[:6] == COLLECTION[-6:]
+    assert not any(test.startswith("e2e/") for test in one)
+    assert other[:9] == COLLECTION[-9:]
+    pages = [test for test in COLLECTION if test.startswith("e2e/")]
+    assert all(run_all(2, pages))
 
 
 def test_reports_are_those_of_a_run_in_one_process(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -30,9 +31,12 @@ from tests import prefork, timeouts
 # A worker that waits for the teardown of its fixtures has this long once the run was interrupted.
 EXIT_TIMEOUT_S = 30.0
 
-# Tests of the laboratory wait most of the time, those of the page keep more than one core busy: workers begin
-# with the former and the latter in turns, so that the cores are neither idle nor overloaded.
-FIRST_OF_WORKERS = ("tests/lab/", "e2e/")
+# Tests of the page keep more than one core busy, while others wait most of the time: every second worker takes
+# the former first, so that the cores are neither idle nor overloaded. The others take none, as starting a
+# browser costs as much as four tests; they begin with the laboratory, which waits the longest.
+PAGE = "e2e/"
+UNITS = "e2e/test_units.py"
+LABORATORY = "tests/lab/"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,12 +58,12 @@ def unit_of(nodeid: str) -> str:
 
     They are those of a module, and those of `tests/clients`: each worker would make what they share otherwise
     (servers, clusters, models). Tests of the page are handed out one by one, so that no worker is left
-    working alone.
+    working alone, but for those of its modules, which run in one page.
     """
     module = nodeid.partition("::")[0]
     if module.startswith("tests/clients/"):
         return "tests/clients/"
-    return nodeid if module.startswith("e2e/") else module
+    return nodeid if module.startswith(PAGE) and module != UNITS else module
 
 
 class Schedule:
@@ -70,17 +74,24 @@ class Schedule:
         for number, nodeid in enumerate(nodeids):
             self._units.setdefault(unit_of(nodeid), deque()).append(number)
         self._current: dict[int, deque[int]] = {}
+        self._has_pages_only = all(unit.startswith(PAGE) for unit in self._units)
 
     def take(self, worker: int) -> int | None:
         """The next test of `worker`; None where no unit is left."""
         current = self._current.get(worker)
         if not current:
-            if not self._units:
+            unit = self._choose(takes_page_first=worker % 2 == 1 or self._has_pages_only)
+            if unit is None:
                 return None
-            first = FIRST_OF_WORKERS[worker % len(FIRST_OF_WORKERS)]
-            unit = next((each for each in self._units if each.startswith(first)), None)
-            current = self._current[worker] = self._units.pop(unit or next(iter(self._units)))
+            current = self._current[worker] = self._units.pop(unit)
         return current.popleft()
+
+    def _choose(self, *, takes_page_first: bool) -> str | None:
+        pages = (unit for unit in self._units if unit.startswith(PAGE))
+        laboratory = (unit for unit in self._units if unit.startswith(LABORATORY))
+        others = (unit for unit in self._units if not unit.startswith(PAGE))
+        order = chain(pages, others) if takes_page_first else chain(laboratory, others)
+        return next(order, None)
 
 
 @dataclass
