@@ -31,7 +31,7 @@ from tests import prefork, timeouts
 # A worker that waits for the teardown of its fixtures has this long once the run was interrupted.
 EXIT_TIMEOUT_S = 30.0
 
-# Tests of the page keep more than one core busy, while others wait most of the time: every second worker takes
+# Tests of the page keep more than one core busy, others wait most of the time: every second worker takes
 # the former first, so that the cores are neither idle nor overloaded. The others take none, as starting a
 # browser costs as much as four tests; they begin with the laboratory, which waits the longest.
 PAGE = "e2e/"
