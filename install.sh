@@ -11,7 +11,7 @@ llb: one address for the local language models of a few machines
                              (flags go to llb: see ./install.sh run --help)
   ./install.sh test [ARGS]   install what the tests need, then lint, type-check and run the whole suite
                              (arguments go to pytest and skip the checks)
-  ./install.sh test --fast   the same without the laboratory and the browser: under two minutes
+  ./install.sh test --fast   the same without the laboratory and the browser: under three minutes
   ./install.sh install       only install
   ./install.sh engine [BUILD]  install llama.cpp for the GPU of this machine: llb engine install (docs/gpu.md)
   ./install.sh build         build what a release has into dist/: llb.pyz, wheel, sdist, checksums (docs/packaging.md)
@@ -189,8 +189,13 @@ unpack_vulkan() {
   touch "$folder/.complete"
 }
 
-# Tests with networks, faults of disks and clocks, GPUs, programs of others, or packages: not for each change.
-LABORATORY=(tests/lab tests/chaos tests/clients tests/faults tests/gpu tests/packaging tests/peer_copy)
+# Tests with networks, faults of disks and clocks, GPUs, measured memory, programs of others, or packages: not for
+# each change.
+LABORATORY=(
+  tests/lab tests/chaos tests/clients tests/faults tests/gpu tests/packaging tests/peer_copy tests/test_wheel.py
+  tests/balancer/test_documented_proxies.py tests/balancer/test_reverse_proxies.py
+  tests/policy/memory/test_estimate_measured.py
+)
 
 run_tests() {
   # Otherwise each process that a test starts compiles the modules anew.
@@ -201,7 +206,7 @@ run_tests() {
   if [ "${1:-}" = --fast ]; then
     shift
     # A path of pyproject.toml's `testpaths` is not ignored.
-    [ $# -gt 0 ] || suite=(tests "${LABORATORY[@]/#/--ignore=}")
+    [ $# -gt 0 ] || suite=(tests --hypothesis-profile=fast "${LABORATORY[@]/#/--ignore=}")
   else
     install_chromium
     install_iproute2

@@ -17,6 +17,7 @@ from tests.harness import PASSWORD, RunningBalancer
 from tests.ports import free_port
 from tests.reverse_proxies import run_proxy
 
+# The last one shows what the WebSocket brings.
 PAGES = (
     "models/local",
     "models/tiny",
@@ -28,6 +29,8 @@ PAGES = (
     "docs",
     "models",
 )
+# Where only the way in which the page is told its path differs.
+SOME_PAGES = ("models/tiny", "models")
 
 
 @contextmanager
@@ -65,8 +68,12 @@ WHOLE = documented().replace(":8080/;", ":8080;").replace("proxy_set_header X-Fo
 
 
 @pytest.mark.parametrize(
-    ("location", "settings"),
-    [(documented(), {}), (USUAL, {}), (WHOLE, {"base_path": "/llb"})],
+    ("location", "settings", "names"),
+    [
+        (documented(), {}, PAGES),
+        (USUAL, {}, SOME_PAGES),
+        (WHOLE, {"base_path": "/llb"}, SOME_PAGES),
+    ],
     ids=["documented", "without the header and the port", "with --base-path"],
 )
 async def test_the_page_below_a_path(
@@ -75,6 +82,7 @@ async def test_the_page_below_a_path(
     tmp_path: Path,
     location: str,
     settings: dict[str, str],
+    names: tuple[str, ...],
 ) -> None:
     llb = await start_balancer(make_llb(trusted_proxies=("127.0.0.1",), **settings))
     with nginx_below(tmp_path / "nginx", llb, location) as origin:
@@ -89,7 +97,7 @@ async def test_the_page_below_a_path(
         await page.get_by_role("button", name="Log in").click()
         # Back to where the visitor wanted to go.
         await page.wait_for_url(f"{origin}/llb/requests?status=error")
-        for name in PAGES:
+        for name in names:
             await page.goto(f"{origin}/llb/{name}")
             await page.locator("h1").wait_for()
             links = await page.eval_on_selector_all("a[href]", "links => links.map((a) => a.href)")

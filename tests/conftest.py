@@ -34,7 +34,9 @@ if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 # `--hypothesis-profile search` generates new ones.
 UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("search", **UNHURRIED)
-hypothesis.settings.register_profile("suite", derandomize=True, database=None, **UNHURRIED)
+REPEATABLE: dict[str, Any] = {"derandomize": True, "database": None, **UNHURRIED}
+hypothesis.settings.register_profile("suite", **REPEATABLE)
+hypothesis.settings.register_profile("fast", max_examples=10, **REPEATABLE)
 hypothesis.settings.load_profile("suite")
 
 late_connections.install()

@@ -382,7 +382,11 @@ FIELD = st.sampled_from(Model.__struct_fields__)
 NEARLY_VALID = st.lists(
     st.dictionaries(FIELD | ANY_TEXT, ANY_JSON, max_size=4).map(lambda d: entry() | d), max_size=3
 )
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    max_examples=3 * settings().max_examples,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @FUZZ

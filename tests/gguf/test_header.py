@@ -126,7 +126,11 @@ def mutations(draw: st.DrawFn) -> Mutation:
 BOUND_BYTES = 8 * 2**20
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=3 * settings().max_examples,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(edits=st.lists(mutations(), min_size=1, max_size=4), complete=st.booleans())
 def test_a_broken_header_never_does_more_than_be_refused(
     valid: bytes, edits: list[Mutation], complete: bool
@@ -148,7 +152,7 @@ def test_a_broken_header_never_does_more_than_be_refused(
     assert peak_bytes < BOUND_BYTES
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples, deadline=None)
 @given(raw=st.binary(max_size=400))
 def test_any_bytes_after_the_magic(raw: bytes) -> None:
     with pytest.raises((GgufError, NeedMoreData)):

@@ -132,7 +132,7 @@ _NAMES = (
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples, deadline=None)
 @given(
     st.lists(st.sampled_from(["system", "user", "assistant"]), max_size=5).map(
         lambda roles: [{"role": role, "content": "x"} for role in roles]

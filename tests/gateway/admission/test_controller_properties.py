@@ -229,7 +229,7 @@ class Requests:
         assert self.admission.snapshot() == ()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples, deadline=None)
 @given(
     slots=st.integers(0, 3),
     script=st.lists(st.tuples(steps, st.sampled_from([0, 0, 1, 2, 8])), min_size=25, max_size=60),

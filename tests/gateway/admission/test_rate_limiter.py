@@ -287,7 +287,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples, deadline=None)
 @given(all_limits, st.lists(steps, max_size=80))
 def test_no_limit_is_evaded_and_no_reservation_leaks(
     limits: KeyLimits, script: list[tuple[str, int, int]]

@@ -48,7 +48,9 @@ SUPPORTS = (
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETION, RESPONSES, ANTHROPIC])
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=3 * settings().max_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(
     fields=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4),
     support=st.sampled_from(SUPPORTS),
