@@ -138,10 +138,13 @@ class ClusterView:
     def on_hello(self, hello: Hello, *, draining: bool = False, tags: tuple[str, ...] = ()) -> Node:
         """Replace the state of a node with that of its hello, and mark it online.
 
-        Its last heartbeat is kept, for its capacity until the next one.
+        Its last heartbeat is kept, for its capacity until the next one, with the hardware of the hello: the
+        node may have changed to another build of llama.cpp.
         """
         previous = self.nodes.get(hello.node_id)
         heartbeat = None if previous is None else previous.heartbeat
+        if heartbeat is not None:
+            heartbeat = structs.replace(heartbeat, hardware=hello.hardware)
         node = Node(id=hello.node_id, hello=hello, draining=draining, tags=tags, heartbeat=heartbeat)
         self.nodes[node.id] = node
         for report in hello.replicas:

@@ -310,13 +310,18 @@ class NodeAgent:
         )
 
     async def _build_heartbeat(self, hardware_info: HardwareInfo) -> Heartbeat:
+        meters = await self._host.measure_utilisation()
+        disk_free_bytes = await asyncio.to_thread(self._available_disk_bytes)
+        partials = await asyncio.to_thread(self._kept_partials)
+        # Read together after the waits, in which a build or an engine may change: what is older than the
+        # messages before it would take them back.
         return Heartbeat(
             hardware=self._host.current(hardware_info),
-            meters=await self._host.measure_utilisation(),
+            meters=meters,
             memory_used_bytes=self.engine_pool.memory_used_bytes,
-            disk_free_bytes=await asyncio.to_thread(self._available_disk_bytes),
+            disk_free_bytes=disk_free_bytes,
             engines=self.engine_pool.engine_reports(),
-            partials=await asyncio.to_thread(self._kept_partials),
+            partials=partials,
             slots_per_engine=self._slots_per_engine,
         )
 

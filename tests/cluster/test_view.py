@@ -101,6 +101,17 @@ async def test_a_node_offers_nothing_before_its_disk_is_known(catalog: Path) -> 
     assert [capacity.disk_free_bytes for capacity in view.node_capacities("tiny")] == [50_000_000_000]
 
 
+async def test_a_hello_with_other_hardware_counts_before_the_next_heartbeat(catalog: Path) -> None:
+    view = create_view(catalog)
+    view.on_hello(HELLO)
+    view.on_heartbeat("n1", HEARTBEAT)
+    changed = structs.replace(HARDWARE, cpu="another")
+    view.on_hello(structs.replace(HELLO, hardware=changed))
+    described = view.describe_node(view.nodes["n1"], include_paths=False)
+    assert described.hardware == changed
+    assert described.disk_free_bytes == HEARTBEAT.disk_free_bytes
+
+
 async def test_an_engine_that_stopped_is_no_longer_shown(catalog: Path) -> None:
     view = create_view(catalog)
     view.on_hello(HELLO)
