@@ -82,6 +82,19 @@ def test_dies():
 def test_comes_after_it():
     pass
 """
+LEAVES_GARBAGE = """
+class Garbage:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        raise ValueError("raised by garbage")
+
+def test_leaves_it():
+    import gc
+    gc.disable()
+    Garbage()
+"""
 INTERRUPTS = """
 import os
 import signal
@@ -173,6 +186,12 @@ def test_one_that_ends_its_worker_has_failed_and_so_has_the_run(tmp_path: Path) 
     assert "FAILED test_one.py::test_dies - its process ended with status 3" in ran.stdout
     assert "test_comes_after_it" not in ran.stdout
     assert "1 failed in" in ran.stdout
+
+
+def test_an_error_that_garbage_raises_after_the_last_test_fails_the_run(tmp_path: Path) -> None:
+    ran = run_tests(tmp_path, ["-W", "error::pytest.PytestUnraisableExceptionWarning"], one=LEAVES_GARBAGE)
+    assert ran.returncode != 0
+    assert "raised by garbage" in ran.stdout + ran.stderr
 
 
 def test_a_run_that_shall_stop_hands_out_no_more(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ import pytest_timeout
 ALARM_INTERVAL_S = 15.0
 # Longer than any test's own time limit and the alarms after it.
 SILENCE_LIMIT_S = 420.0
-# The process that only hands out tests hears of nothing while both of its workers run long ones.
+# The process that only hands out tests hears of nothing while all of its workers run long ones.
 CONTROLLER_SILENCE_LIMIT_S = 540.0
 
 _SETTINGS = pytest.StashKey[pytest_timeout.Settings]()

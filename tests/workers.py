@@ -86,6 +86,10 @@ class Schedule:
             current = self._current[worker] = self._units.pop(unit)
         return current.popleft()
 
+    @property
+    def is_done(self) -> bool:
+        return not self._units and not any(self._current.values())
+
     def _choose(self, *, takes_page_first: bool) -> str | None:
         pages = (unit for unit in self._units if unit.startswith(PAGE))
         laboratory = (unit for unit in self._units if unit.startswith(LABORATORY))
@@ -139,6 +143,7 @@ class Controller:
             raise self._session.Failed(self._session.shouldfail)
         if self._session.shouldstop:
             raise self._session.Interrupted(self._session.shouldstop)
+        assert self._schedule.is_done, "tests are left that no worker has taken"
 
     def _fork(self) -> None:
         context = multiprocessing.get_context("fork")
@@ -182,7 +187,8 @@ class Controller:
     def _fail(self, worker: Worker) -> None:
         """Say which test `worker` did not survive."""
         text = f"its process ended with status {worker.process.exitcode}"
-        for nodeid in [*worker.nodeids][:1]:
+        if worker.nodeids:
+            nodeid = worker.nodeids[0]
             location = (nodeid.partition("::")[0], None, nodeid)
             report = pytest.TestReport(nodeid, location, {}, "failed", text, "call")
             self._config.hook.pytest_runtest_logreport(report=report)
@@ -236,5 +242,6 @@ def run_worker(
         pass
     finally:
         session._setupstate.teardown_exact(None)
-        capture.stop_global_capturing()
+        # Among other things, this collects garbage, and raises what that raises: the run fails then.
+        session.config._ensure_unconfigure()
         atexit._run_exitfuncs()
